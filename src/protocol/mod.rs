@@ -1,0 +1,12 @@
+//! The protocols, sans-IO: bytes and `now` go in; decisions and bytes come out.
+//!
+//! No sockets, no clock, no threads, no logging of payload. A decoder takes
+//! what has arrived so far and answers [`Progress`]: incomplete is not an
+//! error, and only bytes that no continuation could repair are one.
+
+pub mod http_head;
+pub mod jet;
+
+mod progress;
+
+pub use progress::Progress;
