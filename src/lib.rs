@@ -5,5 +5,6 @@
 //! do no I/O; the rest is the path of one connection, from the kernel up to
 //! the command line. `ARCHITECTURE.md` draws the map.
 
+pub mod association;
 pub mod protocol;
 pub mod time;

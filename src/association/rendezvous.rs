@@ -1,0 +1,218 @@
+//! Where legs meet, as one shard sees it: the owner function and the shard's
+//! own table.
+//!
+//! A leg that names its association asks [`Rendezvous::route`] first, and goes
+//! over to the owner at most once: the owner never sends it on. An acceptor
+//! whose id the relay invents stays, because [`Rendezvous::mint`] draws an id
+//! that this shard owns.
+//!
+//! Left out on purpose: the move itself.
+
+use super::answer::Refusal;
+use super::key::{AssociationKey, RendezvousKey, ShardId};
+use super::owner::{MintError, Owner};
+use super::table::{Accepted, CandidateRef, Closing, Joined, OnUnknown, Stale, Table};
+use crate::time::Timestamp;
+
+/// One shard's part of all associations. `L` is its handle of a waiting leg.
+#[derive(Debug)]
+pub struct Rendezvous<L> {
+    owner: Owner,
+    me: ShardId,
+    table: Table<L>,
+}
+
+/// Where a leg's association lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// On this shard.
+    Here,
+    /// On this other shard: the leg moves there.
+    Handoff(ShardId),
+}
+
+impl<L: Copy> Rendezvous<L> {
+    /// The part of shard `me`. `owner` is the same on all shards.
+    #[must_use]
+    pub fn new(owner: Owner, me: ShardId, table: Table<L>) -> Self {
+        debug_assert!(me.0 < owner.shards().get(), "shard {me} does not exist");
+        Self { owner, me, table }
+    }
+
+    /// Where the leg that names `key` has to be.
+    #[must_use]
+    pub fn route(&self, key: &RendezvousKey) -> Route {
+        match self.owner.shard_of(key.association) {
+            shard if shard == self.me => Route::Here,
+            shard => Route::Handoff(shard),
+        }
+    }
+
+    /// Invents the id of an association that lives here. `random` gives 16
+    /// fresh random bytes a call.
+    ///
+    /// # Errors
+    ///
+    /// When the source is stuck; see [`Owner::mint`].
+    pub fn mint(&self, random: impl FnMut() -> [u8; 16]) -> Result<AssociationKey, MintError> {
+        self.owner.mint(self.me, random)
+    }
+
+    /// See [`Table::create`]; the association must live here.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn create(&mut self, key: RendezvousKey, now: Timestamp) -> Result<(), Refusal> {
+        self.assert_owned(&key);
+        self.table.create(key, now)
+    }
+
+    /// See [`Table::accept`]; the association must live here.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn accept(
+        &mut self,
+        key: RendezvousKey,
+        leg: L,
+        on_unknown: OnUnknown,
+        now: Timestamp,
+    ) -> Result<Accepted<L>, Refusal> {
+        self.assert_owned(&key);
+        self.table.accept(key, leg, on_unknown, now)
+    }
+
+    /// See [`Table::connect`]; the association must live here.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn connect(&mut self, key: RendezvousKey, now: Timestamp) -> Result<Joined<L>, Refusal> {
+        self.assert_owned(&key);
+        self.table.connect(key, now)
+    }
+
+    /// See [`Table::waiting_leg`]; the association must live here.
+    #[must_use]
+    pub fn waiting_leg(&self, key: RendezvousKey, now: Timestamp) -> Option<L> {
+        self.assert_owned(&key);
+        self.table.waiting_leg(key, now)
+    }
+
+    /// See [`Table::test`]; the association must live here.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn test(&self, key: RendezvousKey, now: Timestamp) -> Result<(), Refusal> {
+        self.assert_owned(&key);
+        self.table.test(key, now)
+    }
+
+    /// See [`Table::waiting_leg_gone`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn waiting_leg_gone(&mut self, candidate: CandidateRef) -> Result<(), Stale> {
+        self.table.waiting_leg_gone(candidate)
+    }
+
+    /// See [`Table::session_ended`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn session_ended(&mut self, candidate: CandidateRef) -> Result<(), Stale> {
+        self.table.session_ended(candidate)
+    }
+
+    /// See [`Table::poll_close`].
+    #[must_use]
+    pub fn poll_close(&mut self, now: Timestamp) -> Option<Closing<L>> {
+        self.table.poll_close(now)
+    }
+
+    /// See [`Table::next_deadline`].
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.table.next_deadline()
+    }
+
+    /// The table, to be read for reports.
+    #[must_use]
+    pub fn table(&self) -> &Table<L> {
+        &self.table
+    }
+
+    fn assert_owned(&self, key: &RendezvousKey) {
+        debug_assert_eq!(self.route(key), Route::Here, "{key:?} is not owned here");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use ahash::RandomState;
+    use uuid::Uuid;
+
+    use super::super::table::Limits;
+    use super::*;
+
+    fn shards(count: u16) -> Vec<Rendezvous<u32>> {
+        let owner = Owner::new([3; 16], NonZeroU16::new(count).unwrap());
+        (0..count)
+            .map(|n| {
+                let hasher = RandomState::with_seeds(1, 2, 3, 4);
+                Rendezvous::new(
+                    owner.clone(),
+                    ShardId(n),
+                    Table::new(Limits::default(), hasher),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_key_is_here_on_one_shard_and_the_others_agree() {
+        for count in [1, 2, 5] {
+            let shards = shards(count);
+            for id in 0..200 {
+                let key = RendezvousKey {
+                    association: AssociationKey(Uuid::from_u128(id)),
+                    candidate: None,
+                };
+                let routes: Vec<_> = shards.iter().map(|s| s.route(&key)).collect();
+                let here = routes.iter().position(|r| *r == Route::Here).unwrap();
+                let away = Route::Handoff(ShardId(u16::try_from(here).unwrap()));
+                let others = routes.iter().enumerate().filter(|(n, _)| *n != here);
+                assert!(others.into_iter().all(|(_, route)| *route == away));
+            }
+        }
+    }
+
+    #[test]
+    fn minted_acceptor_is_met_on_the_minting_shard() {
+        let mut rng = fastrand::Rng::with_seed(2);
+        for shard in &mut shards(4) {
+            let association = shard.mint(|| rng.u128(..).to_ne_bytes()).unwrap();
+            let key = RendezvousKey {
+                association,
+                candidate: None,
+            };
+            assert_eq!(shard.route(&key), Route::Here);
+            let now = Timestamp::default();
+            let accepted = shard.accept(key, 7, OnUnknown::Create, now).unwrap();
+            assert_eq!(shard.test(key, now), Ok(()));
+            assert_eq!(shard.waiting_leg(key, now), Some(7));
+            let joined = shard.connect(key, now).unwrap();
+            assert_eq!((joined.acceptor, joined.candidate), (7, accepted.candidate));
+            assert_eq!(shard.waiting_leg(key, now), None);
+            assert_eq!(shard.session_ended(joined.candidate), Ok(()));
+            assert!(shard.table().is_empty() && shard.poll_close(now).is_none());
+        }
+    }
+}

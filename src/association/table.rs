@@ -1,0 +1,838 @@
+//! The associations that one shard owns, and the acceptors that wait at them.
+//!
+//! An association is a set of candidates, possible routes to one acceptor. At
+//! each, an acceptor waits until a connector joins it:
+//!
+//! ```text
+//!                       accept: the new leg waits, the old one is handed back
+//!                                ┌────┐
+//!                     accept     ▼    │    connect
+//!           Initial ──────────▶ Waiting ──────────▶ Connected
+//!              ▲                 │    ▲                 │
+//!              └─────────────────┘    │                 │ session_ended
+//!               waiting_leg_gone      │     accept      ▼
+//!                                     └────────────── Final
+//! ```
+//!
+//! When a session ends and no other candidate is connected, the association is
+//! deleted: ids serve once. Of several connected candidates the losers may end
+//! without harm to the winner.
+//!
+//! An association expires a lifetime after it was created; one that an accept
+//! created, a lifetime after the last successful accept. While a candidate is
+//! connected it does not expire: the end of the session deletes it.
+//! An association that is due is unknown from that moment on, reaped or not.
+//!
+//! An acceptor is stored before its reply is sent: call [`Table::accept`], then
+//! reply, and when that fails [`Table::waiting_leg_gone`]. Drain
+//! [`Table::poll_close`] after every call that takes `now`, after
+//! [`Table::session_ended`], and at [`Table::next_deadline`].
+//!
+//! # Memory
+//!
+//! A slot is 80 bytes when the caller's handle `L` is 8 bytes: key 16, links in
+//! the expiry queue 16, candidate 40 (key 17, turn 4, state 16, padding), origin
+//! and padding 8. Slots come in chunks of 128 that are never copied. The index
+//! takes 5 bytes a bucket at 44 to 88 % load, 5.7 to 11.4 an association.
+//! 9,000 associations: 71 chunks × 10,240 + 16,384 buckets × 5 = 809 KB, 90
+//! bytes each. More than one candidate costs 40 bytes each on the heap.
+//!
+//! Left out on purpose: the reply, the legs themselves, listing and deletion
+//! on request, lifetimes that differ between associations.
+
+use std::fmt;
+use std::time::Duration;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+use super::answer::Refusal;
+use super::candidate::{Candidates, State};
+use super::expiry::{ExpiryQueue, Links};
+use super::key::{AssociationKey, CandidateKey, RendezvousKey};
+use super::slab::{CHUNK_SLOTS, Slab, Slot};
+use crate::time::Timestamp;
+
+pub use super::answer::{Accepted, CandidateRef, Closing, ClosingCause, Joined, OnUnknown, Stale};
+
+const _: () = assert!(size_of::<Slot<Association<u64>>>() <= 80, "see Memory");
+const _: () = assert!(size_of::<Slot<Association<[u32; 2]>>>() <= 80, "see Memory");
+const _: () = assert!(CHUNK_SLOTS == 128, "see Memory");
+const _: () = assert!(size_of::<CandidateRef>() == 12, "kept in every leg");
+
+/// What one table holds at most, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Associations of one shard, connected ones included.
+    pub associations_max: u32,
+    /// Candidates of one association, at least 1.
+    pub candidates_max: u8,
+    /// How long an association lives; see the module.
+    pub lifetime: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            associations_max: 262_144,
+            candidates_max: 16,
+            lifetime: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The associations of one shard. `L` is the caller's handle of a waiting leg.
+///
+/// Input: [`create`](Self::create), [`accept`](Self::accept),
+/// [`connect`](Self::connect), [`waiting_leg_gone`](Self::waiting_leg_gone),
+/// [`session_ended`](Self::session_ended). Output: their results,
+/// [`poll_close`](Self::poll_close) and [`next_deadline`](Self::next_deadline).
+pub struct Table<L> {
+    limits: Limits,
+    hasher: RandomState,
+    /// Slots by key; the key itself is only in the slot.
+    index: HashTable<u32>,
+    slots: Slab<Association<L>>,
+    /// INVARIANT: holds exactly the associations without a connected candidate.
+    expiry: ExpiryQueue,
+    /// Acceptors whose association is gone, until they are polled.
+    closing: Vec<Closing<L>>,
+    /// Number of the last acceptance.
+    turn: u32,
+}
+
+struct Association<L> {
+    key: AssociationKey,
+    origin: Origin,
+    links: Links,
+    candidates: Candidates<L>,
+}
+
+/// What created an association.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Explicit,
+    Accept,
+}
+
+impl<L: Copy> Table<L> {
+    /// An empty table, which has allocated nothing. `hasher` is seeded at
+    /// random, so that no peer can choose ids that collide.
+    ///
+    /// # Panics
+    ///
+    /// When `limits.candidates_max` is 0.
+    #[must_use]
+    pub fn new(limits: Limits, hasher: RandomState) -> Self {
+        assert!(
+            limits.candidates_max > 0,
+            "an association needs a candidate"
+        );
+        Self {
+            limits,
+            hasher,
+            index: HashTable::new(),
+            slots: Slab::new(),
+            expiry: ExpiryQueue::new(limits.lifetime),
+            closing: Vec::new(),
+            turn: 0,
+        }
+    }
+
+    /// Makes the association known, and the candidate if one is named. What is
+    /// known already stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Full`].
+    pub fn create(&mut self, key: RendezvousKey, now: Timestamp) -> Result<(), Refusal> {
+        let slot = match self.find_live(key.association, now) {
+            Some(slot) => slot,
+            None => self.insert(key.association, Origin::Explicit, now)?,
+        };
+        let candidates = &mut self.slots.held_mut(slot).candidates;
+        let result = match key.candidate {
+            Some(_) if candidates.position(key.candidate).is_none() => candidates
+                .push(key.candidate, self.limits.candidates_max)
+                .map(|_| ()),
+            _ => Ok(()),
+        };
+        self.check_invariants();
+        result
+    }
+
+    /// Lets `leg` wait at a candidate, in place of the acceptor that waits there.
+    ///
+    /// The one-id form means the implicit candidate, which every known
+    /// association has.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`], unless unknown ones are to be created;
+    /// [`Refusal::AlreadyConnected`]; [`Refusal::Full`].
+    pub fn accept(
+        &mut self,
+        key: RendezvousKey,
+        leg: L,
+        on_unknown: OnUnknown,
+        now: Timestamp,
+    ) -> Result<Accepted<L>, Refusal> {
+        let slot = match (self.find_live(key.association, now), on_unknown) {
+            (Some(slot), _) => slot,
+            (None, OnUnknown::Create) => self.insert(key.association, Origin::Accept, now)?,
+            (None, OnUnknown::Refuse) => return Err(Refusal::NotFound),
+        };
+        let result = self.accept_at(slot, key.candidate, leg, on_unknown);
+        if result.is_ok() {
+            self.renew(slot, now);
+        }
+        self.check_invariants();
+        result
+    }
+
+    /// Joins the acceptor that waits at a candidate.
+    ///
+    /// The one-id form means the implicit candidate if an acceptor ever came by
+    /// that form, otherwise the first candidate at which an acceptor waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`], [`Refusal::NotWaiting`],
+    /// [`Refusal::AlreadyConnected`].
+    pub fn connect(&mut self, key: RendezvousKey, now: Timestamp) -> Result<Joined<L>, Refusal> {
+        let slot = self
+            .find_live(key.association, now)
+            .ok_or(Refusal::NotFound)?;
+        let candidates = &mut self.slots.held_mut(slot).candidates;
+        let was_connected = candidates.is_any_connected();
+        let position = candidates.to_connect(key.candidate)?;
+        let candidate = &mut candidates.as_mut_slice()[position];
+        let acceptor = candidate.connect()?;
+        let turn = candidate.turn;
+        if !was_connected {
+            self.expiry.remove(&mut self.slots, slot);
+        }
+        self.check_invariants();
+        Ok(Joined {
+            candidate: CandidateRef::new(slot, turn, position),
+            acceptor,
+        })
+    }
+
+    /// The acceptor that [`Table::connect`] would join now.
+    #[must_use]
+    pub fn waiting_leg(&self, key: RendezvousKey, now: Timestamp) -> Option<L> {
+        let association = self.slots.held(self.find(key.association)?);
+        if self.is_due(association, now) {
+            return None;
+        }
+        let position = association.candidates.to_connect(key.candidate).ok()?;
+        match association.candidates.as_slice()[position].state {
+            State::Waiting(leg) => Some(leg),
+            State::Initial | State::Connected | State::Final => None,
+        }
+    }
+
+    /// Whether the association, and the candidate if one is named, is known.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`].
+    pub fn test(&self, key: RendezvousKey, now: Timestamp) -> Result<(), Refusal> {
+        let association = self
+            .find(key.association)
+            .map(|slot| self.slots.held(slot))
+            .filter(|association| !self.is_due(association, now))
+            .ok_or(Refusal::NotFound)?;
+        match key.candidate {
+            Some(_) if association.candidates.position(key.candidate).is_none() => {
+                Err(Refusal::NotFound)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The acceptor died, or its reply could not be written. The association
+    /// stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Stale`]: this acceptor waits no longer. It was replaced, joined, or its
+    /// association is gone, and then [`Table::poll_close`] still gives the leg
+    /// unless it already did.
+    pub fn waiting_leg_gone(&mut self, candidate: CandidateRef) -> Result<(), Stale> {
+        let state = self.state_mut(candidate)?;
+        if !matches!(state, State::Waiting(_)) {
+            return Err(Stale);
+        }
+        *state = State::Initial;
+        self.check_invariants();
+        Ok(())
+    }
+
+    /// The session has ended, or its connector's reply could not be written.
+    /// The association goes, unless another candidate is connected.
+    ///
+    /// # Errors
+    ///
+    /// [`Stale`]: this session does not exist, or not any more.
+    pub fn session_ended(&mut self, candidate: CandidateRef) -> Result<(), Stale> {
+        let state = self.state_mut(candidate)?;
+        if !matches!(state, State::Connected) {
+            return Err(Stale);
+        }
+        *state = State::Final;
+        let candidates = &self.slots.held(candidate.slot).candidates;
+        if !candidates.is_any_connected() {
+            self.delete(candidate.slot, ClosingCause::AssociationEnded);
+        }
+        self.check_invariants();
+        Ok(())
+    }
+
+    /// The next acceptor whose association is gone, expired ones included. Ask
+    /// until there is none.
+    #[must_use]
+    pub fn poll_close(&mut self, now: Timestamp) -> Option<Closing<L>> {
+        while self.closing.is_empty() {
+            if !self.expire_front(now) {
+                break;
+            }
+        }
+        self.check_invariants();
+        self.closing.pop()
+    }
+
+    /// When to ask [`Table::poll_close`] next: in the past while it has
+    /// something to give.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        if !self.closing.is_empty() {
+            return Some(Timestamp::default());
+        }
+        self.expiry.front(&self.slots).map(|(_, deadline)| deadline)
+    }
+
+    /// Associations held, connected ones and those not yet reaped included.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.slots.len()
+    }
+
+    /// Whether no association is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of heap in use. Looks at every association: for reports.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let candidates: usize = self
+            .slots
+            .iter()
+            .map(|(_, association)| association.candidates.memory_bytes())
+            .sum();
+        candidates
+            + self.slots.memory_bytes()
+            + self.index.allocation_size()
+            + self.closing.capacity() * size_of::<Closing<L>>()
+    }
+
+    /// Checks everything that must always hold. In debug builds it runs after
+    /// every change while the table is small.
+    ///
+    /// # Panics
+    ///
+    /// When something does not hold, which is our own fault.
+    pub fn invariants(&self) {
+        assert!(self.slots.len() <= self.limits.associations_max, "limit");
+        assert_eq!(self.index.len(), self.slots.len() as usize, "index");
+        let mut expiring = 0;
+        for (slot, association) in self.slots.iter() {
+            assert_eq!(self.find(association.key), Some(slot), "index of {slot}");
+            let candidates = association.candidates.as_slice();
+            assert!(candidates.len() <= usize::from(self.limits.candidates_max));
+            for (position, candidate) in candidates.iter().enumerate() {
+                let first = association.candidates.position(candidate.key);
+                assert_eq!(first, Some(position), "candidates of {slot} repeat");
+            }
+            expiring += u32::from(!association.candidates.is_any_connected());
+        }
+        assert_eq!(self.expiry.invariants(&self.slots), expiring, "expiry");
+    }
+
+    fn accept_at(
+        &mut self,
+        slot: u32,
+        key: Option<CandidateKey>,
+        leg: L,
+        on_unknown: OnUnknown,
+    ) -> Result<Accepted<L>, Refusal> {
+        let candidates = &mut self.slots.held_mut(slot).candidates;
+        let position = match (candidates.position(key), key, on_unknown) {
+            (Some(position), ..) => position,
+            (None, None, _) | (None, _, OnUnknown::Create) => {
+                candidates.push(key, self.limits.candidates_max)?
+            }
+            (None, Some(_), OnUnknown::Refuse) => return Err(Refusal::NotFound),
+        };
+        self.turn = self.turn.wrapping_add(1);
+        let replaced = candidates.as_mut_slice()[position].accept(leg, self.turn)?;
+        Ok(Accepted {
+            candidate: CandidateRef::new(slot, self.turn, position),
+            replaced,
+        })
+    }
+
+    /// Lets an association that an accept created live anew.
+    fn renew(&mut self, slot: u32, now: Timestamp) {
+        let association = self.slots.held(slot);
+        if association.origin == Origin::Accept && !association.candidates.is_any_connected() {
+            self.expiry.remove(&mut self.slots, slot);
+            self.expiry.push(&mut self.slots, slot, now);
+        }
+    }
+
+    fn find(&self, key: AssociationKey) -> Option<u32> {
+        self.index
+            .find(hash_of(&self.hasher, key), |slot| {
+                self.slots.held(*slot).key == key
+            })
+            .copied()
+    }
+
+    /// As `find`; an association that is due is reaped instead.
+    fn find_live(&mut self, key: AssociationKey, now: Timestamp) -> Option<u32> {
+        let slot = self.find(key)?;
+        if !self.is_due(self.slots.held(slot), now) {
+            return Some(slot);
+        }
+        self.expire(slot);
+        None
+    }
+
+    fn is_due(&self, association: &Association<L>, now: Timestamp) -> bool {
+        !association.candidates.is_any_connected()
+            && self.expiry.deadline_of(&association.links) <= now
+    }
+
+    /// Adds an association whose key is unknown.
+    fn insert(
+        &mut self,
+        key: AssociationKey,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Result<u32, Refusal> {
+        // The limit counts what is live: one that is due makes room.
+        if self.slots.len() >= self.limits.associations_max && !self.expire_front(now) {
+            return Err(Refusal::Full);
+        }
+        let slot = self.slots.insert(Association {
+            key,
+            origin,
+            links: Links::default(),
+            candidates: Candidates::None,
+        });
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.index
+            .insert_unique(hash_of(hasher, key), slot, |slot| {
+                hash_of(hasher, slots.held(*slot).key)
+            });
+        self.expiry.push(&mut self.slots, slot, now);
+        Ok(slot)
+    }
+
+    /// Reaps the association that expires first, if it is due.
+    fn expire_front(&mut self, now: Timestamp) -> bool {
+        match self.expiry.front(&self.slots) {
+            Some((slot, deadline)) if deadline <= now => {
+                self.expire(slot);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn expire(&mut self, slot: u32) {
+        self.expiry.remove(&mut self.slots, slot);
+        self.delete(slot, ClosingCause::Expired);
+    }
+
+    /// Removes an association that is in no queue; its acceptors are to be
+    /// closed.
+    fn delete(&mut self, slot: u32, cause: ClosingCause) {
+        let Some(association) = self.slots.remove(slot) else {
+            unreachable!("slot {slot} is vacant");
+        };
+        match self
+            .index
+            .find_entry(hash_of(&self.hasher, association.key), |s| *s == slot)
+        {
+            Ok(entry) => drop(entry.remove()),
+            Err(_) => unreachable!("slot {slot} is not in the index"),
+        }
+        for candidate in association.candidates.as_slice() {
+            if let State::Waiting(leg) = candidate.state {
+                self.closing.push(Closing { leg, cause });
+            }
+        }
+    }
+
+    fn state_mut(&mut self, candidate: CandidateRef) -> Result<&mut State<L>, Stale> {
+        self.slots
+            .get_mut(candidate.slot)
+            .and_then(|association| {
+                let candidates = association.candidates.as_mut_slice();
+                candidates.get_mut(usize::from(candidate.candidate))
+            })
+            .filter(|current| current.turn == candidate.turn)
+            .map(|current| &mut current.state)
+            .ok_or(Stale)
+    }
+
+    /// A walk over everything, so for small tables only.
+    fn check_invariants(&self) {
+        if cfg!(debug_assertions) && self.slots.len() <= 64 {
+            self.invariants();
+        }
+    }
+}
+
+fn hash_of(hasher: &RandomState, key: AssociationKey) -> u64 {
+    hasher.hash_one(key.0.as_u128())
+}
+
+impl<L> AsRef<Links> for Association<L> {
+    fn as_ref(&self) -> &Links {
+        &self.links
+    }
+}
+
+impl<L> AsMut<Links> for Association<L> {
+    fn as_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+impl<L> fmt::Debug for Table<L> {
+    /// Numbers only: keys are credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("associations", &self.slots.len())
+            .field("closing", &self.closing.len())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use uuid::Uuid;
+
+    use super::ClosingCause::{AssociationEnded, Expired};
+    use super::OnUnknown::{Create, Refuse};
+    use super::Refusal::{AlreadyConnected, Full, NotFound, NotWaiting};
+    use super::*;
+
+    /// Associations are small numbers, and so are candidates; 0 is the implicit
+    /// one. A session or acceptance is named by its acceptor.
+    enum Step {
+        At(u64),
+        Make(u128, u128, Result<(), Refusal>),
+        Accept(u128, u128, u64, OnUnknown, Result<Option<u64>, Refusal>),
+        Connect(u128, u128, Result<u64, Refusal>),
+        Test(u128, u128, Result<(), Refusal>),
+        Gone(u64, Result<(), Stale>),
+        Ended(u64, Result<(), Stale>),
+        Closes(Vec<(u64, ClosingCause)>),
+        Deadline(Option<u64>),
+        Holds(u32),
+    }
+    use Step::{Accept, At, Closes, Connect, Deadline, Ended, Gone, Holds, Make, Test};
+
+    fn table(associations_max: u32, candidates_max: u8) -> Table<u64> {
+        let limits = Limits {
+            associations_max,
+            candidates_max,
+            ..Limits::default()
+        };
+        Table::new(limits, RandomState::with_seeds(1, 2, 3, 4))
+    }
+
+    fn key(association: u128, candidate: u128) -> RendezvousKey {
+        RendezvousKey {
+            association: AssociationKey(Uuid::from_u128(association)),
+            candidate: (candidate != 0).then(|| CandidateKey(Uuid::from_u128(candidate))),
+        }
+    }
+
+    fn seconds(at: u64) -> Timestamp {
+        Timestamp::default() + Duration::from_secs(at)
+    }
+
+    /// Runs the steps on a table of at most 3 associations with 2 candidates.
+    #[track_caller]
+    fn check(steps: &[Step]) {
+        let mut table = table(3, 2);
+        let mut refs = HashMap::new();
+        let mut now = seconds(0);
+        for (n, step) in steps.iter().enumerate() {
+            match step {
+                At(at) => now = seconds(*at),
+                Make(a, c, expected) => {
+                    assert_eq!(table.create(key(*a, *c), now), *expected, "step {n}");
+                }
+                Accept(a, c, leg, on_unknown, expected) => {
+                    let accepted = table.accept(key(*a, *c), *leg, *on_unknown, now);
+                    refs.extend(accepted.map(|accepted| (*leg, accepted.candidate)));
+                    assert_eq!(accepted.map(|a| a.replaced), *expected, "step {n}");
+                }
+                Connect(a, c, expected) => {
+                    let joined = table.connect(key(*a, *c), now);
+                    assert_eq!(joined.map(|joined| joined.acceptor), *expected, "step {n}");
+                    assert!(
+                        joined.is_ok_and(|j| j.candidate == refs[&j.acceptor]) || joined.is_err()
+                    );
+                }
+                Test(a, c, expected) => {
+                    assert_eq!(table.test(key(*a, *c), now), *expected, "step {n}");
+                }
+                Gone(leg, expected) => {
+                    assert_eq!(table.waiting_leg_gone(refs[leg]), *expected, "step {n}");
+                }
+                Ended(leg, expected) => {
+                    assert_eq!(table.session_ended(refs[leg]), *expected, "step {n}");
+                }
+                Closes(expected) => {
+                    let mut closed: Vec<_> = std::iter::from_fn(|| table.poll_close(now))
+                        .map(|closing| (closing.leg, closing.cause))
+                        .collect();
+                    closed.sort_by_key(|(leg, _)| *leg);
+                    assert_eq!(closed, *expected, "step {n}");
+                }
+                Deadline(expected) => {
+                    assert_eq!(table.next_deadline(), expected.map(seconds), "step {n}");
+                }
+                Holds(expected) => assert_eq!(table.len(), *expected, "step {n}"),
+            }
+            table.invariants();
+        }
+    }
+
+    #[test]
+    fn one_acceptor_meets_one_connector() {
+        check(&[
+            Accept(1, 0, 10, Create, Ok(None)),
+            Test(1, 0, Ok(())),
+            Connect(1, 0, Ok(10)),
+            Gone(10, Err(Stale)),
+            Connect(1, 0, Err(AlreadyConnected)),
+            Accept(1, 0, 11, Create, Err(AlreadyConnected)),
+            Ended(10, Ok(())),
+            Ended(10, Err(Stale)),
+            Connect(1, 0, Err(NotFound)),
+            Test(1, 0, Err(NotFound)),
+            Holds(0),
+            Deadline(None),
+        ]);
+    }
+
+    #[test]
+    fn unknown_ones_are_refused_unless_to_be_created() {
+        check(&[
+            Accept(1, 0, 10, Refuse, Err(NotFound)),
+            Accept(1, 5, 10, Refuse, Err(NotFound)),
+            Connect(1, 0, Err(NotFound)),
+            Connect(1, 5, Err(NotFound)),
+            Test(1, 0, Err(NotFound)),
+            Make(1, 5, Ok(())),
+            Make(1, 5, Ok(())),
+            Test(1, 0, Ok(())),
+            Test(1, 6, Err(NotFound)),
+            Connect(1, 5, Err(NotWaiting)),
+            Connect(1, 6, Err(NotFound)),
+            Accept(1, 6, 10, Refuse, Err(NotFound)),
+            Accept(1, 6, 10, Create, Ok(None)),
+            Accept(1, 5, 11, Refuse, Ok(None)),
+            Connect(1, 6, Ok(10)),
+            Holds(1),
+        ]);
+    }
+
+    #[test]
+    fn one_id_connect_takes_the_implicit_candidate_or_the_first_that_waits() {
+        check(&[
+            Make(1, 0, Ok(())),
+            Connect(1, 0, Err(NotWaiting)),
+            Make(1, 5, Ok(())),
+            Make(1, 6, Ok(())),
+            Connect(1, 0, Err(NotWaiting)),
+            Accept(1, 6, 10, Refuse, Ok(None)),
+            Connect(1, 0, Ok(10)),
+            Connect(1, 0, Err(AlreadyConnected)),
+            Accept(1, 5, 11, Refuse, Ok(None)),
+            Connect(1, 0, Ok(11)),
+        ]);
+        check(&[
+            Accept(1, 5, 10, Create, Ok(None)),
+            Accept(1, 0, 11, Refuse, Ok(None)),
+            Connect(1, 0, Ok(11)),
+            Connect(1, 0, Err(AlreadyConnected)),
+            Connect(1, 5, Ok(10)),
+        ]);
+    }
+
+    #[test]
+    fn second_acceptor_replaces_the_first_whose_handle_goes_stale() {
+        check(&[
+            Accept(1, 5, 10, Create, Ok(None)),
+            Accept(1, 5, 11, Refuse, Ok(Some(10))),
+            Gone(10, Err(Stale)),
+            Connect(1, 5, Ok(11)),
+            Ended(10, Err(Stale)),
+            Ended(11, Ok(())),
+            // The slot is used again.
+            Accept(2, 5, 12, Create, Ok(None)),
+            Gone(11, Err(Stale)),
+            Ended(11, Err(Stale)),
+            Connect(2, 5, Ok(12)),
+            Ended(11, Err(Stale)),
+        ]);
+    }
+
+    #[test]
+    fn association_stays_when_its_acceptor_goes() {
+        check(&[
+            Accept(1, 0, 10, Create, Ok(None)),
+            Ended(10, Err(Stale)),
+            Gone(10, Ok(())),
+            Gone(10, Err(Stale)),
+            Connect(1, 0, Err(NotWaiting)),
+            Accept(1, 0, 11, Refuse, Ok(None)),
+            Connect(1, 0, Ok(11)),
+        ]);
+    }
+
+    #[test]
+    fn losers_do_not_tear_down_the_winner_and_the_last_one_closes_the_rest() {
+        check(&[
+            Accept(1, 5, 10, Create, Ok(None)),
+            Accept(1, 6, 11, Create, Ok(None)),
+            Connect(1, 5, Ok(10)),
+            Connect(1, 6, Ok(11)),
+            Ended(10, Ok(())),
+            Connect(1, 5, Err(NotWaiting)),
+            Accept(1, 5, 12, Refuse, Ok(None)),
+            Ended(11, Ok(())),
+            Holds(0),
+            Deadline(Some(0)),
+            Gone(12, Err(Stale)),
+            Closes(vec![(12, AssociationEnded)]),
+            Deadline(None),
+        ]);
+    }
+
+    #[test]
+    fn explicit_associations_expire_from_creation_others_from_the_last_accept() {
+        check(&[
+            Make(1, 5, Ok(())),
+            At(1),
+            Accept(2, 0, 20, Create, Ok(None)),
+            At(100),
+            Accept(1, 5, 10, Refuse, Ok(None)),
+            Accept(2, 0, 21, Refuse, Ok(Some(20))),
+            Deadline(Some(300)),
+            At(299),
+            Closes(vec![]),
+            Test(1, 5, Ok(())),
+            At(300),
+            Test(1, 5, Err(NotFound)),
+            Deadline(Some(300)),
+            Closes(vec![(10, Expired)]),
+            Gone(10, Err(Stale)),
+            Deadline(Some(400)),
+            At(400),
+            // Reaped by the look-up, and created anew.
+            Accept(2, 0, 22, Create, Ok(None)),
+            Closes(vec![(21, Expired)]),
+            Deadline(Some(700)),
+        ]);
+    }
+
+    #[test]
+    fn a_refused_accept_does_not_renew() {
+        check(&[
+            Accept(1, 5, 10, Create, Ok(None)),
+            Accept(1, 6, 11, Create, Ok(None)),
+            At(10),
+            Accept(1, 7, 12, Create, Err(Full)),
+            Accept(1, 8, 12, Refuse, Err(NotFound)),
+            Deadline(Some(300)),
+            At(500),
+            Closes(vec![(10, Expired), (11, Expired)]),
+        ]);
+    }
+
+    #[test]
+    fn a_connected_association_does_not_expire() {
+        check(&[
+            Make(1, 5, Ok(())),
+            Accept(1, 5, 10, Refuse, Ok(None)),
+            Accept(1, 6, 11, Create, Ok(None)),
+            Connect(1, 5, Ok(10)),
+            Deadline(None),
+            At(10_000),
+            Closes(vec![]),
+            Accept(1, 6, 12, Refuse, Ok(Some(11))),
+            Ended(10, Ok(())),
+            Closes(vec![(12, AssociationEnded)]),
+            Holds(0),
+        ]);
+    }
+
+    #[test]
+    fn full_counts_what_is_live() {
+        check(&[
+            Make(1, 5, Ok(())),
+            Make(1, 6, Ok(())),
+            Make(1, 7, Err(Full)),
+            Accept(1, 0, 10, Refuse, Err(Full)),
+            At(1),
+            Make(2, 0, Ok(())),
+            Make(3, 0, Ok(())),
+            Make(4, 0, Err(Full)),
+            Accept(4, 0, 40, Create, Err(Full)),
+            Accept(4, 0, 40, Refuse, Err(NotFound)),
+            Accept(1, 6, 10, Refuse, Ok(None)),
+            At(300),
+            Accept(4, 0, 40, Create, Ok(None)),
+            Make(5, 0, Err(Full)),
+            Closes(vec![(10, Expired)]),
+            Holds(3),
+        ]);
+    }
+
+    #[test]
+    fn an_association_takes_about_ninety_bytes() {
+        let mut table = table(u32::MAX, 16);
+        assert_eq!(table.memory_bytes(), 0);
+        for n in 1..=9_000_u64 {
+            let key = key(u128::from(n), 5);
+            assert!(table.accept(key, n, Create, seconds(0)).is_ok());
+            assert!(
+                table
+                    .connect(key, seconds(0))
+                    .is_ok_and(|j| j.acceptor == n)
+            );
+        }
+        assert!(
+            table.memory_bytes() <= 9_000 * 91,
+            "{}",
+            table.memory_bytes()
+        );
+        table.invariants();
+    }
+}
