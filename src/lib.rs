@@ -6,5 +6,6 @@
 //! the command line. `ARCHITECTURE.md` draws the map.
 
 pub mod association;
+pub mod config;
 pub mod protocol;
 pub mod time;

@@ -1,0 +1,288 @@
+//! What is wrong with a configuration, where it stands, and what to do next.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::{ListenAddress, ValueError};
+
+/// One thing wrong with the configuration.
+///
+/// Displays as `midspan.toml:7:1: unknown key "lsten" (did you mean
+/// "listen"?)`, or `--cores: …` for what stood on the command line.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}{}{problem}", if place.is_empty() { "" } else { ": " })]
+pub struct ConfigError {
+    place: Place,
+    problem: Box<Problem>,
+}
+
+impl ConfigError {
+    pub(super) fn new(place: Place, problem: Problem) -> Self {
+        Self {
+            place,
+            problem: Box::new(problem),
+        }
+    }
+
+    /// Whether the fault stood on the command line.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self.place, Place::Flag(_) | Place::LimitFlag(_))
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// What the operator can do about it, where the error alone does not say.
+    #[must_use]
+    pub fn next_step(&self) -> Option<String> {
+        match &*self.problem {
+            Problem::Unreadable { error } if error.kind() == io::ErrorKind::NotFound => Some(
+                "check the path; without --config the relay runs on loopback with defaults".into(),
+            ),
+            Problem::NotOpen { .. } => Some(
+                "pass --open (in the file: open = true) to relay for anybody, or listen on 127.0.0.1"
+                    .into(),
+            ),
+            Problem::TooManyCores { allowed, .. } => {
+                Some(format!("ask for {} or fewer, or leave it out to use all", allowed.len()))
+            }
+            Problem::ConnectionsOverDescriptors { needed, .. } => Some(format!(
+                "lower it, or raise the descriptor limit: `ulimit -n {needed}`, or LimitNOFILE={needed} in the systemd unit"
+            )),
+            Problem::NoStateDir => {
+                Some("pass --state-dir DIR (in the file: state_dir = \"DIR\")".into())
+            }
+            Problem::NoInstance { .. } => {
+                Some("pass --jet-instance HOST (in the file: [jet] instance = \"HOST\")".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file. `line` and `column` (in characters) count from 1; `key` is
+    /// the dotted path, empty where the file is no TOML.
+    File {
+        path: PathBuf,
+        line: usize,
+        column: usize,
+        key: String,
+    },
+    /// A file as a whole.
+    WholeFile(PathBuf),
+    /// On the command line, as `--listen`.
+    Flag(&'static str),
+    /// On the command line, as `--limit NAME=…`.
+    LimitFlag(&'static str),
+    /// Nowhere: a default that does not suit this host.
+    Default,
+}
+
+impl Place {
+    fn is_empty(&self) -> bool {
+        *self == Self::Default
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File {
+                path,
+                line,
+                column,
+                key,
+            } => {
+                write!(f, "{}:{line}:{column}", path.display())?;
+                if key.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, ": {key}")
+                }
+            }
+            Self::WholeFile(path) => path.display().fmt(f),
+            Self::Flag(flag) => f.write_str(flag),
+            Self::LimitFlag(name) => write!(f, "--limit {name}"),
+            Self::Default => Ok(()),
+        }
+    }
+}
+
+/// What is wrong; the key and its place are told by [`Place`].
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The file cannot be read.
+    #[error("cannot read the configuration: {error}")]
+    Unreadable { error: io::Error },
+    /// No TOML, or a value of the wrong type or form; in the words of the
+    /// parser.
+    #[error("{message}")]
+    Malformed { message: String },
+    /// A value that does not say what its key needs.
+    #[error(transparent)]
+    Value(ValueError),
+    /// A key that means nothing.
+    #[error("unknown key \"{key}\" {}", Alternatives { similar, allowed })]
+    UnknownKey {
+        key: String,
+        similar: Option<String>,
+        allowed: Vec<String>,
+    },
+    /// A word that is none of the allowed ones.
+    #[error("unknown word \"{word}\" {}", Alternatives { similar, allowed })]
+    UnknownWord {
+        word: String,
+        similar: Option<String>,
+        allowed: Vec<String>,
+    },
+    /// A number outside its range.
+    #[error("{value} is outside {min} to {max}")]
+    OutOfRange { value: u64, min: u64, max: u64 },
+    /// No listener at all.
+    #[error("no address to listen on")]
+    NoListener,
+    /// The same address twice.
+    #[error("{address} is listed twice")]
+    ListenerTwice { address: ListenAddress },
+    /// Others can reach a listener, and nobody said that they may.
+    #[error(
+        "{address} can be reached from other hosts, and the relay would serve anybody without asking for credentials"
+    )]
+    NotOpen { address: ListenAddress },
+    /// More shards than cores.
+    #[error("{asked} cores asked for, but this process may use {} ({})", .allowed.len(), CoreList(.allowed))]
+    TooManyCores { asked: usize, allowed: Vec<usize> },
+    /// A core outside this process's affinity.
+    #[error("this process may not use core {core}; it may use {}", CoreList(.allowed))]
+    CoreNotAllowed { core: usize, allowed: Vec<usize> },
+    /// More connections than descriptors.
+    #[error(
+        "{connections} connections need {needed} descriptors with the pipes and reserve, but this process may open {descriptors}"
+    )]
+    ConnectionsOverDescriptors {
+        connections: u64,
+        needed: u64,
+        descriptors: u64,
+    },
+    /// A limit that must not exceed another.
+    #[error("{value} exceeds {other} = {other_value}")]
+    OverOther {
+        value: u64,
+        other: &'static str,
+        other_value: u64,
+    },
+    /// A path that would depend on where the program was started.
+    #[error("\"{}\" is not an absolute path", .path.display())]
+    RelativePath { path: PathBuf },
+    /// No directory for state can be found.
+    #[error("nowhere to keep state: none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set")]
+    NoStateDir,
+    /// The host's own name is not one that peers could use.
+    #[error("this host's name \"{}\" is not one that peers can be told", .hostname.escape_default())]
+    NoInstance { hostname: String },
+}
+
+/// Cores for people: `0, 2, 3`.
+struct CoreList<'a>(&'a [usize]);
+
+impl fmt::Display for CoreList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, core) in self.0.iter().enumerate() {
+            write!(f, "{}{core}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// The one that was probably meant, or all.
+struct Alternatives<'a> {
+    similar: &'a Option<String>,
+    allowed: &'a [String],
+}
+
+impl fmt::Display for Alternatives<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.similar {
+            Some(similar) => write!(f, "(did you mean \"{similar}\"?)"),
+            None => write!(f, "(allowed: {})", self.allowed.join(", ")),
+        }
+    }
+}
+
+/// The allowed word that `written` is probably a slip of.
+pub(super) fn similar<'a>(
+    written: &str,
+    allowed: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let distance_max = (written.chars().count() / 2).min(3);
+    allowed
+        .into_iter()
+        .map(|word| (edit_distance(written, word), word))
+        .filter(|(distance, _)| *distance <= distance_max)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, word)| word)
+}
+
+/// Insertions, deletions and substitutions that turn `a` into `b`
+/// (Levenshtein), by one row of the usual table.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a_char) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b_char) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(a_char != *b_char);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_was_meant() {
+        let allowed = ["listen", "open", "cores", "limits", "drain_timeout"];
+        let check = |written: &str, expected: Option<&str>| {
+            assert_eq!(similar(written, allowed), expected, "{written}");
+        };
+        check("lsten", Some("listen"));
+        check("core", Some("cores"));
+        check("limit", Some("limits"));
+        check("drain-timeout", Some("drain_timeout"));
+        check("opne", Some("open"));
+        check("backlog", None);
+        check("", None);
+    }
+
+    #[test]
+    fn edit_distances() {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 2),
+        ] {
+            assert_eq!(edit_distance(a, b), expected, "{a} {b}");
+        }
+    }
+}

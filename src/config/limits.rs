@@ -1,0 +1,323 @@
+//! Every limit that an operator can set: name, default, range and reason,
+//! stated once.
+//!
+//! Limits hold for the whole process; a shard takes its share. Limits that a
+//! protocol or the code fixes (a packet's size, a scratch buffer) stand where
+//! they are used.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::error::similar;
+use super::{Problem, ValueError};
+
+/// What the relay opens besides connections and pipes: listeners, rings,
+/// eventfds, log, state, with room to spare.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// The most pipes that the pool holds by default: as many of 256 KiB as an
+/// unprivileged user may have (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB).
+const PIPES_DEFAULT_MAX: u64 = 256;
+
+const HANDSHAKE_TIMEOUT_DEFAULT_S: u64 = 10;
+const ASSOCIATION_TTL_MIN_S: u64 = 10;
+
+/// One limit, for help texts and range checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitSpec {
+    /// Its key under `[limits]` and on the command line; the unit comes last.
+    pub name: &'static str,
+    /// `None`: derived from the process's descriptor limit.
+    pub default: Option<u64>,
+    /// The least that may be set.
+    pub min: u64,
+    /// The most that may be set.
+    pub max: u64,
+    /// What it bounds and why.
+    pub doc: &'static str,
+}
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $default:expr, $min:expr, $max:expr;)+) => {
+        /// Every limit's value.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Limits {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        /// `[limits]` as written in a file.
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct WrittenLimits {
+            $(#[doc = concat!("`", stringify!($name), "`")] pub $name: Option<Spanned<u64>>,)+
+        }
+
+        /// All limits, in the order in which they are documented.
+        pub const LIMITS: &[LimitSpec] = &[
+            $(LimitSpec {
+                name: stringify!($name),
+                default: $default,
+                min: $min,
+                max: $max,
+                doc: concat!($($doc),+),
+            },)+
+        ];
+
+        impl Limits {
+            /// Names and values, in the order of [`LIMITS`].
+            #[must_use]
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),+]
+            }
+
+            fn value_mut(&mut self, name: &str) -> Option<&mut u64> {
+                match name {
+                    $(stringify!($name) => Some(&mut self.$name),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl WrittenLimits {
+            /// What was written, by name, with its place in the file.
+            pub(super) fn written(&self) -> Vec<(&'static str, &Spanned<u64>)> {
+                let all = [$((stringify!($name), self.$name.as_ref())),+];
+                all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+            }
+        }
+    };
+}
+
+limits! {
+    /// Connections at once, waiting, paired and in handshakes. Above it a new
+    /// one is accepted and closed.
+    connections_max: None, 2, 16_777_216;
+    /// Connections at once that have not yet said what they want.
+    handshakes_max: Some(4096), 1, 1_048_576;
+    /// Seconds from a connection's first moment until its request must be
+    /// complete.
+    handshake_timeout_s: Some(HANDSHAKE_TIMEOUT_DEFAULT_S), 1, 300;
+    /// Associations at once, with and without a waiting leg.
+    associations_max: Some(262_144), 1, 16_777_216;
+    /// Seconds from an association's creation until it is forgotten, unless a
+    /// pair of it is joined.
+    association_ttl_s: Some(300), ASSOCIATION_TTL_MIN_S, 86_400;
+    /// Legs from one source address that wait for their peer at once.
+    waiting_per_address_max: Some(16_384), 1, 16_777_216;
+    /// Pipes kept for splicing, two descriptors each. Without a free one, a
+    /// pair copies.
+    pipes_max: None, 0, 65_536;
+    /// Bytes of memory for what was read and cannot be written yet.
+    spill_bytes_max: Some(64 << 20), 1 << 20, 64 << 30;
+}
+
+impl Limits {
+    /// The defaults for a process that may open `descriptors` files.
+    ///
+    /// A connection takes one descriptor and a pipe two, so pipes get at most a
+    /// quarter of them.
+    #[must_use]
+    pub fn defaults(descriptors: u64) -> Self {
+        let pipes_max = (descriptors / 8).min(PIPES_DEFAULT_MAX);
+        let mut limits = Self {
+            connections_max: 0,
+            handshakes_max: 0,
+            handshake_timeout_s: 0,
+            associations_max: 0,
+            association_ttl_s: 0,
+            waiting_per_address_max: 0,
+            pipes_max,
+            spill_bytes_max: 0,
+        };
+        for spec in LIMITS {
+            if let (Some(default), Some(value)) = (spec.default, limits.value_mut(spec.name)) {
+                *value = default;
+            }
+        }
+        limits.connections_max = limits.connections_for(descriptors);
+        limits.handshakes_max = handshakes_for(limits.connections_max);
+        limits
+    }
+
+    /// How many connections `descriptors` leave room for, beside the pipes.
+    pub(super) fn connections_for(&self, descriptors: u64) -> u64 {
+        let spec = spec_of("connections_max");
+        let room = descriptors.saturating_sub(self.descriptors_needed(0));
+        room.clamp(spec.min, spec.max)
+    }
+
+    /// The descriptors that `connections` take, with pipes and reserve.
+    #[must_use]
+    pub fn descriptors_needed(&self, connections: u64) -> u64 {
+        connections + 2 * self.pipes_max + DESCRIPTORS_RESERVED
+    }
+
+    /// Sets one limit by name.
+    ///
+    /// # Errors
+    ///
+    /// `value` is outside the limit's range.
+    pub(super) fn set(&mut self, spec: &LimitSpec, value: u64) -> Result<(), Problem> {
+        if !(spec.min..=spec.max).contains(&value) {
+            return Err(Problem::OutOfRange {
+                value,
+                min: spec.min,
+                max: spec.max,
+            });
+        }
+        if let Some(slot) = self.value_mut(spec.name) {
+            *slot = value;
+        }
+        Ok(())
+    }
+
+    /// [`association_ttl_s`](Self::association_ttl_s) as a duration.
+    #[must_use]
+    pub const fn association_ttl(&self) -> Duration {
+        Duration::from_secs(self.association_ttl_s)
+    }
+
+    /// [`handshake_timeout_s`](Self::handshake_timeout_s) as a duration.
+    #[must_use]
+    pub const fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(self.handshake_timeout_s)
+    }
+}
+
+/// The default of `handshakes_max` where there may be so many connections.
+pub(super) fn handshakes_for(connections_max: u64) -> u64 {
+    spec_of("handshakes_max")
+        .default
+        .map_or(connections_max, |default| default.min(connections_max))
+}
+
+/// The specification of the limit called `name`, which is one of ours.
+pub(super) fn spec_of(name: &str) -> &'static LimitSpec {
+    let index = LIMITS.iter().position(|spec| spec.name == name);
+    debug_assert!(index.is_some(), "no limit is called {name}");
+    &LIMITS[index.unwrap_or(0)]
+}
+
+/// `NAME=VALUE` from the command line, in range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitFlag {
+    /// Which limit.
+    pub spec: &'static LimitSpec,
+    /// Its value, within the range.
+    pub value: u64,
+}
+
+impl FromStr for LimitFlag {
+    type Err = ValueError;
+
+    fn from_str(written: &str) -> Result<Self, ValueError> {
+        let form = || ValueError::LimitForm {
+            written: written.to_owned(),
+        };
+        let (name, value) = written.split_once('=').ok_or_else(form)?;
+        let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+        let value = if digits {
+            value.parse::<u64>().ok()
+        } else {
+            None
+        }
+        .ok_or_else(form)?;
+        let Some(spec) = LIMITS.iter().find(|spec| spec.name == name) else {
+            return Err(ValueError::LimitName {
+                written: name.to_owned(),
+                similar: similar(name, LIMITS.iter().map(|spec| spec.name)),
+            });
+        };
+        if !(spec.min..=spec.max).contains(&value) {
+            let (name, min, max) = (spec.name, spec.min, spec.max);
+            return Err(ValueError::LimitRange {
+                name,
+                value,
+                min,
+                max,
+            });
+        }
+        Ok(Self { spec, value })
+    }
+}
+
+/// Relations that hold whatever an operator sets, and between the defaults.
+const _: () = {
+    let mut index = 0;
+    while index < LIMITS.len() {
+        let spec = &LIMITS[index];
+        assert!(spec.min <= spec.max);
+        // Sums and products of limits, and TOML's integers, stay within i64.
+        assert!(spec.max <= 1 << 40);
+        if let Some(default) = spec.default {
+            assert!(spec.min <= default && default <= spec.max);
+        }
+        index += 1;
+    }
+    // A handshake ends before the association that it asks for is forgotten.
+    // Only a handshake timeout that somebody wrote can break this.
+    assert!(HANDSHAKE_TIMEOUT_DEFAULT_S <= ASSOCIATION_TTL_MIN_S);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_leave_room_for_every_descriptor() {
+        for descriptors in [256, 1024, 4096, 20_000, 524_288, 1 << 30] {
+            let limits = Limits::defaults(descriptors);
+            assert!(limits.descriptors_needed(limits.connections_max) <= descriptors);
+            assert!(limits.handshakes_max <= limits.connections_max);
+            for (name, value) in limits.named() {
+                let spec = spec_of(name);
+                assert!((spec.min..=spec.max).contains(&value), "{name} = {value}");
+            }
+        }
+        assert_eq!(Limits::defaults(1024).connections_max, 1024 - 256 - 64);
+        assert_eq!(Limits::defaults(4096).pipes_max, 256);
+    }
+
+    #[test]
+    fn few_descriptors_still_give_one_pair() {
+        let limits = Limits::defaults(10);
+        assert_eq!((limits.connections_max, limits.pipes_max), (2, 1));
+    }
+
+    #[test]
+    fn flags_name_what_is_wrong() {
+        let check = |written: &str, expected: Result<(&str, u64), &str>| match (
+            written.parse::<LimitFlag>(),
+            expected,
+        ) {
+            (Ok(flag), Ok(expected)) => assert_eq!((flag.spec.name, flag.value), expected),
+            (Err(error), Err(part)) => {
+                assert!(error.to_string().contains(part), "{written}: {error}");
+            }
+            (got, _) => panic!("{written}: {got:?}"),
+        };
+        check("association_ttl_s=60", Ok(("association_ttl_s", 60)));
+        check(
+            "asociation_ttl_s=60",
+            Err("did you mean \"association_ttl_s\"?"),
+        );
+        check(
+            "memory=60",
+            Err("there are connections_max, handshakes_max"),
+        );
+        check(
+            "association_ttl_s=5",
+            Err("association_ttl_s = 5 is outside 10 to 86400"),
+        );
+        check("association_ttl_s", Err("is not NAME=VALUE"));
+        check("association_ttl_s=", Err("is not NAME=VALUE"));
+        check("association_ttl_s=-1", Err("is not NAME=VALUE"));
+        check(
+            "association_ttl_s=99999999999999999999",
+            Err("is not NAME=VALUE"),
+        );
+    }
+}
