@@ -9,3 +9,5 @@ pub mod association;
 pub mod config;
 pub mod protocol;
 pub mod time;
+
+pub mod metrics;

@@ -1,0 +1,373 @@
+//! One shard's counters, and their sums over all shards.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// A closed set of names that something is counted by.
+///
+/// The names become metric labels and keys of a log line: lower case, with
+/// underscores, and few.
+pub trait Label: Copy + 'static {
+    /// How many there are.
+    const COUNT: usize;
+
+    /// All of them, in the order of [`index`](Self::index).
+    fn all() -> impl Iterator<Item = Self>;
+
+    /// This one's place, below [`COUNT`](Self::COUNT).
+    fn index(self) -> usize;
+
+    /// This one's name.
+    fn as_str(self) -> &'static str;
+}
+
+/// Implements [`Label`](crate::metrics::counters::Label) for a fieldless enum
+/// by listing its variants in order with their names.
+#[macro_export]
+macro_rules! labels {
+    ($type:ident { $($variant:ident = $name:literal),+ $(,)? }) => {
+        impl $crate::metrics::counters::Label for $type {
+            const COUNT: usize = [$($name),+].len();
+
+            fn all() -> impl Iterator<Item = Self> {
+                [$(Self::$variant),+].into_iter()
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+
+        // A variant out of order would be counted under another's name.
+        const _: () = {
+            let variants = [$($type::$variant),+];
+            let mut index = 0;
+            while index < variants.len() {
+                assert!(variants[index] as usize == index);
+                index += 1;
+            }
+        };
+    };
+}
+
+/// What every shard counts, beside how sessions end and why they are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Connections accepted.
+    Accepted,
+    /// Accepts that failed for another reason than missing descriptors.
+    AcceptErrors,
+    /// Times that no descriptor was left for a new connection.
+    DescriptorsExhausted,
+    /// Legs that this shard sent to another.
+    HandedOut,
+    /// Legs that this shard took from another.
+    HandedIn,
+    /// Pairs joined.
+    Paired,
+    /// Bytes moved from one leg of a pair to the other, prefixes included.
+    BytesRelayed,
+    /// Lines that the log could not take.
+    LogLinesDropped,
+}
+
+labels!(Count {
+    Accepted = "accepted",
+    AcceptErrors = "accept_errors",
+    DescriptorsExhausted = "descriptors_exhausted",
+    HandedOut = "handed_out",
+    HandedIn = "handed_in",
+    Paired = "paired",
+    BytesRelayed = "bytes_relayed",
+    LogLinesDropped = "log_lines_dropped",
+});
+
+/// One counter for each label of `L`. Counters wrap after 2⁶⁴.
+pub struct Labelled<L: Label> {
+    values: Box<[Cell<u64>]>,
+    labels: PhantomData<fn(L)>,
+}
+
+impl<L: Label> Labelled<L> {
+    /// All zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            values: vec![Cell::new(0); L::COUNT].into(),
+            labels: PhantomData,
+        }
+    }
+
+    /// Counts one more.
+    pub fn increment(&self, label: L) {
+        self.add(label, 1);
+    }
+
+    /// Counts `amount` more.
+    pub fn add(&self, label: L, amount: u64) {
+        let value = &self.values[label.index()];
+        value.set(value.get().wrapping_add(amount));
+    }
+
+    /// The count so far.
+    #[must_use]
+    pub fn count(&self, label: L) -> u64 {
+        self.values[label.index()].get()
+    }
+
+    fn read(&self) -> Box<[u64]> {
+        self.values.iter().map(Cell::get).collect()
+    }
+}
+
+impl<L: Label> Default for Labelled<L> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<L: Label> fmt::Debug for Labelled<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(L::all().map(|label| (label.as_str(), self.count(label))))
+            .finish()
+    }
+}
+
+/// One shard's counters. `E` says how a session ended, `R` why a peer was
+/// refused.
+#[derive(Debug)]
+pub struct Counters<E: Label, R: Label> {
+    /// What has one name only.
+    pub counts: Labelled<Count>,
+    /// Sessions that ended, by how.
+    pub ended: Labelled<E>,
+    /// Peers refused, by why.
+    pub refused: Labelled<R>,
+}
+
+impl<E: Label, R: Label> Counters<E, R> {
+    /// All zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            counts: Labelled::new(),
+            ended: Labelled::new(),
+            refused: Labelled::new(),
+        }
+    }
+
+    /// The counts as they are now, to be sent to whoever sums them.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<E, R> {
+        Snapshot {
+            counts: self.counts.read(),
+            ended: self.ended.read(),
+            refused: self.refused.read(),
+            labels: PhantomData,
+        }
+    }
+}
+
+impl<E: Label, R: Label> Default for Counters<E, R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counts at one moment, of one shard or summed over several. Displays as one
+/// log line, `accepted=3 … ended.clean=2`, without labels that were never
+/// counted; [`json`](Self::json) has them all.
+pub struct Snapshot<E: Label, R: Label> {
+    counts: Box<[u64]>,
+    ended: Box<[u64]>,
+    refused: Box<[u64]>,
+    labels: PhantomData<fn(E, R)>,
+}
+
+impl<E: Label, R: Label> Snapshot<E, R> {
+    /// Nothing counted: what a sum starts from.
+    #[must_use]
+    pub fn zero() -> Self {
+        Counters::new().snapshot()
+    }
+
+    /// Adds another shard's counts.
+    pub fn merge(&mut self, other: &Self) {
+        let sums = [
+            (&mut self.counts, &other.counts),
+            (&mut self.ended, &other.ended),
+            (&mut self.refused, &other.refused),
+        ];
+        for (sum, values) in sums {
+            for (sum, value) in sum.iter_mut().zip(values) {
+                *sum = sum.wrapping_add(*value);
+            }
+        }
+    }
+
+    /// Adds what is counted outside shards.
+    pub fn add(&mut self, count: Count, amount: u64) {
+        let value = &mut self.counts[count.index()];
+        *value = value.wrapping_add(amount);
+    }
+
+    /// One count.
+    #[must_use]
+    pub fn count(&self, count: Count) -> u64 {
+        self.counts[count.index()]
+    }
+
+    /// Sessions that ended in this way.
+    #[must_use]
+    pub fn ended(&self, how: E) -> u64 {
+        self.ended[how.index()]
+    }
+
+    /// Peers refused for this reason.
+    #[must_use]
+    pub fn refused(&self, why: R) -> u64 {
+        self.refused[why.index()]
+    }
+
+    /// As one JSON object:
+    /// `{"accepted":3,…,"ended":{"clean":2,…},"refused":{…}}`.
+    #[must_use]
+    pub fn json(&self) -> String {
+        format!(
+            "{{{},\"ended\":{{{}}},\"refused\":{{{}}}}}",
+            json_members::<Count>(&self.counts),
+            json_members::<E>(&self.ended),
+            json_members::<R>(&self.refused),
+        )
+    }
+}
+
+/// Names of labels hold nothing that JSON would need escaped.
+fn json_members<L: Label>(values: &[u64]) -> String {
+    let members: Vec<String> = L::all()
+        .zip(values)
+        .map(|(label, value)| format!("\"{}\":{value}", label.as_str()))
+        .collect();
+    members.join(",")
+}
+
+impl<E: Label, R: Label> Clone for Snapshot<E, R> {
+    fn clone(&self) -> Self {
+        Self {
+            counts: self.counts.clone(),
+            ended: self.ended.clone(),
+            refused: self.refused.clone(),
+            labels: PhantomData,
+        }
+    }
+}
+
+impl<E: Label, R: Label> fmt::Display for Snapshot<E, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (count, value)) in Count::all().zip(&self.counts).enumerate() {
+            let separator = if index == 0 { "" } else { " " };
+            write!(f, "{separator}{}={value}", count.as_str())?;
+        }
+        for (how, value) in E::all().zip(&self.ended).filter(|(_, value)| **value != 0) {
+            write!(f, " ended.{}={value}", how.as_str())?;
+        }
+        for (why, value) in R::all()
+            .zip(&self.refused)
+            .filter(|(_, value)| **value != 0)
+        {
+            write!(f, " refused.{}={value}", why.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl<E: Label, R: Label> fmt::Debug for Snapshot<E, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Snapshot({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy)]
+    enum How {
+        Clean,
+        Reset,
+    }
+
+    labels!(How { Clean = "clean", Reset = "reset" });
+
+    #[derive(Clone, Copy)]
+    enum Why {
+        Slow,
+        Garbage,
+    }
+
+    labels!(Why { Slow = "slow", Garbage = "garbage" });
+
+    fn counted() -> Counters<How, Why> {
+        let counters = Counters::new();
+        counters.counts.increment(Count::Accepted);
+        counters.counts.add(Count::BytesRelayed, 1000);
+        counters.ended.increment(How::Reset);
+        counters.refused.increment(Why::Slow);
+        counters.refused.increment(Why::Slow);
+        counters
+    }
+
+    #[test]
+    fn sums_over_shards() {
+        let mut sum = Snapshot::zero();
+        sum.merge(&counted().snapshot());
+        sum.merge(&counted().snapshot());
+        sum.add(Count::LogLinesDropped, 7);
+        assert_eq!(sum.count(Count::Accepted), 2);
+        assert_eq!(sum.count(Count::BytesRelayed), 2000);
+        assert_eq!(sum.count(Count::LogLinesDropped), 7);
+        assert_eq!((sum.ended(How::Clean), sum.ended(How::Reset)), (0, 2));
+        assert_eq!((sum.refused(Why::Slow), sum.refused(Why::Garbage)), (4, 0));
+    }
+
+    #[test]
+    fn displays_one_line() {
+        assert_eq!(
+            counted().snapshot().to_string(),
+            "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
+             bytes_relayed=1000 log_lines_dropped=0 ended.reset=1 refused.slow=2",
+        );
+    }
+
+    #[test]
+    fn json_holds_every_label() {
+        let json: serde_json::Value =
+            serde_json::from_str(&counted().snapshot().json()).expect("valid JSON");
+        assert_eq!(json["accepted"], 1);
+        assert_eq!(json["ended"], serde_json::json!({"clean": 0, "reset": 1}));
+        assert_eq!(
+            json["refused"],
+            serde_json::json!({"slow": 2, "garbage": 0})
+        );
+    }
+
+    #[test]
+    fn a_snapshot_may_leave_its_shard() {
+        fn is_send<T: Send>(_: &T) {}
+        is_send(&counted().snapshot());
+    }
+
+    #[test]
+    fn counters_wrap_instead_of_ending_the_process() {
+        let counts = Labelled::<Count>::new();
+        counts.add(Count::BytesRelayed, u64::MAX);
+        counts.add(Count::BytesRelayed, 2);
+        assert_eq!(counts.count(Count::BytesRelayed), 1);
+    }
+}

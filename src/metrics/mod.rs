@@ -1,0 +1,12 @@
+//! Counters that any room adds to.
+//!
+//! Plain memory of one shard, without atomics: what is asked about the whole
+//! process is summed from each shard's snapshot. Imports no other room; the
+//! labels by which sessions end or are refused are given by their owners.
+
+pub mod counters;
+
+/// The `tracing` target of the one line that is logged for each session. It
+/// has a name of its own so that a filter can choose it, as in
+/// `MIDSPAN_LOG=warn,access=info`.
+pub const ACCESS_LOG: &str = "access";
