@@ -11,3 +11,5 @@ pub mod protocol;
 pub mod time;
 
 pub mod metrics;
+
+pub mod runtime;

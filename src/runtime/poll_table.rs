@@ -1,0 +1,353 @@
+//! The sockets whose readiness a shard watches: sixteen bytes each, so that
+//! ten thousand idle pairs stay cheap.
+
+#![expect(
+    unsafe_code,
+    reason = "a socket on its way out is kept as its number alone"
+)]
+
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::task::{Poll, Waker};
+
+use super::reactor::TAG_TASK;
+use super::readiness::Readiness;
+use super::socket::Socket;
+
+/// Whom an event is for: a tag that tells the kind of owner, and its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Chosen by the shard; `u8::MAX` is reserved for tasks.
+    pub tag: u8,
+    pub token: u32,
+}
+
+impl Owner {
+    /// The owner of a socket that one task reads and writes.
+    pub const TASK: Self = Self {
+        tag: TAG_TASK,
+        token: NONE,
+    };
+}
+
+/// Names one watched socket. A key that outlived its socket is refused, since
+/// the generation tells it from the slot's next tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollKey {
+    index: u32,
+    generation: u16,
+}
+
+impl PollKey {
+    pub(crate) const fn to_bits(self) -> u64 {
+        (self.generation as u64) << 32 | self.index as u64
+    }
+
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        let [.., g1, g0, i3, i2, i1, i0] = bits.to_be_bytes();
+        Self {
+            index: u32::from_be_bytes([i3, i2, i1, i0]),
+            generation: u16::from_be_bytes([g1, g0]),
+        }
+    }
+}
+
+/// The life of one watched socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    Free,
+    Armed,
+    /// Cancelled; the final completion closes the socket.
+    Closing,
+    /// Cancelled; the final completion sets the socket free for its task.
+    Detaching,
+    /// No operation is left; the task that waits may take its socket.
+    Detached,
+}
+
+const NONE: u32 = u32::MAX;
+
+struct Slot {
+    /// The descriptor, to arm its poll again. Owned by this slot while
+    /// `Closing`, else by whoever watches.
+    fd: RawFd,
+    /// The owner's token; for a task the index of its waker; for a free slot
+    /// the next free one.
+    token: u32,
+    generation: u16,
+    tag: u8,
+    stage: Stage,
+    /// What a task has not looked at yet.
+    latched: Readiness,
+}
+
+const _: () = assert!(size_of::<Slot>() == 16);
+
+/// Slots are allocated this many at a time, so that growing copies nothing.
+const CHUNK_SLOTS: usize = 256;
+
+pub(crate) struct PollTable {
+    chunks: Vec<Vec<Slot>>,
+    free: u32,
+    count: usize,
+    wakers: Vec<Option<Waker>>,
+    wakers_free: Vec<u32>,
+}
+
+impl PollTable {
+    pub(crate) fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            free: NONE,
+            count: 0,
+            wakers: Vec::new(),
+            wakers_free: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn insert(&mut self, fd: RawFd, owner: Owner) -> PollKey {
+        let index = if self.free == NONE {
+            self.grow()
+        } else {
+            self.free
+        };
+        self.free = self.slot(index).token;
+        self.count += 1;
+        let slot = self.slot_mut(index);
+        slot.fd = fd;
+        slot.token = owner.token;
+        slot.tag = owner.tag;
+        slot.stage = Stage::Armed;
+        slot.latched = Readiness::NONE;
+        PollKey {
+            index,
+            generation: slot.generation,
+        }
+    }
+
+    /// The stage of a key's socket; `None` for a key that outlived it.
+    pub(crate) fn stage(&self, key: PollKey) -> Option<Stage> {
+        let chunk = self.chunks.get(key.index as usize / CHUNK_SLOTS)?;
+        let slot = chunk.get(key.index as usize % CHUNK_SLOTS)?;
+        (slot.generation == key.generation && slot.stage != Stage::Free).then_some(slot.stage)
+    }
+
+    pub(crate) fn fd(&self, key: PollKey) -> RawFd {
+        self.live(key).fd
+    }
+
+    pub(crate) fn owner(&self, key: PollKey) -> Owner {
+        let slot = self.live(key);
+        Owner {
+            tag: slot.tag,
+            token: slot.token,
+        }
+    }
+
+    pub(crate) fn set_owner(&mut self, key: PollKey, owner: Owner) -> Readiness {
+        self.forget_waker(key);
+        let slot = self.live_mut(key);
+        slot.tag = owner.tag;
+        slot.token = owner.token;
+        std::mem::take(&mut slot.latched)
+    }
+
+    /// Takes a socket over; [`Self::finish`] closes it.
+    pub(crate) fn close(&mut self, key: PollKey, socket: Socket) {
+        self.leave(key, Stage::Closing);
+        let fd = socket.into_fd().into_raw_fd();
+        let slot = self.live_mut(key);
+        debug_assert_eq!(slot.fd, fd, "a key goes with its socket");
+        slot.fd = fd;
+    }
+
+    /// Starts the way of a socket to its task.
+    pub(crate) fn detach(&mut self, key: PollKey) {
+        self.leave(key, Stage::Detaching);
+    }
+
+    /// The task that detaches a socket has gone: the slot ends by itself.
+    pub(crate) fn abandon(&mut self, key: PollKey) {
+        match self.stage(key) {
+            Some(Stage::Detaching) => {
+                self.forget_waker(key);
+                let slot = self.live_mut(key);
+                slot.stage = Stage::Closing;
+                slot.fd = -1;
+            }
+            Some(Stage::Detached) => self.release(key),
+            Some(Stage::Free | Stage::Armed | Stage::Closing) | None => {}
+        }
+    }
+
+    fn leave(&mut self, key: PollKey, stage: Stage) {
+        debug_assert_eq!(self.stage(key), Some(Stage::Armed), "a socket leaves once");
+        self.forget_waker(key);
+        let slot = self.live_mut(key);
+        slot.stage = stage;
+        slot.tag = TAG_TASK;
+        slot.token = NONE;
+    }
+
+    /// The final completion came: closes the socket, or wakes the task that
+    /// detaches it.
+    pub(crate) fn finish(&mut self, key: PollKey) {
+        match self.live(key).stage {
+            Stage::Closing => {
+                drop(self.take_fd(key.index));
+                self.release(key);
+            }
+            Stage::Detaching => {
+                self.live_mut(key).stage = Stage::Detached;
+                self.wake(key);
+            }
+            Stage::Free | Stage::Armed | Stage::Detached => {}
+        }
+    }
+
+    /// The descriptor that a closing slot owns; none when its task had it.
+    fn take_fd(&mut self, index: u32) -> Option<OwnedFd> {
+        let slot = self.slot_mut(index);
+        debug_assert_eq!(slot.stage, Stage::Closing);
+        let fd = std::mem::replace(&mut slot.fd, -1);
+        if fd < 0 {
+            return None;
+        }
+        // JUSTIFICATION: a number instead of an `OwnedFd` keeps a slot at 16 bytes.
+        // SAFETY: `from_raw_fd` asks for an open descriptor without another
+        // owner: `close` took this one out of its `Socket`, and the number was
+        // replaced above, so it is taken once.
+        Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// Whether a detaching socket is free; frees its slot once it is.
+    pub(crate) fn poll_detached(&mut self, key: PollKey, waker: &Waker) -> Poll<()> {
+        if self.live(key).stage == Stage::Detached {
+            self.forget_waker(key);
+            self.release(key);
+            return Poll::Ready(());
+        }
+        self.remember_waker(key, waker);
+        Poll::Pending
+    }
+
+    /// Keeps readiness for the owning task and wakes it.
+    pub(crate) fn latch(&mut self, key: PollKey, readiness: Readiness) {
+        self.live_mut(key).latched |= readiness;
+        self.wake(key);
+    }
+
+    /// What was latched for the owning task, taken; or remembers its waker.
+    pub(crate) fn poll_readiness(&mut self, key: PollKey, waker: &Waker) -> Poll<Readiness> {
+        let latched = std::mem::take(&mut self.live_mut(key).latched);
+        if !latched.is_empty() {
+            return Poll::Ready(latched);
+        }
+        self.remember_waker(key, waker);
+        Poll::Pending
+    }
+
+    fn wake(&mut self, key: PollKey) {
+        let token = self.live(key).token;
+        if let Some(waker) = self.wakers.get_mut(token as usize).and_then(Option::take) {
+            self.wakers_free.push(token);
+            self.live_mut(key).token = NONE;
+            waker.wake();
+        }
+    }
+
+    fn remember_waker(&mut self, key: PollKey, waker: &Waker) {
+        let token = self.live(key).token;
+        if let Some(Some(known)) = self.wakers.get_mut(token as usize) {
+            known.clone_from(waker);
+            return;
+        }
+        let token = self.wakers_free.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            u32::try_from(self.wakers.len() - 1).unwrap_or(NONE)
+        });
+        self.wakers[token as usize] = Some(waker.clone());
+        self.live_mut(key).token = token;
+    }
+
+    fn forget_waker(&mut self, key: PollKey) {
+        let slot = self.live(key);
+        if slot.tag == TAG_TASK && slot.token != NONE {
+            let token = slot.token;
+            self.wakers[token as usize] = None;
+            self.wakers_free.push(token);
+            self.live_mut(key).token = NONE;
+        }
+    }
+
+    fn release(&mut self, key: PollKey) {
+        let free = self.free;
+        let slot = self.live_mut(key);
+        slot.stage = Stage::Free;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.token = free;
+        self.free = key.index;
+        self.count -= 1;
+    }
+
+    fn grow(&mut self) -> u32 {
+        if self
+            .chunks
+            .last()
+            .is_none_or(|chunk| chunk.len() == CHUNK_SLOTS)
+        {
+            self.chunks.push(Vec::with_capacity(CHUNK_SLOTS));
+        }
+        let chunks_full = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[chunks_full];
+        let index = u32::try_from(chunks_full * CHUNK_SLOTS + chunk.len()).unwrap_or(NONE);
+        assert!(
+            index != NONE,
+            "sockets are bounded by descriptors, far below 2^32"
+        );
+        chunk.push(Slot {
+            fd: -1,
+            token: NONE,
+            generation: 0,
+            tag: 0,
+            stage: Stage::Free,
+            latched: Readiness::NONE,
+        });
+        index
+    }
+
+    fn live(&self, key: PollKey) -> &Slot {
+        let slot = self.slot(key.index);
+        debug_assert_eq!(slot.generation, key.generation, "a key outlived its socket");
+        slot
+    }
+
+    fn live_mut(&mut self, key: PollKey) -> &mut Slot {
+        debug_assert_eq!(self.slot(key.index).generation, key.generation);
+        self.slot_mut(key.index)
+    }
+
+    fn slot(&self, index: u32) -> &Slot {
+        &self.chunks[index as usize / CHUNK_SLOTS][index as usize % CHUNK_SLOTS]
+    }
+
+    fn slot_mut(&mut self, index: u32) -> &mut Slot {
+        &mut self.chunks[index as usize / CHUNK_SLOTS][index as usize % CHUNK_SLOTS]
+    }
+}
+
+impl Drop for PollTable {
+    fn drop(&mut self) {
+        for index in 0..u32::try_from(self.chunks.len() * CHUNK_SLOTS).unwrap_or(NONE) {
+            let chunk = &self.chunks[index as usize / CHUNK_SLOTS];
+            let slot = chunk.get(index as usize % CHUNK_SLOTS);
+            if slot.is_some_and(|slot| slot.stage == Stage::Closing) {
+                drop(self.take_fd(index));
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Buffers that the ring receives into: one group per shard, handed to the
+//! kernel through a provided-buffer ring and back.
+//!
+//! ```text
+//!   provided ──receive──> Segment (ours) ──send──> in flight ──completion──┐
+//!      ^                     │                                             │
+//!      └─────────────────────┴──────────────── recycle ────────────────────┘
+//! ```
+//!
+//! A [`Segment`] is the right to read one buffer. It cannot be copied, so a
+//! buffer goes back to the kernel once, when nobody can read it any more.
+
+#![expect(unsafe_code, reason = "memory shared with the kernel")]
+
+use std::io;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// Bytes of one buffer.
+pub const SEGMENT_BYTES_MAX: u32 = 32 << 10;
+
+/// Buffers of one shard. Their memory is touched as they are used.
+pub const SEGMENTS_MAX: u16 = 512;
+
+/// The one buffer group of a shard's ring.
+pub(crate) const GROUP: u16 = 0;
+
+const _: () = assert!(SEGMENTS_MAX.is_power_of_two());
+
+/// Received bytes in a buffer that is ours until it is recycled or sent.
+#[derive(Debug)]
+#[must_use = "a segment that is dropped is lost to the shard: recycle it"]
+pub struct Segment {
+    buffer: u16,
+    bytes: u32,
+}
+
+impl Segment {
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes as usize
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
+/// The group: its memory, its ring, and which buffer is where.
+pub(crate) struct ProvidedBuffers {
+    memory: NonNull<u8>,
+    entries: NonNull<BufRingEntry>,
+    /// The buffer in each entry of the ring, so that a bundle, which names only
+    /// its first buffer, can be followed.
+    order: Box<[u16]>,
+    /// The next entry that the kernel takes from.
+    head: u16,
+    /// The next entry that we fill.
+    tail: u16,
+}
+
+const MEMORY_BYTES: usize = SEGMENTS_MAX as usize * SEGMENT_BYTES_MAX as usize;
+const ENTRIES_BYTES: usize = SEGMENTS_MAX as usize * size_of::<BufRingEntry>();
+const MASK: u16 = SEGMENTS_MAX - 1;
+
+impl ProvidedBuffers {
+    /// Makes the group and registers it with the ring of `submitter`. It must
+    /// be dropped after that ring.
+    ///
+    /// # Errors
+    ///
+    /// When memory cannot be mapped, or the kernel knows no provided-buffer
+    /// rings.
+    pub(crate) fn new(submitter: &Submitter<'_>) -> io::Result<Self> {
+        let memory = map(MEMORY_BYTES)?;
+        let entries = map(ENTRIES_BYTES)?.cast::<BufRingEntry>();
+        let mut group = Self {
+            memory,
+            entries,
+            order: vec![0; SEGMENTS_MAX as usize].into(),
+            head: 0,
+            tail: 0,
+        };
+        // JUSTIFICATION: there is no safe way to share memory with the kernel.
+        // SAFETY: `register_buf_ring_with_flags` asks that the entries stay valid
+        // until the ring is gone: `Drop` unmaps them, after the ring.
+        unsafe {
+            submitter.register_buf_ring_with_flags(entries.as_ptr() as u64, SEGMENTS_MAX, GROUP, 0)
+        }?;
+        for buffer in 0..SEGMENTS_MAX {
+            group.provide(buffer);
+        }
+        group.publish();
+        Ok(group)
+    }
+
+    /// Buffers that the kernel may fill.
+    pub(crate) fn available(&self) -> u16 {
+        self.tail.wrapping_sub(self.head)
+    }
+
+    /// Takes the buffers that one receive of `bytes` filled, starting with
+    /// `first`: each is full but the last.
+    pub(crate) fn take(&mut self, first: u16, bytes: u32, segments: &mut Vec<Segment>) {
+        let mut left = bytes;
+        let mut expected = Some(first);
+        while left > 0 {
+            let buffer = self.order[usize::from(self.head & MASK)];
+            assert!(
+                expected.take().is_none_or(|first| first == buffer) && self.available() > 0,
+                "the kernel takes provided buffers in their order"
+            );
+            self.head = self.head.wrapping_add(1);
+            let bytes = left.min(SEGMENT_BYTES_MAX);
+            left -= bytes;
+            segments.push(Segment { buffer, bytes });
+        }
+    }
+
+    /// The received bytes.
+    pub(crate) fn bytes<'a>(&'a self, segment: &'a Segment) -> &'a [u8] {
+        let start = self.address(segment.buffer);
+        // JUSTIFICATION: the buffer is memory that only we know the type of.
+        // SAFETY: `from_raw_parts` asks for initialised memory that nobody writes
+        // meanwhile: the kernel filled `bytes` of it, and does not have it while
+        // the segment lives, which the borrow covers.
+        unsafe { slice::from_raw_parts(start, segment.len()) }
+    }
+
+    /// What a send operation needs of a segment.
+    pub(crate) fn iovec(&self, segment: &Segment) -> libc::iovec {
+        libc::iovec {
+            iov_base: self.address(segment.buffer).cast(),
+            iov_len: segment.len(),
+        }
+    }
+
+    /// Gives a buffer back to the kernel, visible with the next
+    /// [`Self::publish`].
+    pub(crate) fn recycle(&mut self, segment: Segment) {
+        self.provide(segment.buffer);
+    }
+
+    /// Shows the kernel what was recycled.
+    pub(crate) fn publish(&mut self) {
+        // JUSTIFICATION: the tail lies in the ring that the kernel reads.
+        // SAFETY: `tail` asks for the base of a registered ring.
+        let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
+        let tail = tail.cast::<AtomicU16>();
+        // JUSTIFICATION: as above; the kernel reads it concurrently.
+        // SAFETY: the pointer is aligned and valid as long as the mapping.
+        let tail = unsafe { &*tail };
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    fn provide(&mut self, buffer: u16) {
+        let at = self.tail & MASK;
+        self.order[usize::from(at)] = buffer;
+        let address = self.address(buffer) as u64;
+        // JUSTIFICATION: the ring of entries is shared with the kernel.
+        // SAFETY: `add` asks to stay in the allocation: `at` is masked to it.
+        let entry = unsafe { self.entries.as_ptr().add(usize::from(at)) };
+        // JUSTIFICATION: as above.
+        // SAFETY: the entry lies behind the published tail, so the kernel does
+        // not read it, and no other reference to it exists. Its setters leave
+        // the last field alone, which in the first entry is the ring's tail.
+        let entry = unsafe { &mut *entry };
+        entry.set_addr(address);
+        entry.set_len(SEGMENT_BYTES_MAX);
+        entry.set_bid(buffer);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    fn address(&self, buffer: u16) -> *mut u8 {
+        debug_assert!(buffer < SEGMENTS_MAX);
+        // JUSTIFICATION: buffers are slices of one mapping.
+        // SAFETY: `add` asks to stay in the allocation: buffers are numbered
+        // below SEGMENTS_MAX.
+        unsafe {
+            self.memory
+                .as_ptr()
+                .add(usize::from(buffer) * SEGMENT_BYTES_MAX as usize)
+        }
+    }
+}
+
+impl Drop for ProvidedBuffers {
+    fn drop(&mut self) {
+        for (address, bytes) in [
+            (self.memory.cast(), MEMORY_BYTES),
+            (self.entries.cast(), ENTRIES_BYTES),
+        ] {
+            // JUSTIFICATION: the mapping was made by hand.
+            // SAFETY: `munmap` asks that nothing refers to the memory: segments
+            // borrow through `self`, and the ring, whose operations used it, was
+            // dropped before.
+            let _ = unsafe { munmap(address.as_ptr(), bytes) };
+        }
+    }
+}
+
+fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+    // JUSTIFICATION: provided buffers must not move and need page alignment.
+    // SAFETY: `mmap_anonymous` at no given address overlaps nothing.
+    let address = unsafe {
+        mmap_anonymous(
+            ptr::null_mut(),
+            bytes,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+    }?;
+    NonNull::new(address.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}

@@ -1,0 +1,375 @@
+//! The facts that the reactor stands on, each shown on a real kernel.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::inbox::inbox;
+use super::listener::{HandOut, Listener, claim_address};
+use super::reactor::{Closing, Event, Reactor};
+use super::ring::{RingSize, Sleep};
+use super::socket::Socket;
+use super::stream::Stream;
+use super::{Owner, PollKey, clock};
+
+const LOOPBACK: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+fn reactor() -> Rc<Reactor> {
+    Reactor::new(RingSize::default()).unwrap()
+}
+
+/// A connected pair: ours, non-blocking, and the peer's, blocking.
+fn tcp_pair() -> (Socket, TcpStream) {
+    let listener = TcpListener::bind(LOOPBACK).unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (Socket::from_nonblocking(OwnedFd::from(ours)), peer)
+}
+
+/// Turns until `done` has what it wants from the events.
+fn turn_until<T>(reactor: &Reactor, mut done: impl FnMut(Event) -> Option<T>) -> T {
+    let limit = clock::now() + Duration::from_secs(30);
+    loop {
+        while let Some(event) = reactor.poll_event() {
+            if let Some(value) = done(event) {
+                return value;
+            }
+        }
+        assert!(clock::now() < limit, "nothing came");
+        reactor.turn(Sleep::UntilOne, Some(limit));
+    }
+}
+
+/// Drives a future by turns of the reactor, as the executor would.
+fn block_on<T>(reactor: &Reactor, future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let limit = clock::now() + Duration::from_secs(30);
+    loop {
+        if let Poll::Ready(value) = future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            return value;
+        }
+        assert!(clock::now() < limit, "the future never became ready");
+        reactor.turn(Sleep::UntilOne, Some(limit));
+        while reactor.poll_event().is_some() {}
+    }
+}
+
+fn turn_until_none_watched(reactor: &Reactor) {
+    while reactor.watched() > 0 {
+        reactor.turn(Sleep::UntilOne, None);
+        while reactor.poll_event().is_some() {}
+    }
+}
+
+const OWNER: Owner = Owner { tag: 1, token: 7 };
+
+#[test]
+fn a_tiny_completion_queue_loses_more_but_no_readiness() {
+    const SOCKETS: u32 = 200;
+    let reactor = Reactor::new(RingSize {
+        submissions: 16,
+        completions: 16,
+    })
+    .unwrap();
+    let pairs: Vec<_> = (0..SOCKETS)
+        .map(|token| {
+            let (socket, peer) = tcp_pair();
+            let key = reactor.watch(&socket, Owner { tag: 1, token });
+            (socket, peer, key)
+        })
+        .collect();
+    // Every poll reports writable first, then three rounds of bytes: each
+    // round triggers all 200 polls against 16 completions.
+    for round in 0..3_u8 {
+        for (_, peer, _) in &pairs {
+            let mut peer = peer;
+            peer.write_all(&[round]).unwrap();
+        }
+        let mut seen = vec![false; SOCKETS as usize];
+        let mut missing = SOCKETS;
+        turn_until(&reactor, |event| {
+            let Event::Ready { owner, readiness } = event else {
+                panic!("{event:?}")
+            };
+            let index = owner.token as usize;
+            if readiness.is_readable() && pairs[index].0.recv(&mut [0; 8]) == Ok(1) {
+                assert!(!std::mem::replace(&mut seen[index], true));
+                missing -= 1;
+            }
+            (missing == 0).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_retired_socket_sends_its_fin_or_its_reset() {
+    for closing in [Closing::Clean, Closing::Reset] {
+        let reactor = reactor();
+        let (socket, mut peer) = tcp_pair();
+        let key = reactor.watch(&socket, OWNER);
+        turn_until(&reactor, |_| Some(()));
+        reactor.retire(key, socket, closing);
+        turn_until_none_watched(&reactor);
+        peer.set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        match (closing, peer.read(&mut [0; 1])) {
+            (Closing::Clean, Ok(0)) => {}
+            (Closing::Reset, Err(error)) if error.kind() == ErrorKind::ConnectionReset => {}
+            (_, other) => panic!("{closing:?} gave {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn no_event_reaches_the_next_tenant_of_a_slot() {
+    let reactor = reactor();
+    let (first, mut first_peer) = tcp_pair();
+    let key = reactor.watch(&first, OWNER);
+    turn_until(&reactor, |_| Some(()));
+    first_peer.write_all(b"late").unwrap();
+    reactor.retire(key, first, Closing::Clean);
+    turn_until_none_watched(&reactor);
+    let (second, _second_peer) = tcp_pair();
+    let other = Owner { tag: 2, token: 8 };
+    let next_key = reactor.watch(&second, other);
+    assert_ne!(key, next_key);
+    let owner = turn_until(&reactor, |event| match event {
+        Event::Ready { owner, readiness } => {
+            assert!(!readiness.is_readable(), "bytes of the former tenant");
+            Some(owner)
+        }
+        _ => None,
+    });
+    assert_eq!(owner, other);
+    reactor.retire(next_key, second, Closing::Clean);
+    turn_until_none_watched(&reactor);
+}
+
+#[test]
+fn a_detached_socket_is_whole_and_alone() {
+    let reactor = reactor();
+    let (socket, mut peer) = tcp_pair();
+    let mut stream = Stream::new(Rc::clone(&reactor), socket);
+    peer.write_all(b"ab").unwrap();
+    let mut buffer = [0; 1];
+    block_on(&reactor, async {
+        stream.readiness().await;
+        stream.recv_exact(&mut buffer).await.unwrap();
+    });
+    let socket = block_on(&reactor, stream.detach());
+    assert_eq!(reactor.watched(), 0);
+    let mut rest = [0; 8];
+    assert_eq!(socket.recv(&mut rest), Ok(1));
+    assert_eq!((buffer[0], rest[0]), (b'a', b'b'));
+    // Nothing holds the file: closing it here, on its own, sends the FIN.
+    drop(socket);
+    assert_eq!(peer.read(&mut rest).unwrap(), 0);
+}
+
+#[test]
+fn a_detach_that_is_dropped_leaves_nothing_behind() {
+    let reactor = reactor();
+    let (socket, mut peer) = tcp_pair();
+    let key = reactor.watch(&socket, OWNER);
+    turn_until(&reactor, |_| Some(()));
+    {
+        let mut detach = Box::pin(reactor.detach(key, socket));
+        assert!(
+            detach
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+    }
+    turn_until_none_watched(&reactor);
+    assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn a_dropped_stream_closes_cleanly() {
+    let reactor = reactor();
+    let (socket, mut peer) = tcp_pair();
+    let mut stream = Stream::new(Rc::clone(&reactor), socket);
+    block_on(&reactor, async { stream.readiness().await });
+    drop(stream);
+    turn_until_none_watched(&reactor);
+    assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn connecting_succeeds_or_says_why_not() {
+    let reactor = reactor();
+    let listener = TcpListener::bind(LOOPBACK).unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = block_on(&reactor, Stream::connect(Rc::clone(&reactor), address)).unwrap();
+    drop(stream);
+    drop(listener);
+    let error = block_on(&reactor, Stream::connect(Rc::clone(&reactor), address)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_deadline_ends_what_takes_too_long() {
+    let reactor = reactor();
+    let (socket, mut peer) = tcp_pair();
+    let mut stream = Stream::new(Rc::clone(&reactor), socket);
+    let soon = reactor.now() + Duration::from_millis(20);
+    let silent = block_on(&reactor, reactor.deadline(soon, stream.recv(&mut [0; 1])));
+    assert!(silent.is_none());
+    assert!(clock::now() >= soon);
+    peer.write_all(b"x").unwrap();
+    let later = clock::now() + Duration::from_secs(30);
+    let spoken = block_on(
+        &reactor,
+        reactor.deadline(later, async { stream.recv(&mut [0; 1]).await }),
+    );
+    assert!(matches!(spoken, Some(Ok(1))));
+}
+
+#[test]
+fn accepted_sockets_do_not_block() {
+    let reactor = reactor();
+    let listener = Listener::bind(LOOPBACK, HandOut::Established).unwrap();
+    let address = listener.address();
+    let index = reactor.listen(listener);
+    let _peer = TcpStream::connect(address).unwrap();
+    let socket = turn_until(&reactor, |event| match event {
+        Event::Accepted { listener, socket } => {
+            assert_eq!(listener, index);
+            Some(socket)
+        }
+        _ => None,
+    });
+    assert_eq!(socket.recv(&mut [0; 1]), Err(rustix::io::Errno::AGAIN));
+}
+
+#[test]
+fn a_stopped_listener_gives_up_its_backlog_first() {
+    let reactor = reactor();
+    let listener = Listener::bind(LOOPBACK, HandOut::Established).unwrap();
+    let address = listener.address();
+    reactor.listen(listener);
+    let peers: Vec<_> = (0..20)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    reactor.stop_listening();
+    let mut accepted = Vec::new();
+    while reactor.is_listening() {
+        reactor.turn(Sleep::UntilOne, None);
+        while let Some(event) = reactor.poll_event() {
+            match event {
+                Event::Accepted { socket, .. } => accepted.push(socket),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    while let Some(Event::Accepted { socket, .. }) = reactor.poll_event() {
+        accepted.push(socket);
+    }
+    assert_eq!(accepted.len(), peers.len());
+    let refused = TcpStream::connect(address).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn an_address_with_a_listener_cannot_be_claimed() {
+    let listener = Listener::bind(LOOPBACK, HandOut::Established).unwrap();
+    let error = claim_address(listener.address()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    let again = Listener::bind(listener.address(), HandOut::Established);
+    assert!(
+        again.is_ok(),
+        "the group itself admits another: hence the claim"
+    );
+    drop((listener, again));
+    let free = claim_address(LOOPBACK).unwrap();
+    assert_ne!(free.port(), 0);
+}
+
+#[test]
+fn messages_arrive_from_threads_and_from_rings() {
+    let reactor = reactor();
+    let (mailbox, inbox) = inbox::<u32>().unwrap();
+    inbox.attach(&reactor);
+    let from_ring = mailbox.clone();
+    let sender = std::thread::spawn(move || {
+        for value in 0..1000 {
+            mailbox.send(value).unwrap();
+        }
+        let neighbour = Reactor::new(RingSize::default()).unwrap();
+        for value in 1000..2000 {
+            from_ring.send_from(&neighbour, value).unwrap();
+            neighbour.turn(Sleep::No, None);
+        }
+    });
+    let mut received = Vec::new();
+    turn_until(&reactor, |event| {
+        if matches!(event, Event::Doorbell) {
+            received.extend(inbox.drain());
+        }
+        (received.len() == 2000).then_some(())
+    });
+    sender.join().unwrap();
+    assert_eq!(received, (0..2000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_neighbour_whose_ring_takes_nothing_is_reached_by_its_eventfd() {
+    let (mailbox, inbox) = inbox::<u32>().unwrap();
+    let reactor = reactor();
+    inbox.attach(&reactor);
+    // A descriptor that is no ring: every message to it fails.
+    let not_a_ring = std::fs::File::open("/dev/null").unwrap();
+    inbox.publish_ring_for_test(not_a_ring.as_raw_fd());
+    let neighbour = self::reactor();
+    mailbox.send_from(&neighbour, 5).unwrap();
+    neighbour.turn(Sleep::UntilOne, None);
+    while neighbour.poll_event().is_some() {}
+    let received = turn_until(&reactor, |event| {
+        matches!(event, Event::Doorbell).then(|| inbox.drain().collect::<Vec<_>>())
+    });
+    assert_eq!(received, [5]);
+}
+
+#[test]
+fn deadlines_of_the_loop_come_in_order() {
+    let reactor = reactor();
+    let start = reactor.now();
+    let owner = |token| Owner { tag: 3, token };
+    reactor.set_deadline(start + Duration::from_millis(30), owner(2));
+    reactor.set_deadline(start + Duration::from_millis(10), owner(1));
+    let cancelled = reactor.set_deadline(start + Duration::from_millis(20), owner(9));
+    reactor.cancel_deadline(cancelled);
+    let mut seen = Vec::new();
+    turn_until(&reactor, |event| {
+        if let Event::Deadline { owner } = event {
+            seen.push(owner.token);
+        }
+        (seen.len() == 2).then_some(())
+    });
+    assert_eq!(seen, [1, 2]);
+    assert!(clock::now() >= start + Duration::from_millis(30));
+}
+
+#[test]
+fn a_key_that_outlived_its_socket_is_not_the_next_ones() {
+    let reactor = reactor();
+    let mut keys: Vec<PollKey> = Vec::new();
+    for _ in 0..4 {
+        let (socket, _peer) = tcp_pair();
+        let key = reactor.watch(&socket, OWNER);
+        assert!(!keys.contains(&key));
+        keys.push(key);
+        reactor.retire(key, socket, Closing::Clean);
+        turn_until_none_watched(&reactor);
+    }
+}

@@ -1,0 +1,427 @@
+//! Receives and sends that the ring itself carries out, into and out of
+//! provided buffers.
+//!
+//! A receive is multishot and goes on until its final completion. A send
+//! takes segments, and its final completion recycles them: for a zero-copy
+//! send that is the notification, until which the network may read them.
+//! Nothing that the kernel may still touch is ever in the hands of a caller.
+
+#![expect(unsafe_code, reason = "send operations point to their own memory")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use io_uring::{opcode, squeue, types};
+
+use super::poll_table::Owner;
+use super::provided::{GROUP, ProvidedBuffers, SEGMENTS_MAX, Segment};
+use super::ring::{Completion, Ring};
+use super::socket::Socket;
+
+/// Segments in one send.
+pub const SEND_SEGMENTS_MAX: usize = 16;
+
+/// Sends of at least so many bytes may leave the copying to the device.
+const ZERO_COPY_BYTES_MIN: usize = 32 << 10;
+
+/// Segments that zero-copy sends may hold at a time: a peer that acknowledges
+/// nothing must not keep the others from receiving.
+const ZERO_COPY_SEGMENTS_MAX: u16 = SEGMENTS_MAX / 2;
+
+/// After so many notifications that all say "copied", zero copy is given up:
+/// the route has no device that could do without.
+const ZERO_COPY_TRIALS: u32 = 64;
+
+/// The result of a notification whose bytes were copied after all.
+const NOTIFICATION_COPIED: i32 = i32::MIN;
+
+// As completions tell them.
+const EAGAIN: i32 = -libc::EAGAIN;
+const ENOMEM: i32 = -libc::ENOMEM;
+const ENOBUFS: i32 = -libc::ENOBUFS;
+
+/// `IORING_SEND_ZC_REPORT_USAGE`: have the notification say so.
+const ZERO_COPY_REPORT: u16 = 1 << 3;
+
+/// Names one operation; stale once its final completion was delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferKey {
+    index: u32,
+    generation: u16,
+}
+
+/// What an operation told.
+#[derive(Debug)]
+pub struct Progress {
+    pub key: TransferKey,
+    pub what: Step,
+    /// Whether this was the operation's last word; it must be started anew.
+    pub is_final: bool,
+}
+
+/// What happened to a transfer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Bytes came: [`super::reactor::Reactor::take_received`] has them.
+    Received,
+    /// The peer's stream ended.
+    ReceiveEnded,
+    /// No buffer was left. Another event tells when there is one.
+    Starved,
+    /// The operation was cancelled.
+    Cancelled,
+    /// Bytes that the socket took; fewer than given when it was full. The rest
+    /// is for [`super::reactor::Reactor::with_unsent`].
+    Sent(usize),
+    /// A zero-copy send's buffers are free.
+    Released,
+    /// The socket failed.
+    Failed(rustix::io::Errno),
+}
+
+/// How often zero copy was tried, and how often the bytes were copied anyway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZeroCopyCounts {
+    pub sends: u64,
+    pub copied: u64,
+}
+
+struct Operation {
+    generation: u16,
+    owner: Owner,
+    kind: OperationKind,
+}
+
+enum OperationKind {
+    Free { next: Option<u32> },
+    Receive,
+    Send(Box<SendState>),
+}
+
+/// The memory of one send: the kernel reads it until the operation has ended.
+struct SendState {
+    header: libc::msghdr,
+    vectors: [libc::iovec; SEND_SEGMENTS_MAX],
+    segments: Vec<Segment>,
+    zero_copy: bool,
+}
+
+/// The transfers of one shard, made when the first is started.
+pub(crate) struct Transfers {
+    operations: Vec<Operation>,
+    free: Option<u32>,
+    /// Dropped after the ring: the reactor's fields stand in that order.
+    buffers: ProvidedBuffers,
+    received: Vec<Segment>,
+    unsent: Vec<u8>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a state is moved into its operation while pointed into"
+    )]
+    spare: Vec<Box<SendState>>,
+    zero_copy_held: u16,
+    zero_copy: ZeroCopyCounts,
+    /// The kernel would not pin more of this user's memory (`RLIMIT_MEMLOCK`).
+    zero_copy_denied: bool,
+    /// A receive starved: whoever recycles next tells.
+    starved: bool,
+}
+
+impl Transfers {
+    pub(crate) fn new(ring: &Ring) -> io::Result<Self> {
+        Ok(Self {
+            operations: Vec::new(),
+            free: None,
+            buffers: ProvidedBuffers::new(&ring.submitter())?,
+            received: Vec::new(),
+            unsent: Vec::new(),
+            spare: Vec::new(),
+            zero_copy_held: 0,
+            zero_copy: ZeroCopyCounts::default(),
+            zero_copy_denied: false,
+            starved: false,
+        })
+    }
+
+    pub(crate) fn zero_copy(&self) -> ZeroCopyCounts {
+        self.zero_copy
+    }
+
+    /// Starts a multishot receive.
+    pub(crate) fn receive(
+        &mut self,
+        ring: &mut Ring,
+        socket: &Socket,
+        owner: Owner,
+        user_data: impl FnOnce(TransferKey) -> u64,
+    ) -> TransferKey {
+        let key = self.start(owner, OperationKind::Receive);
+        let fd = types::Fd(socket.as_fd().as_raw_fd());
+        let entry = if ring.has_bundles() {
+            opcode::RecvMultiBundle::new(fd, GROUP).build()
+        } else {
+            opcode::RecvMulti::new(fd, GROUP).build()
+        };
+        // JUSTIFICATION: a receive is an entry of the ring.
+        // SAFETY: it writes into provided buffers alone, which outlive the ring.
+        unsafe { ring.push(&entry.user_data(user_data(key))) };
+        key
+    }
+
+    /// Sends `segments`, at most [`SEND_SEGMENTS_MAX`], as far as the socket
+    /// takes them now.
+    pub(crate) fn send(
+        &mut self,
+        ring: &mut Ring,
+        socket: &Socket,
+        owner: Owner,
+        segments: impl Iterator<Item = Segment>,
+        user_data: impl FnOnce(TransferKey) -> u64,
+    ) -> TransferKey {
+        let mut state = self.spare.pop().unwrap_or_else(SendState::empty);
+        state.segments.extend(segments.take(SEND_SEGMENTS_MAX));
+        for (vector, segment) in state.vectors.iter_mut().zip(&state.segments) {
+            *vector = self.buffers.iovec(segment);
+        }
+        let bytes: usize = state.segments.iter().map(Segment::len).sum();
+        let count = u16::try_from(state.segments.len()).unwrap_or(u16::MAX);
+        state.zero_copy = bytes >= ZERO_COPY_BYTES_MIN && self.admits_zero_copy(count);
+        state.header.msg_iov = state.vectors.as_mut_ptr();
+        state.header.msg_iovlen = state.segments.len();
+        let header: *const libc::msghdr = &raw const state.header;
+        let zero_copy = state.zero_copy;
+        let key = self.start(owner, OperationKind::Send(state));
+        let fd = types::Fd(socket.as_fd().as_raw_fd());
+        // What the socket does not take now is copied away, so that a slow
+        // peer holds no provided buffer.
+        let flags = (libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT).unsigned_abs();
+        let entry: squeue::Entry = if zero_copy {
+            self.zero_copy.sends += 1;
+            self.zero_copy_held += count;
+            opcode::SendMsgZc::new(fd, header)
+                .flags(flags)
+                .ioprio(ZERO_COPY_REPORT)
+                .build()
+        } else {
+            opcode::SendMsg::new(fd, header).flags(flags).build()
+        };
+        // JUSTIFICATION: a send is an entry of the ring.
+        // SAFETY: header, vectors and segments are in the boxed state, which
+        // `operations` keeps unmoved until the final completion.
+        unsafe { ring.push(&entry.user_data(user_data(key))) };
+        key
+    }
+
+    /// Whether `key` names an operation under way.
+    pub(crate) fn is_under_way(&self, key: TransferKey) -> bool {
+        self.operations
+            .get(key.index as usize)
+            .is_some_and(|operation| {
+                operation.generation == key.generation
+                    && !matches!(operation.kind, OperationKind::Free { .. })
+            })
+    }
+
+    /// Takes what the ring completed; also whether starved receives may be
+    /// started again.
+    pub(crate) fn handle_completion(
+        &mut self,
+        key: TransferKey,
+        completion: Completion,
+    ) -> Option<(Owner, Progress)> {
+        if !self.is_under_way(key) {
+            return None;
+        }
+        let is_final = !completion.has_more();
+        let operation = &mut self.operations[key.index as usize];
+        let owner = operation.owner;
+        let what = match &mut operation.kind {
+            OperationKind::Receive => {
+                debug_assert!(
+                    self.received.is_empty(),
+                    "take_received follows every receipt"
+                );
+                match (completion.result, completion.buffer()) {
+                    (1.., Some(first)) => {
+                        let bytes = completion.result.unsigned_abs();
+                        self.buffers.take(first, bytes, &mut self.received);
+                        Step::Received
+                    }
+                    (0.., _) => Step::ReceiveEnded,
+                    (result, _) if result == ENOBUFS => {
+                        self.starved = true;
+                        Step::Starved
+                    }
+                    (result, _) => Step::from_error(result),
+                }
+            }
+            OperationKind::Send(_) if completion.is_notification() => {
+                if completion.result == NOTIFICATION_COPIED {
+                    self.zero_copy.copied += 1;
+                }
+                Step::Released
+            }
+            OperationKind::Send(state) => match completion.result {
+                result @ 0.. => {
+                    let sent = usize::try_from(result).unwrap_or(0);
+                    self.unsent.clear();
+                    state.collect_unsent(&self.buffers, sent, &mut self.unsent);
+                    Step::Sent(sent)
+                }
+                result @ (EAGAIN | ENOMEM | ENOBUFS) if state.zero_copy || result == EAGAIN => {
+                    self.zero_copy_denied |= result != EAGAIN;
+                    self.unsent.clear();
+                    state.collect_unsent(&self.buffers, 0, &mut self.unsent);
+                    Step::Sent(0)
+                }
+                result => Step::from_error(result),
+            },
+            OperationKind::Free { .. } => return None,
+        };
+        if is_final {
+            self.finish(key);
+        }
+        Some((
+            owner,
+            Progress {
+                key,
+                what,
+                is_final,
+            },
+        ))
+    }
+
+    /// What the last receipt brought.
+    pub(crate) fn take_received(&mut self) -> std::vec::Drain<'_, Segment> {
+        self.received.drain(..)
+    }
+
+    /// What the last send did not take.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.unsent
+    }
+
+    /// The bytes of a segment.
+    pub(crate) fn bytes<'a>(&'a self, segment: &'a Segment) -> &'a [u8] {
+        self.buffers.bytes(segment)
+    }
+
+    pub(crate) fn recycle(&mut self, segment: Segment) {
+        self.buffers.recycle(segment);
+        self.buffers.publish();
+    }
+
+    /// Whether receives that starved may be started again; asks once.
+    pub(crate) fn take_relief(&mut self) -> bool {
+        if self.starved && self.buffers.available() >= SEGMENTS_MAX / 8 {
+            self.starved = false;
+            return true;
+        }
+        false
+    }
+
+    fn admits_zero_copy(&self, count: u16) -> bool {
+        let hopeless = self.zero_copy.copied >= u64::from(ZERO_COPY_TRIALS)
+            && self.zero_copy.copied == self.zero_copy.sends;
+        !hopeless && !self.zero_copy_denied && self.zero_copy_held + count <= ZERO_COPY_SEGMENTS_MAX
+    }
+
+    fn start(&mut self, owner: Owner, kind: OperationKind) -> TransferKey {
+        if let Some(index) = self.free {
+            let operation = &mut self.operations[index as usize];
+            if let OperationKind::Free { next } = operation.kind {
+                self.free = next;
+            }
+            operation.owner = owner;
+            operation.kind = kind;
+            return TransferKey {
+                index,
+                generation: operation.generation,
+            };
+        }
+        let index = u32::try_from(self.operations.len()).unwrap_or(u32::MAX);
+        self.operations.push(Operation {
+            generation: 0,
+            owner,
+            kind,
+        });
+        TransferKey {
+            index,
+            generation: 0,
+        }
+    }
+
+    /// The kernel is done with an operation: its buffers go back.
+    fn finish(&mut self, key: TransferKey) {
+        let operation = &mut self.operations[key.index as usize];
+        operation.generation = operation.generation.wrapping_add(1);
+        let kind = std::mem::replace(&mut operation.kind, OperationKind::Free { next: self.free });
+        self.free = Some(key.index);
+        let OperationKind::Send(mut state) = kind else {
+            return;
+        };
+        if state.zero_copy {
+            self.zero_copy_held -= u16::try_from(state.segments.len()).unwrap_or(0);
+        }
+        for segment in state.segments.drain(..) {
+            self.buffers.recycle(segment);
+        }
+        self.buffers.publish();
+        self.spare.push(state);
+    }
+}
+
+impl SendState {
+    fn empty() -> Box<Self> {
+        let nothing = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        Box::new(Self {
+            header: libc::msghdr {
+                msg_name: std::ptr::null_mut(),
+                msg_namelen: 0,
+                msg_iov: std::ptr::null_mut(),
+                msg_iovlen: 0,
+                msg_control: std::ptr::null_mut(),
+                msg_controllen: 0,
+                msg_flags: 0,
+            },
+            vectors: [nothing; SEND_SEGMENTS_MAX],
+            segments: Vec::with_capacity(SEND_SEGMENTS_MAX),
+            zero_copy: false,
+        })
+    }
+
+    fn collect_unsent(&self, buffers: &ProvidedBuffers, sent: usize, unsent: &mut Vec<u8>) {
+        let mut skip = sent;
+        for segment in &self.segments {
+            let bytes = buffers.bytes(segment);
+            unsent.extend_from_slice(&bytes[skip.min(bytes.len())..]);
+            skip = skip.saturating_sub(bytes.len());
+        }
+    }
+}
+
+impl Step {
+    fn from_error(result: i32) -> Self {
+        match result {
+            _ if result == -libc::ECANCELED => Self::Cancelled,
+            _ => Self::Failed(rustix::io::Errno::from_raw_os_error(-result)),
+        }
+    }
+}
+
+impl TransferKey {
+    pub(crate) const fn to_bits(self) -> u64 {
+        (self.generation as u64) << 32 | self.index as u64
+    }
+
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        let [.., g1, g0, i3, i2, i1, i0] = bits.to_be_bytes();
+        Self {
+            index: u32::from_be_bytes([i3, i2, i1, i0]),
+            generation: u16::from_be_bytes([g1, g0]),
+        }
+    }
+}
