@@ -13,3 +13,5 @@ pub mod time;
 pub mod metrics;
 
 pub mod runtime;
+
+pub mod relay;

@@ -1,0 +1,187 @@
+//! Why a pair ended, and how each of its sockets is to be closed.
+
+use rustix::io::Errno;
+
+use super::pair::Side;
+use crate::metrics::counters::Label;
+
+/// Why a pair ended; counted, and named in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Both directions came to their end; this leg's stream ended first.
+    Finished(Side),
+    /// The leg's peer reset the connection, or vanished with data on its way.
+    Reset(Side),
+    /// The leg's peer stopped answering: keepalive or user timeout.
+    TimedOut(Side),
+    /// The leg's socket failed in another way, such as a route that is gone.
+    Failed(Side, Errno),
+    /// The leg never acknowledged its reply, see [`super::gate`].
+    ReplyUnacknowledged(Side),
+    /// An operator or the peer's credential ended the session.
+    Terminated,
+    /// The session lived or idled as long as it may.
+    Expired,
+    /// The relay stops and the deadline of its drain has come.
+    Drained,
+}
+
+/// How a socket of an ended pair is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum How {
+    /// Our FIN is out, or the connection is gone: just close.
+    Clean,
+    /// With a RST, so that the peer does not take the cut for an end.
+    Reset,
+}
+
+impl CloseReason {
+    /// Every label that [`CloseReason::label`] gives, for counters.
+    pub const LABELS: [&'static str; 13] = [
+        "finished_by_left",
+        "finished_by_right",
+        "reset_by_left",
+        "reset_by_right",
+        "left_timed_out",
+        "right_timed_out",
+        "left_failed",
+        "right_failed",
+        "left_reply_unacknowledged",
+        "right_reply_unacknowledged",
+        "terminated",
+        "expired",
+        "drained",
+    ];
+
+    /// The reason for an error on one leg's socket.
+    #[must_use]
+    pub const fn from_error(side: Side, error: Errno) -> Self {
+        match error {
+            // EPIPE and ENOTCONN: the reset was reported before, to a call
+            // that had already moved bytes.
+            Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN | Errno::CONNABORTED => {
+                Self::Reset(side)
+            }
+            Errno::TIMEDOUT => Self::TimedOut(side),
+            other => Self::Failed(side, other),
+        }
+    }
+
+    /// The position of this reason's label in [`CloseReason::LABELS`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Finished(side) => side.index(),
+            Self::Reset(side) => 2 + side.index(),
+            Self::TimedOut(side) => 4 + side.index(),
+            Self::Failed(side, _) => 6 + side.index(),
+            Self::ReplyUnacknowledged(side) => 8 + side.index(),
+            Self::Terminated => 10,
+            Self::Expired => 11,
+            Self::Drained => 12,
+        }
+    }
+
+    /// The reason as counters and logs name it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    /// Who ended the pair: a leg, or `None` for the relay itself.
+    #[must_use]
+    pub const fn ended_by(self) -> Option<Side> {
+        match self {
+            Self::Finished(side)
+            | Self::Reset(side)
+            | Self::TimedOut(side)
+            | Self::Failed(side, _)
+            | Self::ReplyUnacknowledged(side) => Some(side),
+            Self::Terminated | Self::Expired | Self::Drained => None,
+        }
+    }
+
+    /// How both sockets are closed.
+    ///
+    /// A session that an operator ended shows its peers an end of stream; all
+    /// else that cuts a stream short is a reset, also towards the leg that
+    /// failed, of which nothing is expected any more.
+    #[must_use]
+    pub const fn how(self) -> How {
+        match self {
+            Self::Finished(_) | Self::Terminated => How::Clean,
+            _ => How::Reset,
+        }
+    }
+}
+
+impl Label for CloseReason {
+    const COUNT: usize = Self::LABELS.len();
+
+    fn all() -> impl Iterator<Item = Self> {
+        let of_side = [
+            Self::Finished as fn(Side) -> Self,
+            Self::Reset,
+            Self::TimedOut,
+            |side| Self::Failed(side, Errno::IO),
+            Self::ReplyUnacknowledged,
+        ];
+        of_side
+            .into_iter()
+            .flat_map(|reason| Side::BOTH.map(reason))
+            .chain([Self::Terminated, Self::Expired, Self::Drained])
+    }
+
+    fn index(self) -> usize {
+        Self::index(self)
+    }
+
+    fn as_str(self) -> &'static str {
+        self.label()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_label() {
+        let of_a_side = |side| {
+            [
+                CloseReason::Finished(side),
+                CloseReason::Reset(side),
+                CloseReason::TimedOut(side),
+                CloseReason::Failed(side, Errno::HOSTUNREACH),
+                CloseReason::ReplyUnacknowledged(side),
+            ]
+        };
+        let mut seen: Vec<usize> = of_a_side(Side::Left)
+            .into_iter()
+            .chain(of_a_side(Side::Right))
+            .chain([
+                CloseReason::Terminated,
+                CloseReason::Expired,
+                CloseReason::Drained,
+            ])
+            .map(CloseReason::index)
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..CloseReason::LABELS.len()).collect::<Vec<_>>());
+        assert_eq!(CloseReason::Reset(Side::Right).label(), "reset_by_right");
+    }
+
+    #[test]
+    fn errors_have_their_reason() {
+        let check = |error, expected| {
+            assert_eq!(CloseReason::from_error(Side::Left, error), expected);
+        };
+        check(Errno::CONNRESET, CloseReason::Reset(Side::Left));
+        check(Errno::PIPE, CloseReason::Reset(Side::Left));
+        check(Errno::TIMEDOUT, CloseReason::TimedOut(Side::Left));
+        check(
+            Errno::HOSTUNREACH,
+            CloseReason::Failed(Side::Left, Errno::HOSTUNREACH),
+        );
+    }
+}

@@ -1,0 +1,551 @@
+//! One direction of a pair: what to do next, decided without a system call.
+//!
+//! A turn goes like this: [`Direction::begin_turn`], then for every
+//! [`Action`] of [`Direction::poll_action`] its [`Outcome`] is given to
+//! [`Direction::handle_outcome`], until no action is left. Where the turn
+//! stopped is then the direction's [`State`]:
+//!
+//! ```text
+//!             event: source readable
+//!   AwaitSource ────────────────────────▶ Running ──▶ Ended
+//!        ▲  ▲                             │ │ ▲ │
+//!        │  └──────── nothing to read ────┘ │ │ └──▶ Queued (budget used up;
+//!        │                                  │ │        the engine's queue
+//!        │            destination full ─────┘ │        begins the next turn)
+//!        │                  ▼                 │
+//!      (start)      AwaitDestination ─────────┘
+//!                             event: destination writable
+//! ```
+//!
+//! The rule for moving: copy through the shard's scratch buffer; after
+//! [`FULL_READS_TO_PROMOTE`] full reads in a row splice through a pipe; after
+//! [`SMALL_SPLICES_TO_DEMOTE`] splices under [`SMALL_SPLICE_BYTES`] in a row
+//! copy again. What was read is written out before anything more is read, and
+//! the end of the stream is passed on behind it.
+
+use rustix::io::Errno;
+
+/// Size of the shard's scratch buffer, and what counts as a full read.
+pub const SCRATCH_BYTES: u32 = 64 << 10;
+/// Full reads in a row after which a direction splices.
+pub const FULL_READS_TO_PROMOTE: u8 = 2;
+/// A splice below this many bytes is small.
+pub const SMALL_SPLICE_BYTES: u32 = 8 << 10;
+/// Small splices in a row after which a direction copies again.
+pub const SMALL_SPLICES_TO_DEMOTE: u8 = 4;
+
+/// Names a pipe that is out of its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PipeKey(pub u32);
+
+/// Names a spill in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SpillKey(pub u32);
+
+/// How a direction moves bytes now, and whether that may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Copying; full reads promote it.
+    Small,
+    /// Splicing; small splices demote it.
+    Bulk,
+    /// Copying, always.
+    CopyAlways,
+    /// Splicing, always, as long as a pipe is to be had.
+    SpliceAlways,
+}
+
+/// What a direction waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The source has nothing to read.
+    AwaitSource,
+    /// The destination takes nothing; what was read is held.
+    AwaitDestination,
+    /// In a turn.
+    Running,
+    /// The turn's budget is used up; more may wait.
+    Queued,
+    /// The end of the stream was passed on.
+    Ended,
+    /// Another plane moves the bytes; nothing happens here any more.
+    Elsewhere,
+}
+
+/// What a direction asks for; each is answered by one [`Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send the rest of a spill: [`Outcome::Sent`]. A spill that is sent to
+    /// its end is freed by the pool.
+    SendSpill {
+        /// The spill.
+        spill: SpillKey,
+    },
+    /// Read into the scratch buffer and send it on: [`Outcome::Copied`].
+    Copy {
+        /// The destination was found full lately: near the end of the spill
+        /// budget such a direction reads little at a time.
+        slow: bool,
+    },
+    /// Splice from the source into an empty pipe: [`Outcome::Filled`].
+    FillPipe {
+        /// The pipe in hand; without one, take one from the pool, which may
+        /// say [`Outcome::NoPipe`].
+        pipe: Option<PipeKey>,
+    },
+    /// Splice from the pipe into the destination: [`Outcome::Sent`].
+    DrainPipe {
+        /// The pipe.
+        pipe: PipeKey,
+        /// What it holds; never 0.
+        bytes: u32,
+    },
+    /// Give an empty pipe back: [`Outcome::Done`].
+    ReleasePipe {
+        /// The pipe.
+        pipe: PipeKey,
+    },
+    /// Set the source's low-water mark to 1 byte: [`Outcome::Done`].
+    ResetLowWater,
+    /// Pass the end of the stream on: [`Outcome::Done`].
+    ShutdownWrite,
+}
+
+/// What came of an [`Action`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Bytes left the spill or the pipe.
+    Sent(u32),
+    /// Bytes were read, and some of them sent.
+    Copied {
+        /// Bytes read.
+        received: u32,
+        /// Of those, bytes sent; the rest is in `spill`.
+        sent: u32,
+        /// The source had less than was asked for.
+        source_drained: bool,
+        /// The destination took less than was offered.
+        destination_full: bool,
+        /// Where the rest is, when there is one.
+        spill: Option<SpillKey>,
+    },
+    /// The pipe holds this many bytes, at least 1.
+    Filled {
+        /// The pipe that was filled.
+        pipe: PipeKey,
+        /// What it holds.
+        bytes: u32,
+    },
+    /// The source has nothing to read; for a fill without a pipe in hand, no
+    /// pipe was kept.
+    SourceEmpty,
+    /// The source's stream ended, and cleanly.
+    SourceEnded,
+    /// The destination takes nothing now.
+    DestinationFull,
+    /// The pool has no pipe to give.
+    NoPipe,
+    /// It is done and cannot fail.
+    Done,
+    /// The source's socket failed.
+    SourceFailed(Errno),
+    /// The destination's socket failed.
+    DestinationFailed(Errno),
+}
+
+/// Which end of a direction failed, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Reading failed.
+    Source(Errno),
+    /// Writing failed.
+    Destination(Errno),
+}
+
+/// Bytes that were read and not yet written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// None.
+    Nothing,
+    /// In the spill pool: the rest of a copy, or the prefix.
+    Spill(SpillKey),
+    /// In a pipe, or an empty pipe kept from one splice to the next.
+    Pipe(PipeKey),
+}
+
+/// One direction of a pair, at rest 32 bytes.
+#[derive(Debug)]
+pub struct Direction {
+    relayed_bytes: u64,
+    /// INVARIANT: 0 unless `hold` is a spill or a pipe; not 0 with a spill.
+    held_bytes: u32,
+    hold: Hold,
+    mode: Mode,
+    state: State,
+    /// Full reads, or small splices, in a row.
+    streak: u8,
+    reads_left: u8,
+    source_ended: bool,
+    /// The source's FIN was reported: read on until the end, whatever comes.
+    source_closing: bool,
+    /// The source was reported gone in both directions.
+    source_hung_up: bool,
+    gated: bool,
+    slow: bool,
+    no_pipe: bool,
+    low_water_raised: bool,
+    /// Set while the streaming rule watches this direction.
+    pub(super) watched: bool,
+}
+
+const _: () = assert!(size_of::<Direction>() <= 32);
+
+impl Direction {
+    /// A direction that has moved nothing yet and waits for its source.
+    #[must_use]
+    pub const fn new(mode: Mode) -> Self {
+        Self {
+            relayed_bytes: 0,
+            held_bytes: 0,
+            hold: Hold::Nothing,
+            mode,
+            state: State::AwaitSource,
+            streak: 0,
+            reads_left: 0,
+            source_ended: false,
+            source_closing: false,
+            source_hung_up: false,
+            gated: false,
+            slow: false,
+            no_pipe: false,
+            low_water_raised: false,
+            watched: false,
+        }
+    }
+
+    /// Puts the source's prefix before everything else; `bytes` is not 0.
+    pub fn set_prefix(&mut self, spill: SpillKey, bytes: u32) {
+        debug_assert!(bytes > 0 && self.hold == Hold::Nothing && self.relayed_bytes == 0);
+        self.hold = Hold::Spill(spill);
+        self.held_bytes = bytes;
+        self.invariants();
+    }
+
+    /// Holds the direction until [`Direction::open_gate`].
+    pub const fn close_gate(&mut self) {
+        self.gated = true;
+    }
+
+    /// Lets a held direction run; false when it was not held.
+    pub const fn open_gate(&mut self) -> bool {
+        std::mem::replace(&mut self.gated, false)
+    }
+
+    /// Whether the gate holds the direction.
+    #[must_use]
+    pub const fn is_gated(&self) -> bool {
+        self.gated
+    }
+
+    /// What the direction waits for.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// How the direction moves bytes now.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether its turns are long and belong into the queue.
+    #[must_use]
+    pub const fn is_bulk(&self) -> bool {
+        matches!(self.mode, Mode::Bulk | Mode::SpliceAlways)
+    }
+
+    /// Bytes that the destination took.
+    #[must_use]
+    pub const fn relayed_bytes(&self) -> u64 {
+        self.relayed_bytes
+    }
+
+    /// Bytes read and not yet written.
+    #[must_use]
+    pub const fn held_bytes(&self) -> u32 {
+        self.held_bytes
+    }
+
+    /// Whether the source's end was read.
+    #[must_use]
+    pub const fn source_ended(&self) -> bool {
+        self.source_ended
+    }
+
+    /// Whether the source's low-water mark stands above 1.
+    #[must_use]
+    pub const fn low_water_raised(&self) -> bool {
+        self.low_water_raised
+    }
+
+    /// Whether the low-water mark may be raised: not on a stream that ends.
+    #[must_use]
+    pub const fn may_raise_low_water(&self) -> bool {
+        matches!(self.mode, Mode::Bulk) && !self.source_closing && !self.source_ended
+    }
+
+    /// Notes what the source's low-water mark was set to.
+    pub const fn set_low_water(&mut self, bytes: u32) {
+        self.low_water_raised = bytes > 1;
+    }
+
+    /// Notes that the source's end was reported, and whether with a hangup.
+    pub const fn close_source(&mut self, hung_up: bool) {
+        self.source_closing = true;
+        self.source_hung_up |= hung_up;
+    }
+
+    /// Whether a read of 0 is the FIN that was reported. With a hangup it may
+    /// be a reset, unless our own half is closed as well.
+    #[must_use]
+    pub const fn is_fin_reported(&self, our_half_ended: bool) -> bool {
+        self.source_closing && (!self.source_hung_up || our_half_ended)
+    }
+
+    /// Whether an event at the source begins a turn.
+    #[must_use]
+    pub const fn wakes_on_source(&self) -> bool {
+        matches!(self.state, State::AwaitSource) && !self.gated
+    }
+
+    /// Whether an event at the destination begins a turn.
+    #[must_use]
+    pub const fn wakes_on_destination(&self) -> bool {
+        matches!(self.state, State::AwaitDestination)
+    }
+
+    /// Whether nothing of the stream is held here, so that another plane may
+    /// take the direction over between two bytes.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.state, State::AwaitSource)
+            && self.hold == Hold::Nothing
+            && !self.gated
+            && !self.source_closing
+            && !self.source_ended
+    }
+
+    /// Leaves the direction to another plane.
+    pub fn leave(&mut self) {
+        debug_assert!(self.is_at_rest());
+        self.state = State::Elsewhere;
+    }
+
+    /// Counts bytes that another plane delivered.
+    pub const fn add_relayed_bytes(&mut self, bytes: u64) {
+        self.relayed_bytes += bytes;
+    }
+
+    /// Leaves the turn to the queue.
+    pub fn enqueue(&mut self) {
+        debug_assert!(!self.gated && self.state != State::Ended);
+        self.state = State::Queued;
+    }
+
+    /// Copies from now on, until full reads promote it again.
+    pub const fn demote(&mut self) {
+        if matches!(self.mode, Mode::Bulk) {
+            self.mode = Mode::Small;
+            self.streak = 0;
+        }
+    }
+
+    /// Begins a turn of at most `reads_max` reads from the source.
+    pub fn begin_turn(&mut self, reads_max: u8) {
+        debug_assert!(!self.gated && self.state != State::Ended);
+        self.state = State::Running;
+        self.reads_left = reads_max;
+        self.no_pipe = false;
+    }
+
+    /// The next thing to do in this turn; `None` when it is over.
+    #[inline]
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if self.low_water_raised && !self.may_raise_low_water() {
+            return Some(Action::ResetLowWater);
+        }
+        match self.state {
+            State::Running => self.poll_running(),
+            // Waiting for the source, nothing is held: the pipe is for others.
+            State::AwaitSource => match self.hold {
+                Hold::Pipe(pipe) => Some(Action::ReleasePipe { pipe }),
+                _ => None,
+            },
+            State::AwaitDestination | State::Queued | State::Ended | State::Elsewhere => None,
+        }
+    }
+
+    fn poll_running(&mut self) -> Option<Action> {
+        match self.hold {
+            Hold::Spill(spill) => return Some(Action::SendSpill { spill }),
+            Hold::Pipe(pipe) if self.held_bytes > 0 => {
+                return Some(Action::DrainPipe {
+                    pipe,
+                    bytes: self.held_bytes,
+                });
+            }
+            Hold::Pipe(pipe) if self.source_ended || !self.splices() => {
+                return Some(Action::ReleasePipe { pipe });
+            }
+            Hold::Pipe(_) | Hold::Nothing => {}
+        }
+        if self.source_ended {
+            return Some(Action::ShutdownWrite);
+        }
+        if self.reads_left == 0 {
+            self.state = State::Queued;
+            return None;
+        }
+        self.reads_left -= 1;
+        Some(if self.splices() {
+            let pipe = match self.hold {
+                Hold::Pipe(pipe) => Some(pipe),
+                _ => None,
+            };
+            Action::FillPipe { pipe }
+        } else {
+            Action::Copy { slow: self.slow }
+        })
+    }
+
+    const fn splices(&self) -> bool {
+        self.is_bulk() && !self.no_pipe
+    }
+
+    /// Takes the outcome of the action that was given last.
+    ///
+    /// # Errors
+    ///
+    /// The failure that ends the whole pair.
+    #[inline]
+    pub fn handle_outcome(&mut self, action: Action, outcome: Outcome) -> Result<(), Failure> {
+        match outcome {
+            Outcome::Copied {
+                received,
+                sent,
+                source_drained,
+                destination_full,
+                spill,
+            } => {
+                self.handle_copied(received, sent, spill);
+                if destination_full {
+                    self.slow = true;
+                    self.state = State::AwaitDestination;
+                } else {
+                    self.slow = false;
+                    if source_drained && !self.source_closing {
+                        self.state = State::AwaitSource;
+                    } else if self.splices() {
+                        // Promoted: splicing is work for the queue.
+                        self.state = State::Queued;
+                    }
+                }
+            }
+            Outcome::Sent(bytes) => self.handle_sent(action, bytes),
+            Outcome::Filled { pipe, bytes } => {
+                debug_assert!(bytes > 0 && self.held_bytes == 0);
+                self.hold = Hold::Pipe(pipe);
+                self.held_bytes = bytes;
+                self.note_bulk_read(bytes);
+            }
+            Outcome::SourceEmpty => self.state = State::AwaitSource,
+            Outcome::SourceEnded => self.source_ended = true,
+            Outcome::DestinationFull => {
+                debug_assert!(self.held_bytes > 0);
+                self.slow = true;
+                self.state = State::AwaitDestination;
+            }
+            Outcome::NoPipe => {
+                self.no_pipe = true;
+                // The read did not happen.
+                self.reads_left += 1;
+            }
+            Outcome::Done => match action {
+                Action::ReleasePipe { .. } => self.hold = Hold::Nothing,
+                Action::ResetLowWater => self.low_water_raised = false,
+                _ => self.state = State::Ended,
+            },
+            Outcome::SourceFailed(error) => return Err(Failure::Source(error)),
+            Outcome::DestinationFailed(error) => return Err(Failure::Destination(error)),
+        }
+        self.invariants();
+        Ok(())
+    }
+
+    /// Gives up what is held, when the pair ends before it was written.
+    pub const fn take_hold(&mut self) -> Hold {
+        self.held_bytes = 0;
+        std::mem::replace(&mut self.hold, Hold::Nothing)
+    }
+
+    fn handle_copied(&mut self, received: u32, sent: u32, spill: Option<SpillKey>) {
+        debug_assert!(sent <= received && self.hold == Hold::Nothing);
+        debug_assert_eq!(spill.is_some(), sent < received);
+        self.relayed_bytes += u64::from(sent);
+        self.held_bytes = received - sent;
+        if let Some(spill) = spill {
+            self.hold = Hold::Spill(spill);
+        }
+        match self.mode {
+            Mode::Small if received >= SCRATCH_BYTES => {
+                self.streak += 1;
+                if self.streak >= FULL_READS_TO_PROMOTE {
+                    self.mode = Mode::Bulk;
+                    self.streak = 0;
+                }
+            }
+            Mode::Small => self.streak = 0,
+            // Copying for want of a pipe.
+            Mode::Bulk => self.note_bulk_read(received),
+            Mode::CopyAlways | Mode::SpliceAlways => {}
+        }
+    }
+
+    fn handle_sent(&mut self, action: Action, bytes: u32) {
+        debug_assert!(bytes > 0 && bytes <= self.held_bytes);
+        self.relayed_bytes += u64::from(bytes);
+        self.held_bytes -= bytes;
+        if let Action::SendSpill { .. } = action {
+            if self.held_bytes == 0 {
+                self.hold = Hold::Nothing;
+            } else {
+                self.state = State::AwaitDestination;
+            }
+        }
+        // A pipe is drained until it is empty or the destination says full: a
+        // splice may stop short for reasons of its own.
+    }
+
+    fn note_bulk_read(&mut self, bytes: u32) {
+        if self.mode != Mode::Bulk || bytes >= SMALL_SPLICE_BYTES {
+            self.streak = 0;
+            return;
+        }
+        self.streak += 1;
+        if self.streak >= SMALL_SPLICES_TO_DEMOTE {
+            self.demote();
+        }
+    }
+
+    fn invariants(&self) {
+        match self.hold {
+            Hold::Nothing => debug_assert_eq!(self.held_bytes, 0),
+            Hold::Spill(_) => debug_assert!(self.held_bytes > 0),
+            Hold::Pipe(_) => {}
+        }
+        debug_assert!(
+            self.state != State::Ended || (self.source_ended && self.hold == Hold::Nothing)
+        );
+    }
+}

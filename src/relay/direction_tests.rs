@@ -1,0 +1,274 @@
+//! Turns of one direction, action by action.
+
+use rustix::io::Errno;
+
+use super::direction::*;
+
+const SPILL: SpillKey = SpillKey(7);
+const PIPE: PipeKey = PipeKey(9);
+
+const COPY: Action = Action::Copy { slow: false };
+const FILL: Action = Action::FillPipe { pipe: None };
+const REFILL: Action = Action::FillPipe { pipe: Some(PIPE) };
+const RELEASE: Action = Action::ReleasePipe { pipe: PIPE };
+
+const fn drain(bytes: u32) -> Action {
+    Action::DrainPipe { pipe: PIPE, bytes }
+}
+
+const fn filled(bytes: u32) -> Outcome {
+    Outcome::Filled { pipe: PIPE, bytes }
+}
+
+/// All that was read was sent, and the source may have more.
+const fn copied(received: u32) -> Outcome {
+    Outcome::Copied {
+        received,
+        sent: received,
+        source_drained: received < SCRATCH_BYTES,
+        destination_full: false,
+        spill: None,
+    }
+}
+
+const fn copied_in_part(received: u32, sent: u32) -> Outcome {
+    Outcome::Copied {
+        received,
+        sent,
+        source_drained: received < SCRATCH_BYTES,
+        destination_full: true,
+        spill: Some(SPILL),
+    }
+}
+
+/// Runs one turn and expects these actions, each with its outcome, and
+/// this state in the end.
+fn check(direction: &mut Direction, steps: &[(Action, Outcome)], state: State) {
+    direction.begin_turn(2);
+    for (n, (expected, outcome)) in steps.iter().enumerate() {
+        let action = direction.poll_action();
+        assert_eq!(action, Some(*expected), "step {n} of {direction:?}");
+        direction
+            .handle_outcome(*expected, *outcome)
+            .expect("no failure");
+    }
+    assert_eq!(direction.poll_action(), None, "{direction:?}");
+    assert_eq!(direction.state(), state);
+}
+
+fn bulk() -> Direction {
+    let mut direction = Direction::new(Mode::Small);
+    let full = copied(SCRATCH_BYTES);
+    check(&mut direction, &[(COPY, full), (COPY, full)], State::Queued);
+    assert!(direction.is_bulk());
+    direction
+}
+
+#[test]
+fn a_small_message_costs_two_calls() {
+    let mut direction = Direction::new(Mode::Small);
+    check(&mut direction, &[(COPY, copied(64))], State::AwaitSource);
+    assert_eq!(direction.relayed_bytes(), 64);
+}
+
+#[test]
+fn a_turn_ends_with_its_budget() {
+    let mut direction = Direction::new(Mode::CopyAlways);
+    let full = copied(SCRATCH_BYTES);
+    check(&mut direction, &[(COPY, full), (COPY, full)], State::Queued);
+    check(
+        &mut direction,
+        &[(COPY, Outcome::SourceEmpty)],
+        State::AwaitSource,
+    );
+}
+
+#[test]
+fn what_did_not_fit_goes_first_and_nothing_is_read_meanwhile() {
+    let mut direction = Direction::new(Mode::Small);
+    check(
+        &mut direction,
+        &[(COPY, copied_in_part(100, 30))],
+        State::AwaitDestination,
+    );
+    assert_eq!(
+        (direction.relayed_bytes(), direction.held_bytes()),
+        (30, 70)
+    );
+    let send = Action::SendSpill { spill: SPILL };
+    check(
+        &mut direction,
+        &[(send, Outcome::DestinationFull)],
+        State::AwaitDestination,
+    );
+    check(
+        &mut direction,
+        &[(send, Outcome::Sent(69))],
+        State::AwaitDestination,
+    );
+    let slow = Action::Copy { slow: true };
+    check(
+        &mut direction,
+        &[(send, Outcome::Sent(1)), (slow, copied(5))],
+        State::AwaitSource,
+    );
+    check(&mut direction, &[(COPY, copied(5))], State::AwaitSource);
+    assert_eq!(direction.relayed_bytes(), 110);
+}
+
+#[test]
+fn two_full_reads_in_a_row_promote() {
+    let mut direction = Direction::new(Mode::Small);
+    let full = copied(SCRATCH_BYTES);
+    check(
+        &mut direction,
+        &[(COPY, full), (COPY, copied(1))],
+        State::AwaitSource,
+    );
+    check(&mut direction, &[(COPY, full), (COPY, full)], State::Queued);
+    assert_eq!(direction.mode(), Mode::Bulk);
+    check(
+        &mut direction,
+        &[
+            (FILL, filled(1 << 20)),
+            (drain(1 << 20), Outcome::Sent(1 << 20)),
+            (REFILL, Outcome::SourceEmpty),
+            (RELEASE, Outcome::Done),
+        ],
+        State::AwaitSource,
+    );
+}
+
+#[test]
+fn a_pipe_is_drained_before_it_is_filled() {
+    let mut direction = bulk();
+    check(
+        &mut direction,
+        &[
+            (FILL, filled(1000)),
+            (drain(1000), Outcome::Sent(400)),
+            (drain(600), Outcome::DestinationFull),
+        ],
+        State::AwaitDestination,
+    );
+    check(
+        &mut direction,
+        &[
+            (drain(600), Outcome::Sent(600)),
+            (REFILL, filled(50_000)),
+            (drain(50_000), Outcome::Sent(50_000)),
+            (REFILL, filled(60_000)),
+            (drain(60_000), Outcome::Sent(60_000)),
+        ],
+        State::Queued,
+    );
+}
+
+#[test]
+fn four_small_splices_in_a_row_demote() {
+    let mut direction = bulk();
+    let small = [(REFILL, filled(10)), (drain(10), Outcome::Sent(10))];
+    let large = [(REFILL, filled(9000)), (drain(9000), Outcome::Sent(9000))];
+    let first = [(FILL, filled(10)), (drain(10), Outcome::Sent(10))];
+    check(&mut direction, &[first, small].concat(), State::Queued);
+    check(&mut direction, &[small, large].concat(), State::Queued);
+    check(&mut direction, &[small, small].concat(), State::Queued);
+    direction.set_low_water(1 << 16);
+    check(
+        &mut direction,
+        &[
+            small[0],
+            small[1],
+            small[0],
+            (Action::ResetLowWater, Outcome::Done),
+            small[1],
+            (RELEASE, Outcome::Done),
+        ],
+        State::Queued,
+    );
+    assert_eq!(direction.mode(), Mode::Small);
+}
+
+#[test]
+fn without_a_pipe_bulk_is_copied() {
+    let mut direction = bulk();
+    let full = copied(SCRATCH_BYTES);
+    check(
+        &mut direction,
+        &[(FILL, Outcome::NoPipe), (COPY, full), (COPY, copied(9000))],
+        State::AwaitSource,
+    );
+    // The next turn asks again.
+    check(
+        &mut direction,
+        &[(FILL, Outcome::SourceEmpty)],
+        State::AwaitSource,
+    );
+}
+
+#[test]
+fn the_end_goes_out_behind_the_last_byte() {
+    let mut direction = Direction::new(Mode::Small);
+    direction.close_source(false);
+    let end = (Action::ShutdownWrite, Outcome::Done);
+    check(
+        &mut direction,
+        &[(COPY, copied(64)), (COPY, Outcome::SourceEnded), end],
+        State::Ended,
+    );
+
+    let mut direction = bulk();
+    direction.set_low_water(1 << 20);
+    direction.close_source(false);
+    check(
+        &mut direction,
+        &[
+            (Action::ResetLowWater, Outcome::Done),
+            (FILL, filled(10)),
+            (drain(10), Outcome::DestinationFull),
+        ],
+        State::AwaitDestination,
+    );
+    check(
+        &mut direction,
+        &[
+            (drain(10), Outcome::Sent(10)),
+            (REFILL, Outcome::SourceEnded),
+            (RELEASE, Outcome::Done),
+            end,
+        ],
+        State::Ended,
+    );
+}
+
+#[test]
+fn a_prefix_goes_first() {
+    let mut direction = Direction::new(Mode::SpliceAlways);
+    direction.set_prefix(SPILL, 3);
+    check(
+        &mut direction,
+        &[
+            (Action::SendSpill { spill: SPILL }, Outcome::Sent(3)),
+            (FILL, Outcome::SourceEmpty),
+        ],
+        State::AwaitSource,
+    );
+}
+
+#[test]
+fn failures_name_their_end() {
+    let check = |outcome, expected| {
+        let mut direction = Direction::new(Mode::Small);
+        direction.begin_turn(1);
+        let action = direction.poll_action().expect("a read");
+        assert_eq!(direction.handle_outcome(action, outcome), Err(expected));
+    };
+    check(
+        Outcome::SourceFailed(Errno::CONNRESET),
+        Failure::Source(Errno::CONNRESET),
+    );
+    check(
+        Outcome::DestinationFailed(Errno::PIPE),
+        Failure::Destination(Errno::PIPE),
+    );
+}

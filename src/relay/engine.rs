@@ -1,0 +1,651 @@
+//! One shard's data plane.
+//!
+//! The shard drives it, once per turn of its loop:
+//!
+//! 1. [`Engine::wait_hint`] says how to wait, [`Engine::next_deadline`] until
+//!    when, [`Engine::has_work`] whether not to wait at all;
+//! 2. every completed poll goes to [`Engine::handle_readiness`]: small
+//!    directions move their bytes there and then, bulk ones are queued;
+//! 3. [`Engine::handle_deadline`] when its time has come;
+//! 4. [`Engine::run_quantum`], at least once while there is work, then again
+//!    as long as no completion waits;
+//! 5. [`Engine::poll_ended`] until it has nothing to tell.
+//!
+//! The engine does not know the ring and closes no socket: those of an ended
+//! pair are handed back, as a poll may be armed on them. It polls nothing
+//! itself either: arm the polls after [`Engine::start`] (arming reports what
+//! is ready), or pass on what was reported before.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::config::DataPlane;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::time::Timestamp;
+
+use super::close::{CloseReason, How};
+use super::deadline::{GateCheck, Watched};
+use super::direction::{Action, Hold, Mode, Outcome, SCRATCH_BYTES, State};
+use super::gate::{CHECK_INTERVAL, Gate, SETTLED_BY_KERNEL};
+use super::pair::{EndEvidence, Pair, Side};
+use super::pipe_pool::{PipePool, PipePoolLimits};
+use super::slab::{Key, Slab};
+use super::spill::SpillPool;
+use super::streaming::TICK;
+use super::{copy, splice};
+
+/// Reads in one turn of a direction that copies.
+const SMALL_READS_PER_TURN: u8 = 4;
+/// Splices in one turn of a direction that splices.
+const BULK_READS_PER_TURN: u8 = 2;
+/// Turns of the loop without a small message after which a bulk shard may wait
+/// for more than the first completion.
+const QUIET_TURNS: u8 = 32;
+/// How long it then waits.
+const BULK_MIN_WAIT: Duration = Duration::from_micros(200);
+/// Completions that end such a wait early: more than come in that time.
+const BULK_WAIT_COMPLETIONS: u32 = 1024;
+
+/// The bounds of one [`Engine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Preferred capacity of a pipe; 256 KiB is tried where this is refused.
+    pub pipe_bytes: u32,
+    /// Most pipes open at a time. Beyond, bulk directions copy.
+    pub pipe_count_max: u32,
+    /// Most capacity of all pipes together: this shard's share of
+    /// `fs.pipe-user-pages-soft` where that binds
+    /// ([`crate::runtime::pipe::PipeLimits`]).
+    pub pipe_total_bytes_max: u64,
+    /// Empty pipes kept open.
+    pub pipe_idle_max: usize,
+    /// Most memory for bytes that were read and could not be sent.
+    pub spill_bytes_max: u64,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self {
+            pipe_bytes: 1 << 20,
+            pipe_count_max: 256,
+            pipe_total_bytes_max: 256 << 20,
+            pipe_idle_max: 64,
+            spill_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// One leg as its handshake leaves it.
+#[derive(Debug)]
+pub struct LegIo {
+    /// Connected, with no operation in flight but polls.
+    pub socket: Socket,
+    /// Bytes that were read behind the handshake; they go to the other leg
+    /// before anything else.
+    pub prefix: Vec<u8>,
+    /// Whether this leg's reply may still be unread.
+    pub gate: GateHold,
+}
+
+/// Whether bytes towards a leg wait for its reply to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GateHold {
+    /// Nothing waits: no reply, a framed one, or a client that declared
+    /// `Jet-Gate: off`.
+    #[default]
+    Open,
+    /// A reply was written at this time, see [`super::gate`].
+    Replied(Timestamp),
+}
+
+/// A pair that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its key, which names nothing any more.
+    pub pair: Key,
+    /// Both sockets, left and right, to be closed once no poll is armed.
+    pub sockets: [Socket; 2],
+    /// How to close each of them.
+    pub how: [How; 2],
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// Bytes delivered: those that came from the left, from the right.
+    pub bytes: [u64; 2],
+}
+
+/// How to wait for completions in the next turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitHint {
+    /// Let this time pass even when a completion waits (`min_wait_usec`), to
+    /// find several at once.
+    pub min_wait: Option<Duration>,
+    /// Completions to wait for: with `min_wait`, the number that ends it
+    /// early; otherwise 1.
+    pub completions: u32,
+}
+
+/// What an engine holds at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Pairs that live.
+    pub pairs: usize,
+    /// Pipes that a direction holds.
+    pub pipes_in_use: usize,
+    /// Empty pipes kept open.
+    pub pipes_idle: usize,
+    /// Memory for bytes that wait for a destination.
+    pub spill_bytes: u64,
+    /// Directions that splice.
+    pub bulk_directions: usize,
+}
+
+/// What an engine did since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineCounters {
+    /// Calls of `recv`.
+    pub receives: u64,
+    /// Calls of `send`.
+    pub sends: u64,
+    /// Calls of `recv` that left the bytes, for want of spill budget.
+    pub peeks: u64,
+    /// Splices from a socket into a pipe.
+    pub fills: u64,
+    /// Splices from a pipe into a socket.
+    pub drains: u64,
+    /// Splices that were copies because no pipe was to be had.
+    pub pipe_shortages: u64,
+    /// Directions that began to splice.
+    pub promotions: u64,
+    /// Ticks of the streaming rule.
+    pub ticks: u64,
+    /// Probes of directions that stood still for a tick.
+    pub probes: u64,
+    /// Low-water marks set.
+    pub low_water_sets: u64,
+    /// Times that a gate was looked at.
+    pub gate_checks: u64,
+}
+
+/// The pairs of one shard and all that moves their bytes.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) pairs: Slab<Session>,
+    pub(super) means: Means,
+    /// Directions whose turn is to come, by the side of their source.
+    queue: VecDeque<(Key, Side)>,
+    pub(super) watched: Vec<Watched>,
+    pub(super) next_tick: Option<Timestamp>,
+    pub(super) last_tick: Timestamp,
+    /// A bulk direction moved in the last tick.
+    pub(super) is_flowing: bool,
+    pub(super) gate_checks: VecDeque<GateCheck>,
+    ended: VecDeque<Ended>,
+    /// Pairs for the ring plane, until it takes them over.
+    leaving: VecDeque<Key>,
+    /// Turns of the loop left until the shard is quiet.
+    busy_turns: u8,
+}
+
+/// A pair and its sockets: all that an idle pair owns.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) pair: Pair,
+    pub(super) sockets: [Socket; 2],
+}
+
+const _: () = assert!(size_of::<super::slab::Slot<Session>>() <= 96);
+
+/// What the directions of a shard share.
+#[derive(Debug)]
+pub(super) struct Means {
+    pub(super) scratch: Box<[u8]>,
+    pub(super) spills: SpillPool,
+    pub(super) pipes: PipePool,
+    pub(super) counters: EngineCounters,
+}
+
+/// The sockets of one direction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends<'a> {
+    pub(super) source: &'a Socket,
+    pub(super) destination: &'a Socket,
+}
+
+impl Engine {
+    /// An engine without pairs.
+    #[must_use]
+    pub fn new(settings: EngineSettings) -> Self {
+        Self {
+            pairs: Slab::new(),
+            means: Means {
+                scratch: vec![0; SCRATCH_BYTES as usize].into(),
+                spills: SpillPool::new(settings.spill_bytes_max),
+                pipes: PipePool::new(PipePoolLimits {
+                    pipe_bytes: settings.pipe_bytes,
+                    count_max: settings.pipe_count_max,
+                    total_bytes_max: settings.pipe_total_bytes_max,
+                    idle_max: settings.pipe_idle_max,
+                }),
+                counters: EngineCounters::default(),
+            },
+            queue: VecDeque::new(),
+            watched: Vec::new(),
+            next_tick: None,
+            last_tick: Timestamp::default(),
+            is_flowing: false,
+            gate_checks: VecDeque::new(),
+            ended: VecDeque::new(),
+            leaving: VecDeque::new(),
+            busy_turns: 0,
+        }
+    }
+
+    /// Joins two legs. Prefixes are sent at once, unless a gate holds them;
+    /// the pair may have ended when this returns, which
+    /// [`Engine::poll_ended`] then tells.
+    pub fn start(&mut self, left: LegIo, right: LegIo, plane: DataPlane, now: Timestamp) -> Key {
+        let mode = match plane {
+            DataPlane::Auto => Mode::Small,
+            DataPlane::Splice => Mode::SpliceAlways,
+            DataPlane::Copy | DataPlane::Ring => Mode::CopyAlways,
+        };
+        let mut pair = Pair::new(mode);
+        let mut gates = [None, None];
+        for (side, leg) in [(Side::Left, &left), (Side::Right, &right)] {
+            if !leg.prefix.is_empty() {
+                let bytes = u32::try_from(leg.prefix.len())
+                    .expect("a handshake bounds its prefix to far less than 4 GiB");
+                let spill = self.means.spills.insert(leg.prefix.as_slice().into());
+                pair.from_mut(side).set_prefix(spill, bytes);
+            }
+            if let GateHold::Replied(at) = leg.gate
+                && !is_settled(&leg.socket)
+            {
+                pair.from_mut(side.other()).close_gate();
+                gates[side.index()] = Some(Gate::new(at));
+            }
+        }
+        let key = self.pairs.insert(Session {
+            pair,
+            sockets: [left.socket, right.socket],
+        });
+        if plane == DataPlane::Ring {
+            self.leaving.push_back(key);
+        }
+        for (side, gate) in Side::BOTH.into_iter().zip(gates) {
+            if let Some(gate) = gate {
+                self.check_gate(key, side, gate, now);
+            }
+        }
+        for side in Side::BOTH {
+            let has_prefix = self.pairs.get(key).is_some_and(|session| {
+                let direction = session.pair.from(side);
+                direction.held_bytes() > 0 && direction.wakes_on_source()
+            });
+            if has_prefix {
+                self.run(key, side, SMALL_READS_PER_TURN);
+            }
+        }
+        key
+    }
+
+    /// Takes what a poll reported for one leg's socket.
+    pub fn handle_readiness(&mut self, key: Key, side: Side, readiness: Readiness) {
+        let Some(session) = self.pairs.get_mut(key) else {
+            return;
+        };
+        if readiness.is_error()
+            && let Some(error) = session.sockets[side.index()].take_error()
+        {
+            self.end(key, CloseReason::from_error(side, error));
+            return;
+        }
+        let wakes = session.pair.handle_readiness(side, readiness);
+        if wakes.incoming {
+            self.wake(key, side);
+        }
+        if wakes.outgoing {
+            self.wake(key, side.other());
+        }
+    }
+
+    /// Whether [`Engine::run_quantum`] has something to do.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Gives the next direction in the queue its turn: at most two splices of
+    /// one pipe each, or four copies.
+    ///
+    /// A direction that is promoted is queued, so this is where the tick of
+    /// the streaming rule begins.
+    pub fn run_quantum(&mut self, now: Timestamp) {
+        self.arm_tick(now);
+        let Some((key, source)) = self.queue.pop_front() else {
+            return;
+        };
+        let Some(session) = self.pairs.get(key) else {
+            return;
+        };
+        let direction = session.pair.from(source);
+        if direction.state() == State::Queued {
+            let reads_max = if direction.is_bulk() {
+                BULK_READS_PER_TURN
+            } else {
+                SMALL_READS_PER_TURN
+            };
+            self.run(key, source, reads_max);
+        }
+    }
+
+    /// Ends a pair for a reason of the relay's own; false when it has ended
+    /// before.
+    pub fn abort(&mut self, key: Key, reason: CloseReason) -> bool {
+        self.end(key, reason)
+    }
+
+    /// The next pair that the ring plane is to take over: its prefixes and
+    /// gates are seen off. Call until `None`, once per turn.
+    pub fn poll_leaving(&mut self) -> Option<Key> {
+        for _ in 0..self.leaving.len() {
+            let key = self.leaving.pop_front()?;
+            let Some(session) = self.pairs.get_mut(key) else {
+                continue;
+            };
+            if Side::BOTH
+                .iter()
+                .all(|side| session.pair.from(*side).is_at_rest())
+            {
+                Side::BOTH
+                    .iter()
+                    .for_each(|side| session.pair.from_mut(*side).leave());
+                return Some(key);
+            }
+            // A stream that ends already is not worth the move.
+            if !Side::BOTH
+                .iter()
+                .any(|side| session.pair.from(*side).source_ended())
+            {
+                self.leaving.push_back(key);
+            }
+        }
+        None
+    }
+
+    /// Ends a pair that another plane moved, with the bytes that it delivered.
+    pub fn finish(&mut self, key: Key, reason: CloseReason, bytes: [u64; 2]) {
+        if let Some(session) = self.pairs.get_mut(key) {
+            for (side, bytes) in Side::BOTH.into_iter().zip(bytes) {
+                session.pair.from_mut(side).add_relayed_bytes(bytes);
+            }
+        }
+        self.end(key, reason);
+    }
+
+    /// The next pair that ended, with its sockets.
+    ///
+    /// Only now is the key's index used again, so that whoever keeps something
+    /// by index finds it still there.
+    pub fn poll_ended(&mut self) -> Option<Ended> {
+        let ended = self.ended.pop_front()?;
+        self.pairs.release(ended.pair.index);
+        Some(ended)
+    }
+
+    /// When [`Engine::handle_deadline`] wants to be called.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let next_check = self.gate_checks.front().map(|check| check.due);
+        match (self.next_tick, next_check) {
+            (Some(tick), Some(check)) => Some(tick.min(check)),
+            (tick, check) => tick.or(check),
+        }
+    }
+
+    /// How to wait in this turn of the loop; call it once per turn.
+    pub fn wait_hint(&mut self) -> WaitHint {
+        self.busy_turns = self.busy_turns.saturating_sub(1);
+        if !self.is_flowing || self.busy_turns > 0 || self.has_work() {
+            WaitHint {
+                min_wait: None,
+                completions: 1,
+            }
+        } else {
+            WaitHint {
+                min_wait: Some(BULK_MIN_WAIT),
+                completions: BULK_WAIT_COMPLETIONS,
+            }
+        }
+    }
+
+    /// A leg's socket, to arm a poll on it.
+    #[must_use]
+    pub fn socket(&self, key: Key, side: Side) -> Option<&Socket> {
+        let session = self.pairs.get(key)?;
+        Some(&session.sockets[side.index()])
+    }
+
+    /// Bytes that a live pair has delivered: from the left, from the right.
+    #[must_use]
+    pub fn bytes(&self, key: Key) -> Option<[u64; 2]> {
+        self.pairs.get(key).map(|session| session.pair.bytes())
+    }
+
+    /// The key of the live pair at an index, for events that carry only that.
+    #[must_use]
+    pub fn key_at(&self, index: u32) -> Option<Key> {
+        self.pairs.key_at(index)
+    }
+
+    /// The keys of all live pairs.
+    pub fn pairs(&self) -> impl Iterator<Item = Key> {
+        self.pairs.keys()
+    }
+
+    /// What is held now.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            pairs: self.pairs.len(),
+            pipes_in_use: self.means.pipes.in_use(),
+            pipes_idle: self.means.pipes.idle(),
+            spill_bytes: self.means.spills.held_bytes(),
+            bulk_directions: self.watched.len(),
+        }
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub const fn counters(&self) -> &EngineCounters {
+        &self.means.counters
+    }
+
+    /// Gives a direction that waited its turn: now when it is small, through
+    /// the queue when it is bulk.
+    pub(super) fn wake(&mut self, key: Key, source: Side) {
+        let Some(session) = self.pairs.get_mut(key) else {
+            return;
+        };
+        let direction = session.pair.from_mut(source);
+        if direction.is_bulk() {
+            direction.enqueue();
+            self.queue.push_back((key, source));
+        } else {
+            self.busy_turns = QUIET_TURNS;
+            self.run(key, source, SMALL_READS_PER_TURN);
+        }
+    }
+
+    /// One turn of a direction, and what follows from it.
+    pub(super) fn run(&mut self, key: Key, source: Side, reads_max: u8) {
+        let Some(session) = self.pairs.get_mut(key) else {
+            return;
+        };
+        let Session { pair, sockets } = session;
+        let ends = Ends {
+            source: &sockets[source.index()],
+            destination: &sockets[source.other().index()],
+        };
+        let means = &mut self.means;
+        let turn = match pair.run_turn(source, reads_max, |pair, action| {
+            means.perform(ends, action, |ends| {
+                pair.judge_end(source, || ends.evidence())
+            })
+        }) {
+            Ok(turn) => turn,
+            Err(reason) => {
+                self.end(key, reason);
+                return;
+            }
+        };
+        let direction = pair.from_mut(source);
+        if turn.bulk && !direction.watched {
+            direction.watched = true;
+            self.means.counters.promotions += 1;
+            let watched = Watched::new(key, source, pair);
+            self.watched.push(watched);
+            self.is_flowing = true;
+        }
+        if turn.state == State::Queued {
+            self.queue.push_back((key, source));
+        }
+        if turn.opened_gate {
+            self.wake(key, source.other());
+        }
+    }
+
+    /// Ends a pair and hands its sockets out.
+    pub(super) fn end(&mut self, key: Key, reason: CloseReason) -> bool {
+        let Some(mut session) = self.pairs.take(key) else {
+            return false;
+        };
+        for side in Side::BOTH {
+            let direction = session.pair.from_mut(side);
+            let is_empty = direction.held_bytes() == 0;
+            match direction.take_hold() {
+                Hold::Nothing => {}
+                Hold::Spill(spill) => self.means.spills.discard(spill),
+                Hold::Pipe(pipe) if is_empty => self.means.pipes.release(pipe),
+                Hold::Pipe(pipe) => self.means.pipes.discard(pipe),
+            }
+        }
+        let how = reason.how();
+        if how == How::Clean {
+            for side in Side::BOTH {
+                if session.pair.from(side.other()).state() != State::Ended {
+                    // A leg that is gone needs no FIN.
+                    let _ = session.sockets[side.index()].shutdown_write();
+                }
+            }
+        }
+        self.ended.push_back(Ended {
+            pair: key,
+            bytes: session.pair.bytes(),
+            sockets: session.sockets,
+            how: [how; 2],
+            reason,
+        });
+        true
+    }
+
+    /// Looks at a leg's gate: opens it, ends the pair, or comes back later.
+    pub(super) fn check_gate(&mut self, key: Key, side: Side, mut gate: Gate, now: Timestamp) {
+        use super::gate::Verdict;
+        let Some(session) = self.pairs.get(key) else {
+            return;
+        };
+        if !session.pair.from(side.other()).is_gated() {
+            return;
+        }
+        self.means.counters.gate_checks += 1;
+        let acknowledged = session.sockets[side.index()].unsent_bytes() == Ok(0);
+        match gate.handle_check(acknowledged, now) {
+            Verdict::Hold => self.gate_checks.push_back(GateCheck {
+                due: now + CHECK_INTERVAL,
+                pair: key,
+                side,
+                gate,
+            }),
+            Verdict::Open => self.open_gate(key, side),
+            Verdict::Expired => {
+                self.end(key, CloseReason::ReplyUnacknowledged(side));
+            }
+        }
+    }
+
+    fn open_gate(&mut self, key: Key, side: Side) {
+        let source = side.other();
+        if let Some(session) = self.pairs.get_mut(key)
+            && session.pair.from_mut(source).open_gate()
+        {
+            self.wake(key, source);
+        }
+    }
+
+    /// Begins to tick, if nothing ticks yet.
+    fn arm_tick(&mut self, now: Timestamp) {
+        if !self.watched.is_empty() && self.next_tick.is_none() {
+            self.last_tick = now;
+            self.next_tick = Some(now + TICK);
+        }
+    }
+}
+
+/// Whether a leg's reply was certainly acknowledged long enough ago.
+fn is_settled(socket: &Socket) -> bool {
+    socket.unsent_bytes() == Ok(0)
+        && socket
+            .time_since_ack()
+            .is_ok_and(|age| age >= SETTLED_BY_KERNEL)
+}
+
+impl Means {
+    #[inline]
+    fn perform(
+        &mut self,
+        ends: Ends<'_>,
+        action: Action,
+        judge_end: impl FnOnce(&Ends<'_>) -> Outcome,
+    ) -> Outcome {
+        match action {
+            Action::Copy { slow } => copy::copy(self, ends, slow, judge_end),
+            Action::SendSpill { spill } => copy::send_spill(self, ends, spill),
+            Action::FillPipe { pipe } => splice::fill(self, ends, pipe, judge_end),
+            Action::DrainPipe { pipe, bytes } => splice::drain(self, ends, pipe, bytes),
+            Action::ReleasePipe { pipe } => {
+                self.pipes.release(pipe);
+                Outcome::Done
+            }
+            Action::ResetLowWater => {
+                self.set_low_water(ends.source, 1);
+                Outcome::Done
+            }
+            Action::ShutdownWrite => match ends.destination.shutdown_write() {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::DestinationFailed(error),
+            },
+        }
+    }
+
+    pub(super) fn set_low_water(&mut self, socket: &Socket, bytes: u32) {
+        self.counters.low_water_sets += 1;
+        let result = socket.set_receive_low_water(bytes);
+        debug_assert_eq!(result, Ok(()), "the mark is a plain number of the socket");
+    }
+}
+
+impl Ends<'_> {
+    /// What the source looks like after a read of 0.
+    pub(super) fn evidence(&self) -> EndEvidence {
+        let readiness = self.source.poll_now();
+        EndEvidence {
+            error: readiness
+                .is_error()
+                .then(|| self.source.take_error())
+                .flatten(),
+            gone: readiness.is_hangup() && self.source.is_internet(),
+        }
+    }
+}

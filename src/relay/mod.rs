@@ -1,0 +1,50 @@
+//! Moves bytes between the two legs of a pair.
+//!
+//! [`Engine`] is one shard's data plane: the shard gives it two connected
+//! sockets and tells it what the ring's polls report; it moves the bytes and
+//! hands the sockets back when the pair has ended. Below it, in reading order:
+//!
+//! - [`direction`], [`pair`], [`gate`], [`streaming`] and [`close`] decide, and
+//!   do no system call: `tests/sim` runs them against sockets made up from a
+//!   seed;
+//! - `copy` and `splice` do the system calls that [`direction`] asks for, with
+//!   what `spill` and `pipe_pool` keep for the whole shard.
+//!
+//! Rules of the room:
+//!
+//! - a byte is read only when there is a place for it: the destination, a pipe
+//!   or the spill pool; a destination that does not take bytes stops the
+//!   reading, and the source's window closes;
+//! - an end of stream is passed on behind the last byte, and each direction
+//!   ends for itself; a reset is passed on as a reset;
+//! - an idle pair owns nothing but its slot.
+//!
+//! TCP's urgent data is not relayed as such: its byte is lost and what stands
+//! behind the mark may wait for the peer's next segment.
+
+pub mod close;
+pub mod direction;
+pub mod engine;
+pub mod gate;
+pub mod pair;
+pub mod streaming;
+
+mod copy;
+mod deadline;
+mod pipe_pool;
+pub mod ring_plane;
+pub(crate) mod slab;
+mod spill;
+mod splice;
+
+#[cfg(test)]
+mod direction_tests;
+#[cfg(test)]
+mod engine_rig;
+#[cfg(test)]
+mod engine_tests;
+
+pub use close::{CloseReason, How};
+pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage, WaitHint};
+pub use pair::Side;
+pub use slab::Key as PairKey;
