@@ -1,0 +1,149 @@
+//! Reads one JET request, however it is cut, and ends connections politely.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::refused::Refused;
+use crate::protocol::Progress;
+use crate::protocol::jet::{PACKET_BYTES_MAX, Packet, Request};
+use crate::runtime::reactor::Reactor;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::stream::Stream;
+use crate::time::Timestamp;
+
+/// How long a refused peer may go on sending before its connection is closed
+/// over its words.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes that are read in one go before a request is complete. What is read
+/// behind the request is kept, so this also bounds a leg's prefix.
+const READ_BYTES: usize = PACKET_BYTES_MAX;
+
+/// A complete request, and what came behind it.
+#[derive(Debug)]
+pub struct Arrival {
+    pub request: Request,
+    /// Application bytes of an eager peer: they go to the other leg first.
+    pub prefix: Vec<u8>,
+    /// The last read filled its buffer, so more may be there unannounced.
+    was_full: bool,
+}
+
+impl Arrival {
+    /// What the socket may have ready without saying so again.
+    #[must_use]
+    pub fn left_unread(&self) -> Readiness {
+        if self.was_full {
+            Readiness::READABLE
+        } else {
+            Readiness::NONE
+        }
+    }
+}
+
+/// Why there is no request.
+#[derive(Debug)]
+pub struct Failure {
+    pub refused: Refused,
+    /// What to tell the peer before closing; `None`: close without a word.
+    pub reply: Option<Packet>,
+}
+
+/// Reads from `stream` until it holds one request or cannot become one, at
+/// most until `deadline`.
+///
+/// # Errors
+///
+/// Why the connection is to be closed.
+pub async fn read_request(
+    reactor: &Reactor,
+    stream: &mut Stream,
+    deadline: Timestamp,
+) -> Result<Arrival, Failure> {
+    let mut received = Vec::new();
+    // Most requests arrive whole, and then no timer is needed.
+    if let Some(outcome) = try_read(stream, &mut received) {
+        return outcome;
+    }
+    let rest = async {
+        loop {
+            stream.readiness().await;
+            if let Some(outcome) = try_read(stream, &mut received) {
+                return outcome;
+            }
+        }
+    };
+    match reactor.deadline(deadline, rest).await {
+        Some(outcome) => outcome,
+        None if received.is_empty() => Err(Failure::silent(Refused::Silent)),
+        None => Err(Failure::silent(Refused::TooSlow)),
+    }
+}
+
+/// Tells a peer why it is refused and closes: the words first, then the FIN,
+/// then what it still sends is read away for a while, since closing over
+/// unread bytes would turn into a reset that overtakes the words.
+pub async fn refuse(reactor: &Reactor, mut stream: Stream, words: &[u8]) {
+    let sent = stream.socket().send(words);
+    if sent != Ok(words.len()) || stream.socket().shutdown_write().is_err() {
+        return;
+    }
+    let until = reactor.now() + FAREWELL_MAX;
+    let read_away = async {
+        let mut waste = [0; 512];
+        while matches!(stream.recv(&mut waste).await, Ok(1..)) {}
+    };
+    reactor.deadline(until, read_away).await;
+}
+
+/// Reads what is there. `None`: the request is not complete yet.
+fn try_read(stream: &Stream, received: &mut Vec<u8>) -> Option<Result<Arrival, Failure>> {
+    let mut buffer = [0; READ_BYTES];
+    loop {
+        let count = match stream.socket().recv(&mut buffer) {
+            Ok(0) => return Some(Err(Failure::silent(Refused::ClosedEarly))),
+            Ok(count) => count,
+            Err(Errno::AGAIN) => return None,
+            Err(_) => return Some(Err(Failure::silent(Refused::ResetEarly))),
+        };
+        let fresh = &buffer[..count];
+        let bytes = if received.is_empty() {
+            fresh
+        } else {
+            received.extend_from_slice(fresh);
+            &received[..]
+        };
+        match Request::decode(bytes) {
+            Ok(Progress::Complete { value, consumed }) => {
+                let prefix = bytes[consumed..].to_vec();
+                return Some(Ok(Arrival {
+                    request: value,
+                    prefix,
+                    was_full: count == READ_BYTES,
+                }));
+            }
+            Ok(Progress::Partial { .. }) => {
+                if received.is_empty() {
+                    received.extend_from_slice(fresh);
+                }
+            }
+            Err(error) => {
+                let refused = error.reason().into();
+                return Some(Err(Failure {
+                    refused,
+                    reply: error.reply(),
+                }));
+            }
+        }
+    }
+}
+
+impl Failure {
+    fn silent(refused: Refused) -> Self {
+        Self {
+            refused,
+            reply: None,
+        }
+    }
+}

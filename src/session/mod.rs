@@ -1,0 +1,8 @@
+//! From the first byte of a connection to one outcome.
+//!
+//! Reads through a [`crate::runtime::stream::Stream`] into one protocol core
+//! until that core has decided. Knows nothing of other connections: who waits
+//! for whom is `association`'s, where a leg goes is `shard`'s.
+
+pub mod handshake;
+pub mod refused;

@@ -1,0 +1,143 @@
+//! Why a connection did not become a leg: one name for each reason, and the
+//! one place that turns it into an answer.
+
+use crate::association::Refusal;
+use crate::protocol::jet::{RefusalReason, Status};
+
+/// Every reason for which a connection is turned away. Stable names: they are
+/// counters' labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    BadSignature,
+    PacketTooShort,
+    PacketTooLong,
+    NotHttp,
+    TooManyHeaders,
+    BadMethod,
+    NoHost,
+    NoJetVersion,
+    UnsupportedVersion,
+    BadPath,
+    NoJetMethod,
+    BadAssociation,
+    BadCandidate,
+    /// Not one byte came before the handshake's deadline.
+    Silent,
+    /// The request was not complete at the handshake's deadline.
+    TooSlow,
+    /// The peer closed before its request was complete.
+    ClosedEarly,
+    /// The peer reset the connection before its request was complete.
+    ResetEarly,
+    /// The association or candidate is unknown.
+    NotFound,
+    /// No acceptor waits there.
+    NotWaiting,
+    /// A pair is joined there.
+    AlreadyConnected,
+    /// The association table is at its limit.
+    TableFull,
+    /// Version 1 is switched off.
+    V1Denied,
+    /// Connections are at their limit.
+    TooManyConnections,
+    /// Handshakes are at their limit.
+    TooManyHandshakes,
+    /// The legs that wait from this address are at their limit.
+    TooManyWaiting,
+    /// No descriptor was left.
+    NoDescriptor,
+    /// The relay is shutting down.
+    Draining,
+    /// The reply could not be written.
+    ReplyFailed,
+}
+
+crate::labels!(Refused {
+    BadSignature = "bad_signature",
+    PacketTooShort = "packet_too_short",
+    PacketTooLong = "packet_too_long",
+    NotHttp = "not_http",
+    TooManyHeaders = "too_many_headers",
+    BadMethod = "bad_method",
+    NoHost = "no_host",
+    NoJetVersion = "no_jet_version",
+    UnsupportedVersion = "unsupported_version",
+    BadPath = "bad_path",
+    NoJetMethod = "no_jet_method",
+    BadAssociation = "bad_association",
+    BadCandidate = "bad_candidate",
+    Silent = "silent",
+    TooSlow = "too_slow",
+    ClosedEarly = "closed_early",
+    ResetEarly = "reset_early",
+    NotFound = "not_found",
+    NotWaiting = "not_waiting",
+    AlreadyConnected = "already_connected",
+    TableFull = "table_full",
+    V1Denied = "v1_denied",
+    TooManyConnections = "too_many_connections",
+    TooManyHandshakes = "too_many_handshakes",
+    TooManyWaiting = "too_many_waiting",
+    NoDescriptor = "no_descriptor",
+    Draining = "draining",
+    ReplyFailed = "reply_failed",
+});
+
+impl Refused {
+    /// What a well-formed JET request is answered when it is refused.
+    #[must_use]
+    pub fn jet_status(self) -> Status {
+        match self {
+            Self::NotFound => Status::NOT_FOUND,
+            Self::V1Denied => Status::FORBIDDEN,
+            Self::TooManyWaiting => Status::TOO_MANY_REQUESTS,
+            Self::TableFull | Self::Draining => Status::SERVICE_UNAVAILABLE,
+            _ => Status::BAD_REQUEST,
+        }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotFound => Self::NotFound,
+            Refusal::NotWaiting => Self::NotWaiting,
+            Refusal::AlreadyConnected => Self::AlreadyConnected,
+            Refusal::Full => Self::TableFull,
+        }
+    }
+}
+
+impl From<RefusalReason> for Refused {
+    fn from(reason: RefusalReason) -> Self {
+        match reason {
+            RefusalReason::BadSignature => Self::BadSignature,
+            RefusalReason::PacketTooShort => Self::PacketTooShort,
+            RefusalReason::PacketTooLong => Self::PacketTooLong,
+            RefusalReason::NotHttp => Self::NotHttp,
+            RefusalReason::TooManyHeaders => Self::TooManyHeaders,
+            RefusalReason::BadMethod => Self::BadMethod,
+            RefusalReason::NoHost => Self::NoHost,
+            RefusalReason::NoJetVersion => Self::NoJetVersion,
+            RefusalReason::UnsupportedVersion => Self::UnsupportedVersion,
+            RefusalReason::BadPath => Self::BadPath,
+            RefusalReason::NoJetMethod => Self::NoJetMethod,
+            RefusalReason::BadAssociation => Self::BadAssociation,
+            RefusalReason::BadCandidate => Self::BadCandidate,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::counters::Label;
+
+    #[test]
+    fn a_protocols_reason_keeps_its_name() {
+        for reason in RefusalReason::ALL {
+            assert_eq!(Refused::from(reason).as_str(), reason.as_str());
+        }
+    }
+}
