@@ -16,3 +16,4 @@ pub mod runtime;
 
 pub mod relay;
 pub mod session;
+pub mod shard;

@@ -1,0 +1,22 @@
+//! One core's world: accept, associate, pair, hand off, shut down.
+//!
+//! [`world`] is what every shard has, whatever it serves: the reactor, the
+//! relay engine, the sessions, the loop. A [`world::Service`] says what to do
+//! with a connection: [`rendezvous`] is the relay's; the agents bring their
+//! own.
+//!
+//! A connection's path through the relay, downhill:
+//!
+//! ```text
+//! accepted ─ handshake (task) ─ route ──here──────────── associate ─ waiting
+//!                                 └─ handoff ─ inbox ─┘      └────── pair
+//! ```
+
+pub mod control;
+pub mod peer_address;
+pub mod rendezvous;
+pub mod serve;
+pub mod session_log;
+pub mod share;
+pub mod waiting;
+pub mod world;

@@ -1,0 +1,601 @@
+//! The relay's service: JET legs meet at their association's owner shard.
+//!
+//! A leg moves at most once, before its first relayed byte, when its request
+//! is known and no operation holds its socket. An acceptor is stored before
+//! its reply is written, in one go on the shard's thread, so that no connector
+//! can come in between and be told that nobody waits.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::peer_address::PeerAddress;
+use super::session_log::Party;
+use super::waiting::WaitingLeg;
+use super::world::{Leg, Service, TAG_SERVICE, World};
+use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
+use crate::association::rendezvous::{Rendezvous, Route};
+use crate::association::table::{Accepted, CandidateRef, Joined, OnUnknown};
+use crate::metrics::counters::Count;
+use crate::protocol::jet::{
+    Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, Message, Packet, Place, Reply,
+    Request, Status, Version,
+};
+use crate::relay::slab::{Key, Slab};
+use crate::relay::{CloseReason, GateHold, LegIo};
+use crate::runtime::Owner;
+use crate::runtime::executor::spawn;
+use crate::runtime::reactor::Closing;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::runtime::stream::{Stream, Watched};
+use crate::session::handshake::{Arrival, Failure, read_request, refuse};
+use crate::session::refused::Refused;
+use crate::time::Timestamp;
+
+/// Owner tag of acceptors that wait; the token is their index.
+const TAG_WAITING: u8 = TAG_SERVICE;
+
+/// What the relay's service runs with, the same on all shards. Limits are one
+/// shard's share.
+#[derive(Clone, Debug)]
+pub struct RendezvousSettings {
+    /// Whether an acceptor may create the association that it names.
+    pub on_unknown: OnUnknown,
+    /// Whether version 1 is served.
+    pub v1_allowed: bool,
+    /// What an acceptor of version 1 is told to name as the relay.
+    pub instance: HostName,
+    pub association_ttl: Duration,
+    pub handshake_timeout: Duration,
+    pub handshakes_max: usize,
+    pub connections_max: usize,
+    pub waiting_per_address_max: u32,
+}
+
+/// A leg on its way to its association's owner.
+#[derive(Debug)]
+pub struct Handoff {
+    socket: Socket,
+    arrival: Arrival,
+    peer: PeerAddress,
+    since: Timestamp,
+}
+
+/// One shard's part of the relay.
+#[derive(Debug)]
+pub struct RelayService {
+    world: Rc<World<CandidateRef, Box<Handoff>>>,
+    settings: RendezvousSettings,
+    rendezvous: RefCell<Rendezvous<Key>>,
+    waiting: RefCell<Slab<WaitingLeg>>,
+    waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
+    random: Random,
+    handshakes: Cell<usize>,
+}
+
+/// Fills 16 bytes with randomness fit for a credential.
+pub type Random = fn() -> [u8; 16];
+
+/// A leg whose request has been read, on the shard that it came to.
+struct Newcomer {
+    stream: Stream,
+    arrival: Arrival,
+    peer: PeerAddress,
+    since: Timestamp,
+}
+
+/// What became of a request in the table.
+enum Settled {
+    Accepted(Admission),
+    Joined(Joined<Key>),
+    Known,
+}
+
+/// An acceptor's place in the table and among those that wait.
+struct Admission {
+    leg: Key,
+    association: AssociationKey,
+    accepted: Accepted<Key>,
+}
+
+/// Counts one handshake for as long as it lives.
+struct HandshakePermit(Rc<RelayService>);
+
+impl RelayService {
+    #[must_use]
+    pub fn new(
+        world: Rc<World<CandidateRef, Box<Handoff>>>,
+        settings: RendezvousSettings,
+        rendezvous: Rendezvous<Key>,
+        random: Random,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            world,
+            settings,
+            rendezvous: RefCell::new(rendezvous),
+            waiting: RefCell::new(Slab::new()),
+            waiting_by_address: RefCell::default(),
+            random,
+            handshakes: Cell::new(0),
+        })
+    }
+
+    async fn handshake(self: Rc<Self>, mut stream: Stream, permit: HandshakePermit) {
+        let reactor = &self.world.reactor;
+        let since = reactor.now();
+        let deadline = since + self.settings.handshake_timeout;
+        match read_request(reactor, &mut stream, deadline).await {
+            Ok(arrival) => {
+                let peer = stream.socket().peer_address().into();
+                self.place(Newcomer {
+                    stream,
+                    arrival,
+                    peer,
+                    since,
+                })
+                .await;
+            }
+            Err(Failure { refused, reply }) => {
+                self.world.count_refused(refused);
+                if let Some(reply) = reply {
+                    refuse(reactor, stream, reply.as_bytes()).await;
+                }
+            }
+        }
+        drop(permit);
+    }
+
+    /// Brings a leg to its association, here or on another shard.
+    async fn place(self: &Rc<Self>, newcomer: Newcomer) {
+        let request = newcomer.arrival.request;
+        if self.world.is_draining() {
+            return self.turn_away(newcomer, Refused::Draining).await;
+        }
+        let is_v1_dialect = match request.message {
+            Message::Accept(accept) => accept.place == AcceptPlace::Minted,
+            Message::Connect(_) => request.version == Version::V1,
+            Message::Test(_) => false,
+        };
+        if is_v1_dialect && !self.settings.v1_allowed {
+            return self.turn_away(newcomer, Refused::V1Denied).await;
+        }
+        let Some(key) = request_key(&request) else {
+            // The relay names this association, so that it lives here.
+            return self.settle(newcomer).await;
+        };
+        let route = self.rendezvous.borrow().route(&key);
+        match route {
+            Route::Here => self.settle(newcomer).await,
+            Route::Handoff(shard) => self.hand_off(newcomer, shard).await,
+        }
+    }
+
+    async fn hand_off(&self, newcomer: Newcomer, shard: ShardId) {
+        let Newcomer {
+            stream,
+            arrival,
+            peer,
+            since,
+        } = newcomer;
+        let socket = stream.detach().await;
+        self.world.counters.counts.increment(Count::HandedOut);
+        let handoff = Box::new(Handoff {
+            socket,
+            arrival,
+            peer,
+            since,
+        });
+        if self.world.send(shard, handoff).is_err() {
+            // That shard has drained already, so the leg is closed with the message.
+            self.world.count_refused(Refused::Draining);
+        }
+    }
+
+    /// Acts on a request at its association's home.
+    async fn settle(self: &Rc<Self>, newcomer: Newcomer) {
+        let settled = match newcomer.arrival.request.message {
+            Message::Accept(accept) => self
+                .admit_acceptor(accept, &newcomer.peer)
+                .map(Settled::Accepted),
+            Message::Connect(connect) => self.find_acceptor(connect).map(Settled::Joined),
+            Message::Test(test) => self.look_up(test.place).map(|()| Settled::Known),
+        };
+        self.close_expired();
+        match settled {
+            Ok(Settled::Accepted(admission)) => self.store_acceptor(newcomer, admission),
+            Ok(Settled::Joined(joined)) => self.join(newcomer, joined),
+            Ok(Settled::Known) => self.answer(newcomer, Status::OK).await,
+            Err(refused) => self.turn_away(newcomer, refused).await,
+        }
+    }
+
+    /// Enters an acceptor in the table, or says why not.
+    fn admit_acceptor(&self, accept: Accept, peer: &PeerAddress) -> Result<Admission, Refused> {
+        if !self.admits_waiting(peer) {
+            return Err(Refused::TooManyWaiting);
+        }
+        let mut rendezvous = self.rendezvous.borrow_mut();
+        let (key, on_unknown) = match accept.place {
+            AcceptPlace::Named(place) => (rendezvous_key(place), self.settings.on_unknown),
+            AcceptPlace::Minted => {
+                let minted = rendezvous
+                    .mint(self.random)
+                    .map_err(|_| Refused::TableFull)?;
+                (
+                    RendezvousKey {
+                        association: minted,
+                        candidate: None,
+                    },
+                    OnUnknown::Create,
+                )
+            }
+        };
+        let leg = self.waiting.borrow().next_key();
+        let accepted = rendezvous.accept(key, leg, on_unknown, self.world.reactor.now())?;
+        Ok(Admission {
+            leg,
+            association: key.association,
+            accepted,
+        })
+    }
+
+    fn find_acceptor(&self, connect: Connect) -> Result<Joined<Key>, Refused> {
+        let key = rendezvous_key(connect.place);
+        let now = self.world.reactor.now();
+        // An acceptor may have died so lately that the ring has not said so yet.
+        loop {
+            let leg = self.rendezvous.borrow().waiting_leg(key, now);
+            match leg.filter(|leg| self.is_dead(*leg)) {
+                Some(leg) => self.lose_waiting(leg),
+                None => break,
+            }
+        }
+        Ok(self.rendezvous.borrow_mut().connect(key, now)?)
+    }
+
+    fn look_up(&self, place: Place) -> Result<(), Refused> {
+        Ok(self
+            .rendezvous
+            .borrow()
+            .test(rendezvous_key(place), self.world.reactor.now())?)
+    }
+
+    /// Has an acceptor wait: stored first, answered second.
+    fn store_acceptor(&self, newcomer: Newcomer, admission: Admission) {
+        let Newcomer {
+            stream,
+            arrival,
+            peer,
+            since,
+        } = newcomer;
+        let leg = admission.leg;
+        let left_unread = arrival.left_unread();
+        let Arrival {
+            request, prefix, ..
+        } = arrival;
+        let watched = stream.into_watched(Owner {
+            tag: TAG_WAITING,
+            token: leg.index,
+        });
+        let readiness = watched.readiness | left_unread;
+        let gate = gate_hold(&request, self.world.reactor.now());
+        let candidate = admission.accepted.candidate;
+        let mut waiting = self.waiting.borrow_mut();
+        let stored = waiting.insert(WaitingLeg {
+            socket: watched.socket,
+            poll: watched.poll,
+            candidate,
+            prefix,
+            gate,
+            peer,
+            since,
+            readiness,
+        });
+        debug_assert_eq!(stored, leg, "nothing was stored in between");
+        if let Some(ip) = peer.ip() {
+            *self.waiting_by_address.borrow_mut().entry(ip).or_insert(0) += 1;
+        }
+        let reply = self.reply(&request, Status::OK, admission.association.0);
+        let sent = waiting
+            .get(leg)
+            .map(|stored| stored.socket.send(reply.as_bytes()));
+        drop(waiting);
+        if let Some(replaced) = admission.accepted.replaced {
+            self.close_waiting(replaced);
+        }
+        if sent != Some(Ok(reply.as_bytes().len())) {
+            self.world.count_refused(Refused::ReplyFailed);
+            self.lose_waiting(leg);
+        } else if self.has_gone(leg, readiness) {
+            // It ended while the handshake still owned the socket.
+            self.lose_waiting(leg);
+        }
+    }
+
+    /// Joins a connector with the acceptor that waited for it.
+    fn join(&self, newcomer: Newcomer, joined: Joined<Key>) {
+        let Some(acceptor) = self.take_waiting(joined.acceptor) else {
+            unreachable!("the table names only acceptors that wait");
+        };
+        let Newcomer {
+            stream,
+            arrival,
+            peer,
+            since: _,
+        } = newcomer;
+        let left_unread = arrival.left_unread();
+        let Arrival {
+            request, prefix, ..
+        } = arrival;
+        let Watched {
+            socket,
+            poll,
+            readiness,
+        } = stream.into_watched(Owner::TASK);
+        let reply = self.reply(&request, Status::OK, Uuid::nil());
+        // A connector that is gone already ends the pair like any other that
+        // goes at once: the engine finds out.
+        let _ = socket.send(reply.as_bytes());
+        let gate = gate_hold(&request, self.world.reactor.now());
+        let right = Leg {
+            io: LegIo {
+                socket,
+                prefix,
+                gate,
+            },
+            party: Party { poll, peer },
+            readiness: readiness | left_unread,
+        };
+        let left = Leg {
+            io: LegIo {
+                socket: acceptor.socket,
+                prefix: acceptor.prefix,
+                gate: acceptor.gate,
+            },
+            party: Party {
+                poll: acceptor.poll,
+                peer: acceptor.peer,
+            },
+            readiness: acceptor.readiness,
+        };
+        self.world
+            .join(left, right, acceptor.since, joined.candidate);
+    }
+
+    /// Answers a well-formed request with a refusal.
+    async fn turn_away(&self, newcomer: Newcomer, refused: Refused) {
+        self.world.count_refused(refused);
+        self.answer(newcomer, refused.jet_status()).await;
+    }
+
+    /// Answers a request that leads to no pair, and closes.
+    async fn answer(&self, newcomer: Newcomer, status: Status) {
+        let reply = self.reply(&newcomer.arrival.request, status, Uuid::nil());
+        refuse(&self.world.reactor, newcomer.stream, reply.as_bytes()).await;
+    }
+
+    fn reply(&self, request: &Request, status: Status, association: Uuid) -> Packet {
+        let mut reply = Reply::new(status, request.version);
+        if request.wants_accept_details() {
+            reply.details = Some(AcceptDetails {
+                association,
+                instance: Some(self.settings.instance.clone()),
+                timeout_s: u32::try_from(self.settings.association_ttl.as_secs()).ok(),
+            });
+        }
+        reply.encode(request.mask)
+    }
+
+    fn begin(self: &Rc<Self>, socket: Socket) -> (Stream, HandshakePermit) {
+        self.handshakes.set(self.handshakes.get() + 1);
+        let stream = Stream::new(Rc::clone(&self.world.reactor), socket);
+        (stream, HandshakePermit(Rc::clone(self)))
+    }
+
+    fn is_dead(&self, leg: Key) -> bool {
+        let waiting = self.waiting.borrow();
+        waiting.get(leg).is_some_and(WaitingLeg::is_dead)
+    }
+
+    fn has_gone(&self, leg: Key, readiness: Readiness) -> bool {
+        self.waiting
+            .borrow()
+            .get(leg)
+            .is_some_and(|waiting| waiting.is_gone(readiness))
+    }
+
+    /// An acceptor died while it waited, or was never told that it waits.
+    fn lose_waiting(&self, leg: Key) {
+        if let Some(waiting) = self.close_waiting(leg) {
+            // Stale only if the table gave it up in the same breath.
+            let _ = self.rendezvous.borrow_mut().waiting_leg_gone(waiting);
+        }
+    }
+
+    /// Closes an acceptor without a word.
+    fn close_waiting(&self, leg: Key) -> Option<CandidateRef> {
+        let waiting = self.take_waiting(leg)?;
+        self.world
+            .reactor
+            .retire(waiting.poll, waiting.socket, Closing::Clean);
+        Some(waiting.candidate)
+    }
+
+    fn take_waiting(&self, leg: Key) -> Option<WaitingLeg> {
+        let waiting = self.waiting.borrow_mut().remove(leg)?;
+        if let Some(ip) = waiting.peer.ip() {
+            let mut by_address = self.waiting_by_address.borrow_mut();
+            if let Some(count) = by_address.get_mut(&ip) {
+                *count -= 1;
+                if *count == 0 {
+                    by_address.remove(&ip);
+                }
+            }
+        }
+        Some(waiting)
+    }
+
+    fn admits_waiting(&self, peer: &PeerAddress) -> bool {
+        let by_address = self.waiting_by_address.borrow();
+        let count = peer
+            .ip()
+            .and_then(|ip| by_address.get(&ip).copied())
+            .unwrap_or(0);
+        count < self.settings.waiting_per_address_max
+    }
+
+    /// Closes acceptors whose association is gone.
+    fn close_expired(&self) {
+        let now = self.world.reactor.now();
+        loop {
+            let closing = self.rendezvous.borrow_mut().poll_close(now);
+            match closing {
+                Some(closing) => self.close_waiting(closing.leg),
+                None => break,
+            };
+        }
+    }
+}
+
+impl Service for RelayService {
+    type Context = CandidateRef;
+    type Message = Box<Handoff>;
+
+    fn world(&self) -> &Rc<World<CandidateRef, Box<Handoff>>> {
+        &self.world
+    }
+
+    fn handle_accepted(self: &Rc<Self>, _listener: usize, socket: Socket) {
+        let handshakes = self.handshakes.get();
+        if self.world.reactor.watched() + handshakes >= self.settings.connections_max {
+            return self.world.count_refused(Refused::TooManyConnections);
+        }
+        if handshakes >= self.settings.handshakes_max {
+            return self.world.count_refused(Refused::TooManyHandshakes);
+        }
+        let (stream, permit) = self.begin(socket);
+        spawn(Rc::clone(self).handshake(stream, permit));
+    }
+
+    fn handle_ready(self: &Rc<Self>, owner: Owner, readiness: Readiness) {
+        debug_assert_eq!(owner.tag, TAG_WAITING);
+        let leg = self.waiting.borrow().key_at(owner.token);
+        if let Some(leg) = leg
+            && let Some(waiting) = self.waiting.borrow_mut().get_mut(leg)
+        {
+            waiting.readiness |= readiness;
+        }
+        if let Some(leg) = leg
+            && self.has_gone(leg, readiness)
+        {
+            self.lose_waiting(leg);
+        }
+    }
+
+    fn handle_message(self: &Rc<Self>, handoff: Box<Handoff>) {
+        let Handoff {
+            socket,
+            arrival,
+            peer,
+            since,
+        } = *handoff;
+        self.world.counters.counts.increment(Count::HandedIn);
+        let (stream, permit) = self.begin(socket);
+        let newcomer = Newcomer {
+            stream,
+            arrival,
+            peer,
+            since,
+        };
+        let service = Rc::clone(self);
+        spawn(async move {
+            if service.world.is_draining() {
+                service.turn_away(newcomer, Refused::Draining).await;
+            } else {
+                service.settle(newcomer).await;
+            }
+            drop(permit);
+        });
+    }
+
+    fn handle_session_ended(
+        self: &Rc<Self>,
+        candidate: CandidateRef,
+        _reason: CloseReason,
+        _bytes: [u64; 2],
+    ) {
+        // Never stale: a connected candidate stays until its session ends.
+        let ended = self.rendezvous.borrow_mut().session_ended(candidate);
+        debug_assert!(ended.is_ok(), "a session ends once");
+        self.close_expired();
+    }
+
+    fn handle_turn(self: &Rc<Self>, now: Timestamp) {
+        if self.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.close_expired();
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.rendezvous.borrow().next_deadline()
+    }
+
+    fn handle_drain(self: &Rc<Self>) {
+        let legs: Vec<Key> = self.waiting.borrow().keys().collect();
+        for leg in legs {
+            self.lose_waiting(leg);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.handshakes.get() > 0
+    }
+}
+
+impl Drop for HandshakePermit {
+    fn drop(&mut self) {
+        self.0.handshakes.set(self.0.handshakes.get() - 1);
+    }
+}
+
+/// The association that a request names; `None` when the relay is to name it.
+fn request_key(request: &Request) -> Option<RendezvousKey> {
+    match request.message {
+        Message::Accept(Accept {
+            place: AcceptPlace::Minted,
+            ..
+        }) => None,
+        Message::Accept(Accept {
+            place: AcceptPlace::Named(place),
+            ..
+        })
+        | Message::Connect(Connect { place, .. }) => Some(rendezvous_key(place)),
+        Message::Test(test) => Some(rendezvous_key(test.place)),
+    }
+}
+
+fn rendezvous_key(place: Place) -> RendezvousKey {
+    RendezvousKey {
+        association: AssociationKey(place.association),
+        candidate: place.candidate.map(CandidateKey),
+    }
+}
+
+/// Whether the peer may lose what comes right behind the reply that is written
+/// now.
+fn gate_hold(request: &Request, now: Timestamp) -> GateHold {
+    match request.message {
+        Message::Accept(Accept {
+            gate: Gate::Hold, ..
+        })
+        | Message::Connect(Connect {
+            gate: Gate::Hold, ..
+        }) => GateHold::Replied(now),
+        Message::Accept(_) | Message::Connect(_) | Message::Test(_) => GateHold::Open,
+    }
+}

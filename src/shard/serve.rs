@@ -1,0 +1,231 @@
+//! Starts the relay: addresses first, then one shard per core, then waits for
+//! all of them to end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use ahash::RandomState;
+
+use super::control::Envelope;
+use super::rendezvous::{Handoff, Random, RelayService, RendezvousSettings};
+use super::share::{engine_share, share, to_u32, to_usize};
+use super::world::{ShardSnapshot, World, WorldSettings, drive};
+use crate::association::key::ShardId;
+use crate::association::owner::Owner;
+use crate::association::rendezvous::Rendezvous;
+use crate::association::table::{Limits as TableLimits, OnUnknown, Table};
+use crate::config::JetV1;
+use crate::config::settings::RelaySettings;
+use crate::protocol::jet::{HostName, HostNameError};
+use crate::runtime::cores::{Cores, CoresError};
+use crate::runtime::executor::{ExecutorError, run_shards};
+use crate::runtime::inbox::{Inbox, Mailbox, inbox};
+use crate::runtime::listener::{HandOut, Listener, claim_address};
+use crate::runtime::signal::Signals;
+
+/// Why the relay did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(
+        "cannot listen on {address}: {source}{}",
+        if source.kind() == io::ErrorKind::AddrInUse {
+            "; next step: stop what listens there (ss -ltnp), or choose another --listen"
+        } else {
+            ""
+        }
+    )]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Cores(#[from] CoresError),
+    #[error("jet.instance: {0}")]
+    Instance(#[from] HostNameError),
+    #[error("cannot ask which cores this process may use")]
+    Affinity(#[source] io::Error),
+    #[error("cannot set up a shard")]
+    Setup(#[source] io::Error),
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+}
+
+/// A relay that listens but does not serve yet.
+#[derive(Debug)]
+pub struct BoundRelay {
+    cores: Cores,
+    seeds: Vec<Seed>,
+    addresses: Vec<SocketAddr>,
+    congestion_control: String,
+}
+
+/// What one shard starts with.
+#[derive(Debug)]
+struct Seed {
+    world: WorldSettings,
+    service: RendezvousSettings,
+    table: TableLimits,
+    owner: Owner,
+    random: Random,
+    listeners: Vec<Listener>,
+    inbox: Inbox<Envelope<Box<Handoff>>>,
+    shards: Vec<Mailbox<Envelope<Box<Handoff>>>>,
+    signals: Option<Signals>,
+}
+
+impl BoundRelay {
+    /// Claims the addresses and makes everything that the shards need.
+    ///
+    /// `owner_secret` keys the owner function; `random` must be fit for
+    /// credentials.
+    ///
+    /// # Errors
+    ///
+    /// When an address, a core or a descriptor cannot be had.
+    pub fn bind(
+        settings: &RelaySettings,
+        owner_secret: [u8; 16],
+        random: Random,
+        signals: Signals,
+    ) -> Result<Self, ServeError> {
+        let cores = Cores::usable()
+            .map_err(ServeError::Affinity)?
+            .select(&settings.cores)?;
+        let shard_count = u16::try_from(cores.count()).ok().and_then(NonZeroU16::new);
+        let Some(shard_count) = shard_count else {
+            return Err(CoresError::None.into());
+        };
+        let owner = Owner::new(owner_secret, shard_count);
+        let mut signals = Some(signals);
+        let mut addresses = Vec::new();
+        for address in &settings.listen {
+            let address = address.0;
+            let claimed =
+                claim_address(address).map_err(|source| ServeError::Listen { address, source })?;
+            addresses.push(claimed);
+        }
+        let mut mailboxes = Vec::new();
+        let mut inboxes = Vec::new();
+        for _ in 0..shard_count.get() {
+            let (mailbox, inbox) = inbox().map_err(ServeError::Setup)?;
+            mailboxes.push(mailbox);
+            inboxes.push(inbox);
+        }
+        let service = service_settings(settings, shard_count)?;
+        let mut seeds = Vec::new();
+        let mut congestion_control = String::from("unknown");
+        for inbox in inboxes {
+            let mut listeners = Vec::new();
+            for &address in &addresses {
+                let listener = Listener::bind(address, HandOut::FirstBytes)
+                    .map_err(|source| ServeError::Listen { address, source })?;
+                if let Ok(name) = listener.congestion_control() {
+                    congestion_control = name;
+                }
+                listeners.push(listener);
+            }
+            seeds.push(Seed {
+                world: world_settings(settings, shard_count),
+                service: service.clone(),
+                table: table_limits(settings, shard_count),
+                owner: owner.clone(),
+                random,
+                listeners,
+                inbox,
+                shards: mailboxes.clone(),
+                // One shard reads the signals and tells the others.
+                signals: signals.take(),
+            });
+        }
+        Ok(Self {
+            cores,
+            seeds,
+            addresses,
+            congestion_control,
+        })
+    }
+
+    /// Where it listens, with the ports that the kernel chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The cores that it will run on.
+    #[must_use]
+    pub fn cores(&self) -> &Cores {
+        &self.cores
+    }
+
+    /// The congestion control of its connections.
+    #[must_use]
+    pub fn congestion_control(&self) -> &str {
+        &self.congestion_control
+    }
+
+    /// Serves until told to stop; returns what all shards counted.
+    ///
+    /// # Errors
+    ///
+    /// When the shards cannot be started.
+    pub fn serve(self) -> Result<ShardSnapshot, ServeError> {
+        let snapshots = run_shards(&self.cores, self.seeds, run_shard)?;
+        let mut total = ShardSnapshot::zero();
+        for snapshot in snapshots {
+            total.merge(&snapshot.map_err(ServeError::Setup)?);
+        }
+        Ok(total)
+    }
+}
+
+async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
+    let shard = ShardId(index);
+    let world = World::new(shard, seed.world, seed.shards, None)?;
+    let table = Table::new(seed.table, RandomState::new());
+    let rendezvous = Rendezvous::new(seed.owner, shard, table);
+    for listener in seed.listeners {
+        world.reactor.listen(listener);
+    }
+    let service = RelayService::new(world, seed.service, rendezvous, seed.random);
+    Ok(drive(service, seed.inbox, seed.signals).await)
+}
+
+fn world_settings(settings: &RelaySettings, shards: NonZeroU16) -> WorldSettings {
+    WorldSettings {
+        data_plane: settings.data_plane,
+        engine: engine_share(&settings.limits, shards),
+        drain_timeout: settings.drain_timeout,
+        spin: Duration::from_micros(u64::from(settings.spin_us)),
+    }
+}
+
+fn service_settings(
+    settings: &RelaySettings,
+    shards: NonZeroU16,
+) -> Result<RendezvousSettings, ServeError> {
+    let limits = &settings.limits;
+    Ok(RendezvousSettings {
+        on_unknown: if settings.create_on_accept {
+            OnUnknown::Create
+        } else {
+            OnUnknown::Refuse
+        },
+        v1_allowed: settings.jet.v1 == JetV1::Allow,
+        instance: HostName::new(settings.jet.instance.as_str())?,
+        association_ttl: Duration::from_secs(limits.association_ttl_s),
+        handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),
+        handshakes_max: to_usize(share(limits.handshakes_max, shards)),
+        connections_max: to_usize(share(limits.connections_max, shards)),
+        waiting_per_address_max: to_u32(share(limits.waiting_per_address_max, shards)),
+    })
+}
+
+fn table_limits(settings: &RelaySettings, shards: NonZeroU16) -> TableLimits {
+    TableLimits {
+        associations_max: to_u32(share(settings.limits.associations_max, shards)),
+        lifetime: Duration::from_secs(settings.limits.association_ttl_s),
+        ..TableLimits::default()
+    }
+}

@@ -1,0 +1,591 @@
+//! What every shard has, and the loop that drives it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::control::{Control, Envelope};
+use super::session_log::{Party, Session};
+use crate::association::key::ShardId;
+use crate::config::DataPlane;
+use crate::metrics::counters::{Count, Counters, Snapshot};
+use crate::relay::ring_plane::RingPlane;
+use crate::relay::{CloseReason, Engine, EngineSettings, How, LegIo, PairKey, Side};
+use crate::runtime::Owner;
+use crate::runtime::executor::{run_woken_tasks, take_runnable};
+use crate::runtime::inbox::{Inbox, Mailbox};
+use crate::runtime::reactor::{Closing, Event, Reactor};
+use crate::runtime::readiness::Readiness;
+use crate::runtime::resolver::{Pending, Resolver};
+use crate::runtime::ring::{RingSize, Sleep};
+use crate::runtime::signal::{Signal, Signals};
+use crate::runtime::socket::Socket;
+use crate::session::refused::Refused;
+use crate::time::Timestamp;
+
+/// Owner tag of the sockets of pairs; the token is the pair's index and side.
+const TAG_PAIR: u8 = 0;
+/// Owner tag of the signals' descriptor.
+const TAG_SIGNALS: u8 = 1;
+/// Owner tag of the drain's deadline.
+const TAG_DRAIN: u8 = 2;
+/// Owner tag of the ring plane's transfers.
+const TAG_RING: u8 = 3;
+/// The first owner tag that a service may use.
+pub const TAG_SERVICE: u8 = 16;
+
+/// How a shard's counters are labelled.
+pub type ShardCounters = Counters<CloseReason, Refused>;
+
+/// A shard's counts at one moment.
+pub type ShardSnapshot = Snapshot<CloseReason, Refused>;
+
+/// What a shard runs with, the same for all shards of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct WorldSettings {
+    pub data_plane: DataPlane,
+    pub engine: EngineSettings,
+    pub drain_timeout: Duration,
+    /// How long to spin before sleeping; zero does not spin.
+    pub spin: Duration,
+}
+
+/// What a shard does with its connections.
+pub trait Service: 'static {
+    /// What it remembers of a session.
+    type Context: Copy + 'static;
+    /// What its shards tell each other.
+    type Message: Send + 'static;
+
+    fn world(&self) -> &Rc<World<Self::Context, Self::Message>>;
+
+    /// A connection came in.
+    fn handle_accepted(self: &Rc<Self>, listener: usize, socket: Socket);
+
+    /// A socket that the service watches under an own tag triggered.
+    fn handle_ready(self: &Rc<Self>, owner: Owner, readiness: Readiness);
+
+    /// Another shard sent a message.
+    fn handle_message(self: &Rc<Self>, message: Self::Message);
+
+    /// A session ended; its sockets are taken care of. `bytes` were delivered:
+    /// those that came from the left, from the right.
+    fn handle_session_ended(
+        self: &Rc<Self>,
+        context: Self::Context,
+        reason: CloseReason,
+        bytes: [u64; 2],
+    );
+
+    /// Called once a turn, and when [`Self::next_deadline`] has come.
+    fn handle_turn(self: &Rc<Self>, now: Timestamp);
+
+    /// When the service wants its next turn at the latest.
+    fn next_deadline(&self) -> Option<Timestamp>;
+
+    /// The drain has begun: start nothing new, give up what only waits.
+    fn handle_drain(self: &Rc<Self>);
+
+    /// Whether anything other than a pair still keeps a draining shard alive.
+    fn is_busy(&self) -> bool;
+}
+
+/// One core's world.
+pub struct World<C, M> {
+    pub shard: ShardId,
+    pub reactor: Rc<Reactor>,
+    pub counters: ShardCounters,
+    pub settings: WorldSettings,
+    /// The inboxes of all shards, this one's among them, by shard.
+    pub shards: Vec<Mailbox<Envelope<M>>>,
+    resolver: Option<Resolver>,
+    questions: Pending,
+    engine: RefCell<Engine>,
+    ring_plane: RefCell<RingPlane>,
+    /// By the index of the engine's key.
+    sessions: RefCell<Vec<Option<Session<C>>>>,
+    phase: Cell<Phase>,
+    /// The first signal to stop was passed on; the phase follows when the
+    /// message comes round, which may be after a second signal.
+    told_to_stop: Cell<bool>,
+    /// Shards other than this one that have not said that they ended.
+    others_running: Cell<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Draining,
+    Ending,
+}
+
+/// One leg of a pair to be: watched, its handshake over.
+#[derive(Debug)]
+pub struct Leg {
+    pub io: LegIo,
+    pub party: Party,
+    /// What was reported of it, and what its handshake may have left unread: an
+    /// event tells each thing once.
+    pub readiness: Readiness,
+}
+
+impl<C: Copy, M: Send + 'static> World<C, M> {
+    /// Makes the calling thread's world.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a ring.
+    pub fn new(
+        shard: ShardId,
+        settings: WorldSettings,
+        shards: Vec<Mailbox<Envelope<M>>>,
+        resolver: Option<Resolver>,
+    ) -> io::Result<Rc<Self>> {
+        let reactor = Reactor::new(RingSize::default())?;
+        if settings.data_plane == DataPlane::Ring {
+            reactor.enable_transfers()?;
+        }
+        let spill_bytes_max = settings.engine.spill_bytes_max;
+        let others_running = shards.len().saturating_sub(1);
+        Ok(Rc::new(Self {
+            shard,
+            reactor,
+            counters: Counters::new(),
+            settings,
+            shards,
+            resolver,
+            questions: Pending::default(),
+            engine: RefCell::new(Engine::new(settings.engine)),
+            ring_plane: RefCell::new(RingPlane::new(TAG_RING, spill_bytes_max)),
+            sessions: RefCell::new(Vec::new()),
+            phase: Cell::new(Phase::Running),
+            told_to_stop: Cell::new(false),
+            others_running: Cell::new(others_running),
+        }))
+    }
+
+    /// Whether the shard has been told to stop.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.phase.get() != Phase::Running
+    }
+
+    /// Joins two legs: from now on their bytes are the engine's business. The
+    /// left one is that which came first.
+    pub fn join(&self, left: Leg, right: Leg, waiting_since: Timestamp, context: C) {
+        let now = self.reactor.now();
+        let session = Session {
+            parties: [left.party, right.party],
+            waiting_since,
+            joined_at: now,
+            context,
+        };
+        let sides = [
+            (Side::Left, left.party, left.readiness),
+            (Side::Right, right.party, right.readiness),
+        ];
+        let mut engine = self.engine.borrow_mut();
+        let key = engine.start(left.io, right.io, self.settings.data_plane, now);
+        let mut sessions = self.sessions.borrow_mut();
+        let index = key.index as usize;
+        if sessions.len() <= index {
+            sessions.resize_with(index + 1, || None);
+        }
+        assert!(
+            sessions[index].is_none(),
+            "an index is used again once its end was told"
+        );
+        sessions[index] = Some(session);
+        self.counters.counts.increment(Count::Paired);
+        for (side, party, readiness) in sides {
+            let missed = self.reactor.set_owner(party.poll, pair_owner(key, side));
+            let readiness = readiness | missed;
+            if !readiness.is_empty() {
+                engine.handle_readiness(key, side, readiness);
+            }
+        }
+    }
+
+    /// Sends a message to another shard's service; gives it back when that
+    /// shard has ended.
+    ///
+    /// # Errors
+    ///
+    /// Gives the message back.
+    pub fn send(&self, shard: ShardId, message: M) -> Result<(), M> {
+        let mailbox = &self.shards[usize::from(shard.0)];
+        mailbox
+            .send_from(&self.reactor, Envelope::Service(message))
+            .map_err(|envelope| match envelope {
+                Envelope::Service(message) => message,
+                Envelope::Control(_) | Envelope::Resolved { .. } => {
+                    unreachable!("the inbox gives back what it was given")
+                }
+            })
+    }
+
+    /// Resolves a name without holding up the shard.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `getaddrinfo(3)` says; or that too many names wait.
+    pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let Some(resolver) = &self.resolver else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let question = self.questions.open();
+        let id = question.id();
+        let home = self.shards[usize::from(self.shard.0)].clone();
+        let answer = Box::new(move |answer| {
+            // A shard that has ended needs no answer.
+            let _ = home.send(Envelope::Resolved {
+                question: id,
+                answer,
+            });
+        });
+        resolver.resolve(host, port, answer)?;
+        question.answer().await
+    }
+
+    /// Counts why a peer was turned away.
+    pub fn count_refused(&self, refused: Refused) {
+        self.counters.refused.increment(refused);
+    }
+
+    /// Has every shard stop as after a first signal.
+    pub fn drain(&self) {
+        self.broadcast(Control::Drain);
+    }
+
+    /// Tells every shard, this one included.
+    fn broadcast(&self, control: Control) {
+        for mailbox in &self.shards {
+            // A shard that has ended needs telling no more.
+            let _ = mailbox.send_from(&self.reactor, Envelope::Control(control));
+        }
+    }
+
+    fn sleep(&self, engine: &mut Engine) -> Sleep {
+        if engine.has_work() {
+            return Sleep::No;
+        }
+        match engine.wait_hint().min_wait {
+            Some(min_wait) if self.reactor.has_min_wait() => Sleep::Batch { min_wait },
+            _ => Sleep::UntilOne,
+        }
+    }
+
+    /// Abandons every pair.
+    fn abort_pairs(&self) {
+        let mut engine = self.engine.borrow_mut();
+        let keys: Vec<PairKey> = engine.pairs().collect();
+        if !keys.is_empty() {
+            warn!(
+                shard = self.shard.0,
+                pairs = keys.len(),
+                "ending pairs that did not finish"
+            );
+        }
+        let mut ring_plane = self.ring_plane.borrow_mut();
+        for key in keys {
+            if ring_plane.has(key) {
+                ring_plane.abort(&self.reactor, &mut engine, key, CloseReason::Drained);
+            } else {
+                engine.abort(key, CloseReason::Drained);
+            }
+        }
+    }
+
+    /// Whether another shard may still have to hear of a second signal.
+    fn has_others_to_stop(&self) -> bool {
+        self.phase.get() != Phase::Ending && self.others_running.get() > 0
+    }
+
+    fn has_pairs(&self) -> bool {
+        self.engine.borrow().usage().pairs > 0
+    }
+}
+
+impl<C, M> fmt::Debug for World<C, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("shard", &self.shard)
+            .field("phase", &self.phase.get())
+            .finish_non_exhaustive()
+    }
+}
+
+fn pair_owner(key: PairKey, side: Side) -> Owner {
+    let side = match side {
+        Side::Left => 0,
+        Side::Right => 1,
+    };
+    Owner {
+        tag: TAG_PAIR,
+        token: key.index << 1 | side,
+    }
+}
+
+/// Runs a shard until it has ended, and returns what it counted. `signals`
+/// belongs to one shard, which tells the others.
+pub async fn drive<S: Service>(
+    service: Rc<S>,
+    inbox: Inbox<Envelope<S::Message>>,
+    mut signals: Option<Signals>,
+) -> ShardSnapshot {
+    let world = Rc::clone(service.world());
+    let reactor = &world.reactor;
+    inbox.attach(reactor);
+    if let Some(signals) = &signals {
+        use std::os::fd::AsFd;
+        reactor.watch_fd(
+            signals.as_fd(),
+            Owner {
+                tag: TAG_SIGNALS,
+                token: 0,
+            },
+        );
+    }
+    let mut runnable = false;
+    loop {
+        let (mut sleep, engine_deadline) = {
+            let mut engine = world.engine.borrow_mut();
+            (world.sleep(&mut engine), engine.next_deadline())
+        };
+        if runnable
+            || (sleep != Sleep::No
+                && !world.settings.spin.is_zero()
+                && reactor.spin(world.settings.spin))
+        {
+            sleep = Sleep::No;
+        }
+        let deadline = match (engine_deadline, service.next_deadline()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        reactor.turn(sleep, deadline);
+        while let Some(event) = reactor.poll_event() {
+            handle_event(&service, &world, &inbox, &mut signals, event);
+        }
+        run_pairs(&service, &world);
+        service.handle_turn(reactor.now());
+        // What the events above started runs right now.
+        let _ = take_runnable();
+        run_woken_tasks().await;
+        runnable = take_runnable();
+        let is_needed = signals.is_some() && world.has_others_to_stop();
+        if world.is_draining() && !is_needed && is_over(&*service, &world) {
+            break;
+        }
+    }
+    for mailbox in &world.shards {
+        // This ring submits no more; and one that has ended needs no telling.
+        let _ = mailbox.send(Envelope::Control(Control::Ended));
+    }
+    world.counters.snapshot()
+}
+
+fn handle_event<S: Service>(
+    service: &Rc<S>,
+    world: &Rc<World<S::Context, S::Message>>,
+    inbox: &Inbox<Envelope<S::Message>>,
+    signals: &mut Option<Signals>,
+    event: Event,
+) {
+    let counts = &world.counters.counts;
+    match event {
+        Event::Ready {
+            owner: Owner {
+                tag: TAG_PAIR,
+                token,
+            },
+            readiness,
+        } => {
+            let side = if token & 1 == 0 {
+                Side::Left
+            } else {
+                Side::Right
+            };
+            let mut engine = world.engine.borrow_mut();
+            let mut ring_plane = world.ring_plane.borrow_mut();
+            if let Some(key) = engine.key_at(token >> 1) {
+                if ring_plane.has(key) {
+                    ring_plane.handle_readiness(&world.reactor, &mut engine, key, side, readiness);
+                } else {
+                    engine.handle_readiness(key, side, readiness);
+                }
+            }
+        }
+        Event::Ready {
+            owner: Owner {
+                tag: TAG_SIGNALS, ..
+            },
+            ..
+        } => {
+            while let Some(signal) = signals.as_mut().and_then(Signals::poll) {
+                handle_signal(world, signal);
+            }
+        }
+        Event::Ready { owner, readiness } => service.handle_ready(owner, readiness),
+        Event::Accepted { listener, socket } => {
+            counts.increment(Count::Accepted);
+            service.handle_accepted(listener, socket);
+        }
+        Event::Refused { count, .. } => {
+            // Once for each time that it begins, not for each connection.
+            if counts.count(Count::DescriptorsExhausted) == 0 {
+                warn!(
+                    shard = world.shard.0,
+                    "out of descriptors: new connections are refused until some are closed; \
+                     raise the limit (ulimit -n, LimitNOFILE) or lower connections_max"
+                );
+            }
+            counts.increment(Count::DescriptorsExhausted);
+            world
+                .counters
+                .refused
+                .add(Refused::NoDescriptor, u64::from(count));
+        }
+        Event::AcceptFailed { error, .. } => {
+            counts.increment(Count::AcceptErrors);
+            warn!(shard = world.shard.0, %error, "accept failed");
+        }
+        Event::Doorbell => {
+            for envelope in inbox.drain() {
+                match envelope {
+                    Envelope::Service(message) => service.handle_message(message),
+                    Envelope::Control(control) => handle_control(service, world, control),
+                    Envelope::Resolved { question, answer } => {
+                        world.questions.deliver(question, answer);
+                    }
+                }
+            }
+        }
+        Event::Transfer { owner, progress } => {
+            let mut engine = world.engine.borrow_mut();
+            let mut ring_plane = world.ring_plane.borrow_mut();
+            ring_plane.handle_progress(&world.reactor, &mut engine, owner.token, progress);
+        }
+        Event::Relief => {
+            let mut engine = world.engine.borrow_mut();
+            world
+                .ring_plane
+                .borrow_mut()
+                .handle_relief(&world.reactor, &mut engine);
+        }
+        Event::Deadline { .. } => {
+            if world.phase.get() == Phase::Draining {
+                world.phase.set(Phase::Ending);
+                world.abort_pairs();
+            }
+        }
+    }
+}
+
+fn handle_signal<C: Copy, M: Send + 'static>(world: &World<C, M>, signal: Signal) {
+    match signal {
+        Signal::Report => world.broadcast(Control::Report),
+        Signal::Terminate if world.told_to_stop.replace(true) => world.broadcast(Control::End),
+        Signal::Terminate => {
+            info!(
+                drain_timeout_s = world.settings.drain_timeout.as_secs(),
+                "stopping: no new sessions, those that run may finish; a second signal ends at once"
+            );
+            world.broadcast(Control::Drain);
+        }
+    }
+}
+
+fn handle_control<S: Service>(
+    service: &Rc<S>,
+    world: &Rc<World<S::Context, S::Message>>,
+    control: Control,
+) {
+    match control {
+        Control::Report => {
+            info!(shard = world.shard.0, counters = %world.counters.snapshot(), "counters");
+        }
+        Control::Drain if world.phase.get() == Phase::Running => {
+            world.phase.set(Phase::Draining);
+            let until = world.reactor.now() + world.settings.drain_timeout;
+            world.reactor.set_deadline(
+                until,
+                Owner {
+                    tag: TAG_DRAIN,
+                    token: 0,
+                },
+            );
+            world.reactor.stop_listening();
+            service.handle_drain();
+        }
+        Control::Drain => {}
+        Control::Ended => {
+            let others = world.others_running.get().saturating_sub(1);
+            world.others_running.set(others);
+        }
+        Control::End => {
+            world.phase.set(Phase::Ending);
+            world.reactor.stop_listening();
+            service.handle_drain();
+            world.abort_pairs();
+        }
+    }
+}
+
+/// Lets the engine work until the ring has something newer, then takes care of
+/// the pairs that ended.
+fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Message>>) {
+    let now = world.reactor.now();
+    let mut engine = world.engine.borrow_mut();
+    if engine
+        .next_deadline()
+        .is_some_and(|deadline| deadline <= now)
+    {
+        engine.handle_deadline(now);
+    }
+    while engine.has_work() {
+        engine.run_quantum(now);
+        if world.reactor.has_completions() {
+            break;
+        }
+    }
+    while let Some(key) = engine.poll_leaving() {
+        world
+            .ring_plane
+            .borrow_mut()
+            .start(&world.reactor, &mut engine, key);
+    }
+    while let Some(ended) = engine.poll_ended() {
+        let session = world.sessions.borrow_mut()[ended.pair.index as usize].take();
+        let Some(session) = session else {
+            unreachable!("every pair has its session");
+        };
+        session.log(&ended, now);
+        world.counters.ended.increment(ended.reason);
+        world
+            .counters
+            .counts
+            .add(Count::BytesRelayed, ended.bytes[0] + ended.bytes[1]);
+        for ((party, socket), how) in session.parties.iter().zip(ended.sockets).zip(ended.how) {
+            let closing = match how {
+                How::Clean => Closing::Clean,
+                How::Reset => Closing::Reset,
+            };
+            world.reactor.retire(party.poll, socket, closing);
+        }
+        service.handle_session_ended(session.context, ended.reason, ended.bytes);
+    }
+}
+
+/// Whether a draining shard has nothing left to wait for.
+fn is_over<S: Service>(service: &S, world: &World<S::Context, S::Message>) -> bool {
+    if world.phase.get() == Phase::Ending {
+        return !world.has_pairs();
+    }
+    !world.has_pairs() && !service.is_busy() && !world.reactor.is_listening()
+}

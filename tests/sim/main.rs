@@ -1,0 +1,42 @@
+//! Seeded simulation: random actions against the pure rooms, under a fake
+//! clock, compared with a naive model after each.
+//!
+//! `MIDSPAN_SIM_SEEDS` sets how many seeds run, and `MIDSPAN_SIM_SEED` replays
+//! one. A failure names both its seed and the command.
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+mod pair;
+mod rendezvous;
+
+const SEEDS: u64 = 256;
+
+/// Runs the simulation called `name` once for each seed.
+fn for_each_seed(name: &str, mut run: impl FnMut(fastrand::Rng)) {
+    let seeds = match number("MIDSPAN_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MIDSPAN_SIM_SEEDS").unwrap_or(SEEDS),
+    };
+    for seed in seeds {
+        let result = catch_unwind(AssertUnwindSafe(|| run(fastrand::Rng::with_seed(seed))));
+        assert!(
+            result.is_ok(),
+            "seed {seed} failed; replay it: MIDSPAN_SIM_SEED={seed} cargo test --test sim {name}"
+        );
+    }
+}
+
+/// Whether all seeds of a usual run were run, so that every case must have come
+/// up.
+fn is_full_run() -> bool {
+    number("MIDSPAN_SIM_SEED").is_none() && number("MIDSPAN_SIM_SEEDS").is_none_or(|n| n >= SEEDS)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")),
+    )
+}
