@@ -17,3 +17,5 @@ pub mod runtime;
 pub mod relay;
 pub mod session;
 pub mod shard;
+
+pub mod agent;

@@ -1,0 +1,64 @@
+//! Why a proxy does not start, or gives up.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::ticket::RelayUrl;
+use crate::protocol::jet::{ReplyError, Status};
+use crate::runtime::cores::CoresError;
+use crate::runtime::executor::ExecutorError;
+
+/// Why a proxy does not start, or gives up: what trying again would not change.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The local port cannot be had.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    /// The relay knows no association that was not made by others before.
+    #[error("{relay} refuses to create associations for acceptors (status {})", status.as_u16())]
+    CreationRefused { relay: RelayUrl, status: Status },
+    /// The relay forgot an association that only it could make.
+    #[error("{relay} gave the association up before anybody came (status {})", status.as_u16())]
+    Forgotten { relay: RelayUrl, status: Status },
+    /// The relay does not want this peer.
+    #[error("{relay} turns this proxy away (status {})", status.as_u16())]
+    TurnedAway { relay: RelayUrl, status: Status },
+    /// Something else answers there.
+    #[error("what answers at {relay} is not a JET relay: {source}")]
+    NotJet { relay: RelayUrl, source: ReplyError },
+    #[error(transparent)]
+    Cores(#[from] CoresError),
+    #[error("cannot ask which cores this process may use")]
+    Affinity(#[source] io::Error),
+    #[error("cannot set up a shard")]
+    Setup(#[source] io::Error),
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+}
+
+impl AgentError {
+    /// What the operator can do about it.
+    #[must_use]
+    pub fn next_step(&self) -> Option<String> {
+        Some(match self {
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                "stop what listens there (ss -ltnp), or choose another port".into()
+            }
+            Self::CreationRefused { .. } => {
+                "start the relay with --create-on-accept, or expose for one session with --once"
+                    .into()
+            }
+            Self::Forgotten { .. } => "run it again for a new ticket".into(),
+            Self::TurnedAway { .. } => "ask the relay's operator".into(),
+            Self::NotJet { .. } => "check the host and the port behind jet+tcp://".into(),
+            Self::Listen { .. }
+            | Self::Cores(_)
+            | Self::Affinity(_)
+            | Self::Setup(_)
+            | Self::Executor(_) => return None,
+        })
+    }
+}

@@ -1,0 +1,351 @@
+//! The server-side proxy under a reusable ticket.
+//!
+//! One task keeps each door, see [`super::meeting`]. A door and the session
+//! that it leads to are opened together:
+//!
+//! ```text
+//!        ┌──────────────── over (used, or lost): next number ──────────────┐
+//!        v                                                                 │
+//! open session(n) ── open door(i) ── both wait ── lease runs out: renew ───┤
+//!        ^                │                                                │
+//!        └─── backoff ────┘          the session is attended to meanwhile ─┘
+//! ```
+//!
+//! A door that is renewed replaces its predecessor at the relay without a gap,
+//! and the predecessor's session is attended to until its own lease ends: its
+//! number may have been given out in that moment.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tracing::{debug, warn};
+
+use super::error::AgentError;
+use super::flag::{Flag, either};
+use super::leg::{self, HANDSHAKE_TIMEOUT, LegError, WaitingLeg};
+use super::meeting::{Answer, DOORS, HELLO_BYTES, decode_hello, door_id, session_id};
+use super::random::random_number;
+use super::reconnect::Backoff;
+use super::relay_watch::RelayWatch;
+use super::tally::Tally;
+use super::target::Service as Exposed;
+use super::ticket::{RelayUrl, Secret};
+use crate::protocol::jet::Status;
+use crate::relay::CloseReason;
+use crate::runtime::Owner;
+use crate::runtime::executor::spawn;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::runtime::stream::Stream;
+use crate::shard::world::{Service, World};
+use crate::time::Timestamp;
+
+/// The most services under one ticket.
+pub const SERVICES_MAX: usize = 64;
+
+/// The most sessions of one shard whose client has not said hello yet. Beyond,
+/// doors open at the pace of [`Backoff`].
+const ATTENDED_MAX: usize = 64;
+
+/// How long the way from a door to its session should take. A door that is over
+/// and leads nobody to its session in this time does not open again at once:
+/// either somebody plays with it, or a second proxy has taken it over.
+const WAY_TIME: Duration = Duration::from_secs(1);
+
+/// So many doors in a row without a client are worth a word.
+const VAIN_USES_SUSPICIOUS: u32 = 5;
+
+const SUSPICION: &str = "nobody comes through a door that was used: is the same ticket exposed \
+                         elsewhere, or does it circulate?";
+
+/// One shard's part of the proxy.
+#[derive(Debug)]
+pub(super) struct ExposeService {
+    world: Rc<World<(), Infallible>>,
+    secret: Secret,
+    services: Vec<Exposed>,
+    connections_max: usize,
+    relay: RelayWatch,
+    stop: Flag,
+    /// Sessions whose client has not said hello.
+    attended: Tally,
+    /// Sessions whose service is being dialled.
+    dialling: Tally,
+    failure: RefCell<Option<AgentError>>,
+}
+
+/// A session that waits for its client.
+#[derive(Debug)]
+struct WaitingSession {
+    number: u64,
+    leg: WaitingLeg,
+}
+
+impl ExposeService {
+    pub(super) fn new(
+        world: Rc<World<(), Infallible>>,
+        relay: RelayUrl,
+        secret: Secret,
+        services: Vec<Exposed>,
+        connections_max: usize,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            world,
+            secret,
+            services,
+            connections_max,
+            relay: RelayWatch::new(relay),
+            stop: Flag::default(),
+            attended: Tally::default(),
+            dialling: Tally::default(),
+            failure: RefCell::new(None),
+        })
+    }
+
+    /// Starts keeping this shard's share of the doors.
+    pub(super) fn start(self: &Rc<Self>, shards: u64) {
+        let shard = u64::from(self.world.shard.0);
+        for index in (0..DOORS).filter(|index| index % shards == shard) {
+            let service = Rc::clone(self);
+            spawn(async move {
+                service.stop.or_raised(service.keep_door(index)).await;
+            });
+        }
+    }
+
+    /// Why the proxy gave up, if it did.
+    pub(super) fn take_failure(&self) -> Option<AgentError> {
+        self.failure.take()
+    }
+
+    /// Keeps one door for as long as the proxy runs.
+    async fn keep_door(self: &Rc<Self>, index: u64) {
+        let mut backoff = Backoff::default();
+        let mut used_in_vain = 0_u32;
+        // A session whose number was not given out yet.
+        let mut spare = None;
+        // The door that the next one replaces.
+        let mut previous: Option<Stream> = None;
+        loop {
+            match self.open_door(index, &mut spare).await {
+                Ok((mut session, mut door)) => {
+                    self.relay.handle_success();
+                    drop(previous.take());
+                    let over = self.wait_at(&mut session, &mut door).await;
+                    let until = if over {
+                        drop(door);
+                        used_in_vain = match self.has_come(&mut session).await {
+                            true => 0,
+                            false => used_in_vain + 1,
+                        };
+                        self.world.reactor.now() + HANDSHAKE_TIMEOUT
+                    } else {
+                        previous = Some(door.stream);
+                        session.leg.lease.expires_at()
+                    };
+                    spawn(Rc::clone(self).attend(session, until));
+                    if used_in_vain == VAIN_USES_SUSPICIOUS {
+                        warn!(door = index, "{SUSPICION}");
+                    }
+                    if used_in_vain > 0 || self.attended.count() > ATTENDED_MAX {
+                        self.rest(&mut backoff).await;
+                    } else {
+                        backoff.handle_success();
+                    }
+                }
+                // The former session at this door is still being taken down.
+                Err(LegError::Refused(Status::BAD_REQUEST)) if spare.is_some() => {
+                    self.rest(&mut backoff).await;
+                }
+                Err(error) => {
+                    spare = None;
+                    if let Err(failure) = self.relay.handle_failure(error) {
+                        self.failure.replace(Some(failure));
+                        self.world.drain();
+                        return;
+                    }
+                    self.rest(&mut backoff).await;
+                }
+            }
+        }
+    }
+
+    async fn rest(&self, backoff: &mut Backoff) {
+        let until = self.world.reactor.now() + backoff.handle_failure(random_number());
+        self.world.reactor.sleep_until(until).await;
+    }
+
+    /// Opens a session and the door that leads to it. A session that has been
+    /// opened when the door fails is left in `spare`.
+    async fn open_door(
+        &self,
+        index: u64,
+        spare: &mut Option<WaitingSession>,
+    ) -> Result<(WaitingSession, WaitingLeg), LegError> {
+        let session = match spare.take() {
+            Some(session) if !session.is_lost() => session,
+            _ => self.open_session().await?,
+        };
+        let number = session.number;
+        *spare = Some(session);
+        let mut door = self.accept(door_id(&self.secret, index)).await?;
+        door.stream.send_all(&number.to_be_bytes()).await?;
+        match spare.take() {
+            Some(session) => Ok((session, door)),
+            None => unreachable!("stored above"),
+        }
+    }
+
+    async fn open_session(&self) -> Result<WaitingSession, LegError> {
+        let number = random_number();
+        let leg = self.accept(session_id(&self.secret, number)).await?;
+        Ok(WaitingSession { number, leg })
+    }
+
+    async fn accept(&self, association: uuid::Uuid) -> Result<WaitingLeg, LegError> {
+        let key = leg::implicit(association);
+        let waiting = leg::accept(&self.world, &self.relay.relay, Some(key)).await?;
+        if waiting.key == key {
+            Ok(waiting)
+        } else {
+            // Nobody who has the ticket could find it.
+            Err(LegError::Refused(Status::NOT_FOUND))
+        }
+    }
+
+    /// Waits until a door is over, or to be renewed. Returns whether it is over.
+    async fn wait_at(&self, session: &mut WaitingSession, door: &mut WaitingLeg) -> bool {
+        let random = random_number();
+        let renew_at = door.lease.renew_at(random);
+        let renew_at = renew_at.min(session.leg.lease.renew_at(random));
+        // Nobody has anything to say at a door, so all that comes is its end.
+        let mut said = [0];
+        let over = either(door.stream.recv(&mut said), session.readable());
+        self.world.reactor.deadline(renew_at, over).await.is_some()
+    }
+
+    /// Whether whoever was at the door comes to the session.
+    async fn has_come(&self, session: &mut WaitingSession) -> bool {
+        let until = self.world.reactor.now() + WAY_TIME;
+        let coming = self.world.reactor.deadline(until, session.readable());
+        coming.await.is_some() && !session.is_lost()
+    }
+
+    /// Waits for a session's client and serves it.
+    async fn attend(self: Rc<Self>, session: WaitingSession, until: Timestamp) {
+        let counted = self.attended.enter();
+        let WaitingSession { number, mut leg } = session;
+        let mut hello = [0; HELLO_BYTES];
+        let reading = leg.stream.recv_exact(&mut hello);
+        let reading = self.world.reactor.deadline(until, reading);
+        let Some(Some(Ok(()))) = self.stop.or_raised(reading).await else {
+            return;
+        };
+        drop(counted);
+        let _dialling = self.dialling.enter();
+        match decode_hello(&self.secret, number, &hello) {
+            Ok(port) => self.serve(leg, port).await,
+            Err(error) => {
+                warn!(%error, "session refused");
+                leg.stream.reset();
+            }
+        }
+    }
+
+    /// Connects a session's client with the service that it wants.
+    async fn serve(&self, mut leg: WaitingLeg, port: Option<u16>) {
+        let connected = match self.find_service(port) {
+            Ok(service) => leg::dial_target(&self.world, &service.target)
+                .await
+                .map_err(|error| {
+                    warn!(target = %service.target, %error, "cannot reach the service");
+                    Answer::Unreachable
+                }),
+            Err(answer) => Err(answer),
+        };
+        let answer = connected.as_ref().err().copied().unwrap_or(Answer::Ready);
+        // A client that has gone meanwhile ends the pair like any other.
+        let sent = leg.stream.send_all(&[answer.encode()]).await;
+        if let (Ok(target), Ok(())) = (connected, sent) {
+            let since = leg.since;
+            let (left, right) = (leg::into_leg(leg.stream), leg::into_leg(target));
+            self.world.join(left, right, since, ());
+        }
+    }
+
+    fn find_service(&self, port: Option<u16>) -> Result<&Exposed, Answer> {
+        // The session's own connection is one of those watched.
+        if self.world.reactor.watched() >= self.connections_max {
+            warn!(
+                connections_max = self.connections_max,
+                "session refused: too many connections"
+            );
+            return Err(Answer::Busy);
+        }
+        let found = match port {
+            None if self.services.len() == 1 => self.services.first(),
+            port => self.services.iter().find(|service| service.port == port),
+        };
+        found.ok_or_else(|| {
+            debug!(?port, "session refused: no such service");
+            Answer::NoSuchService
+        })
+    }
+}
+
+impl WaitingSession {
+    /// Waits until something happens: a hello, or the end.
+    async fn readable(&mut self) {
+        while self.leg.stream.socket().peek(&mut [0]) == Err(Errno::AGAIN) {
+            self.leg.stream.readiness().await;
+        }
+    }
+
+    /// Whether the relay gave it up.
+    fn is_lost(&self) -> bool {
+        !matches!(
+            self.leg.stream.socket().peek(&mut [0]),
+            Ok(1..) | Err(Errno::AGAIN)
+        )
+    }
+}
+
+impl Service for ExposeService {
+    type Context = ();
+    type Message = Infallible;
+
+    fn world(&self) -> &Rc<World<(), Infallible>> {
+        &self.world
+    }
+
+    fn handle_accepted(self: &Rc<Self>, _listener: usize, _socket: Socket) {
+        unreachable!("this proxy listens nowhere")
+    }
+
+    fn handle_ready(self: &Rc<Self>, _owner: Owner, _readiness: Readiness) {
+        unreachable!("this proxy watches no socket of its own")
+    }
+
+    fn handle_message(self: &Rc<Self>, message: Infallible) {
+        match message {}
+    }
+
+    fn handle_session_ended(self: &Rc<Self>, (): (), _reason: CloseReason, _bytes: [u64; 2]) {}
+
+    fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        None
+    }
+
+    fn handle_drain(self: &Rc<Self>) {
+        self.stop.raise();
+    }
+
+    fn is_busy(&self) -> bool {
+        self.dialling.count() > 0
+    }
+}

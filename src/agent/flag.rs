@@ -1,0 +1,90 @@
+//! A word from the loop to the tasks of its shard, such as that the proxy
+//! stops; and the choice between two things to wait for.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use crate::runtime::executor::wake;
+
+/// Raised once, seen by every task of the shard.
+#[derive(Debug, Default)]
+pub(super) struct Flag {
+    raised: Cell<bool>,
+    next: Cell<u64>,
+    waiting: RefCell<HashMap<u64, Waker>>,
+}
+
+impl Flag {
+    /// Raises it. The tasks see it when they next run.
+    pub(super) fn raise(&self) {
+        self.raised.set(true);
+        for (_, waker) in self.waiting.take() {
+            wake(waker);
+        }
+    }
+
+    /// Runs `future` until it is done; `None` when the flag was raised before.
+    pub(super) async fn or_raised<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        match either(self.raised(), future).await {
+            Either::First(()) => None,
+            Either::Second(value) => Some(value),
+        }
+    }
+
+    /// Waits until it is raised.
+    pub(super) async fn raised(&self) {
+        let place = Place {
+            flag: self,
+            id: self.next.get(),
+        };
+        self.next.set(place.id + 1);
+        poll_fn(|context| {
+            if self.raised.get() {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.waiting.borrow_mut();
+            waiting.insert(place.id, context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// A waker's place, given up with the future that it belongs to.
+struct Place<'a> {
+    flag: &'a Flag,
+    id: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.flag.waiting.borrow_mut().remove(&self.id);
+    }
+}
+
+/// Which of two futures was done first.
+#[derive(Debug)]
+pub(super) enum Either<A, B> {
+    First(A),
+    Second(B),
+}
+
+/// Runs two futures until one of them is done, and drops the other. The first
+/// one has the say when both are.
+pub(super) async fn either<A, B>(
+    first: impl Future<Output = A>,
+    second: impl Future<Output = B>,
+) -> Either<A, B> {
+    let mut first = pin!(first);
+    let mut second = pin!(second);
+    poll_fn(|context: &mut Context<'_>| {
+        if let Poll::Ready(value) = first.as_mut().poll(context) {
+            return Poll::Ready(Either::First(value));
+        }
+        second.as_mut().poll(context).map(Either::Second)
+    })
+    .await
+}

@@ -1,0 +1,26 @@
+//! The server-side and client-side proxies.
+//!
+//! A proxy is a shard like the relay's, with a service of its own: [`expose`]
+//! and [`once`] make local services reachable, [`forward`] opens a local port
+//! that leads to one. [`meeting`] says how two of them find each other under a
+//! [`ticket`], [`process`] starts them.
+//!
+//! Left out: anything but TCP and unix sockets, and security between the two
+//! proxies beyond the ticket: what runs inside, such as SSH or TLS, brings it.
+
+pub mod error;
+pub mod expose;
+pub mod forward;
+pub mod leg;
+pub mod meeting;
+pub mod once;
+pub mod process;
+pub mod reconnect;
+pub mod settings;
+pub mod target;
+pub mod ticket;
+
+mod flag;
+mod random;
+mod relay_watch;
+mod tally;

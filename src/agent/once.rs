@@ -1,0 +1,348 @@
+//! The server-side proxy for one session with any JET client.
+//!
+//! Such a client says no hello, and one that waits for a greeting says nothing
+//! at all, so nobody tells when it comes. The service is therefore connected
+//! in advance, and what it says waits at the relay:
+//!
+//! ```text
+//! accept ── dial the service ── joined ──┬── ended, served ──> done
+//!   ^                                    ├── ended, nobody came ──┐
+//!   │                                    └── ROUND_TIME over ─────┤
+//!   └────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Services close connections on which nobody logs in, so each round has a
+//! fresh one. Accepting again under the same ids replaces the former round; the
+//! relay refuses that when a client has joined it, which is how one that only
+//! listens is noticed.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::warn;
+use uuid::Builder;
+
+use super::error::AgentError;
+use super::flag::Flag;
+use super::leg::{self, LegError, WaitingLeg};
+use super::random::{random_bytes, random_number};
+use super::reconnect::Backoff;
+use super::relay_watch::RelayWatch;
+use super::tally::Tally;
+use super::target::Service as Exposed;
+use super::ticket::{OnceTicket, RelayUrl};
+use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
+use crate::protocol::jet::Status;
+use crate::relay::{CloseReason, Side};
+use crate::runtime::Owner;
+use crate::runtime::executor::spawn;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::shard::world::{Service, World};
+use crate::time::Timestamp;
+
+/// How long a connection to the service waits for a client at most: half of
+/// what sshd(8) gives one to log in.
+const ROUND_TIME: Duration = Duration::from_secs(60);
+
+/// Told the ticket once somebody may use it.
+pub type Announce = Box<dyn FnOnce(OnceTicket) + Send>;
+
+/// The proxy; it has one shard.
+pub(super) struct OnceService {
+    world: Rc<World<u32, Infallible>>,
+    exposed: Exposed,
+    relay: RelayWatch,
+    announce: RefCell<Option<Announce>>,
+    /// Where it waits, once the relay lets it.
+    key: Cell<Option<RendezvousKey>>,
+    round: RefCell<Option<Rc<Round>>>,
+    stop: Flag,
+    leaving: Tally,
+    failure: RefCell<Option<AgentError>>,
+}
+
+/// One connection to the service, joined with one leg at the relay.
+#[derive(Debug)]
+struct Round {
+    number: u32,
+    ended: Cell<Option<Outcome>>,
+    over: Flag,
+}
+
+/// How a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Served,
+    NobodyCame,
+}
+
+impl Outcome {
+    /// From why the pair of relay (left) and service (right) ended, and the
+    /// bytes that each of them sent.
+    fn of(reason: CloseReason, [from_relay, from_service]: [u64; 2]) -> Self {
+        // Without a client, what the service says and its end of stream only
+        // reach the relay, which resets the leg when it gives it up.
+        let only_listened = reason == CloseReason::Finished(Side::Right) && from_service > 0;
+        if from_relay > 0 || only_listened {
+            Self::Served
+        } else {
+            Self::NobodyCame
+        }
+    }
+}
+
+impl OnceService {
+    pub(super) fn new(
+        world: Rc<World<u32, Infallible>>,
+        relay: RelayUrl,
+        exposed: Exposed,
+        announce: Announce,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            world,
+            exposed,
+            relay: RelayWatch::new(relay),
+            announce: RefCell::new(Some(announce)),
+            key: Cell::new(None),
+            round: RefCell::new(None),
+            stop: Flag::default(),
+            leaving: Tally::default(),
+            failure: RefCell::new(None),
+        })
+    }
+
+    /// Starts waiting for the session.
+    pub(super) fn start(self: &Rc<Self>) {
+        let service = Rc::clone(self);
+        spawn(async move {
+            let leaving = service.leaving.clone();
+            match service.stop.or_raised(service.run()).await {
+                Some(Ok(())) => service.world.drain(),
+                Some(Err(failure)) => {
+                    service.failure.replace(Some(failure));
+                    service.world.drain();
+                }
+                None => {
+                    let _leaving = leaving.enter();
+                    service.leave().await;
+                }
+            }
+        });
+    }
+
+    /// Why the proxy gave up, if it did.
+    pub(super) fn take_failure(&self) -> Option<AgentError> {
+        self.failure.take()
+    }
+
+    /// Goes from round to round until one has been served.
+    async fn run(&self) -> Result<(), AgentError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.accept().await {
+                Ok(waiting) => {
+                    self.relay.handle_success();
+                    self.note_key(waiting.key)?;
+                    let until = self.world.reactor.now() + ROUND_TIME;
+                    let until = until.min(waiting.lease.renew_at(random_number()));
+                    let Some(round) = self.begin_round(waiting).await else {
+                        self.rest(&mut backoff).await;
+                        continue;
+                    };
+                    let over = round.over.raised();
+                    self.world.reactor.deadline(until, over).await;
+                }
+                Err(LegError::Refused(status @ (Status::BAD_REQUEST | Status::NOT_FOUND)))
+                    if self.key.get().is_some() =>
+                {
+                    match self.live_round() {
+                        // A client has joined it.
+                        Some(round) => round.over.raised().await,
+                        // The former pair is still being taken down.
+                        None if status == Status::BAD_REQUEST => {}
+                        None => {
+                            let relay = self.relay.relay.clone();
+                            return Err(AgentError::Forgotten { relay, status });
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.relay.handle_failure(error)?;
+                    self.rest(&mut backoff).await;
+                    continue;
+                }
+            }
+            let round = self.round.borrow().clone();
+            match round.and_then(|round| round.ended.get()) {
+                Some(Outcome::Served) => return Ok(()),
+                Some(Outcome::NobodyCame) => self.rest(&mut backoff).await,
+                None => backoff.handle_success(),
+            }
+        }
+    }
+
+    async fn rest(&self, backoff: &mut Backoff) {
+        let until = self.world.reactor.now() + backoff.handle_failure(random_number());
+        self.world.reactor.sleep_until(until).await;
+    }
+
+    /// Waits at the relay: where we waited before, or at new ids of our own, or
+    /// where a relay says that does not let acceptors choose.
+    async fn accept(&self) -> Result<WaitingLeg, LegError> {
+        let relay = &self.relay.relay;
+        if let Some(key) = self.key.get() {
+            return leg::accept(&self.world, relay, Some(key)).await;
+        }
+        let id = || Builder::from_random_bytes(random_bytes()).into_uuid();
+        let key = RendezvousKey {
+            association: AssociationKey(id()),
+            candidate: Some(CandidateKey(id())),
+        };
+        match leg::accept(&self.world, relay, Some(key)).await {
+            Err(LegError::Refused(Status::BAD_REQUEST | Status::NOT_FOUND)) => {
+                leg::accept(&self.world, relay, None).await
+            }
+            result => result,
+        }
+    }
+
+    /// Remembers where the relay lets us wait, and says so the first time.
+    fn note_key(&self, key: RendezvousKey) -> Result<(), AgentError> {
+        match self.key.replace(Some(key)) {
+            Some(former) if former != key => Err(AgentError::Forgotten {
+                relay: self.relay.relay.clone(),
+                status: Status::OK,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Connects the service and joins it with the relay.
+    async fn begin_round(&self, waiting: WaitingLeg) -> Option<Rc<Round>> {
+        let target = &self.exposed.target;
+        let service = match leg::dial_target(&self.world, target).await {
+            Ok(service) => service,
+            Err(error) => {
+                warn!(%target, %error, "cannot reach the service; trying again");
+                return None;
+            }
+        };
+        let last = self.round.borrow().as_ref().map_or(0, |round| round.number);
+        let round = Rc::new(Round {
+            number: last.wrapping_add(1),
+            ended: Cell::new(None),
+            over: Flag::default(),
+        });
+        self.round.replace(Some(Rc::clone(&round)));
+        let since = waiting.since;
+        let key = waiting.key;
+        let (left, right) = (leg::into_leg(waiting.stream), leg::into_leg(service));
+        self.world.join(left, right, since, round.number);
+        if let Some(announce) = self.announce.take() {
+            announce(OnceTicket {
+                relay: self.relay.relay.clone(),
+                key,
+            });
+        }
+        Some(round)
+    }
+
+    fn live_round(&self) -> Option<Rc<Round>> {
+        let round = self.round.borrow().clone();
+        round.filter(|round| round.ended.get().is_none())
+    }
+
+    /// Replaces the leg that waits by one that goes: that ends a round to which
+    /// nobody came, while one with a client may finish.
+    async fn leave(&self) {
+        if let (Some(key), Some(_)) = (self.key.get(), self.live_round()) {
+            // Nothing is left to do about a failure: the drain has a deadline.
+            let _ = leg::accept(&self.world, &self.relay.relay, Some(key)).await;
+        }
+    }
+}
+
+impl fmt::Debug for OnceService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnceService")
+            .field("exposed", &self.exposed)
+            .field("relay", &self.relay)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service for OnceService {
+    type Context = u32;
+    type Message = Infallible;
+
+    fn world(&self) -> &Rc<World<u32, Infallible>> {
+        &self.world
+    }
+
+    fn handle_accepted(self: &Rc<Self>, _listener: usize, _socket: Socket) {
+        unreachable!("this proxy listens nowhere")
+    }
+
+    fn handle_ready(self: &Rc<Self>, _owner: Owner, _readiness: Readiness) {
+        unreachable!("this proxy watches no socket of its own")
+    }
+
+    fn handle_message(self: &Rc<Self>, message: Infallible) {
+        match message {}
+    }
+
+    fn handle_session_ended(self: &Rc<Self>, number: u32, reason: CloseReason, bytes: [u64; 2]) {
+        let round = self.live_round().filter(|round| round.number == number);
+        if let Some(round) = round {
+            round.ended.set(Some(Outcome::of(reason, bytes)));
+            round.over.raise();
+        }
+    }
+
+    fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        None
+    }
+
+    fn handle_drain(self: &Rc<Self>) {
+        self.stop.raise();
+    }
+
+    fn is_busy(&self) -> bool {
+        self.leaving.count() > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn tells_a_client_from_nobody() {
+        let check = |reason, bytes, expected| assert_eq!(Outcome::of(reason, bytes), expected);
+        let (left, right) = (Side::Left, Side::Right);
+        use CloseReason::{Failed, Finished, Reset, TimedOut};
+        use Outcome::{NobodyCame, Served};
+        check(Finished(left), [1, 0], Served);
+        check(Finished(right), [1, 9], Served);
+        check(Reset(left), [1, 9], Served);
+        // A client that only listened, to the end.
+        check(Finished(right), [0, 9], Served);
+        // The relay gave the leg up, with and without a greeting in it.
+        check(Finished(left), [0, 0], NobodyCame);
+        check(Finished(left), [0, 9], NobodyCame);
+        check(Reset(left), [0, 9], NobodyCame);
+        check(TimedOut(left), [0, 9], NobodyCame);
+        check(Failed(left, Errno::HOSTUNREACH), [0, 9], NobodyCame);
+        // The service hung up at once.
+        check(Finished(right), [0, 0], NobodyCame);
+        check(Reset(right), [0, 9], NobodyCame);
+    }
+}

@@ -1,0 +1,241 @@
+//! Starts a proxy: one shard per core, until it is told to stop or gives up.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::error::AgentError;
+use super::expose::ExposeService;
+use super::forward::ForwardService;
+use super::once::{Announce, OnceService};
+use super::random::seed_randomness;
+use super::settings::{AgentSettings, ExposeSettings, ForwardSettings, Sessions};
+use super::target::Service as Exposed;
+use super::ticket::{RelayUrl, Secret, Ticket};
+use crate::association::key::ShardId;
+use crate::runtime::cores::{Cores, CoresError};
+use crate::runtime::executor::run_shards;
+use crate::runtime::inbox::{Inbox, Mailbox, inbox};
+use crate::runtime::listener::{HandOut, Listener, claim_address};
+use crate::runtime::resolver::Resolver;
+use crate::runtime::signal::Signals;
+use crate::shard::control::Envelope;
+use crate::shard::share::{engine_share, share, to_usize};
+use crate::shard::world::{ShardSnapshot, World, WorldSettings, drive};
+
+/// Exposes services until told to stop, or until the one session of
+/// [`Sessions::Once`] is over; `announce` tells that session's ticket. Returns
+/// what all shards counted.
+///
+/// # Errors
+///
+/// When the proxy cannot start, or the relay will not serve it.
+pub fn expose(
+    settings: &ExposeSettings,
+    signals: Signals,
+    announce: Announce,
+) -> Result<ShardSnapshot, AgentError> {
+    let mut agent = settings.agent.clone();
+    if settings.sessions == Sessions::Once {
+        agent.cores.truncate(1);
+    }
+    let (cores, seeds) = seeds(&agent, signals)?;
+    let relay = &settings.relay;
+    match (&settings.sessions, settings.services.first()) {
+        (Sessions::Once, Some(exposed)) => {
+            let mut announce = Some(announce);
+            let seeds = with_each(seeds, || OnceSeed {
+                relay: relay.clone(),
+                exposed: exposed.clone(),
+                announce: announce.take(),
+            });
+            finish(run_shards(&cores, seeds, run_once)?)
+        }
+        (Sessions::Once, None) => unreachable!("the settings name at least one service"),
+        (Sessions::Reusable(secret), _) => {
+            let seeds = with_each(seeds, || ExposeSeed {
+                relay: relay.clone(),
+                secret: secret.clone(),
+                services: settings.services.clone(),
+            });
+            finish(run_shards(&cores, seeds, run_expose)?)
+        }
+    }
+}
+
+/// A client-side proxy that listens but does not serve yet.
+#[derive(Debug)]
+pub struct BoundForward {
+    address: SocketAddr,
+    cores: Cores,
+    seeds: Vec<(Seed, ForwardSeed)>,
+}
+
+impl BoundForward {
+    /// Claims the local address and makes everything that the shards need.
+    ///
+    /// # Errors
+    ///
+    /// When the address, a core or a descriptor cannot be had.
+    pub fn bind(settings: &ForwardSettings, signals: Signals) -> Result<Self, AgentError> {
+        let address = settings.listen.0;
+        let failed = |source| AgentError::Listen { address, source };
+        let claimed = claim_address(address).map_err(failed)?;
+        let (cores, seeds) = seeds(&settings.agent, signals)?;
+        let mut bound = Vec::new();
+        let mut address = claimed;
+        for seed in seeds {
+            // The first one settles the port for the others.
+            let listener = Listener::bind(address, HandOut::Established).map_err(failed)?;
+            address = listener.address();
+            let ticket = settings.ticket.clone();
+            bound.push((seed, ForwardSeed { ticket, listener }));
+        }
+        Ok(Self {
+            address,
+            cores,
+            seeds: bound,
+        })
+    }
+
+    /// Where it listens, with the port that the kernel chose.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Forwards until told to stop; returns what all shards counted.
+    ///
+    /// # Errors
+    ///
+    /// When the shards cannot be started.
+    pub fn serve(self) -> Result<ShardSnapshot, AgentError> {
+        finish(run_shards(&self.cores, self.seeds, run_forward)?)
+    }
+}
+
+/// What every shard starts with.
+#[derive(Debug)]
+struct Seed {
+    world: WorldSettings,
+    connections_max: usize,
+    resolver: Resolver,
+    inbox: Inbox<Envelope<Infallible>>,
+    shards: Vec<Mailbox<Envelope<Infallible>>>,
+    signals: Option<Signals>,
+}
+
+struct ExposeSeed {
+    relay: RelayUrl,
+    secret: Secret,
+    services: Vec<Exposed>,
+}
+
+struct OnceSeed {
+    relay: RelayUrl,
+    exposed: Exposed,
+    announce: Option<Announce>,
+}
+
+#[derive(Debug)]
+struct ForwardSeed {
+    ticket: Ticket,
+    listener: Listener,
+}
+
+type Ended = io::Result<(ShardSnapshot, Option<AgentError>)>;
+
+fn seeds(settings: &AgentSettings, signals: Signals) -> Result<(Cores, Vec<Seed>), AgentError> {
+    let cores = Cores::usable()
+        .map_err(AgentError::Affinity)?
+        .select(&settings.cores)?;
+    let shard_count = u16::try_from(cores.count()).ok().and_then(NonZeroU16::new);
+    let Some(shard_count) = shard_count else {
+        return Err(CoresError::None.into());
+    };
+    let world = WorldSettings {
+        data_plane: settings.data_plane,
+        engine: engine_share(&settings.limits, shard_count),
+        drain_timeout: settings.drain_timeout,
+        spin: Duration::ZERO,
+    };
+    let resolver = Resolver::start().map_err(AgentError::Setup)?;
+    let mut mailboxes = Vec::new();
+    let mut inboxes = Vec::new();
+    for _ in 0..shard_count.get() {
+        let (mailbox, inbox) = inbox().map_err(AgentError::Setup)?;
+        mailboxes.push(mailbox);
+        inboxes.push(inbox);
+    }
+    // One shard reads the signals and tells the others.
+    let mut signals = Some(signals);
+    let seeds = inboxes
+        .into_iter()
+        .map(|inbox| Seed {
+            world,
+            connections_max: to_usize(share(settings.limits.connections_max, shard_count)),
+            resolver: resolver.clone(),
+            inbox,
+            shards: mailboxes.clone(),
+            signals: signals.take(),
+        })
+        .collect();
+    Ok((cores, seeds))
+}
+
+fn with_each<T>(seeds: Vec<Seed>, mut make: impl FnMut() -> T) -> Vec<(Seed, T)> {
+    seeds.into_iter().map(|seed| (seed, make())).collect()
+}
+
+fn finish(shards: Vec<Ended>) -> Result<ShardSnapshot, AgentError> {
+    let mut total = ShardSnapshot::zero();
+    for ended in shards {
+        let (snapshot, failure) = ended.map_err(AgentError::Setup)?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        total.merge(&snapshot);
+    }
+    Ok(total)
+}
+
+fn new_world<C: Copy>(index: u16, seed: &Seed) -> io::Result<Rc<World<C, Infallible>>> {
+    seed_randomness();
+    let resolver = Some(seed.resolver.clone());
+    World::new(ShardId(index), seed.world, seed.shards.clone(), resolver)
+}
+
+async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
+    let world = new_world(index, &seed)?;
+    let shards = u64::try_from(seed.shards.len()).unwrap_or(u64::MAX);
+    let service = ExposeService::new(
+        world,
+        own.relay,
+        own.secret,
+        own.services,
+        seed.connections_max,
+    );
+    service.start(shards);
+    let counted = drive(Rc::clone(&service), seed.inbox, seed.signals).await;
+    Ok((counted, service.take_failure()))
+}
+
+async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
+    let world = new_world(index, &seed)?;
+    let announce = own.announce.unwrap_or_else(|| Box::new(|_| ()));
+    let service = OnceService::new(world, own.relay, own.exposed, announce);
+    service.start();
+    let counted = drive(Rc::clone(&service), seed.inbox, seed.signals).await;
+    Ok((counted, service.take_failure()))
+}
+
+async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {
+    let world = new_world(index, &seed)?;
+    world.reactor.listen(own.listener);
+    let service = ForwardService::new(world, own.ticket, seed.connections_max);
+    let counted = drive(service, seed.inbox, seed.signals).await;
+    Ok((counted, None))
+}

@@ -1,0 +1,71 @@
+//! Says when the relay goes away and when it is back, once each.
+
+use std::cell::Cell;
+
+use tracing::{info, warn};
+
+use super::error::AgentError;
+use super::leg::LegError;
+use super::ticket::RelayUrl;
+use crate::protocol::jet::Status;
+
+/// What one shard's tasks know of the relay together.
+#[derive(Debug)]
+pub(super) struct RelayWatch {
+    pub(super) relay: RelayUrl,
+    state: Cell<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It never let anybody wait.
+    New,
+    Up,
+    Down,
+}
+
+impl RelayWatch {
+    pub(super) fn new(relay: RelayUrl) -> Self {
+        Self {
+            relay,
+            state: Cell::new(State::New),
+        }
+    }
+
+    /// The relay lets a leg wait.
+    pub(super) fn handle_success(&self) {
+        if self.state.replace(State::Up) != State::Up {
+            info!(relay = %self.relay, "waiting at the relay");
+        }
+    }
+
+    /// The relay does not let a leg wait.
+    ///
+    /// # Errors
+    ///
+    /// When trying again would not change it.
+    pub(super) fn handle_failure(&self, error: LegError) -> Result<(), AgentError> {
+        let relay = || self.relay.clone();
+        match error {
+            LegError::Refused(status @ (Status::NOT_FOUND | Status::BAD_REQUEST)) => {
+                let relay = relay();
+                return Err(AgentError::CreationRefused { relay, status });
+            }
+            LegError::Refused(status @ Status::FORBIDDEN) => {
+                let relay = relay();
+                return Err(AgentError::TurnedAway { relay, status });
+            }
+            // A relay that served before may be restarting behind something
+            // that speaks for it meanwhile.
+            LegError::NotJet(source) if self.state.get() == State::New => {
+                let relay = relay();
+                return Err(AgentError::NotJet { relay, source });
+            }
+            _ => {}
+        }
+        if self.state.replace(State::Down) != State::Down {
+            warn!(relay = %self.relay, %error, "cannot wait at the relay; trying again");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! What the proxies run with: parsed, valid, with every default filled in.
+
+use std::time::Duration;
+
+use super::target::Service;
+use super::ticket::{RelayUrl, Secret, Ticket};
+use crate::config::limits::Limits;
+use crate::config::settings::LogSettings;
+use crate::config::{DataPlane, ListenAddress};
+
+/// What both proxies need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentSettings {
+    /// The cores to run on, one shard each: at least one, none twice.
+    pub cores: Vec<usize>,
+    /// How to move bytes.
+    pub data_plane: DataPlane,
+    /// How long to wait for pairs when told to stop.
+    pub drain_timeout: Duration,
+    /// What to log, and how.
+    pub log: LogSettings,
+    /// Every limit, as the host allows.
+    pub limits: Limits,
+}
+
+/// The server-side proxy: makes local services reachable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExposeSettings {
+    /// What people call it. It names the file that keeps the ticket's secret.
+    pub name: String,
+    /// The relay at which to meet.
+    pub relay: RelayUrl,
+    /// The services: at least one; ports differ, and only a single one may
+    /// have none.
+    pub services: Vec<Service>,
+    /// For how many sessions.
+    pub sessions: Sessions,
+    /// As for both proxies.
+    pub agent: AgentSettings,
+}
+
+/// For how many sessions a proxy is exposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    /// Any number, with ids derived from this secret.
+    Reusable(Secret),
+    /// One, with random ids that any JET client can use. There is one service.
+    Once,
+}
+
+/// The client-side proxy: a local port that leads to an exposed service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardSettings {
+    /// Where to listen.
+    pub listen: ListenAddress,
+    /// Where it leads, at the relay to dial.
+    pub ticket: Ticket,
+    /// As for both proxies.
+    pub agent: AgentSettings,
+}
