@@ -19,3 +19,4 @@ pub mod session;
 pub mod shard;
 
 pub mod agent;
+pub mod cli;

@@ -1,0 +1,65 @@
+//! The arguments that both proxies share.
+
+use clap::Args;
+
+use crate::agent::settings::AgentSettings;
+use crate::config::limits::Limits;
+use crate::config::settings::{HostFacts, LogSettings};
+use crate::config::{CoreChoice, DataPlane, LogFormat, LogLevel, Period, Problem};
+
+/// Arguments of both proxies.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Run on so many cores, as 2, or on these, as 0,2-3
+    #[arg(long, value_name = "N|LIST", default_value = "1")]
+    cores: CoreChoice,
+
+    /// Move bytes in this way
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WAY",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    data_plane: DataPlane,
+
+    /// When told to stop, wait so long for sessions to end
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    drain_timeout: Period,
+
+    /// Lay out log lines in this way
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    log_format: LogFormat,
+
+    /// Log this and what is more important; MIDSPAN_LOG overrides it
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LEVEL",
+        default_value = "info",
+        hide_possible_values = true
+    )]
+    log_level: LogLevel,
+}
+
+impl AgentArgs {
+    pub(super) fn settings(&self, host: &HostFacts) -> Result<AgentSettings, Problem> {
+        Ok(AgentSettings {
+            cores: self.cores.resolve(&host.cores_allowed)?,
+            data_plane: self.data_plane,
+            drain_timeout: self.drain_timeout.0,
+            log: LogSettings {
+                format: self.log_format,
+                level: self.log_level,
+            },
+            limits: Limits::defaults(host.descriptors),
+        })
+    }
+}

@@ -1,0 +1,344 @@
+//! `midspan expose`: its arguments, and the ticket that it prints.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use tracing::info;
+
+use super::{Advise, AgentArgs, StateDir, host, logging, print};
+use crate::agent::expose::SERVICES_MAX;
+use crate::agent::process;
+use crate::agent::settings::{ExposeSettings, Sessions};
+use crate::agent::target::Service;
+use crate::agent::ticket::{RelayUrl, ReusableTicket, Secret, Ticket};
+use crate::config::settings::HostFacts;
+use crate::runtime::kernel;
+use crate::runtime::signal::Signals;
+
+/// The longest name of an exposed proxy.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Make services on this machine reachable through a relay
+///
+/// Prints a ticket: whoever has it can connect with `midspan forward`. The
+/// ticket stays the same for the same NAME.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Example:
+  midspan expose home --to 127.0.0.1:22 --to 80=nas:8080 --relay jet+tcp://relay.example:8080")]
+pub struct ExposeArgs {
+    /// What to call it; names the file that keeps the ticket's secret
+    name: String,
+
+    /// A service to expose, as HOST:PORT or unix:/path; PORT= is the port by
+    /// which the other side asks for it; repeat for several
+    #[arg(long, required = true, value_name = "[PORT=]TARGET")]
+    to: Vec<Service>,
+
+    /// The relay at which to meet
+    #[arg(long, value_name = "jet+tcp://HOST:PORT")]
+    relay: RelayUrl,
+
+    /// Serve one session and print its plain ids, for any JET client
+    #[arg(long)]
+    once: bool,
+
+    /// Keep the ticket's secret in this directory [default: $STATE_DIRECTORY,
+    /// /var/lib/midspan for root, else ~/.local/state/midspan]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+impl ExposeArgs {
+    /// The settings that these arguments come to. Makes the ticket's secret,
+    /// in the state directory, when the name is new.
+    ///
+    /// # Errors
+    ///
+    /// Arguments that contradict each other, or a secret that cannot be kept.
+    pub fn settings(&self, host: &HostFacts) -> anyhow::Result<ExposeSettings> {
+        self.check().usage()?;
+        let agent = self.agent.settings(host).context("--cores").usage()?;
+        let sessions = match self.once {
+            true => Sessions::Once,
+            false => {
+                let given = self
+                    .state_dir
+                    .as_ref()
+                    .map(|dir| host.current_dir.join(dir));
+                let state_dir = given
+                    .or_else(|| host.state_dir.clone())
+                    .context("nowhere to keep the ticket's secret")
+                    .advise("pass --state-dir DIR, or set $HOME")?;
+                let secret = StateDir::open(&state_dir)?.ticket_secret(&self.name)?;
+                Sessions::Reusable(Secret::from_bytes(secret))
+            }
+        };
+        Ok(ExposeSettings {
+            name: self.name.clone(),
+            relay: self.relay.clone(),
+            services: self.to.clone(),
+            sessions,
+            agent,
+        })
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let character = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+        ensure!(
+            !self.name.is_empty()
+                && self.name.len() <= NAME_BYTES_MAX
+                && !self.name.starts_with(['.', '-'])
+                && self.name.bytes().all(character),
+            "NAME \"{}\" is not 1 to {NAME_BYTES_MAX} letters, digits, dots, dashes and underscores",
+            self.name.escape_default()
+        );
+        ensure!(
+            !self.once || self.to.len() == 1,
+            "--once serves one session and so one --to; {} were given",
+            self.to.len()
+        );
+        ensure!(
+            self.to.len() <= SERVICES_MAX,
+            "at most {SERVICES_MAX} services have one ticket; {} were given",
+            self.to.len()
+        );
+        for (index, service) in self.to.iter().enumerate() {
+            match service.port {
+                None if self.to.len() > 1 => {
+                    bail!("--to {service}: with several services each needs its PORT=")
+                }
+                Some(port)
+                    if self.to[..index]
+                        .iter()
+                        .any(|other| other.port == Some(port)) =>
+                {
+                    bail!("--to {service}: port {port} is exposed already; choose another as PORT=")
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Exposes until it is told to stop.
+///
+/// # Errors
+///
+/// Arguments that are wrong, or a proxy that cannot start.
+pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<()> {
+    // Before the first thread, so that every thread leaves signals to a shard.
+    let signals = Signals::block().context("cannot block signals")?;
+    // Raises the descriptor limit, from which limits are derived.
+    kernel::probe()?;
+    let settings = args.settings(&host::facts()?)?;
+    let log = logging::init(settings.agent.log)?;
+    if let Some(report) = ExposeReport::reusable(&settings) {
+        print(&report);
+    }
+    let told = settings.clone();
+    let announce = Box::new(move |ticket| {
+        print(&ExposeReport::once(&told, Ticket::Once(ticket)));
+    });
+    let counted = process::expose(&settings, signals, announce)?;
+    info!(counters = %counted, "stopped");
+    log.flush();
+    Ok(())
+}
+
+/// What an exposing proxy says: the ticket, and what to do with it.
+#[derive(Debug)]
+pub struct ExposeReport<'a> {
+    settings: &'a ExposeSettings,
+    ticket: Ticket,
+}
+
+impl<'a> ExposeReport<'a> {
+    /// For the reusable ticket of `settings`; `None` where they ask for one
+    /// session.
+    #[must_use]
+    pub fn reusable(settings: &'a ExposeSettings) -> Option<Self> {
+        let Sessions::Reusable(secret) = &settings.sessions else {
+            return None;
+        };
+        let (relay, secret) = (settings.relay.clone(), secret.clone());
+        let ticket = Ticket::Reusable(ReusableTicket {
+            relay,
+            secret,
+            port: None,
+        });
+        Some(Self { settings, ticket })
+    }
+
+    /// For one session, which `ticket` names.
+    #[must_use]
+    pub fn once(settings: &'a ExposeSettings, ticket: Ticket) -> Self {
+        Self { settings, ticket }
+    }
+}
+
+impl fmt::Display for ExposeReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { settings, ticket } = self;
+        writeln!(
+            f,
+            "exposing \"{}\" through {}",
+            settings.name, settings.relay
+        )?;
+        for service in &settings.services {
+            match service.port {
+                Some(port) => writeln!(f, "  port {port} leads to {}", service.target)?,
+                None => writeln!(f, "  leads to {}", service.target)?,
+            }
+        }
+        let serves = match &settings.sessions {
+            Sessions::Reusable(_) => "whoever has it can connect: keep it secret",
+            Sessions::Once => "for one session",
+        };
+        writeln!(f, "ticket ({serves}):\n  {ticket}\n\nWhere it is wanted:")?;
+        for service in &settings.services {
+            let ticket = match (ticket, service.port) {
+                (Ticket::Reusable(ticket), Some(port)) if settings.services.len() > 1 => {
+                    Ticket::Reusable(ReusableTicket {
+                        port: Some(port),
+                        ..ticket.clone()
+                    })
+                }
+                (ticket, _) => ticket.clone(),
+            };
+            // Ports below 1024 are root's; 22 is often taken, so 2222.
+            let local = match service.port {
+                Some(22) | None => 2222,
+                Some(port @ ..1024) => 8000 + port,
+                Some(port) => port,
+            };
+            writeln!(f, "  midspan forward {local} --to {ticket}")?;
+            if service.port == Some(22) {
+                writeln!(f, "  ssh -p {local} 127.0.0.1")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn host(state_dir: Option<PathBuf>) -> HostFacts {
+        HostFacts {
+            cores_allowed: vec![0, 1],
+            descriptors: 1024,
+            hostname: "here".into(),
+            state_dir,
+            current_dir: "/".into(),
+        }
+    }
+
+    fn parse(args: &str) -> Result<ExposeArgs, clap::Error> {
+        let words = ["midspan", "expose"]
+            .into_iter()
+            .chain(args.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Expose(args) => args,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn a_name_keeps_its_ticket() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let settings = |args: &str| {
+            let host = host(Some(folder.path().join("state")));
+            parse(args).expect("valid").settings(&host).expect("valid")
+        };
+        let home = settings("home --to localhost:22 --relay jet+tcp://relay:1");
+        let again = settings("home --to localhost:80 --to 1=unix:/s --relay jet+tcp://relay:1");
+        let other = settings("other --to localhost:22 --relay jet+tcp://relay:1");
+        assert_eq!(home.sessions, again.sessions);
+        assert_ne!(home.sessions, other.sessions);
+        assert_eq!(home.agent.cores, [0]);
+        let once = settings("once --to localhost:22 --relay jet+tcp://relay:1 --once --cores 1-1");
+        assert_eq!((once.sessions, once.agent.cores), (Sessions::Once, vec![1]));
+        assert!(!folder.path().join("state/ticket-once.key").exists());
+    }
+
+    #[test]
+    fn wrong_arguments_say_why() {
+        let check = |args: &str, part: &str| {
+            let text = match parse(args) {
+                Err(error) => error.to_string(),
+                Ok(args) => {
+                    let error = args.settings(&host(None)).expect_err("wrong");
+                    let mut output = Vec::new();
+                    super::super::report(&error, &mut output);
+                    String::from_utf8(output).expect("text")
+                }
+            };
+            assert!(text.contains(part), "{args}: {text}");
+        };
+        let relay = "--relay jet+tcp://relay:1";
+        check(&format!("../x --to a:1 {relay}"), "NAME \"../x\" is not");
+        check(&format!("x {relay}"), "--to");
+        check("x --to a:1", "--relay");
+        check(
+            "x --to a:1 --relay https://relay",
+            "scheme \"https\" is not supported",
+        );
+        check("x --to a:1 --relay jet+tcp://relay", "has no port");
+        check(&format!("x --to a {relay}"), "has no port");
+        check(
+            &format!("x --to a:1 --to b:1 {relay}"),
+            "port 1 is exposed already",
+        );
+        check(
+            &format!("x --to a:1 --to unix:/b {relay}"),
+            "each needs its PORT=",
+        );
+        check(
+            &format!("x --to a:1 --to b:2 --once {relay}"),
+            "one --to; 2 were given",
+        );
+        check(
+            &format!("x --to a:1 --cores 3 {relay}"),
+            "--cores: 3 cores asked for",
+        );
+        check(&format!("x --to a:1 {relay}"), "next: pass --state-dir DIR");
+    }
+
+    #[test]
+    fn the_report_tells_what_to_run() {
+        let args = parse("home --to 127.0.0.1:22 --to 80=nas:8080 --relay jet+tcp://relay:1")
+            .expect("valid");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let host = host(Some(folder.path().to_owned()));
+        let mut settings = args.settings(&host).expect("valid");
+        settings.sessions = Sessions::Reusable(Secret::from_bytes([0; 16]));
+        let report = ExposeReport::reusable(&settings)
+            .expect("reusable")
+            .to_string();
+        assert_eq!(
+            report,
+            "exposing \"home\" through jet+tcp://relay:1
+  port 22 leads to 127.0.0.1:22
+  port 80 leads to nas:8080
+ticket (whoever has it can connect: keep it secret):
+  jet+tcp://relay:1/ticket/AAAAAAAAAAAAAAAAAAAAAA
+
+Where it is wanted:
+  midspan forward 2222 --to jet+tcp://relay:1/ticket/AAAAAAAAAAAAAAAAAAAAAA/22
+  ssh -p 2222 127.0.0.1
+  midspan forward 8080 --to jet+tcp://relay:1/ticket/AAAAAAAAAAAAAAAAAAAAAA/80
+"
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! `midspan forward`: its arguments, and what it says when it listens.
+
+use std::env;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use tracing::info;
+
+use super::{Advise, AgentArgs, host, logging, print};
+use crate::agent::process::BoundForward;
+use crate::agent::settings::ForwardSettings;
+use crate::agent::ticket::{RelayUrl, Ticket};
+use crate::config::settings::HostFacts;
+use crate::config::{ListenAddress, ValueError};
+use crate::runtime::kernel;
+use crate::runtime::signal::Signals;
+
+/// The environment variable that holds the ticket when no argument does.
+const TICKET_VARIABLE: &str = "MIDSPAN_TICKET";
+
+/// More than any ticket is long.
+const TICKET_FILE_BYTES_MAX: u64 = 4096;
+
+/// Bits of a file's mode that let others read it.
+const OTHERS_READ: u32 = 0o044;
+
+/// Open a local port that leads to an exposed service
+///
+/// The ticket is a secret, and other users of this machine can see a program's
+/// arguments: there, write it to a file and pass --to @FILE, or set
+/// MIDSPAN_TICKET instead of --to.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Example:
+  midspan forward 2222 --to jet+tcp://relay.example:8080/ticket/AAECAwQFBgcICQoLDA0ODw/22
+  ssh -p 2222 127.0.0.1")]
+pub struct ForwardArgs {
+    /// Where to listen; a port alone is on 127.0.0.1
+    #[arg(value_name = "[ADDR:]PORT")]
+    listen: LocalListener,
+
+    /// The ticket that `midspan expose` printed, or @FILE that holds it
+    #[arg(long, value_name = "TICKET")]
+    to: Option<String>,
+
+    /// Meet at this address of the relay instead of the ticket's
+    #[arg(long, value_name = "jet+tcp://HOST:PORT")]
+    relay: Option<RelayUrl>,
+
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+/// `[ADDR:]PORT`, on loopback where no address is given.
+#[derive(Clone, Copy, Debug)]
+struct LocalListener(ListenAddress);
+
+impl FromStr for LocalListener {
+    type Err = ValueError;
+
+    fn from_str(written: &str) -> Result<Self, ValueError> {
+        let digits = !written.is_empty() && written.bytes().all(|b| b.is_ascii_digit());
+        match written.parse::<u16>() {
+            Ok(port) if digits => Ok(Self(ListenAddress(SocketAddr::from((
+                Ipv4Addr::LOCALHOST,
+                port,
+            ))))),
+            _ => Ok(Self(written.parse()?)),
+        }
+    }
+}
+
+impl ForwardArgs {
+    /// The settings that these arguments come to; `ticket` is what
+    /// `MIDSPAN_TICKET` holds.
+    ///
+    /// # Errors
+    ///
+    /// No ticket, or one that cannot be read.
+    pub fn settings(
+        &self,
+        host: &HostFacts,
+        ticket: Option<String>,
+    ) -> anyhow::Result<ForwardSettings> {
+        let agent = self.agent.settings(host).context("--cores").usage()?;
+        let ticket = match (&self.to, ticket) {
+            (Some(to), _) => match to.strip_prefix('@') {
+                Some(path) => read_ticket(&host.current_dir.join(path))?,
+                None => to.parse::<Ticket>().context("--to").usage()?,
+            },
+            (None, Some(ticket)) => ticket.trim().parse().context(TICKET_VARIABLE).usage()?,
+            (None, None) => Err(anyhow!("no ticket")).usage().advise(format!(
+                "pass --to TICKET or --to @FILE, or set {TICKET_VARIABLE}"
+            ))?,
+        };
+        Ok(ForwardSettings {
+            listen: self.listen.0,
+            ticket: match &self.relay {
+                Some(relay) => ticket.with_relay(relay.clone()),
+                None => ticket,
+            },
+            agent,
+        })
+    }
+}
+
+fn read_ticket(path: &Path) -> anyhow::Result<Ticket> {
+    let shown = path.display();
+    let reading = || format!("cannot read the ticket file {shown}");
+    let file = File::open(path).with_context(reading)?;
+    let mode = file.metadata().with_context(reading)?.mode() & 0o7777;
+    if mode & OTHERS_READ != 0 {
+        return Err(anyhow!(
+            "the ticket file {shown} can be read by others (mode {mode:04o})"
+        ))
+        .advise(format!("if nobody else has read it: chmod 600 {shown}"));
+    }
+    let mut ticket = String::new();
+    file.take(TICKET_FILE_BYTES_MAX)
+        .read_to_string(&mut ticket)
+        .with_context(reading)?;
+    ticket
+        .trim()
+        .parse()
+        .with_context(|| format!("the ticket file {shown}"))
+}
+
+/// Forwards until it is told to stop.
+///
+/// # Errors
+///
+/// Arguments that are wrong, or a proxy that cannot start.
+pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
+    // Before the first thread, so that every thread leaves signals to a shard.
+    let signals = Signals::block().context("cannot block signals")?;
+    // Raises the descriptor limit, from which limits are derived.
+    kernel::probe()?;
+    let ticket = env::var(TICKET_VARIABLE).ok();
+    let settings = args.settings(&host::facts()?, ticket)?;
+    let bound = BoundForward::bind(&settings, signals)?;
+    let log = logging::init(settings.agent.log)?;
+    print(&ForwardReport {
+        listening: bound.address(),
+        relay: settings.ticket.relay(),
+    });
+    let counted = bound.serve()?;
+    info!(counters = %counted, "stopped");
+    log.flush();
+    Ok(())
+}
+
+/// What a forwarding proxy that listens says.
+#[derive(Debug)]
+pub struct ForwardReport<'a> {
+    /// The address as bound.
+    pub listening: SocketAddr,
+    /// The relay that is dialled.
+    pub relay: &'a RelayUrl,
+}
+
+impl fmt::Display for ForwardReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listening, relay } = self;
+        writeln!(f, "forwarding {listening} through {relay}")?;
+        writeln!(
+            f,
+            "If an SSH server is exposed there:\n  ssh -p {} {}",
+            listening.port(),
+            listening.ip()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    const TICKET: &str = "jet+tcp://relay:1/ticket/AAECAwQFBgcICQoLDA0ODw/22";
+
+    fn settings(args: &str, variable: Option<&str>) -> Result<ForwardSettings, String> {
+        let host = HostFacts {
+            cores_allowed: vec![0],
+            descriptors: 1024,
+            hostname: "here".into(),
+            state_dir: None,
+            current_dir: "/".into(),
+        };
+        let words = ["midspan", "forward"]
+            .into_iter()
+            .chain(args.split_whitespace());
+        let args = match Cli::try_parse_from(words) {
+            Ok(Cli {
+                command: Command::Forward(args),
+            }) => args,
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => return Err(error.to_string()),
+        };
+        args.settings(&host, variable.map(str::to_owned))
+            .map_err(|error| {
+                let mut output = Vec::new();
+                super::super::report(&error, &mut output);
+                String::from_utf8(output).expect("text")
+            })
+    }
+
+    fn check_error(args: &str, part: &str) {
+        let error = settings(args, None).expect_err(args);
+        assert!(error.contains(part), "{args}: {error}");
+        assert!(!error.contains("AAECAw"), "{error}");
+    }
+
+    #[test]
+    fn tickets_come_by_argument_file_or_environment() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("ticket");
+        fs::write(&path, format!("{TICKET}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let by_file = format!("2222 --to @{}", path.display());
+        for (args, variable) in [
+            (&*format!("2222 --to {TICKET}"), None),
+            (&by_file, Some("ignored")),
+            ("2222", Some(TICKET)),
+        ] {
+            let settings = settings(args, variable).expect(args);
+            assert_eq!(settings.ticket.to_string(), TICKET);
+            assert_eq!(settings.listen.to_string(), "127.0.0.1:2222");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        check_error(&by_file, "can be read by others (mode 0644)");
+        check_error(&by_file, "next: if nobody else has read it: chmod 600");
+    }
+
+    #[test]
+    fn another_address_of_the_relay_may_be_given() {
+        let args = format!("[::1]:0 --to {TICKET} --relay jet+tcp://[::1]:9");
+        let moved = settings(&args, None).expect("valid");
+        assert_eq!(moved.ticket.relay().to_string(), "jet+tcp://[::1]:9");
+        assert_eq!(moved.listen.to_string(), "[::1]:0");
+        let id = "300f1c82-d33b-11e9-bb65-2a2ae2dbcce5";
+        let plain = settings(&format!("1 --to jet+tcp://relay:1/{id}/{id}"), None);
+        assert!(matches!(plain.expect("valid").ticket, Ticket::Once(_)));
+    }
+
+    #[test]
+    fn wrong_arguments_say_why_and_keep_secrets() {
+        check_error("2222", "no ticket\n  next: pass --to TICKET");
+        check_error(
+            "2222 --to https://relay/x",
+            "--to: scheme \"https\" is not supported",
+        );
+        check_error(
+            "2222 --to jet+tcp://relay:1/ticket/AAECAw",
+            "was it copied whole?",
+        );
+        check_error(
+            "2222 --to @/nonexistent",
+            "cannot read the ticket file /nonexistent: ",
+        );
+        check_error(
+            &format!("host:22 --to {TICKET}"),
+            "is a name; a listener needs",
+        );
+        check_error(
+            &format!("70000 --to {TICKET}"),
+            "is not an address and a port",
+        );
+        check_error(
+            &format!("1 --to {TICKET} --cores 2"),
+            "--cores: 2 cores asked for",
+        );
+        check_error(
+            &format!("1 --to {TICKET} --relay relay:1"),
+            "jet+tcp://HOST:PORT",
+        );
+    }
+}

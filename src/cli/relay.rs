@@ -1,0 +1,470 @@
+//! `midspan relay`: its arguments, and what it says when it has started.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use aws_lc_rs::rand;
+use clap::{Args, value_parser};
+use tracing::info;
+
+use super::state_dir::StateDir;
+use super::{host, logging, print};
+use crate::config::file::ConfigFile;
+use crate::config::limits::{LIMITS, LimitFlag};
+use crate::config::settings::{Flags, HostFacts, RelaySettings, SPIN_US_MAX};
+use crate::config::{
+    ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel, Period,
+};
+use crate::runtime::kernel::{self, Features};
+use crate::runtime::signal::Signals;
+use crate::shard::serve::BoundRelay;
+
+/// Run the relay at which others meet
+///
+/// Without arguments it listens on loopback only, for trying out. Arguments
+/// override the configuration file, whose keys have the same names.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = "\
+Examples:
+  midspan relay
+  midspan relay --listen 0.0.0.0:8080 --listen '[::]:8080' --open --create-on-accept
+  midspan relay --config /etc/midspan/midspan.toml")]
+pub struct RelayArgs {
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Listen on this address; repeat for several [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<ListenAddress>,
+
+    /// Serve anybody, without credentials; needed for addresses that other
+    /// hosts can reach
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    open: Option<bool>,
+
+    /// Let an acceptor create the association that it names [default: only on
+    /// loopback without a configuration file]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    create_on_accept: Option<bool>,
+
+    /// Run on so many cores, as 2, or on these, as 0,2-3 [default: all that
+    /// this process may use]
+    #[arg(long, value_name = "N|LIST")]
+    cores: Option<CoreChoice>,
+
+    /// Move bytes in this way [default: auto]
+    #[arg(long, value_enum, value_name = "WAY")]
+    data_plane: Option<DataPlane>,
+
+    /// When told to stop, wait so long for pairs to end [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    drain_timeout: Option<Period>,
+
+    /// Spin so many microseconds before sleeping: lower latency for more CPU
+    /// [default: 0]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(0..=i64::from(SPIN_US_MAX)))]
+    spin_us: Option<u32>,
+
+    /// Lay out log lines in this way [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+
+    /// Log this and what is more important; MIDSPAN_LOG overrides it
+    /// [default: info]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+
+    /// Keep keys in this directory [default: $STATE_DIRECTORY, /var/lib/midspan
+    /// for root, else ~/.local/state/midspan]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Serve version 1 of JET, in which the relay invents associations
+    /// [default: allow]
+    #[arg(long, value_enum, value_name = "WORD")]
+    jet_v1: Option<JetV1>,
+
+    /// Tell peers that they reach this relay by this name [default: this
+    /// host's name]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    jet_instance: Option<Instance>,
+
+    /// Set a limit; repeat for several
+    #[arg(long, value_name = "NAME=VALUE", long_help = limits_help())]
+    limit: Vec<LimitFlag>,
+}
+
+fn limits_help() -> String {
+    let mut help =
+        "Set a limit; repeat for several. Limits hold for the whole process:\n".to_owned();
+    for limit in LIMITS {
+        let default = match limit.default {
+            Some(default) => default.to_string(),
+            None => "from the descriptor limit".to_owned(),
+        };
+        let (name, doc, min, max) = (limit.name, limit.doc.trim(), limit.min, limit.max);
+        help += &format!("\n{name}: {doc} [{min} to {max}, default: {default}]");
+    }
+    help
+}
+
+impl RelayArgs {
+    /// The settings that these arguments, over the file they name, come to.
+    ///
+    /// # Errors
+    ///
+    /// A file or value that is wrong, or does not suit `host`.
+    pub fn settings(&self, host: &HostFacts) -> Result<RelaySettings, ConfigError> {
+        let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
+        RelaySettings::resolve(&self.flags(), file.as_ref(), host)
+    }
+
+    fn flags(&self) -> Flags {
+        let args = self.clone();
+        Flags {
+            listen: args.listen,
+            open: args.open,
+            create_on_accept: args.create_on_accept,
+            cores: args.cores,
+            data_plane: args.data_plane,
+            drain_timeout: args.drain_timeout,
+            spin_us: args.spin_us,
+            log_format: args.log_format,
+            log_level: args.log_level,
+            state_dir: args.state_dir,
+            jet_v1: args.jet_v1,
+            jet_instance: args.jet_instance,
+            limits: args.limit,
+        }
+    }
+}
+
+/// Runs the relay until it is told to stop.
+///
+/// # Errors
+///
+/// Settings that are wrong, or a relay that cannot start.
+pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
+    // Before the first thread, so that every thread leaves signals to a shard.
+    let signals = Signals::block().context("cannot block signals")?;
+    // Raises the descriptor limit, from which limits are derived.
+    let features = kernel::probe()?;
+    let settings = args.settings(&host::facts()?)?;
+    let owner_secret = StateDir::open(&settings.state_dir)?.owner_key()?;
+    let relay = BoundRelay::bind(&settings, owner_secret, random_id, signals)?;
+    let log = logging::init(settings.log)?;
+    let facts = StartupFacts {
+        listening: relay.addresses().to_vec(),
+        cores: relay.cores().as_slice().to_vec(),
+        congestion_control: relay.congestion_control().to_owned(),
+        notes: notes(&features, &settings),
+    };
+    print(&StartupReport {
+        settings: &settings,
+        facts: &facts,
+    });
+    let counted = relay.serve()?;
+    info!(counters = %counted, "stopped");
+    log.flush();
+    Ok(())
+}
+
+/// Ids drawn from the generator at once: one draw costs as much as many.
+const IDS_PER_DRAW: usize = 32;
+
+/// Randomness for an id that is a credential.
+fn random_id() -> [u8; 16] {
+    thread_local! {
+        static DRAWN: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
+    }
+    DRAWN.with_borrow_mut(|drawn| {
+        if drawn.is_empty() {
+            drawn.resize(IDS_PER_DRAW, [0; 16]);
+            // Without randomness every id could be guessed: better no relay.
+            let filled = rand::fill(drawn.as_flattened_mut());
+            assert!(filled.is_ok(), "the system gives no random bytes");
+        }
+        drawn.pop().unwrap_or_default()
+    })
+}
+
+/// What the probe found that an operator may want to change.
+fn notes(features: &Features, settings: &RelaySettings) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !features.min_wait {
+        notes.push(format!(
+            "kernel {} cannot gather completions: bulk transfers cost more CPU than from Linux \
+             6.12 on",
+            features.kernel_release
+        ));
+    }
+    if settings.data_plane == DataPlane::Ring && !features.bundles {
+        notes.push(format!(
+            "kernel {} does not bundle buffers: the ring plane costs more CPU than from Linux \
+             6.10 on",
+            features.kernel_release
+        ));
+    }
+    notes
+}
+
+/// What only the running relay knows.
+#[derive(Clone, Debug, Default)]
+pub struct StartupFacts {
+    /// The addresses as bound, with the ports that the kernel chose.
+    pub listening: Vec<SocketAddr>,
+    /// The cores that shards run on.
+    pub cores: Vec<usize>,
+    /// The congestion control of accepted connections.
+    pub congestion_control: String,
+    /// What the probe of the kernel found worth telling, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// What a relay that has started says: what it does, and what to try next.
+#[derive(Debug)]
+pub struct StartupReport<'a> {
+    /// What was asked for.
+    pub settings: &'a RelaySettings,
+    /// What came of it.
+    pub facts: &'a StartupFacts,
+}
+
+impl StartupReport<'_> {
+    /// The relay's URL as others on the same network would dial it: the first
+    /// address, or the host's name where that is every address.
+    fn relay_url(&self) -> Option<String> {
+        let address = self.facts.listening.first()?;
+        let port = address.port();
+        Some(if address.ip().is_unspecified() {
+            format!("jet+tcp://{}:{port}", self.settings.jet.instance.host())
+        } else {
+            format!("jet+tcp://{address}")
+        })
+    }
+}
+
+impl fmt::Display for StartupReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = self.settings;
+        let limits = &settings.limits;
+        writeln!(
+            f,
+            "midspan {} relays JET over TCP",
+            env!("CARGO_PKG_VERSION")
+        )?;
+        for address in &self.facts.listening {
+            let reach = match ListenAddress(*address).is_loopback() {
+                true => "this host only",
+                false => "open to anybody who can reach it",
+            };
+            writeln!(f, "  listening    {address} ({reach})")?;
+        }
+        let cores: Vec<String> = self.facts.cores.iter().map(usize::to_string).collect();
+        writeln!(f, "  cores        {}", cores.join(", "))?;
+        writeln!(f, "  data plane   {}", settings.data_plane)?;
+        writeln!(f, "  congestion   {}", self.facts.congestion_control)?;
+        let created = match settings.create_on_accept {
+            true => "created by whoever accepts",
+            false => "created by the relay only (--create-on-accept lets acceptors create them)",
+        };
+        writeln!(
+            f,
+            "  associations {created}; up to {} for {} s",
+            limits.associations_max, limits.association_ttl_s
+        )?;
+        writeln!(
+            f,
+            "  limits       {} connections, {} handshakes of {} s, {} pipes, {} MiB waiting to be sent",
+            limits.connections_max,
+            limits.handshakes_max,
+            limits.handshake_timeout_s,
+            limits.pipes_max,
+            limits.spill_bytes_max >> 20,
+        )?;
+        writeln!(f, "  state        {}", settings.state_dir.display())?;
+        for note in &self.facts.notes {
+            writeln!(f, "  note         {note}")?;
+        }
+        let Some(relay) = self.relay_url().filter(|_| settings.create_on_accept) else {
+            return Ok(());
+        };
+        write!(
+            f,
+            "
+Try next, where the service is:
+  midspan expose home --to 127.0.0.1:22 --relay {relay}
+and where it is wanted, with the ticket that this prints:
+  midspan forward 2222 --to TICKET
+  ssh -p 2222 127.0.0.1
+"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn host() -> HostFacts {
+        HostFacts {
+            cores_allowed: vec![0, 1],
+            descriptors: 1024,
+            hostname: "relay.example".into(),
+            state_dir: Some("/var/lib/midspan".into()),
+            current_dir: "/".into(),
+        }
+    }
+
+    fn parse(args: &str) -> Result<RelayArgs, clap::Error> {
+        let words = ["midspan", "relay"]
+            .into_iter()
+            .chain(args.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Relay(args) => *args,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn arguments_become_settings() {
+        let args = parse(
+            "--listen [::]:1 --listen 127.0.0.1:2 --open --create-on-accept=false --cores 1 \
+             --data-plane ring --drain-timeout 5m --spin-us 20 --log-format json --log-level warn \
+             --state-dir /s --jet-v1 deny --jet-instance r:9 --limit pipes_max=3 \
+             --limit association_ttl_s=60",
+        )
+        .expect("valid");
+        let settings = args.settings(&host()).expect("valid");
+        assert_eq!(
+            settings.to_string(),
+            "listen = [\"[::]:1\", \"127.0.0.1:2\"]\nopen = true\ncreate_on_accept = false\n\
+             cores = \"0-0\"\ndata_plane = \"ring\"\ndrain_timeout = \"5m\"\nspin_us = 20\n\
+             state_dir = \"/s\"\n\n[log]\nformat = \"json\"\nlevel = \"warn\"\n\n[jet]\nv1 = \"deny\"\n\
+             instance = \"r:9\"\n\n[limits]\nconnections_max = 954\nhandshakes_max = 954\n\
+             handshake_timeout_s = 10\nassociations_max = 262144\nassociation_ttl_s = 60\n\
+             waiting_per_address_max = 16384\npipes_max = 3\nspill_bytes_max = 67108864\n",
+        );
+    }
+
+    #[test]
+    fn wrong_arguments_are_usage_errors_that_say_why() {
+        let check = |args: &str, part: &str| {
+            let error = parse(args).expect_err(args);
+            assert_eq!(error.exit_code(), 2, "{args}");
+            assert!(error.to_string().contains(part), "{args}: {error}");
+        };
+        check(
+            "--listen localhost:80",
+            "is a name; a listener needs an address",
+        );
+        check("--cores 0", "neither a number of cores");
+        check(
+            "--data-plane zplice",
+            "[possible values: auto, copy, splice, ring]",
+        );
+        check("--spin-us 5000", "5000 is not in 0..=1000");
+        check("--drain-timeout 30", "is not a length of time");
+        check("--limit pipe_max=1", "did you mean \"pipes_max\"?");
+        check("--open maybe", "unexpected argument 'maybe'");
+        check("127.0.0.1:8080", "unexpected argument");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_no_usage_error() {
+        let args = parse("--config /nonexistent/midspan.toml").expect("valid");
+        let error = args.settings(&host()).expect_err("no such file");
+        assert!(!error.is_usage());
+        let text = error.to_string();
+        assert!(text.starts_with("/nonexistent/midspan.toml: cannot read the configuration: "));
+    }
+
+    #[test]
+    fn help_names_every_limit() {
+        let help = parse("--help").expect_err("help").to_string();
+        for limit in LIMITS {
+            assert!(help.contains(limit.name), "{}", limit.name);
+        }
+    }
+
+    fn report(args: &str, listening: &[&str]) -> String {
+        let settings = parse(args)
+            .expect("valid")
+            .settings(&host())
+            .expect("valid");
+        let facts = StartupFacts {
+            listening: listening
+                .iter()
+                .map(|a| a.parse().expect("an address"))
+                .collect(),
+            cores: vec![0, 1],
+            congestion_control: "cubic".into(),
+            notes: vec!["this kernel has no kTLS".into()],
+        };
+        StartupReport {
+            settings: &settings,
+            facts: &facts,
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn a_relay_on_loopback_tells_what_to_try() {
+        let expected = format!(
+            "midspan {} relays JET over TCP
+  listening    127.0.0.1:40001 (this host only)
+  cores        0, 1
+  data plane   auto
+  congestion   cubic
+  associations created by whoever accepts; up to 262144 for 300 s
+  limits       704 connections, 704 handshakes of 10 s, 128 pipes, 64 MiB waiting to be sent
+  state        /var/lib/midspan
+  note         this kernel has no kTLS
+
+Try next, where the service is:
+  midspan expose home --to 127.0.0.1:22 --relay jet+tcp://127.0.0.1:40001
+and where it is wanted, with the ticket that this prints:
+  midspan forward 2222 --to TICKET
+  ssh -p 2222 127.0.0.1
+",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(
+            report("--listen 127.0.0.1:0", &["127.0.0.1:40001"]),
+            expected
+        );
+    }
+
+    #[test]
+    fn a_relay_for_others_names_itself_by_its_host() {
+        let report = report(
+            "--listen 0.0.0.0:80 --open --create-on-accept --jet-instance relay.example:99",
+            &["0.0.0.0:80"],
+        );
+        assert!(
+            report.contains("(open to anybody who can reach it)"),
+            "{report}"
+        );
+        assert!(
+            report.contains("--relay jet+tcp://relay.example:80\n"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn no_command_is_advised_that_would_be_refused() {
+        let report = report("--create-on-accept=false", &["127.0.0.1:8080"]);
+        assert!(!report.contains("midspan expose"), "{report}");
+        assert!(
+            report.contains("--create-on-accept lets acceptors"),
+            "{report}"
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! The `midspan` program: parse the command line, run one command, turn its
+//! error into an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    midspan::cli::main(std::env::args_os())
+}

@@ -1,0 +1,92 @@
+//! The program's own exit codes and where it writes, for what ends at once.
+
+use std::process::{Command, Output};
+
+fn midspan(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_midspan"))
+        .args(args)
+        .env_remove("MIDSPAN_LOG")
+        .env_remove("MIDSPAN_TICKET")
+        .output()
+        .expect("the program runs")
+}
+
+fn check(args: &[&str], code: i32, stdout: &str, stderr: &str) {
+    let output = midspan(args);
+    assert_eq!(output.status.code(), Some(code), "{args:?}");
+    for (written, part) in [(output.stdout, stdout), (output.stderr, stderr)] {
+        let text = String::from_utf8(written).expect("text");
+        assert!(text.contains(part), "{args:?}: {text}");
+        assert!(!part.is_empty() || text.is_empty(), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn help_is_an_answer() {
+    check(
+        &["--version"],
+        0,
+        concat!("midspan ", env!("CARGO_PKG_VERSION")),
+        "",
+    );
+    check(
+        &["--help"],
+        0,
+        "Exit status: 0 done, 1 failed, 2 wrong usage.",
+        "",
+    );
+    for (command, example) in [
+        ("relay", "midspan relay --listen 0.0.0.0:8080"),
+        ("expose", "midspan expose home --to 127.0.0.1:22"),
+        ("forward", "midspan forward 2222 --to jet+tcp://"),
+    ] {
+        check(&[command, "--help"], 0, example, "");
+    }
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    check(&[], 2, "", "Usage: midspan <COMMAND>");
+    check(&["rely"], 2, "", "a similar subcommand exists: 'relay'");
+    check(
+        &["relay", "--cores", "none"],
+        2,
+        "",
+        "neither a number of cores",
+    );
+    check(
+        &["relay", "--listen", "0.0.0.0:0"],
+        2,
+        "",
+        "midspan: error: --listen: 0.0.0.0:0 can be",
+    );
+    check(
+        &["relay", "--listen", "0.0.0.0:0"],
+        2,
+        "",
+        "\n  next: pass --open",
+    );
+    check(
+        &["forward", "2222"],
+        2,
+        "",
+        "midspan: error: no ticket\n  next: pass --to TICKET",
+    );
+}
+
+#[test]
+fn a_failure_is_1() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("midspan.toml");
+    std::fs::write(&file, "lsten = []\n").expect("written");
+    let file = file.to_str().expect("text");
+    let error =
+        format!("midspan: error: {file}:1:1: unknown key \"lsten\" (did you mean \"listen\"?)\n");
+    check(&["relay", "--config", file], 1, "", &error);
+    check(
+        &["relay", "--config", "/nonexistent"],
+        1,
+        "",
+        "next: check the path",
+    );
+}

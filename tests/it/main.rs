@@ -1,0 +1,23 @@
+//! The real program as its users have it: processes, sockets, signals, limits of the kernel.
+//!
+//! Every relay listens on a port of the kernel's choice and keeps its state in a folder of its
+//! own, so all tests may run at the same time. What a test waits for, it waits for by an event; the
+//! time limits are generous and only end a test that hangs.
+
+mod agent_process;
+mod agents;
+mod agents_ssh;
+mod bad_input;
+mod descriptors;
+mod drain;
+mod gate;
+mod handoff;
+mod integrity;
+mod jet_client;
+mod network_namespace;
+mod patience;
+mod peers;
+mod relay_process;
+mod require;
+mod start;
+mod status_table;

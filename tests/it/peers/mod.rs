@@ -1,0 +1,6 @@
+//! Peers, each named for its misbehaviour.
+
+pub(crate) mod dribbles;
+pub(crate) mod half_closes;
+pub(crate) mod resets;
+pub(crate) mod stalls;
