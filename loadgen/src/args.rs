@@ -1,0 +1,318 @@
+//! The command line.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum, value_parser};
+use serde::Serialize;
+
+/// Load for relays and proxies: bytes, round trips, joins, idle pairs
+#[derive(Clone, Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  midspan-loadgen bulk --jet 127.0.0.1:8080 --pairs 64 --relay-pid $(pidof midspan)
+  midspan-loadgen echo --target 127.0.0.1:9000 --backend 127.0.0.1:9001 --pairs 64
+  midspan-loadgen bulk --direct"
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) scenario: Scenario,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Scenario {
+    /// Move as many bytes as go through, in one direction
+    Bulk(BulkArgs),
+    /// Send messages to and fro, and time them
+    Echo(EchoArgs),
+    /// Open a pair, move one byte, close it, again and again
+    Join(JoinArgs),
+    /// Open many pairs that carry nothing, and see what memory they take
+    Idle(IdleArgs),
+}
+
+impl Args {
+    pub(crate) const fn route(&self) -> &RouteArgs {
+        match &self.scenario {
+            Scenario::Bulk(args) => &args.route,
+            Scenario::Echo(args) => &args.route,
+            Scenario::Join(args) => &args.route,
+            Scenario::Idle(args) => &args.route,
+        }
+    }
+
+    pub(crate) const fn output(&self) -> &OutputArgs {
+        match &self.scenario {
+            Scenario::Bulk(args) => &args.output,
+            Scenario::Echo(args) => &args.output,
+            Scenario::Join(args) => &args.output,
+            Scenario::Idle(args) => &args.output,
+        }
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BulkArgs {
+    #[command(flatten)]
+    pub(crate) route: RouteArgs,
+    #[command(flatten)]
+    pub(crate) flow: FlowArgs,
+    #[command(flatten)]
+    pub(crate) window: WindowArgs,
+    /// How many pairs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = value_parser!(u32).range(1..=PAIRS_MAX))]
+    pub(crate) pairs: u32,
+    /// Move so many bytes per pair, instead of for some time
+    #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "warmup"])]
+    pub(crate) bytes: Option<u64>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct EchoArgs {
+    #[command(flatten)]
+    pub(crate) route: RouteArgs,
+    #[command(flatten)]
+    pub(crate) window: WindowArgs,
+    /// How many pairs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = value_parser!(u32).range(1..=PAIRS_MAX))]
+    pub(crate) pairs: u32,
+    /// Bytes of one message
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    #[arg(value_parser = value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) size: u32,
+    /// Send so many messages per second, over all pairs, and time each from
+    /// when it should have been sent; without it each pair sends as soon as it
+    /// has its answer
+    #[arg(long, value_name = "PER_SECOND", value_parser = value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rate: Option<u32>,
+    /// Meanwhile run so many bulk pairs, which are not timed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = value_parser!(u32).range(0..=PAIRS_MAX))]
+    pub(crate) beside_bulk: u32,
+    #[command(flatten)]
+    pub(crate) flow: FlowArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct JoinArgs {
+    #[command(flatten)]
+    pub(crate) route: RouteArgs,
+    /// So many at a time; the byte that each carries tells which one it is
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(value_parser = value_parser!(u16).range(1..=256))]
+    pub(crate) concurrency: u16,
+    /// So many in all
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Do so many before measuring [default: a tenth, at most 500]
+    #[arg(long, value_name = "N")]
+    pub(crate) warmup: Option<u32>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct IdleArgs {
+    #[command(flatten)]
+    pub(crate) route: RouteArgs,
+    /// How many pairs; each takes two descriptors here and two in the relay
+    #[arg(long, value_name = "N", default_value_t = 9_000)]
+    #[arg(value_parser = value_parser!(u32).range(1..=PAIRS_MAX))]
+    pub(crate) pairs: u32,
+    /// Wait so long with all pairs open before measuring
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
+    pub(crate) settle: Duration,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The way from one leg of a pair to the other.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct RouteArgs {
+    /// Nothing between: what the generator itself can do
+    #[arg(long, required_unless_present_any = ["target", "jet"])]
+    #[arg(conflicts_with_all = ["target", "jet"])]
+    pub(crate) direct: bool,
+    /// A proxy that dials the backend for each connection
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        requires = "backend",
+        conflicts_with = "jet"
+    )]
+    pub(crate) target: Option<SocketAddr>,
+    /// Where the generator's own backend listens, to which the proxy dials
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) backend: Option<SocketAddr>,
+    /// A JET relay: both legs dial it
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) jet: Option<SocketAddr>,
+    /// Version of JET; with 1 the relay makes the ids, with 2 the generator
+    /// does (the relay needs --create-on-accept)
+    #[arg(long, value_name = "1|2", default_value = "1", requires = "jet")]
+    pub(crate) jet_version: JetVersion,
+    /// What to tell a JET relay about how its reply is read
+    #[arg(long, value_enum, default_value = "off", requires = "jet")]
+    pub(crate) gate: GateWord,
+    /// Process of the relay, whose CPU and memory are measured; repeat for
+    /// several
+    #[arg(long, value_name = "PID")]
+    pub(crate) relay_pid: Vec<u32>,
+    /// Run on this core
+    #[arg(long, value_name = "CORE")]
+    pub(crate) cpu: Option<usize>,
+}
+
+/// The version of JET that both legs speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum JetVersion {
+    #[value(name = "1")]
+    V1,
+    #[value(name = "2")]
+    V2,
+}
+
+/// What to say in `Jet-Gate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GateWord {
+    /// Say `Jet-Gate: off`
+    Off,
+    /// Leave the header out, as foreign clients do
+    Hold,
+}
+
+/// What bulk pairs do with bytes.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct FlowArgs {
+    /// Where bytes come from
+    #[arg(long, value_enum, default_value = "sendfile")]
+    pub(crate) source: SourceKind,
+    /// What the receiver does with them
+    #[arg(long, value_enum, default_value = "discard")]
+    pub(crate) sink: SinkKind,
+    /// From the acceptor to the connector, instead of the other way
+    #[arg(long)]
+    pub(crate) reverse: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SourceKind {
+    /// Pages of a file in memory, without a copy
+    Sendfile,
+    /// A buffer, copied
+    Copy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SinkKind {
+    /// Drop them in the kernel
+    Discard,
+    /// Read them into a buffer
+    Copy,
+    /// Read them and compare each with what was sent
+    Verify,
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct WindowArgs {
+    /// Measure for so long
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(crate) seconds: Duration,
+    /// Run for so long before measuring
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) warmup: Duration,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct OutputArgs {
+    /// Tell each second how it goes [default: on a terminal]
+    #[arg(long)]
+    pub(crate) progress: bool,
+    /// Write the figures as JSON into this file; `-` for standard output
+    /// instead of the text
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write the latencies as an HDR percentile distribution into this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hgrm: Option<PathBuf>,
+}
+
+impl fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sendfile => "sendfile",
+            Self::Copy => "copy",
+        })
+    }
+}
+
+impl fmt::Display for SinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Discard => "discard",
+            Self::Copy => "copy",
+            Self::Verify => "verify",
+        })
+    }
+}
+
+/// More pairs than any descriptor limit allows.
+const PAIRS_MAX: i64 = 500_000;
+
+/// An hour: a forgotten run ends by itself.
+const SECONDS_MAX: f64 = 3600.0;
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("not a number of seconds: {text:?}"))?;
+    if !(0.0..=SECONDS_MAX).contains(&seconds) {
+        return Err(format!("not from 0 to {SECONDS_MAX} seconds: {text}"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(
+            ["midspan-loadgen"]
+                .into_iter()
+                .chain(line.split_whitespace()),
+        )
+    }
+
+    #[test]
+    fn one_route_is_needed() {
+        for (line, accepted) in [
+            ("bulk --direct", true),
+            ("bulk", false),
+            ("bulk --direct --jet 127.0.0.1:1", false),
+            ("echo --target 127.0.0.1:1", false),
+            ("echo --target 127.0.0.1:1 --backend 127.0.0.1:2", true),
+            ("join --jet 127.0.0.1:1 --jet-version 2 --gate hold", true),
+            ("join --jet 127.0.0.1:1 --concurrency 257", false),
+            ("idle --jet 127.0.0.1:1 --pairs 9000 --settle 0.1", true),
+            ("bulk --direct --bytes 5 --seconds 3", false),
+            ("bulk --direct --seconds 4000", false),
+        ] {
+            assert_eq!(parse(line).is_ok(), accepted, "{line}");
+        }
+    }
+}

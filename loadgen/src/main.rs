@@ -1,0 +1,61 @@
+//! `midspan-loadgen`: load for relays and proxies, and what it costs them.
+//!
+//! One thread and one io_uring make both ends of every pair: the connector
+//! dials the relay, the acceptor dials it too (JET) or is dialled by it (any
+//! other proxy), or nobody stands between them. So every byte and every
+//! latency is checked and timed against one clock, and with the relay's
+//! process id its CPU and memory are told per unit of work.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `args` | the command line |
+//! | `scenario` | `bulk`, `echo`, `join`, `idle` |
+//! | `route` | how the two legs of a pair come about |
+//! | `jet` | the client's side of a JET exchange |
+//! | `event_loop` | the loop that all scenarios run in |
+//! | `peer` | what a leg does with bytes: sources and sinks |
+//! | `schedule` | when an open loop intends to send |
+//! | `histogram`, `relay_usage`, `report` | what was measured, and how it is told |
+//!
+//! Left out: more than one thread. Start a second one for a second relay core.
+
+mod args;
+mod event_loop;
+mod histogram;
+mod jet;
+mod peer;
+mod relay_usage;
+mod report;
+mod route;
+mod scenario;
+mod schedule;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Args;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            // Nothing is left to tell it to when this fails.
+            let _ = writeln!(io::stderr(), "midspan-loadgen: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one scenario and returns how many errors it counted.
+fn run(args: &Args) -> anyhow::Result<u64> {
+    let outcome = scenario::run(args)?;
+    let output = args.output();
+    report::write(&outcome.report, output.json.as_deref())?;
+    if let (Some(path), Some(latency)) = (&output.hgrm, &outcome.latency) {
+        histogram::write_hgrm(path, latency)?;
+    }
+    Ok(outcome.report.errors)
+}

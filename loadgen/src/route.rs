@@ -1,0 +1,233 @@
+//! How the two legs of a pair come about: the *near* leg dials (the connector,
+//! or a proxy's client), the *far* leg is at the other end (the acceptor, or a
+//! proxy's backend).
+//!
+//! ```text
+//! direct   near ───────────────────> backend (far)
+//! proxy    near ──> proxy ─────────> backend (far)
+//! jet      near ──> relay <────────── far
+//! ```
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use midspan::protocol::jet::Reply;
+use midspan::runtime::listener::{HandOut, Listener, claim_address};
+use midspan::runtime::reactor::{Closing, Reactor};
+use midspan::runtime::readiness::Readiness;
+use midspan::runtime::socket::Socket;
+use midspan::runtime::{Owner, PollKey};
+use midspan::time::Timestamp;
+
+use crate::args::RouteArgs;
+use crate::event_loop::{Ended, EventLoop, Load};
+use crate::jet::{Exchange, JetClient, place_of};
+
+/// How long one pair may take to come about.
+pub(crate) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The way that all pairs of a run take.
+#[derive(Clone, Debug)]
+pub(crate) enum Route {
+    /// Dial this, and be dialled at the backend: a proxy, or the backend
+    /// itself.
+    Dial {
+        address: SocketAddr,
+        name: &'static str,
+    },
+    /// Dial a JET relay with both legs.
+    Jet(JetClient),
+}
+
+impl Route {
+    /// Takes the route that was asked for, and listens where it needs a
+    /// backend.
+    pub(crate) fn prepare(args: &RouteArgs, reactor: &Reactor) -> anyhow::Result<Self> {
+        if let Some(relay) = args.jet {
+            return Ok(Self::Jet(JetClient::new(
+                relay,
+                args.jet_version,
+                args.gate,
+            )?));
+        }
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let wanted = args.backend.unwrap_or(any_port);
+        let listener = claim_address(wanted)
+            .and_then(|address| Listener::bind(address, HandOut::Established))
+            .with_context(|| format!("cannot listen on {wanted} as the backend"))?;
+        let backend = listener.address();
+        reactor.listen(listener);
+        Ok(match args.target {
+            Some(address) => Self::Dial {
+                address,
+                name: "proxy",
+            },
+            None => Self::Dial {
+                address: backend,
+                name: "direct",
+            },
+        })
+    }
+
+    /// For reports.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Dial { name, .. } => name,
+            Self::Jet(_) => "jet",
+        }
+    }
+}
+
+/// One connected socket of ours and its poll.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    pub(crate) socket: Socket,
+    pub(crate) poll: PollKey,
+}
+
+impl Leg {
+    pub(crate) fn watch(reactor: &Reactor, socket: Socket, owner: Owner) -> Self {
+        let poll = reactor.watch(&socket, owner);
+        Self { socket, poll }
+    }
+
+    /// Starts to dial.
+    pub(crate) fn dial(
+        reactor: &Reactor,
+        address: SocketAddr,
+        owner: Owner,
+    ) -> anyhow::Result<Self> {
+        let socket = Socket::start_connect(address)
+            .with_context(|| format!("cannot connect to {address}"))?;
+        Ok(Self::watch(reactor, socket, owner))
+    }
+
+    pub(crate) fn close(self, reactor: &Reactor, closing: Closing) {
+        reactor.retire(self.poll, self.socket, closing);
+    }
+}
+
+/// Both legs of a pair.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) near: Leg,
+    pub(crate) far: Leg,
+}
+
+/// The owners of a pair's legs: the near one has the even token.
+pub(crate) fn owners(tag: u8, pair: u32) -> (Owner, Owner) {
+    let token = pair * 2;
+    let near = Owner { tag, token };
+    let far = Owner {
+        tag,
+        token: token + 1,
+    };
+    (near, far)
+}
+
+/// Opens `count` pairs, one after the other, so that a backend knows which
+/// connection belongs to which. Their events go to `tag`; those that came
+/// while opening are lost, so whoever takes the pairs starts by trying.
+pub(crate) fn open_pairs(
+    event_loop: &mut EventLoop,
+    route: &Route,
+    tag: u8,
+    count: u32,
+) -> anyhow::Result<Vec<Pair>> {
+    (0..count)
+        .map(|pair| {
+            let (near, far) = owners(tag, pair);
+            open_pair(event_loop, route, near, far)
+                .with_context(|| format!("pair {} of {count} did not come about", pair + 1))
+        })
+        .collect()
+}
+
+fn open_pair(
+    event_loop: &mut EventLoop,
+    route: &Route,
+    near: Owner,
+    far: Owner,
+) -> anyhow::Result<Pair> {
+    let reactor = event_loop.reactor.clone();
+    match route {
+        Route::Dial { address, .. } => {
+            let near = Leg::dial(&reactor, *address, near)?;
+            let mut accepted = VecDeque::new();
+            let far_socket = attempt(event_loop, &mut accepted, |accepted| {
+                if let Some(error) = near.socket.take_error() {
+                    return Err(error).with_context(|| format!("cannot connect to {address}"));
+                }
+                Ok(accepted.pop_front())
+            })?;
+            let far = Leg::watch(&reactor, far_socket, far);
+            Ok(Pair { near, far })
+        }
+        Route::Jet(client) => {
+            let (exchange, chosen) = client.accept();
+            let far = Leg::dial(&reactor, client.relay, far)?;
+            let reply = finish_exchange(event_loop, &far, exchange)?;
+            let exchange = client.connect(place_of(chosen, &reply)?);
+            let near = Leg::dial(&reactor, client.relay, near)?;
+            finish_exchange(event_loop, &near, exchange)?;
+            Ok(Pair { near, far })
+        }
+    }
+}
+
+fn finish_exchange(
+    event_loop: &mut EventLoop,
+    leg: &Leg,
+    mut exchange: Exchange,
+) -> anyhow::Result<Reply> {
+    attempt(event_loop, &mut VecDeque::new(), |_| {
+        exchange.advance(&leg.socket)
+    })
+}
+
+/// Repeats `step` whenever something happened, until it gives a value.
+fn attempt<T>(
+    event_loop: &mut EventLoop,
+    accepted: &mut VecDeque<Socket>,
+    step: impl FnMut(&mut VecDeque<Socket>) -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let mut load = Attempt {
+        step,
+        accepted,
+        result: None,
+    };
+    let until = event_loop.reactor.now() + OPENING_TIMEOUT;
+    let ended = event_loop.run_until(&mut load, until, |load| load.result.is_some());
+    match (ended, load.result) {
+        (Ended::Finished, Some(result)) => result,
+        _ => bail!("no answer within {} s", OPENING_TIMEOUT.as_secs()),
+    }
+}
+
+struct Attempt<'a, S, T> {
+    step: S,
+    accepted: &'a mut VecDeque<Socket>,
+    result: Option<anyhow::Result<T>>,
+}
+
+impl<S, T> Load for Attempt<'_, S, T>
+where
+    S: FnMut(&mut VecDeque<Socket>) -> anyhow::Result<Option<T>>,
+{
+    fn handle_ready(&mut self, _: Owner, _: Readiness) {}
+
+    fn handle_accepted(&mut self, socket: Socket) {
+        self.accepted.push_back(socket);
+    }
+
+    fn run(&mut self, _: Timestamp) -> bool {
+        self.result = (self.step)(self.accepted).transpose();
+        false
+    }
+
+    fn progress(&mut self, _: Duration) -> String {
+        "opening pairs".to_owned()
+    }
+}

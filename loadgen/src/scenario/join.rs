@@ -1,0 +1,429 @@
+//! `join`: a pair comes about, carries one byte, and ends, again and again.
+//!
+//! ```text
+//! jet     Accepting ──> Connecting ──> Carrying ──> Ending ──> (next)
+//! dialled                              Carrying ──> Ending ──> (next)
+//! ```
+//!
+//! The byte goes from the near leg to the far one and tells the slot that it
+//! belongs to: so a backend knows its pair, and a byte on a wrong leg is an
+//! error. Then the near leg ends the pair.
+
+use std::mem;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use hdrhistogram::Histogram;
+use midspan::protocol::jet::Place;
+use midspan::runtime::Owner;
+use midspan::runtime::clock;
+use midspan::runtime::reactor::{Closing, Reactor};
+use midspan::runtime::readiness::Readiness;
+use midspan::runtime::socket::Socket;
+use midspan::time::Timestamp;
+use rustix::io::Errno;
+
+use super::{Errors, Outcome, Stage};
+use crate::args::JoinArgs;
+use crate::event_loop::{Load, ReadyQueue};
+use crate::histogram::{self, Latency};
+use crate::jet::{Exchange, place_of};
+use crate::report::{Figures, JoinFigures, Report};
+use crate::route::{Leg, OPENING_TIMEOUT, Route, owners};
+
+/// Joins before the measured ones, unless told otherwise.
+const WARMUP_MAX: u32 = 500;
+
+/// A run that takes longer than this ends by itself.
+const RUN_MAX: Duration = Duration::from_secs(3600);
+
+/// How often slots are looked at for joins that hang.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) fn run(args: &JoinArgs, stage: &mut Stage) -> anyhow::Result<Outcome> {
+    let reactor = Rc::clone(&stage.event_loop.reactor);
+    let mut load = Joins::new(reactor, stage.route.clone(), args.concurrency)?;
+    let warmup = args.warmup.unwrap_or((args.count / 10).min(WARMUP_MAX));
+    load.run_batch(stage, warmup);
+    load.latency.reset();
+    let start = stage.read()?;
+    let joins = load.run_batch(stage, args.count);
+    let window = stage.window_since(start)?;
+    let figures = JoinFigures {
+        concurrency: args.concurrency,
+        joins,
+        joins_per_s: joins as f64 / window.seconds,
+        relay_cpu_us_per_join: window.relay_cpu_s.map(|cpu_s| cpu_s * 1e6 / joins as f64),
+        latency: Latency::of(&load.latency),
+    };
+    let latency = load.latency.clone();
+    load.close_strays();
+    let report = Report::new(&stage.route, window, load.errors, Figures::Join(figures));
+    Ok(Outcome {
+        report,
+        latency: Some(latency),
+    })
+}
+
+struct Joins {
+    reactor: Rc<Reactor>,
+    route: Route,
+    slots: Vec<Slot>,
+    ready: ReadyQueue,
+    /// Backend's connections whose byte has not come; the index is the token.
+    strays: Vec<Option<Leg>>,
+    /// Joins that are still to be started.
+    left: u32,
+    running: usize,
+    done: u64,
+    done_told: u64,
+    next_check: Timestamp,
+    latency: Histogram<u64>,
+    errors: Errors,
+}
+
+struct Slot {
+    step: Step,
+    started: Timestamp,
+    near: Option<Leg>,
+    far: Option<Leg>,
+}
+
+enum Step {
+    Free,
+    /// The far leg waits for its reply.
+    Accepting {
+        exchange: Exchange,
+        chosen: Option<Place>,
+    },
+    /// The near leg waits for its reply.
+    Connecting {
+        exchange: Exchange,
+    },
+    /// The byte is to be sent, or on its way.
+    Carrying {
+        sent: bool,
+    },
+    /// The near leg is closed, the far leg waits for the end.
+    Ending,
+}
+
+impl Step {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Accepting { .. } => "waiting for the accept reply",
+            Self::Connecting { .. } => "waiting for the connect reply",
+            Self::Carrying { sent: false } => "dialling",
+            Self::Carrying { sent: true } => "waiting for the byte",
+            Self::Ending => "waiting for the end",
+        }
+    }
+}
+
+/// Whether a slot can go on at once.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Again,
+    Wait,
+}
+
+impl Joins {
+    const TAG: u8 = 1;
+    const TAG_STRAY: u8 = 2;
+
+    fn new(reactor: Rc<Reactor>, route: Route, concurrency: u16) -> anyhow::Result<Self> {
+        Ok(Self {
+            reactor,
+            route,
+            slots: (0..concurrency).map(|_| Slot::free()).collect(),
+            ready: ReadyQueue::default(),
+            strays: Vec::new(),
+            left: 0,
+            running: 0,
+            done: 0,
+            done_told: 0,
+            next_check: Timestamp::default(),
+            latency: histogram::new()?,
+            errors: Errors::default(),
+        })
+    }
+
+    /// Runs so many joins to their end, and returns how many succeeded.
+    fn run_batch(&mut self, stage: &mut Stage, count: u32) -> u64 {
+        let before = self.done;
+        self.left = count;
+        for slot in 0..self.slots.len() {
+            self.start_next(slot);
+        }
+        let now = clock::now();
+        self.next_check = now + CHECK_INTERVAL;
+        stage
+            .event_loop
+            .run_until(self, now + RUN_MAX, |load| load.running == 0);
+        self.done - before
+    }
+
+    /// Starts the next join in a free slot.
+    fn start_next(&mut self, index: usize) {
+        while self.left > 0 {
+            self.left -= 1;
+            match self.start(index) {
+                Ok(()) => {
+                    self.running += 1;
+                    self.ready.push(token_of(index));
+                    return;
+                }
+                Err(error) => {
+                    self.slots[index] = Slot::free();
+                    self.errors.add(format_args!("{error:#}"));
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, index: usize) -> anyhow::Result<()> {
+        let (near, far) = owners(Self::TAG, token_of(index));
+        let slot = &mut self.slots[index];
+        slot.started = clock::now();
+        match &self.route {
+            Route::Dial { address, .. } => {
+                slot.near = Some(Leg::dial(&self.reactor, *address, near)?);
+                slot.step = Step::Carrying { sent: false };
+            }
+            Route::Jet(client) => {
+                let (exchange, chosen) = client.accept();
+                slot.far = Some(Leg::dial(&self.reactor, client.relay, far)?);
+                slot.step = Step::Accepting { exchange, chosen };
+            }
+        }
+        Ok(())
+    }
+
+    fn run_slot(&mut self, index: usize) {
+        loop {
+            match self.advance(index) {
+                Ok(Next::Again) => {}
+                Ok(Next::Wait) => return,
+                Err(error) => {
+                    self.errors.add(format_args!("{error:#}"));
+                    self.end(index, Closing::Reset);
+                    return;
+                }
+            }
+            if matches!(self.slots[index].step, Step::Free) {
+                self.done += 1;
+                self.end(index, Closing::Clean);
+                return;
+            }
+        }
+    }
+
+    /// Takes a slot one step further.
+    fn advance(&mut self, index: usize) -> anyhow::Result<Next> {
+        let (near_owner, _) = owners(Self::TAG, token_of(index));
+        let slot = &mut self.slots[index];
+        match (&mut slot.step, &self.route) {
+            (Step::Accepting { exchange, chosen }, Route::Jet(client)) => {
+                let far = slot.far.as_ref().context("an acceptor without a leg")?;
+                let Some(reply) = exchange.advance(&far.socket)? else {
+                    return Ok(Next::Wait);
+                };
+                let exchange = client.connect(place_of(*chosen, &reply)?);
+                slot.near = Some(Leg::dial(&self.reactor, client.relay, near_owner)?);
+                slot.step = Step::Connecting { exchange };
+            }
+            (Step::Connecting { exchange }, _) => {
+                let near = slot.near.as_ref().context("a connector without a leg")?;
+                if exchange.advance(&near.socket)?.is_none() {
+                    return Ok(Next::Wait);
+                }
+                slot.step = Step::Carrying { sent: false };
+            }
+            (Step::Carrying { sent }, _) => {
+                let byte = byte_of(index);
+                if let (Some(near), false) = (&slot.near, *sent) {
+                    match near.socket.send(&[byte]) {
+                        Ok(_) => *sent = true,
+                        Err(Errno::AGAIN) => return Ok(Next::Wait),
+                        Err(error) => return Err(error).context("cannot send"),
+                    }
+                }
+                let Some(far) = &slot.far else {
+                    return Ok(Next::Wait);
+                };
+                match recv_byte(&far.socket)? {
+                    None => return Ok(Next::Wait),
+                    Some(came) if came != byte => bail!("a byte came on the wrong leg"),
+                    Some(_) => self.carried(index),
+                }
+            }
+            (Step::Ending, _) => {
+                let far = slot.far.as_ref().context("an acceptor without a leg")?;
+                match far.socket.recv(&mut [0; 2]) {
+                    Ok(0) => slot.step = Step::Free,
+                    Ok(_) => bail!("more came than was sent"),
+                    Err(Errno::AGAIN) => return Ok(Next::Wait),
+                    Err(error) => return Err(error).context("the end did not come clean"),
+                }
+            }
+            (Step::Free | Step::Accepting { .. }, _) => return Ok(Next::Wait),
+        }
+        Ok(Next::Again)
+    }
+
+    /// The byte is there: the near leg has done its work.
+    fn carried(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        histogram::record(&mut self.latency, clock::now().since(slot.started));
+        if let Some(near) = slot.near.take() {
+            near.close(&self.reactor, Closing::Clean);
+        }
+        slot.step = Step::Ending;
+    }
+
+    fn end(&mut self, index: usize, closing: Closing) {
+        let slot = mem::replace(&mut self.slots[index], Slot::free());
+        for leg in [slot.near, slot.far].into_iter().flatten() {
+            leg.close(&self.reactor, closing);
+        }
+        self.running -= 1;
+        self.start_next(index);
+    }
+
+    /// Reads the byte that tells whose a backend's connection is.
+    fn run_stray(&mut self, token: u32) {
+        let place = usize::try_from(token).unwrap_or(usize::MAX);
+        let Some(leg) = self.strays.get_mut(place).and_then(Option::take) else {
+            return;
+        };
+        let index = match recv_byte(&leg.socket) {
+            Ok(Some(byte)) => usize::from(byte),
+            Ok(None) => {
+                self.strays[place] = Some(leg);
+                return;
+            }
+            Err(error) => {
+                self.errors.add(format_args!("backend: {error:#}"));
+                leg.close(&self.reactor, Closing::Reset);
+                return;
+            }
+        };
+        match self.slots.get_mut(index) {
+            Some(slot)
+                if slot.far.is_none() && matches!(slot.step, Step::Carrying { sent: true }) =>
+            {
+                let (_, far) = owners(Self::TAG, token_of(index));
+                self.reactor.set_owner(leg.poll, far);
+                slot.far = Some(leg);
+                self.carried(index);
+                self.run_slot(index);
+            }
+            _ => {
+                self.errors.add("a byte came that nobody waits for");
+                leg.close(&self.reactor, Closing::Reset);
+            }
+        }
+    }
+
+    /// Ends joins that hang.
+    fn check_slots(&mut self, now: Timestamp) {
+        for index in 0..self.slots.len() {
+            let slot = &self.slots[index];
+            let busy = !matches!(slot.step, Step::Free);
+            if busy && now.since(slot.started) > OPENING_TIMEOUT {
+                self.errors
+                    .add(format_args!("no progress while {}", slot.step.name()));
+                self.end(index, Closing::Reset);
+            }
+        }
+    }
+
+    fn close_strays(&mut self) {
+        for leg in self.strays.drain(..).flatten() {
+            leg.close(&self.reactor, Closing::Reset);
+        }
+    }
+}
+
+impl Load for Joins {
+    fn handle_ready(&mut self, owner: Owner, _: Readiness) {
+        match owner.tag {
+            Self::TAG => self.ready.push(owner.token / 2),
+            _ => self.run_stray(owner.token),
+        }
+    }
+
+    fn handle_accepted(&mut self, socket: Socket) {
+        let place = self.strays.iter().position(Option::is_none);
+        let place = place.unwrap_or_else(|| {
+            self.strays.push(None);
+            self.strays.len() - 1
+        });
+        let token = u32::try_from(place).unwrap_or(u32::MAX);
+        let owner = Owner {
+            tag: Self::TAG_STRAY,
+            token,
+        };
+        self.strays[place] = Some(Leg::watch(&self.reactor, socket, owner));
+        self.run_stray(token);
+    }
+
+    fn run(&mut self, now: Timestamp) -> bool {
+        if now >= self.next_check {
+            self.next_check = now + CHECK_INTERVAL;
+            self.check_slots(now);
+        }
+        while let Some(index) = self.ready.pop() {
+            self.run_slot(usize::try_from(index).unwrap_or(usize::MAX));
+            if self.reactor.has_completions() {
+                break;
+            }
+        }
+        !self.ready.is_empty()
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        Some(self.next_check)
+    }
+
+    fn progress(&mut self, interval: Duration) -> String {
+        let count = self.done - self.done_told;
+        self.done_told = self.done;
+        let rate = count as f64 / interval.as_secs_f64();
+        format!("{rate:.0} joins/s, {} left", self.left)
+    }
+}
+
+impl Slot {
+    const fn free() -> Self {
+        Self {
+            step: Step::Free,
+            started: Timestamp::from_nanos(0),
+            near: None,
+            far: None,
+        }
+    }
+}
+
+/// There are at most 256 slots.
+fn token_of(index: usize) -> u32 {
+    u32::from(byte_of(index))
+}
+
+fn byte_of(index: usize) -> u8 {
+    debug_assert!(index < 256, "a byte tells the slot");
+    u8::try_from(index).unwrap_or(u8::MAX)
+}
+
+/// The byte that came, or `None` if it is not there yet.
+fn recv_byte(socket: &Socket) -> anyhow::Result<Option<u8>> {
+    let mut byte = [0];
+    match socket.recv(&mut byte) {
+        Ok(0) => bail!("a pair ended before its byte"),
+        Ok(_) => Ok(Some(byte[0])),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error).context("cannot receive"),
+    }
+}

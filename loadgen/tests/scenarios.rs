@@ -1,0 +1,148 @@
+//! Each scenario for a moment: with nothing between, and through `midspan relay`.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail by a panic")]
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// One load each; the last word of a name in the report tells the scenario.
+const LOADS: [&str; 9] = [
+    "bulk --pairs 3 --seconds 0.1 --warmup 0.05",
+    "bulk --pairs 2 --bytes 5000000 --source copy --sink verify",
+    "bulk --pairs 2 --bytes 5000000 --reverse --sink verify",
+    "bulk --bytes 536870912 --sink copy",
+    "echo --pairs 4 --seconds 0.1 --warmup 0.05",
+    "echo --pairs 2 --size 200000 --seconds 0.1 --warmup 0.05 --beside-bulk 2",
+    "echo --pairs 2 --rate 500 --seconds 0.1 --warmup 0.05",
+    "join --count 60 --concurrency 5",
+    "idle --pairs 20 --settle 0.05",
+];
+
+#[test]
+fn with_nothing_between() {
+    for load in LOADS {
+        check(load, "--direct", None);
+    }
+}
+
+#[test]
+fn through_a_relay_with_either_version_of_jet() {
+    let relay = Relay::start();
+    for version in ["--jet-version 1", "--jet-version 2 --gate hold"] {
+        let route = format!("--jet {} {version}", relay.address);
+        for load in LOADS {
+            check(load, &route, Some(relay.child.id()));
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_reached_is_an_error() {
+    // Nobody listens on the port of a listener that is gone.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let route = format!("--jet 127.0.0.1:{port}");
+    let output = loadgen("bulk --bytes 1", &route, None);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("pair 1 of 1 did not come about"), "{said}");
+
+    let output = loadgen("join --count 3 --warmup 0", &route, None);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["errors"], 3, "{report}");
+}
+
+/// Runs one load, which must succeed, and looks at its report.
+fn check(load: &str, route: &str, relay_pid: Option<u32>) {
+    let output = loadgen(load, route, relay_pid);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{load} {route}: {said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["errors"], 0, "{load} {route}: {report}");
+    let scenario = load.split(' ').next().unwrap();
+    assert_eq!(report["scenario"], scenario, "{report}");
+    assert_eq!(report["relay_cpu_s"].is_number(), relay_pid.is_some());
+    let done = match scenario {
+        "bulk" => &report["bytes"],
+        "echo" => &report["round_trips"],
+        "join" => &report["joins"],
+        _ => &report["pairs"],
+    };
+    assert!(done.as_u64().unwrap() > 0, "{load} {route}: {report}");
+}
+
+fn loadgen(load: &str, route: &str, relay_pid: Option<u32>) -> std::process::Output {
+    let pid = relay_pid.map(|pid| format!("--relay-pid {pid}"));
+    let line = format!("{load} {route} {}", pid.unwrap_or_default());
+    Command::new(env!("CARGO_BIN_EXE_midspan-loadgen"))
+        .args(line.split_whitespace())
+        .args(["--json", "-"])
+        .output()
+        .unwrap()
+}
+
+struct Relay {
+    child: Child,
+    address: String,
+    _state: tempfile::TempDir,
+}
+
+impl Relay {
+    fn start() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let mut child = Command::new(relay_program())
+            .args(["relay", "--listen", "127.0.0.1:0", "--create-on-accept"])
+            .args(["--cores", "1", "--log-level", "error", "--state-dir"])
+            .arg(state.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines
+            .find_map(|line| {
+                let line = line.unwrap();
+                let rest = line.trim().strip_prefix("listening")?;
+                Some(rest.split_whitespace().next()?.to_owned())
+            })
+            .expect("a relay that says where it listens");
+        Self {
+            child,
+            address,
+            _state: state,
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// The relay of the same build. Cargo makes it for the workspace's tests; for
+/// those of this package alone it is asked to.
+fn relay_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let program = Path::new(env!("CARGO_BIN_EXE_midspan-loadgen")).with_file_name("midspan");
+        if !program.is_file() {
+            let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            cargo.args(["build", "--package", "midspan", "--bin", "midspan"]);
+            if !cfg!(debug_assertions) {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().unwrap().success(), "{cargo:?}");
+        }
+        program
+    })
+}
