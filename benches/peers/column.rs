@@ -1,0 +1,172 @@
+//! The columns: one load each, and the figures that it gives.
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+/// One load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Column {
+    /// Bytes in one direction, by the number of pairs and what the receiver
+    /// does with them.
+    Bulk { pairs: u32, sink: &'static str },
+    /// 64 bytes to and fro on 64 pairs.
+    Echo,
+    /// 64 bytes to and fro on one pair, while 16 others move bulk.
+    Beside,
+    /// Pairs that come, carry a byte, and go.
+    Join,
+    /// 9,000 pairs that carry nothing.
+    Idle,
+}
+
+/// One figure of a load, in the order of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    /// Digits behind the point.
+    pub(crate) digits: usize,
+    /// Where it stands in the generator's report.
+    pointer: &'static str,
+}
+
+/// How long one measurement is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Length {
+    seconds: f64,
+    warmup_seconds: f64,
+    joins: u32,
+    idle_pairs: u32,
+}
+
+impl Length {
+    /// Long enough to see that it works.
+    pub(crate) const SHORTEST: Self = Self {
+        seconds: 0.2,
+        warmup_seconds: 0.1,
+        joins: 100,
+        idle_pairs: 200,
+    };
+
+    pub(crate) const fn of(seconds: f64) -> Self {
+        Self {
+            seconds,
+            warmup_seconds: 0.5,
+            joins: 5000,
+            idle_pairs: 9000,
+        }
+    }
+}
+
+const CPU_PER_GIB: &str = "/relay_cpu_s_per_gib";
+
+impl Column {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Bulk {
+            pairs: 1,
+            sink: "discard",
+        },
+        Self::Bulk {
+            pairs: 1,
+            sink: "copy",
+        },
+        Self::Bulk {
+            pairs: 64,
+            sink: "discard",
+        },
+        Self::Bulk {
+            pairs: 64,
+            sink: "copy",
+        },
+        Self::Echo,
+        Self::Beside,
+        Self::Join,
+        Self::Idle,
+    ];
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.layout()[0].name
+    }
+
+    /// The figures of this load.
+    pub(crate) const fn layout(self) -> &'static [Figure] {
+        const fn figure(
+            name: &'static str,
+            unit: &'static str,
+            digits: usize,
+            pointer: &'static str,
+        ) -> Figure {
+            Figure {
+                name,
+                unit,
+                digits,
+                pointer,
+            }
+        }
+        match self {
+            Self::Bulk { pairs: 1, sink } => match sink.as_bytes() {
+                b"copy" => const { &[figure("bulk 1 copy", "CPU-s/GiB", 4, CPU_PER_GIB)] },
+                _ => const { &[figure("bulk 1 discard", "CPU-s/GiB", 4, CPU_PER_GIB)] },
+            },
+            Self::Bulk { sink, .. } => match sink.as_bytes() {
+                b"copy" => const { &[figure("bulk 64 copy", "CPU-s/GiB", 4, CPU_PER_GIB)] },
+                _ => const { &[figure("bulk 64 discard", "CPU-s/GiB", 4, CPU_PER_GIB)] },
+            },
+            Self::Echo => {
+                const {
+                    &[
+                        figure("echo 64 CPU", "µs/RT", 2, "/relay_cpu_us_per_round_trip"),
+                        figure("echo 64 p99", "µs", 0, "/latency/p99_us"),
+                    ]
+                }
+            }
+            Self::Beside => {
+                const {
+                    &[
+                        figure("beside bulk p50", "µs", 0, "/latency/p50_us"),
+                        figure("beside bulk p99", "µs", 0, "/latency/p99_us"),
+                    ]
+                }
+            }
+            Self::Join => const { &[figure("join CPU", "µs", 1, "/relay_cpu_us_per_join")] },
+            Self::Idle => const { &[figure("idle pair", "bytes", 0, "/rss_bytes_per_pair")] },
+        }
+    }
+
+    /// The load generator's arguments.
+    pub(crate) fn load(self, length: Length) -> Vec<String> {
+        let Length {
+            seconds,
+            warmup_seconds,
+            joins,
+            idle_pairs,
+        } = length;
+        let window = format!("--seconds {seconds} --warmup {warmup_seconds}");
+        let line = match self {
+            Self::Bulk { pairs, sink } => format!("bulk --pairs {pairs} --sink {sink} {window}"),
+            Self::Echo => format!("echo --pairs 64 --size 64 {window}"),
+            Self::Beside => format!("echo --pairs 1 --size 64 --beside-bulk 16 {window}"),
+            Self::Join => format!("join --concurrency 16 --count {joins}"),
+            Self::Idle => format!("idle --pairs {idle_pairs}"),
+        };
+        line.split_ascii_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Reads the figures from the generator's report. Those about a relay are
+    /// absent without one.
+    pub(crate) fn figures(self, report: &Value) -> anyhow::Result<Vec<(Figure, f64)>> {
+        let errors = report.pointer("/errors").and_then(Value::as_u64);
+        if errors != Some(0) {
+            let first = report.pointer("/errors_first").unwrap_or(&Value::Null);
+            bail!("{errors:?} errors: {first}");
+        }
+        let mut figures = Vec::new();
+        for figure in self.layout() {
+            let value = report
+                .pointer(figure.pointer)
+                .with_context(|| format!("no {} in the report", figure.pointer))?;
+            figures.extend(value.as_f64().map(|value| (*figure, value)));
+        }
+        Ok(figures)
+    }
+}

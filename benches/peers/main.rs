@@ -1,0 +1,121 @@
+//! `midspan relay` beside HAProxy and nginx: CPU, latency and memory of each,
+//! in the same run, on the same cores, under the same load.
+//!
+//! It runs in a network namespace of its own with reno, into which it puts
+//! itself. `benches/README.md` says what rows and columns mean.
+
+mod column;
+mod host;
+mod row;
+mod table;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+
+use crate::column::{Column, Figure, Length};
+use crate::host::{Host, Running};
+use crate::row::Row;
+use crate::table::Table;
+
+/// Measure midspan beside HAProxy and nginx
+#[derive(Debug, Parser)]
+#[command(name = "peers")]
+struct Args {
+    /// Only these rows, by what their names contain; repeat for several
+    #[arg(long, value_name = "TEXT")]
+    rows: Vec<String>,
+    /// Only these columns, by what their names contain; repeat for several
+    #[arg(long, value_name = "TEXT")]
+    columns: Vec<String>,
+    /// Measure every cell so many times
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    runs: u32,
+    /// Measure for so long each time
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    seconds: f64,
+    /// One short run of each: does it work? Its figures mean nothing
+    #[arg(long, alias = "test")]
+    quick: bool,
+    /// Write the tables and the host into this file
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// The relay runs on this core
+    #[arg(long, value_name = "CORE", default_value_t = 0)]
+    relay_core: usize,
+    /// The load generator runs on this core
+    #[arg(long, value_name = "CORE", default_value_t = 1)]
+    generator_core: usize,
+    /// What `cargo bench` adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    host::find_peers()?;
+    host::enter_namespace()?;
+    let host = Host::prepare(args.relay_core, args.generator_core)?;
+    let rows = chosen(&Row::all(), &args.rows, Row::name);
+    let columns = chosen(&Column::ALL, &args.columns, |column| {
+        column.name().to_owned()
+    });
+    let (runs, length) = match args.quick {
+        true => (1, Length::SHORTEST),
+        false => (args.runs, Length::of(args.seconds)),
+    };
+
+    let mut table = Table::new(&rows, &columns);
+    for run in 1..=runs {
+        for row in &rows {
+            progress(&format!("run {run} of {runs}: {}", row.name()))?;
+            for column in &columns {
+                for (figure, value) in measure(&host, row, *column, length)? {
+                    table.add(row, figure, value);
+                }
+            }
+        }
+    }
+    let mut text = table.to_string();
+    write!(io::stdout(), "{text}")?;
+    if let Some(path) = &args.markdown {
+        text += &host.report()?;
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// One cell once, with a relay of its own, so that no cell inherits another
+/// one's memory.
+fn measure(
+    host: &Host,
+    row: &Row,
+    column: Column,
+    length: Length,
+) -> anyhow::Result<Vec<(Figure, f64)>> {
+    let mut relay = row.start(host)?;
+    let pid = relay.as_ref().map(Running::pid);
+    let figures = host
+        .load(&column.load(length), &row.route(), pid)
+        .and_then(|report| column.figures(&report));
+    if let Some(relay) = &mut relay
+        && !relay.is_running()?
+    {
+        bail!("{} ended, and said: {}", row.name(), host.relay_log()?);
+    }
+    figures.with_context(|| format!("{}: {}", row.name(), column.name()))
+}
+
+/// All, or those whose name contains one of the texts.
+fn chosen<T: Clone>(all: &[T], texts: &[String], name: impl Fn(&T) -> String) -> Vec<T> {
+    let is_wanted =
+        |one: &&T| texts.is_empty() || texts.iter().any(|text| name(one).contains(text.as_str()));
+    all.iter().filter(is_wanted).cloned().collect()
+}
+
+fn progress(text: &str) -> io::Result<()> {
+    writeln!(io::stderr(), "{text}")
+}

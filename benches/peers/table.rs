@@ -1,0 +1,115 @@
+//! Medians with their spread, and what ours come to beside the best peer.
+
+use std::fmt;
+
+use crate::column::{Column, Figure};
+use crate::row::Row;
+
+/// All values of all cells.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Row>,
+    figures: Vec<Figure>,
+    values: Vec<(Row, Figure, f64)>,
+}
+
+/// One cell: the middle one of its values, and the outer ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Summary {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Summary {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+        Some(Self {
+            median: f64::midpoint(low, high),
+            min,
+            max,
+        })
+    }
+}
+
+impl Table {
+    pub(crate) fn new(rows: &[Row], columns: &[Column]) -> Self {
+        Self {
+            rows: rows.to_vec(),
+            figures: columns
+                .iter()
+                .flat_map(|column| column.layout())
+                .copied()
+                .collect(),
+            values: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, row: &Row, figure: Figure, value: f64) {
+        self.values.push((*row, figure, value));
+    }
+
+    fn summary(&self, row: &Row, figure: &Figure) -> Option<Summary> {
+        let values = self
+            .values
+            .iter()
+            .filter(|(of_row, of_figure, _)| of_row == row && of_figure == figure)
+            .map(|(.., value)| *value);
+        Summary::of(values.collect())
+    }
+
+    /// The smallest median of a peer: smaller is better in every column.
+    fn best_peer(&self, figure: &Figure) -> Option<f64> {
+        self.rows
+            .iter()
+            .filter(|row| row.is_peer())
+            .filter_map(|row| self.summary(row, figure))
+            .map(|summary| summary.median)
+            .min_by(f64::total_cmp)
+    }
+
+    fn write_lines(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        title: &str,
+        rows: impl Iterator<Item = Row>,
+        cell: impl Fn(&Row, &Figure) -> Option<String>,
+    ) -> fmt::Result {
+        write!(f, "| {title} |")?;
+        for figure in &self.figures {
+            write!(f, " {}, {} |", figure.name, figure.unit)?;
+        }
+        writeln!(f, "\n|---|{}", "---|".repeat(self.figures.len()))?;
+        for row in rows {
+            write!(f, "| {} |", row.name())?;
+            for figure in &self.figures {
+                let text = cell(&row, figure).unwrap_or_else(|| "-".to_owned());
+                write!(f, " {text} |")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = || self.rows.iter().copied();
+        self.write_lines(f, "median (spread)", rows(), |row, figure| {
+            let Summary { median, min, max } = self.summary(row, figure)?;
+            let digits = figure.digits;
+            Some(if min < max {
+                format!("{median:.digits$} ({min:.digits$}-{max:.digits$})")
+            } else {
+                format!("{median:.digits$}")
+            })
+        })?;
+        let ours = rows().filter(|row| matches!(row, Row::Midspan { .. }));
+        self.write_lines(f, "ratio to the best peer", ours, |row, figure| {
+            let ratio = self.summary(row, figure)?.median / self.best_peer(figure)?;
+            Some(format!("{ratio:.2}"))
+        })
+    }
+}
