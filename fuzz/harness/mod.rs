@@ -1,0 +1,27 @@
+//! What every decoder owes to every input, target by target. The fuzzer runs
+//! one of them; `cargo test` runs all of them over the corpus and over every
+//! input that once broke one.
+
+mod http_request_head;
+mod http_response_head;
+mod jet_reply;
+mod jet_request;
+mod prefixes;
+
+/// A target's name, and what it does with one input: panic if it finds
+/// something.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+pub(crate) const TARGETS: [Target; 4] = [
+    ("http_request_head", http_request_head::run),
+    ("http_response_head", http_response_head::run),
+    ("jet_reply", jet_reply::run),
+    ("jet_request", jet_request::run),
+];
+
+/// Runs the target of this name.
+pub(crate) fn run(name: &str, data: &[u8]) {
+    let target = TARGETS.iter().find(|(candidate, _)| *candidate == name);
+    let (_, run) = target.expect("a target of this name");
+    run(data);
+}
