@@ -89,7 +89,6 @@ impl EventLoop {
                     | Event::AcceptFailed { .. }
                     | Event::Doorbell
                     | Event::Transfer { .. }
-                    | Event::Relief
                     | Event::Deadline { .. } => {}
                 }
             }

@@ -15,6 +15,11 @@
 //! to the heap and its buffers go back to the kernel. So a slow peer costs
 //! memory of its own, never the buffers of the others. While a flow has a
 //! spill, or the spills together are at their budget, it receives nothing.
+//!
+//! A receive takes whatever the socket holds, so a few streams can take all
+//! buffers there are. A flow therefore receives into small buffers of which
+//! streams have none, until it fills them; flows for which no buffer was left
+//! take turns.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -26,7 +31,7 @@ use super::engine::Engine;
 use super::pair::Side;
 use super::slab::Key;
 use crate::runtime::Owner;
-use crate::runtime::provided::Segment;
+use crate::runtime::provided::{BufferSize, Segment};
 use crate::runtime::reactor::Reactor;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
@@ -36,6 +41,10 @@ use crate::runtime::transfer::{Progress, Step, TransferKey};
 /// they are sent.
 const QUEUE_BYTES_MAX: usize = 256 << 10;
 
+/// Receipts in a row after which a flow gets buffers of another size: that
+/// filled a small one, or did not fill a small one.
+const RECEIPTS_TO_RESIZE: u8 = 4;
+
 /// The pairs that the ring moves.
 #[derive(Debug)]
 pub struct RingPlane {
@@ -44,8 +53,8 @@ pub struct RingPlane {
     pairs: HashMap<u32, RingPair, ahash::RandomState>,
     spill_bytes: usize,
     spill_bytes_max: usize,
-    /// Flows that wait for buffers or for spill budget.
-    waiting: Vec<(Key, Side)>,
+    /// Flows that wait for spill budget, or for buffers of a size.
+    waiting: [VecDeque<(Key, Side)>; BufferSize::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -62,6 +71,9 @@ struct RingPair {
 #[derive(Debug, Default)]
 struct Flow {
     receive: Option<TransferKey>,
+    size: BufferSize,
+    /// Receipts in a row that asked for the other size.
+    misfits: u8,
     send: Option<TransferKey>,
     queue: VecDeque<Segment>,
     queue_bytes: usize,
@@ -82,7 +94,7 @@ impl RingPlane {
             pairs: HashMap::default(),
             spill_bytes: 0,
             spill_bytes_max: usize::try_from(spill_bytes_max).unwrap_or(usize::MAX),
-            waiting: Vec::new(),
+            waiting: Default::default(),
         }
     }
 
@@ -130,7 +142,7 @@ impl RingPlane {
         let is_receive = flow.receive == Some(progress.key);
         if !is_receive && flow.send != Some(progress.key) {
             // A zero-copy send's buffers came back after its pair had moved on.
-            return;
+            return self.serve_waiting(reactor, engine);
         }
         if is_receive && progress.is_final {
             flow.receive = None;
@@ -151,6 +163,7 @@ impl RingPlane {
                     queue.push_back(segment);
                 });
                 flow.queue_bytes += bytes;
+                flow.note_receipt(bytes);
             }
             Step::ReceiveEnded if !ending => self.end_source(reactor, engine, key, side),
             Step::Sent(sent) => {
@@ -168,6 +181,7 @@ impl RingPlane {
             Step::ReceiveEnded | Step::Failed(_) | Step::Cancelled | Step::Released => {}
         }
         self.advance(reactor, engine, key, side);
+        self.serve_waiting(reactor, engine);
     }
 
     /// Takes what a poll reported for one leg's socket.
@@ -189,14 +203,28 @@ impl RingPlane {
         } else {
             self.finish_if_over(reactor, engine, key);
         }
+        self.serve_waiting(reactor, engine);
     }
 
-    /// Buffers are free again.
-    pub fn handle_relief(&mut self, reactor: &Reactor, engine: &mut Engine) {
-        for (key, side) in std::mem::take(&mut self.waiting) {
-            if let Some(flow) = self.flow_mut(key, side) {
-                flow.waits = false;
-                self.advance(reactor, engine, key, side);
+    /// Lets flows receive again that waited for what is there now, oldest
+    /// first.
+    fn serve_waiting(&mut self, reactor: &Reactor, engine: &Engine) {
+        for size in BufferSize::ALL {
+            if self.waiting[size as usize].is_empty() || !reactor.has_room(size) {
+                continue;
+            }
+            // One that must go on waiting stands at the end.
+            for _ in 0..self.waiting[size as usize].len() {
+                if self.spill_bytes >= self.spill_bytes_max {
+                    return;
+                }
+                let Some((key, side)) = self.waiting[size as usize].pop_front() else {
+                    break;
+                };
+                if let Some(flow) = self.flow_mut(key, side) {
+                    flow.waits = false;
+                    self.receive(reactor, engine, key, side);
+                }
             }
         }
     }
@@ -205,6 +233,7 @@ impl RingPlane {
     pub fn abort(&mut self, reactor: &Reactor, engine: &mut Engine, key: Key, reason: CloseReason) {
         self.fail(reactor, key, reason);
         self.finish_if_over(reactor, engine, key);
+        self.serve_waiting(reactor, engine);
     }
 
     /// Does whatever a flow can do now.
@@ -293,12 +322,16 @@ impl RingPlane {
         };
         let backlogged = !flow.spill.is_empty() || flow.queue_bytes > QUEUE_BYTES_MAX;
         match flow.receive {
-            Some(receive) if backlogged => reactor.cancel_transfer(receive),
+            // What comes instead of it takes buffers of the other size.
+            Some(receive) if backlogged || flow.is_misfit() => {
+                reactor.cancel_transfer(receive);
+            }
             None if !backlogged && !flow.source_ended && !flow.waits => {
                 if over_budget {
                     self.wait(key, side);
                 } else {
-                    flow.receive = Some(reactor.start_receive(source, owner));
+                    flow.fit();
+                    flow.receive = Some(reactor.start_receive(source, owner, flow.size));
                 }
             }
             _ => {}
@@ -396,7 +429,8 @@ impl RingPlane {
             && !flow.waits
         {
             flow.waits = true;
-            self.waiting.push((key, side));
+            let size = flow.size;
+            self.waiting[size as usize].push_back((key, side));
         }
     }
 
@@ -428,5 +462,35 @@ impl RingPlane {
         pair.reason
             .is_none()
             .then_some(&mut pair.flows[side.index()])
+    }
+}
+
+impl Flow {
+    fn note_receipt(&mut self, bytes: usize) {
+        let fills_small = bytes >= BufferSize::Small.bytes() as usize;
+        let fits = match self.size {
+            BufferSize::Small => !fills_small,
+            BufferSize::Large => fills_small,
+        };
+        self.misfits = if fits {
+            0
+        } else {
+            self.misfits.saturating_add(1)
+        };
+    }
+
+    const fn is_misfit(&self) -> bool {
+        self.misfits >= RECEIPTS_TO_RESIZE
+    }
+
+    /// Takes the size that the receipts asked for.
+    const fn fit(&mut self) {
+        if self.is_misfit() {
+            self.misfits = 0;
+            self.size = match self.size {
+                BufferSize::Small => BufferSize::Large,
+                BufferSize::Large => BufferSize::Small,
+            };
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Buffers that the ring receives into: one group per shard, handed to the
-//! kernel through a provided-buffer ring and back.
+//! Buffers that the ring receives into, in groups that are handed to the kernel
+//! through provided-buffer rings and back.
 //!
 //! ```text
 //!   provided ──receive──> Segment (ours) ──send──> in flight ──completion──┐
@@ -21,21 +21,67 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// Bytes of one buffer.
-pub const SEGMENT_BYTES_MAX: u32 = 32 << 10;
+/// What a receive takes its buffers from. Apart, so that streams, which take
+/// whatever they can get, leave those of messages alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BufferSize {
+    /// For messages: one buffer at a time.
+    #[default]
+    Small,
+    /// For streams: where the kernel can, several at a time.
+    Large,
+}
 
-/// Buffers of one shard. Their memory is touched as they are used.
-pub const SEGMENTS_MAX: u16 = 512;
+impl BufferSize {
+    /// Every size.
+    pub const ALL: [Self; 2] = [Self::Small, Self::Large];
 
-/// The one buffer group of a shard's ring.
-pub(crate) const GROUP: u16 = 0;
+    /// Bytes of one buffer.
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Small => 4 << 10,
+            Self::Large => 32 << 10,
+        }
+    }
 
-const _: () = assert!(SEGMENTS_MAX.is_power_of_two());
+    /// Buffers of one shard. Their memory is touched as they are used.
+    pub(crate) const fn count(self) -> u16 {
+        match self {
+            Self::Small => 256,
+            Self::Large => 512,
+        }
+    }
+
+    /// The number of its group on the shard's ring.
+    pub(crate) const fn group(self) -> u16 {
+        match self {
+            Self::Small => 0,
+            Self::Large => 1,
+        }
+    }
+
+    const fn memory_bytes(self) -> usize {
+        self.count() as usize * self.bytes() as usize
+    }
+
+    const fn entries_bytes(self) -> usize {
+        self.count() as usize * size_of::<BufRingEntry>()
+    }
+
+    const fn mask(self) -> u16 {
+        self.count() - 1
+    }
+}
+
+const _: () = assert!(BufferSize::Small.count().is_power_of_two());
+const _: () = assert!(BufferSize::Large.count().is_power_of_two());
 
 /// Received bytes in a buffer that is ours until it is recycled or sent.
 #[derive(Debug)]
 #[must_use = "a segment that is dropped is lost to the shard: recycle it"]
 pub struct Segment {
+    size: BufferSize,
     buffer: u16,
     bytes: u32,
 }
@@ -50,10 +96,16 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
+
+    /// Where its buffer belongs.
+    pub(crate) const fn size(&self) -> BufferSize {
+        self.size
+    }
 }
 
-/// The group: its memory, its ring, and which buffer is where.
+/// One group: its memory, its ring, and which buffer is where.
 pub(crate) struct ProvidedBuffers {
+    size: BufferSize,
     memory: NonNull<u8>,
     entries: NonNull<BufRingEntry>,
     /// The buffer in each entry of the ring, so that a bundle, which names only
@@ -65,10 +117,6 @@ pub(crate) struct ProvidedBuffers {
     tail: u16,
 }
 
-const MEMORY_BYTES: usize = SEGMENTS_MAX as usize * SEGMENT_BYTES_MAX as usize;
-const ENTRIES_BYTES: usize = SEGMENTS_MAX as usize * size_of::<BufRingEntry>();
-const MASK: u16 = SEGMENTS_MAX - 1;
-
 impl ProvidedBuffers {
     /// Makes the group and registers it with the ring of `submitter`. It must
     /// be dropped after that ring.
@@ -77,13 +125,14 @@ impl ProvidedBuffers {
     ///
     /// When memory cannot be mapped, or the kernel knows no provided-buffer
     /// rings.
-    pub(crate) fn new(submitter: &Submitter<'_>) -> io::Result<Self> {
-        let memory = map(MEMORY_BYTES)?;
-        let entries = map(ENTRIES_BYTES)?.cast::<BufRingEntry>();
+    pub(crate) fn new(submitter: &Submitter<'_>, size: BufferSize) -> io::Result<Self> {
+        let memory = map(size.memory_bytes())?;
+        let entries = map(size.entries_bytes())?.cast::<BufRingEntry>();
         let mut group = Self {
+            size,
             memory,
             entries,
-            order: vec![0; SEGMENTS_MAX as usize].into(),
+            order: vec![0; usize::from(size.count())].into(),
             head: 0,
             tail: 0,
         };
@@ -91,9 +140,14 @@ impl ProvidedBuffers {
         // SAFETY: `register_buf_ring_with_flags` asks that the entries stay valid
         // until the ring is gone: `Drop` unmaps them, after the ring.
         unsafe {
-            submitter.register_buf_ring_with_flags(entries.as_ptr() as u64, SEGMENTS_MAX, GROUP, 0)
+            submitter.register_buf_ring_with_flags(
+                entries.as_ptr() as u64,
+                size.count(),
+                size.group(),
+                0,
+            )
         }?;
-        for buffer in 0..SEGMENTS_MAX {
+        for buffer in 0..size.count() {
             group.provide(buffer);
         }
         group.publish();
@@ -111,15 +165,19 @@ impl ProvidedBuffers {
         let mut left = bytes;
         let mut expected = Some(first);
         while left > 0 {
-            let buffer = self.order[usize::from(self.head & MASK)];
+            let buffer = self.order[usize::from(self.head & self.size.mask())];
             assert!(
                 expected.take().is_none_or(|first| first == buffer) && self.available() > 0,
                 "the kernel takes provided buffers in their order"
             );
             self.head = self.head.wrapping_add(1);
-            let bytes = left.min(SEGMENT_BYTES_MAX);
+            let bytes = left.min(self.size.bytes());
             left -= bytes;
-            segments.push(Segment { buffer, bytes });
+            segments.push(Segment {
+                size: self.size,
+                buffer,
+                bytes,
+            });
         }
     }
 
@@ -160,7 +218,7 @@ impl ProvidedBuffers {
     }
 
     fn provide(&mut self, buffer: u16) {
-        let at = self.tail & MASK;
+        let at = self.tail & self.size.mask();
         self.order[usize::from(at)] = buffer;
         let address = self.address(buffer) as u64;
         // JUSTIFICATION: the ring of entries is shared with the kernel.
@@ -172,29 +230,26 @@ impl ProvidedBuffers {
         // the last field alone, which in the first entry is the ring's tail.
         let entry = unsafe { &mut *entry };
         entry.set_addr(address);
-        entry.set_len(SEGMENT_BYTES_MAX);
+        entry.set_len(self.size.bytes());
         entry.set_bid(buffer);
         self.tail = self.tail.wrapping_add(1);
     }
 
     fn address(&self, buffer: u16) -> *mut u8 {
-        debug_assert!(buffer < SEGMENTS_MAX);
+        debug_assert!(buffer < self.size.count());
+        let offset = usize::from(buffer) * self.size.bytes() as usize;
         // JUSTIFICATION: buffers are slices of one mapping.
         // SAFETY: `add` asks to stay in the allocation: buffers are numbered
-        // below SEGMENTS_MAX.
-        unsafe {
-            self.memory
-                .as_ptr()
-                .add(usize::from(buffer) * SEGMENT_BYTES_MAX as usize)
-        }
+        // below the group's count.
+        unsafe { self.memory.as_ptr().add(offset) }
     }
 }
 
 impl Drop for ProvidedBuffers {
     fn drop(&mut self) {
         for (address, bytes) in [
-            (self.memory.cast(), MEMORY_BYTES),
-            (self.entries.cast(), ENTRIES_BYTES),
+            (self.memory.cast(), self.size.memory_bytes()),
+            (self.entries.cast(), self.size.entries_bytes()),
         ] {
             // JUSTIFICATION: the mapping was made by hand.
             // SAFETY: `munmap` asks that nothing refers to the memory: segments

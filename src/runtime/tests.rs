@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use super::inbox::inbox;
 use super::listener::{HandOut, Listener, claim_address};
+use super::provided::{BufferSize, Segment};
 use super::reactor::{Closing, Event, Reactor};
 use super::ring::{RingSize, Sleep};
 use super::socket::Socket;
 use super::stream::Stream;
+use super::transfer::Step;
 use super::{Owner, PollKey, clock};
 
 const LOOPBACK: SocketAddr =
@@ -372,4 +374,59 @@ fn a_key_that_outlived_its_socket_is_not_the_next_ones() {
         reactor.retire(key, socket, Closing::Clean);
         turn_until_none_watched(&reactor);
     }
+}
+
+#[test]
+fn a_stream_that_takes_all_its_buffers_leaves_those_of_messages() {
+    let reactor = reactor();
+    reactor.enable_transfers().unwrap();
+    let (stream, mut sender) = tcp_pair();
+    let (messages, mut other) = tcp_pair();
+    reactor.start_receive(&stream, OWNER, BufferSize::Large);
+    sender.set_nonblocking(true).unwrap();
+    let bytes = vec![1; 1 << 20];
+    let mut held: Vec<Segment> = Vec::new();
+    // Nothing is given back, so the stream starves.
+    loop {
+        while matches!(sender.write(&bytes), Ok(1..)) {}
+        let progress = turn_until(&reactor, |event| match event {
+            Event::Transfer { progress, .. } => Some(progress),
+            _ => None,
+        });
+        match progress.what {
+            Step::Received => reactor.take_received(|segment| held.push(segment)),
+            what => {
+                assert_eq!(what, Step::Starved);
+                break;
+            }
+        }
+        if progress.is_final {
+            reactor.start_receive(&stream, OWNER, BufferSize::Large);
+        }
+    }
+    assert!(!reactor.has_room(BufferSize::Large));
+    assert!(reactor.has_room(BufferSize::Small));
+
+    reactor.start_receive(&messages, OWNER, BufferSize::Small);
+    other.write_all(b"message").unwrap();
+    turn_until(&reactor, |event| match event {
+        Event::Transfer { progress, .. } => {
+            assert_eq!(progress.what, Step::Received);
+            Some(())
+        }
+        _ => None,
+    });
+    reactor.take_received(|segment| held.push(segment));
+    let message = held.pop().map(|segment| {
+        assert_eq!(segment.len(), 7);
+        reactor.consume_segment(segment, <[u8]>::to_vec)
+    });
+    assert_eq!(message.as_deref(), Some(&b"message"[..]));
+
+    for segment in held {
+        reactor.consume_segment(segment, |bytes| {
+            assert!(bytes.iter().all(|byte| *byte == 1));
+        });
+    }
+    assert!(reactor.has_room(BufferSize::Large));
 }

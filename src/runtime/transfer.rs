@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use io_uring::{opcode, squeue, types};
 
 use super::poll_table::Owner;
-use super::provided::{GROUP, ProvidedBuffers, SEGMENTS_MAX, Segment};
+use super::provided::{BufferSize, ProvidedBuffers, Segment};
 use super::ring::{Completion, Ring};
 use super::socket::Socket;
 
@@ -26,7 +26,10 @@ const ZERO_COPY_BYTES_MIN: usize = 32 << 10;
 
 /// Segments that zero-copy sends may hold at a time: a peer that acknowledges
 /// nothing must not keep the others from receiving.
-const ZERO_COPY_SEGMENTS_MAX: u16 = SEGMENTS_MAX / 2;
+const ZERO_COPY_SEGMENTS_MAX: u16 = BufferSize::Large.count() / 2;
+
+/// A receive may start while one buffer in so many is free.
+const ROOM_SHARE: u16 = 8;
 
 /// After so many notifications that all say "copied", zero copy is given up:
 /// the route has no device that could do without.
@@ -66,7 +69,7 @@ pub enum Step {
     Received,
     /// The peer's stream ended.
     ReceiveEnded,
-    /// No buffer was left. Another event tells when there is one.
+    /// No buffer was left: start anew when [`super::reactor::Reactor::has_room`].
     Starved,
     /// The operation was cancelled.
     Cancelled,
@@ -94,7 +97,7 @@ struct Operation {
 
 enum OperationKind {
     Free { next: Option<u32> },
-    Receive,
+    Receive(BufferSize),
     Send(Box<SendState>),
 }
 
@@ -111,7 +114,7 @@ pub(crate) struct Transfers {
     operations: Vec<Operation>,
     free: Option<u32>,
     /// Dropped after the ring: the reactor's fields stand in that order.
-    buffers: ProvidedBuffers,
+    buffers: Buffers,
     received: Vec<Segment>,
     unsent: Vec<u8>,
     #[expect(
@@ -123,8 +126,12 @@ pub(crate) struct Transfers {
     zero_copy: ZeroCopyCounts,
     /// The kernel would not pin more of this user's memory (`RLIMIT_MEMLOCK`).
     zero_copy_denied: bool,
-    /// A receive starved: whoever recycles next tells.
-    starved: bool,
+}
+
+/// The groups of both sizes.
+struct Buffers {
+    small: ProvidedBuffers,
+    large: ProvidedBuffers,
 }
 
 impl Transfers {
@@ -132,14 +139,13 @@ impl Transfers {
         Ok(Self {
             operations: Vec::new(),
             free: None,
-            buffers: ProvidedBuffers::new(&ring.submitter())?,
+            buffers: Buffers::new(ring)?,
             received: Vec::new(),
             unsent: Vec::new(),
             spare: Vec::new(),
             zero_copy_held: 0,
             zero_copy: ZeroCopyCounts::default(),
             zero_copy_denied: false,
-            starved: false,
         })
     }
 
@@ -153,14 +159,15 @@ impl Transfers {
         ring: &mut Ring,
         socket: &Socket,
         owner: Owner,
+        size: BufferSize,
         user_data: impl FnOnce(TransferKey) -> u64,
     ) -> TransferKey {
-        let key = self.start(owner, OperationKind::Receive);
+        let key = self.start(owner, OperationKind::Receive(size));
         let fd = types::Fd(socket.as_fd().as_raw_fd());
-        let entry = if ring.has_bundles() {
-            opcode::RecvMultiBundle::new(fd, GROUP).build()
+        let entry = if size == BufferSize::Large && ring.has_bundles() {
+            opcode::RecvMultiBundle::new(fd, size.group()).build()
         } else {
-            opcode::RecvMulti::new(fd, GROUP).build()
+            opcode::RecvMulti::new(fd, size.group()).build()
         };
         // JUSTIFICATION: a receive is an entry of the ring.
         // SAFETY: it writes into provided buffers alone, which outlive the ring.
@@ -181,7 +188,7 @@ impl Transfers {
         let mut state = self.spare.pop().unwrap_or_else(SendState::empty);
         state.segments.extend(segments.take(SEND_SEGMENTS_MAX));
         for (vector, segment) in state.vectors.iter_mut().zip(&state.segments) {
-            *vector = self.buffers.iovec(segment);
+            *vector = self.buffers.of(segment.size()).iovec(segment);
         }
         let bytes: usize = state.segments.iter().map(Segment::len).sum();
         let count = u16::try_from(state.segments.len()).unwrap_or(u16::MAX);
@@ -222,8 +229,7 @@ impl Transfers {
             })
     }
 
-    /// Takes what the ring completed; also whether starved receives may be
-    /// started again.
+    /// Takes what the ring completed.
     pub(crate) fn handle_completion(
         &mut self,
         key: TransferKey,
@@ -236,7 +242,8 @@ impl Transfers {
         let operation = &mut self.operations[key.index as usize];
         let owner = operation.owner;
         let what = match &mut operation.kind {
-            OperationKind::Receive => {
+            OperationKind::Receive(size) => {
+                let size = *size;
                 debug_assert!(
                     self.received.is_empty(),
                     "take_received follows every receipt"
@@ -244,14 +251,12 @@ impl Transfers {
                 match (completion.result, completion.buffer()) {
                     (1.., Some(first)) => {
                         let bytes = completion.result.unsigned_abs();
-                        self.buffers.take(first, bytes, &mut self.received);
+                        let group = self.buffers.of_mut(size);
+                        group.take(first, bytes, &mut self.received);
                         Step::Received
                     }
                     (0.., _) => Step::ReceiveEnded,
-                    (result, _) if result == ENOBUFS => {
-                        self.starved = true;
-                        Step::Starved
-                    }
+                    (ENOBUFS, _) => Step::Starved,
                     (result, _) => Step::from_error(result),
                 }
             }
@@ -307,17 +312,14 @@ impl Transfers {
     }
 
     pub(crate) fn recycle(&mut self, segment: Segment) {
-        self.buffers.recycle(segment);
-        self.buffers.publish();
+        let group = self.buffers.of_mut(segment.size());
+        group.recycle(segment);
+        group.publish();
     }
 
-    /// Whether receives that starved may be started again; asks once.
-    pub(crate) fn take_relief(&mut self) -> bool {
-        if self.starved && self.buffers.available() >= SEGMENTS_MAX / 8 {
-            self.starved = false;
-            return true;
-        }
-        false
+    /// Whether a receive may be started without starving soon.
+    pub(crate) fn has_room(&self, size: BufferSize) -> bool {
+        self.buffers.of(size).available() >= size.count() / ROOM_SHARE
     }
 
     fn admits_zero_copy(&self, count: u16) -> bool {
@@ -364,10 +366,42 @@ impl Transfers {
             self.zero_copy_held -= u16::try_from(state.segments.len()).unwrap_or(0);
         }
         for segment in state.segments.drain(..) {
-            self.buffers.recycle(segment);
+            self.buffers.of_mut(segment.size()).recycle(segment);
         }
         self.buffers.publish();
         self.spare.push(state);
+    }
+}
+
+impl Buffers {
+    fn new(ring: &Ring) -> io::Result<Self> {
+        Ok(Self {
+            small: ProvidedBuffers::new(&ring.submitter(), BufferSize::Small)?,
+            large: ProvidedBuffers::new(&ring.submitter(), BufferSize::Large)?,
+        })
+    }
+
+    const fn of(&self, size: BufferSize) -> &ProvidedBuffers {
+        match size {
+            BufferSize::Small => &self.small,
+            BufferSize::Large => &self.large,
+        }
+    }
+
+    const fn of_mut(&mut self, size: BufferSize) -> &mut ProvidedBuffers {
+        match size {
+            BufferSize::Small => &mut self.small,
+            BufferSize::Large => &mut self.large,
+        }
+    }
+
+    fn bytes<'a>(&'a self, segment: &'a Segment) -> &'a [u8] {
+        self.of(segment.size()).bytes(segment)
+    }
+
+    fn publish(&mut self) {
+        self.small.publish();
+        self.large.publish();
     }
 }
 
@@ -393,7 +427,7 @@ impl SendState {
         })
     }
 
-    fn collect_unsent(&self, buffers: &ProvidedBuffers, sent: usize, unsent: &mut Vec<u8>) {
+    fn collect_unsent(&self, buffers: &Buffers, sent: usize, unsent: &mut Vec<u8>) {
         let mut skip = sent;
         for segment in &self.segments {
             let bytes = buffers.bytes(segment);

@@ -471,13 +471,6 @@ fn handle_event<S: Service>(
             let mut ring_plane = world.ring_plane.borrow_mut();
             ring_plane.handle_progress(&world.reactor, &mut engine, owner.token, progress);
         }
-        Event::Relief => {
-            let mut engine = world.engine.borrow_mut();
-            world
-                .ring_plane
-                .borrow_mut()
-                .handle_relief(&world.reactor, &mut engine);
-        }
         Event::Deadline { .. } => {
             if world.phase.get() == Phase::Draining {
                 world.phase.set(Phase::Ending);

@@ -10,6 +10,7 @@ mod agents_ssh;
 mod bad_input;
 mod descriptors;
 mod drain;
+mod fairness;
 mod gate;
 mod handoff;
 mod integrity;

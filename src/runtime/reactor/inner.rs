@@ -247,9 +247,6 @@ impl Inner {
                 let transfers = self.transfers.as_mut()?;
                 let key = TransferKey::from_bits(bits);
                 let (owner, progress) = transfers.handle_completion(key, completion)?;
-                if progress.is_final && transfers.take_relief() {
-                    self.events.push_back(Event::Relief);
-                }
                 Some(Event::Transfer { owner, progress })
             }
             (Some(Kind::Ignored) | None, _) => None,

@@ -40,7 +40,7 @@ use super::clock;
 use super::inbox::Doorbell;
 use super::listener::Listener;
 use super::poll_table::{Owner, PollKey, PollTable};
-use super::provided::Segment;
+use super::provided::{BufferSize, Segment};
 use super::readiness::Readiness;
 use super::ring::{Ring, RingSize, Sleep};
 use super::socket::Socket;
@@ -68,8 +68,6 @@ pub enum Event {
     Doorbell,
     /// A transfer of the ring made progress.
     Transfer { owner: Owner, progress: Progress },
-    /// Buffers are free again: receives that starved may be started anew.
-    Relief,
     /// A deadline set with [`Reactor::set_deadline`] has come.
     Deadline { owner: Owner },
 }
@@ -281,14 +279,15 @@ impl Reactor {
         Ok(())
     }
 
-    /// Has the ring receive from `socket` until the transfer's final progress.
+    /// Has the ring receive from `socket`, into buffers of this size, until the
+    /// transfer's final progress.
     ///
     /// # Panics
     ///
     /// Without [`Self::enable_transfers`], as all that deals with transfers.
-    pub fn start_receive(&self, socket: &Socket, owner: Owner) -> TransferKey {
+    pub fn start_receive(&self, socket: &Socket, owner: Owner, size: BufferSize) -> TransferKey {
         self.with_transfers(|transfers, ring| {
-            transfers.receive(ring, socket, owner, |key| {
+            transfers.receive(ring, socket, owner, size, |key| {
                 Kind::Transfer.with(key.to_bits())
             })
         })
@@ -321,6 +320,13 @@ impl Reactor {
         {
             inner.cancel(Kind::Transfer.with(key.to_bits()));
         }
+    }
+
+    /// Whether enough buffers of this size are free to start a receive that
+    /// starved.
+    #[must_use]
+    pub fn has_room(&self, size: BufferSize) -> bool {
+        self.with_transfers(|transfers, _| transfers.has_room(size))
     }
 
     /// The segments of the last [`Step::Received`](super::transfer::Step),
