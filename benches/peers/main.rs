@@ -13,7 +13,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Parser;
 
 use crate::column::{Column, Figure, Length};
@@ -73,8 +73,12 @@ fn main() -> anyhow::Result<()> {
         for row in &rows {
             progress(&format!("run {run} of {runs}: {}", row.name()))?;
             for column in &columns {
-                for (figure, value) in measure(&host, row, *column, length)? {
-                    table.add(row, figure, value);
+                match measure(&host, row, *column, length) {
+                    Ok(figures) => table.add(row, &figures),
+                    Err(error) => {
+                        progress(&format!("failed: {error:#}"))?;
+                        table.add_failure(row, *column);
+                    }
                 }
             }
         }
@@ -85,6 +89,10 @@ fn main() -> anyhow::Result<()> {
         text += &host.report()?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    ensure!(
+        !table.has_failure_of_ours(),
+        "a cell without a peer in it failed; why is told above"
+    );
     Ok(())
 }
 

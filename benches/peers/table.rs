@@ -11,6 +11,8 @@ pub(crate) struct Table {
     rows: Vec<Row>,
     figures: Vec<Figure>,
     values: Vec<(Row, Figure, f64)>,
+    /// Cells of which some run gave no value.
+    failures: Vec<(Row, Figure)>,
 }
 
 /// One cell: the middle one of its values, and the outer ones.
@@ -44,11 +46,30 @@ impl Table {
                 .copied()
                 .collect(),
             values: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
-    pub(crate) fn add(&mut self, row: &Row, figure: Figure, value: f64) {
-        self.values.push((*row, figure, value));
+    pub(crate) fn add(&mut self, row: &Row, figures: &[(Figure, f64)]) {
+        let values = figures
+            .iter()
+            .map(|(figure, value)| (*row, *figure, *value));
+        self.values.extend(values);
+    }
+
+    pub(crate) fn add_failure(&mut self, row: &Row, column: Column) {
+        let cells = column.layout().iter().map(|figure| (*row, *figure));
+        self.failures.extend(cells);
+    }
+
+    /// A peer that does not stand the load is its row's news; a cell of ours
+    /// that fails is a defect.
+    pub(crate) fn has_failure_of_ours(&self) -> bool {
+        self.failures.iter().any(|(row, _)| !row.is_peer())
+    }
+
+    fn has_failed(&self, row: &Row, figure: &Figure) -> bool {
+        self.failures.contains(&(*row, *figure))
     }
 
     fn summary(&self, row: &Row, figure: &Figure) -> Option<Summary> {
@@ -64,7 +85,7 @@ impl Table {
     fn best_peer(&self, figure: &Figure) -> Option<f64> {
         self.rows
             .iter()
-            .filter(|row| row.is_peer())
+            .filter(|row| row.is_peer() && !self.has_failed(row, figure))
             .filter_map(|row| self.summary(row, figure))
             .map(|summary| summary.median)
             .min_by(f64::total_cmp)
@@ -98,6 +119,9 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = || self.rows.iter().copied();
         self.write_lines(f, "median (spread)", rows(), |row, figure| {
+            if self.has_failed(row, figure) {
+                return Some("failed".to_owned());
+            }
             let Summary { median, min, max } = self.summary(row, figure)?;
             let digits = figure.digits;
             Some(if min < max {
