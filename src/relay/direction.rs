@@ -17,6 +17,9 @@
 //!                             event: destination writable
 //! ```
 //!
+//! A stream that caught up with its sender goes from Running to WritingOut,
+//! and when what it holds is out, to AwaitSource without another read.
+//!
 //! The rule for moving: copy through the shard's scratch buffer; after
 //! [`FULL_READS_TO_PROMOTE`] full reads in a row splice through a pipe; after
 //! [`SMALL_SPLICES_TO_DEMOTE`] splices under [`SMALL_SPLICE_BYTES`] in a row
@@ -33,6 +36,10 @@ pub const FULL_READS_TO_PROMOTE: u8 = 2;
 pub const SMALL_SPLICE_BYTES: u32 = 8 << 10;
 /// Small splices in a row after which a direction copies again.
 pub const SMALL_SPLICES_TO_DEMOTE: u8 = 4;
+/// A splice of a stream below this many bytes has caught up with its sender.
+/// To read on at once would be to take every segment by itself, so the turn
+/// ends, and the low-water mark tells when there is more.
+pub const STREAM_FILL_BYTES: u32 = 256 << 10;
 
 /// Names a pipe that is out of its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +71,8 @@ pub enum State {
     AwaitDestination,
     /// In a turn.
     Running,
+    /// In a turn that reads no more: what is held is written out.
+    WritingOut,
     /// The turn's budget is used up; more may wait.
     Queued,
     /// The end of the stream was passed on.
@@ -377,6 +386,13 @@ impl Direction {
         }
         match self.state {
             State::Running => self.poll_running(),
+            State::WritingOut => match self.hold {
+                Hold::Pipe(pipe) if self.held_bytes > 0 => Some(self.drain(pipe)),
+                _ => {
+                    self.state = State::AwaitSource;
+                    self.poll_action()
+                }
+            },
             // Waiting for the source, nothing is held: the pipe is for others.
             State::AwaitSource => match self.hold {
                 Hold::Pipe(pipe) => Some(Action::ReleasePipe { pipe }),
@@ -389,12 +405,7 @@ impl Direction {
     fn poll_running(&mut self) -> Option<Action> {
         match self.hold {
             Hold::Spill(spill) => return Some(Action::SendSpill { spill }),
-            Hold::Pipe(pipe) if self.held_bytes > 0 => {
-                return Some(Action::DrainPipe {
-                    pipe,
-                    bytes: self.held_bytes,
-                });
-            }
+            Hold::Pipe(pipe) if self.held_bytes > 0 => return Some(self.drain(pipe)),
             Hold::Pipe(pipe) if self.source_ended || !self.splices() => {
                 return Some(Action::ReleasePipe { pipe });
             }
@@ -417,6 +428,13 @@ impl Direction {
         } else {
             Action::Copy { slow: self.slow }
         })
+    }
+
+    const fn drain(&self, pipe: PipeKey) -> Action {
+        Action::DrainPipe {
+            pipe,
+            bytes: self.held_bytes,
+        }
     }
 
     const fn splices(&self) -> bool {
@@ -457,6 +475,9 @@ impl Direction {
                 debug_assert!(bytes > 0 && self.held_bytes == 0);
                 self.hold = Hold::Pipe(pipe);
                 self.held_bytes = bytes;
+                if self.low_water_raised && bytes < STREAM_FILL_BYTES && !self.source_closing {
+                    self.state = State::WritingOut;
+                }
                 self.note_bulk_read(bytes);
             }
             Outcome::SourceEmpty => self.state = State::AwaitSource,

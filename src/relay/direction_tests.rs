@@ -174,19 +174,65 @@ fn four_small_splices_in_a_row_demote() {
     check(&mut direction, &[small, large].concat(), State::Queued);
     check(&mut direction, &[small, small].concat(), State::Queued);
     direction.set_low_water(1 << 16);
+    let release = (RELEASE, Outcome::Done);
+    check(
+        &mut direction,
+        &[small[0], small[1], release],
+        State::AwaitSource,
+    );
     check(
         &mut direction,
         &[
-            small[0],
-            small[1],
-            small[0],
+            first[0],
             (Action::ResetLowWater, Outcome::Done),
-            small[1],
-            (RELEASE, Outcome::Done),
+            first[1],
+            release,
         ],
-        State::Queued,
+        State::AwaitSource,
     );
     assert_eq!(direction.mode(), Mode::Small);
+}
+
+#[test]
+fn a_stream_that_caught_up_waits_for_its_mark() {
+    const SHORT: u32 = STREAM_FILL_BYTES - 1;
+    const LONG: u32 = STREAM_FILL_BYTES;
+    let long = [(FILL, filled(LONG)), (drain(LONG), Outcome::Sent(LONG))];
+    let short = |fill| [(fill, filled(SHORT)), (drain(SHORT), Outcome::Sent(SHORT))];
+    let release = (RELEASE, Outcome::Done);
+    let streaming = || {
+        let mut direction = bulk();
+        direction.set_low_water(1 << 20);
+        direction
+    };
+
+    let mut direction = streaming();
+    let steps = [&long[..], &short(REFILL), &[release]].concat();
+    check(&mut direction, &steps, State::AwaitSource);
+
+    // What arrives while it waits for its destination is told to nobody.
+    let mut direction = streaming();
+    let blocked = [
+        (FILL, filled(SHORT)),
+        (drain(SHORT), Outcome::DestinationFull),
+    ];
+    check(&mut direction, &blocked, State::AwaitDestination);
+    let empty = (REFILL, Outcome::SourceEmpty);
+    check(
+        &mut direction,
+        &[(drain(SHORT), Outcome::Sent(SHORT)), empty, release],
+        State::AwaitSource,
+    );
+
+    // Without a mark, or at the end of the stream, it reads on.
+    let mut direction = bulk();
+    let steps = [&short(FILL)[..], &[empty, release]].concat();
+    check(&mut direction, &steps, State::AwaitSource);
+    let mut direction = streaming();
+    direction.close_source(false);
+    let reset = (Action::ResetLowWater, Outcome::Done);
+    let steps = [&[reset][..], &short(FILL), &[empty, release]].concat();
+    check(&mut direction, &steps, State::AwaitSource);
 }
 
 #[test]

@@ -42,7 +42,8 @@ fn small_messages_pass_beside_bulk_on_every_plane() {
     }
 }
 
-/// Sends until told to stop, or until the test has failed; ends the stream, and tells how many bytes that were.
+/// Sends until told to stop, or until the test has failed; ends the stream, and tells how many
+/// bytes that were.
 fn send_until(mut source: TcpStream, is_over: &AtomicBool, deadline: Deadline) -> u64 {
     let bytes = vec![b'x'; 256 << 10];
     let mut sent = 0;
