@@ -7,6 +7,7 @@
 mod agent_process;
 mod agents;
 mod agents_ssh;
+mod agents_tls;
 mod bad_input;
 mod descriptors;
 mod drain;
