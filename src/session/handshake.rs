@@ -16,6 +16,10 @@ use crate::time::Timestamp;
 /// over its words.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
+/// Bytes of its words that are read away meanwhile. A peer that floods would
+/// otherwise never let go of the shard, whose clock stands still for its task.
+const FAREWELL_BYTES_MAX: usize = 64 << 10;
+
 /// Bytes that are read in one go before a request is complete. What is read
 /// behind the request is kept, so this also bounds a leg's prefix.
 const READ_BYTES: usize = PACKET_BYTES_MAX;
@@ -82,8 +86,8 @@ pub async fn read_request(
 }
 
 /// Tells a peer why it is refused and closes: the words first, then the FIN,
-/// then what it still sends is read away for a while, since closing over
-/// unread bytes would turn into a reset that overtakes the words.
+/// then what it still sends is read away for a while and up to a limit, since
+/// closing over unread bytes would turn into a reset that overtakes the words.
 pub async fn refuse(reactor: &Reactor, mut stream: Stream, words: &[u8]) {
     let sent = stream.socket().send(words);
     if sent != Ok(words.len()) || stream.socket().shutdown_write().is_err() {
@@ -92,7 +96,12 @@ pub async fn refuse(reactor: &Reactor, mut stream: Stream, words: &[u8]) {
     let until = reactor.now() + FAREWELL_MAX;
     let read_away = async {
         let mut waste = [0; 512];
-        while matches!(stream.recv(&mut waste).await, Ok(1..)) {}
+        let mut left = FAREWELL_BYTES_MAX;
+        while left > 0
+            && let Ok(count @ 1..) = stream.recv(&mut waste).await
+        {
+            left = left.saturating_sub(count);
+        }
     };
     reactor.deadline(until, read_away).await;
 }

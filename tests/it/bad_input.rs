@@ -1,12 +1,13 @@
 //! Peers that talk nonsense: refused as written down, counted by reason, and no trouble to anybody.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use super::jet_client::{
-    accept, dial, new_place, packet, packet_of, pair, ping_pong, read_reply, read_to_end,
+    accept, connect, dial, new_place, packet, packet_of, pair, ping_pong, read_reply, read_to_end,
 };
 use super::peers::dribbles::dribble_slowly;
+use super::peers::floods::flood;
 use super::peers::half_closes::half_close;
 use super::peers::resets::reset;
 use super::peers::stalls::stall;
@@ -101,6 +102,26 @@ fn nonsense_is_refused_and_counted_and_disturbs_nobody() {
     let ended = relay.stop();
     ended.check_clean();
     assert_eq!(ended.counters.count("paired"), 1);
+}
+
+#[test]
+fn a_refused_peer_that_floods_is_cut_off() {
+    let relay = Relay::start(&["--cores", "1"]);
+    let (mut acceptor, mut connector) = pair(relay.address, new_place());
+    let flooder = stall(relay.address, &packet(&connect(new_place())));
+    let (taken, error) = flood(flooder);
+    // What both kernels buffer, at the most.
+    assert!(taken < 64 << 20, "{taken} bytes were read away");
+    assert!(
+        matches!(
+            error.kind(),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        ),
+        "{error}"
+    );
+    ping_pong(&mut acceptor, &mut connector);
+    drop((acceptor, connector));
+    relay.stop().check_clean();
 }
 
 #[test]
