@@ -161,6 +161,11 @@ impl Ring {
         }
     }
 
+    /// Whether entries wait to be handed to the kernel.
+    pub(crate) fn has_submissions(&mut self) -> bool {
+        !self.uring.submission().is_empty()
+    }
+
     /// Whether an enter or a reap would find something. Costs two loads.
     pub(crate) fn has_completions(&mut self) -> bool {
         let submission = self.uring.submission();
