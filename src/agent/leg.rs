@@ -19,6 +19,7 @@ use crate::protocol::jet::{
 use crate::relay::{GateHold, LegIo};
 use crate::runtime::Owner;
 use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Keepalive;
 use crate::runtime::stream::{Stream, Watched};
 use crate::shard::session_log::Party;
 use crate::shard::world::{Leg, World};
@@ -29,12 +30,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Until the relay must have answered, or the other proxy come.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection that waits for hours at the relay must notice that the relay
-/// is gone, and keep its place in the tables of routers on the way.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_COUNT: u32 = 3;
 
 /// Why there is no connection, or no leg at the relay.
 #[derive(Debug, thiserror::Error)]
@@ -156,9 +151,7 @@ async fn request<C: Copy, M: Send + 'static>(
 ) -> Result<(Stream, Reply), LegError> {
     let mut stream = dial_host(world, &relay.0).await?;
     // Best effort: without it a dead relay is noticed later.
-    let _ = stream
-        .socket()
-        .set_keepalive(KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT);
+    let _ = stream.socket().set_keepalive(Keepalive::DEFAULT);
     let Ok(host) = HostName::new(&relay.0.to_string()) else {
         unreachable!("a host and a port are a header's value");
     };

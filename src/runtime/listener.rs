@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
-use socket2::{Domain, Protocol, SockRef, Type};
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
-use super::socket::Socket;
+use super::socket::{Keepalive, Socket};
 
 /// Connections that the kernel keeps for one listener while the shard is busy.
 const BACKLOG: i32 = 4096;
@@ -97,8 +97,9 @@ impl Listener {
         if hand_out == HandOut::FirstBytes {
             defer_accept(&socket)?;
         }
-        // Accepted sockets inherit it: no system call per connection.
+        // Accepted sockets inherit both: no system call per connection.
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&Keepalive::DEFAULT.into())?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(address);
@@ -186,6 +187,15 @@ impl AsFd for Listener {
             // INVARIANT: `close` comes last in a listener's life.
             None => unreachable!("a closed listener is not used"),
         }
+    }
+}
+
+impl From<Keepalive> for TcpKeepalive {
+    fn from(keepalive: Keepalive) -> Self {
+        Self::new()
+            .with_time(keepalive.idle)
+            .with_interval(keepalive.interval)
+            .with_retries(keepalive.count)
     }
 }
 

@@ -16,13 +16,36 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
-use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread, retry_on_intr};
+use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, connect, getpeername,
-    getsockname, recv, send, shutdown, socket_with, sockopt,
+    recv, send, shutdown, socket_with, sockopt,
 };
 
 use super::readiness::Readiness;
+
+/// When a silent peer is asked whether it is still there, and when it is given
+/// up. A peer that only reads slowly answers, and is never given up. The
+/// question also keeps the connection's place in the tables of routers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe; whole seconds, at most 32767.
+    pub idle: Duration,
+    /// Time between two probes; whole seconds, at most 32767.
+    pub interval: Duration,
+    /// Probes without an answer after which it is given up; at most 127.
+    pub count: u32,
+}
+
+impl Keepalive {
+    /// For every connection of a relay and its proxies: a peer that vanished is
+    /// given up within two minutes.
+    pub const DEFAULT: Self = Self {
+        idle: Duration::from_secs(60),
+        interval: Duration::from_secs(10),
+        count: 6,
+    };
+}
 
 /// A connected, non-blocking TCP or unix stream socket; closed when dropped.
 ///
@@ -143,15 +166,6 @@ impl Socket {
         shutdown(&self.fd, Shutdown::Write)
     }
 
-    /// Ends both halves of the stream.
-    ///
-    /// # Errors
-    ///
-    /// `ENOTCONN` when the connection is already gone.
-    pub fn shutdown_both(&self) -> Result<(), Errno> {
-        shutdown(&self.fd, Shutdown::Both)
-    }
-
     /// Makes the close that follows send a RST instead of a FIN and drop what
     /// was not sent (`SO_LINGER` with 0 seconds).
     ///
@@ -210,15 +224,6 @@ impl Socket {
         }
     }
 
-    /// Bytes that wait to be read (`FIONREAD`).
-    ///
-    /// # Errors
-    ///
-    /// None known for a connected socket.
-    pub fn unread_bytes(&self) -> Result<u64, Errno> {
-        ioctl_fionread(&self.fd)
-    }
-
     /// Bytes written that the peer's kernel has not acknowledged, sent or not
     /// (`SIOCOUTQ`).
     ///
@@ -272,33 +277,16 @@ impl Socket {
         sockopt::set_tcp_nodelay(&self.fd, true)
     }
 
-    /// Probes a silent peer: the first probe after `idle`, then each
-    /// `interval`, given up after `count` (whole seconds, at least 1).
+    /// Probes a silent peer.
     ///
     /// # Errors
     ///
-    /// `EINVAL` outside of the kernel's limits (32767 s, 127 probes).
-    pub fn set_keepalive(
-        &self,
-        idle: Duration,
-        interval: Duration,
-        count: u32,
-    ) -> Result<(), Errno> {
+    /// `EINVAL` outside of the kernel's limits.
+    pub fn set_keepalive(&self, keepalive: Keepalive) -> Result<(), Errno> {
         sockopt::set_socket_keepalive(&self.fd, true)?;
-        sockopt::set_tcp_keepidle(&self.fd, idle)?;
-        sockopt::set_tcp_keepintvl(&self.fd, interval)?;
-        sockopt::set_tcp_keepcnt(&self.fd, count)
-    }
-
-    /// Gives the connection up when sent data stays unacknowledged for this
-    /// long (`TCP_USER_TIMEOUT`, RFC 5482), to the millisecond.
-    ///
-    /// # Errors
-    ///
-    /// `EOPNOTSUPP` on a socket that is not TCP.
-    pub fn set_user_timeout(&self, timeout: Duration) -> Result<(), Errno> {
-        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        sockopt::set_tcp_user_timeout(&self.fd, timeout_ms)
+        sockopt::set_tcp_keepidle(&self.fd, keepalive.idle)?;
+        sockopt::set_tcp_keepintvl(&self.fd, keepalive.interval)?;
+        sockopt::set_tcp_keepcnt(&self.fd, keepalive.count)
     }
 
     /// The peer's address; `None` for a unix socket or a connection that is
@@ -309,23 +297,6 @@ impl Socket {
             .ok()
             .flatten()
             .and_then(|address| SocketAddr::try_from(address).ok())
-    }
-
-    /// Our own address; `None` for a unix socket.
-    #[must_use]
-    pub fn local_address(&self) -> Option<SocketAddr> {
-        getsockname(&self.fd)
-            .ok()
-            .and_then(|address| SocketAddr::try_from(address).ok())
-    }
-
-    /// The name of the congestion control, such as `cubic`.
-    ///
-    /// # Errors
-    ///
-    /// `EOPNOTSUPP` on a socket that is not TCP.
-    pub fn congestion_control(&self) -> Result<String, Errno> {
-        sockopt::tcp_congestion(&self.fd)
     }
 
     /// Whether this is an internet socket, not a unix one.

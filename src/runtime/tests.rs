@@ -8,12 +8,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rustix::net::sockopt;
+
 use super::inbox::inbox;
 use super::listener::{HandOut, Listener, claim_address};
 use super::provided::{BufferSize, Segment};
 use super::reactor::{Closing, Event, Reactor};
 use super::ring::{RingSize, Sleep};
-use super::socket::Socket;
+use super::socket::{Keepalive, Socket};
 use super::stream::Stream;
 use super::transfer::Step;
 use super::{Owner, PollKey, clock};
@@ -238,7 +240,7 @@ fn a_deadline_ends_what_takes_too_long() {
 }
 
 #[test]
-fn accepted_sockets_do_not_block() {
+fn accepted_sockets_do_not_block_and_are_kept_alive() {
     let reactor = reactor();
     let listener = Listener::bind(LOOPBACK, HandOut::Established).unwrap();
     let address = listener.address();
@@ -252,6 +254,25 @@ fn accepted_sockets_do_not_block() {
         _ => None,
     });
     assert_eq!(socket.recv(&mut [0; 1]), Err(rustix::io::Errno::AGAIN));
+    let Keepalive {
+        idle,
+        interval,
+        count,
+    } = Keepalive::DEFAULT;
+    assert_eq!(sockopt::socket_keepalive(&socket), Ok(true));
+    assert_eq!(sockopt::tcp_keepidle(&socket), Ok(idle));
+    assert_eq!(sockopt::tcp_keepintvl(&socket), Ok(interval));
+    assert_eq!(sockopt::tcp_keepcnt(&socket), Ok(count));
+}
+
+#[test]
+fn a_spin_submits_what_was_queued_before() {
+    let reactor = reactor();
+    let (socket, mut peer) = tcp_pair();
+    peer.write_all(b"x").unwrap();
+    // Nothing but the poll that waits in the queue can end the spin.
+    reactor.watch(&socket, OWNER);
+    assert!(reactor.spin(Duration::from_secs(30)));
 }
 
 #[test]
