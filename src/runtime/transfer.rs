@@ -85,7 +85,11 @@ pub enum Step {
 /// How often zero copy was tried, and how often the bytes were copied anyway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ZeroCopyCounts {
+    /// Sends that were started.
     pub sends: u64,
+    /// Sends whose notification came.
+    pub notified: u64,
+    /// Of those, sends whose bytes were copied.
     pub copied: u64,
 }
 
@@ -261,6 +265,7 @@ impl Transfers {
                 }
             }
             OperationKind::Send(_) if completion.is_notification() => {
+                self.zero_copy.notified += 1;
                 if completion.result == NOTIFICATION_COPIED {
                     self.zero_copy.copied += 1;
                 }
@@ -323,8 +328,10 @@ impl Transfers {
     }
 
     fn admits_zero_copy(&self, count: u16) -> bool {
-        let hopeless = self.zero_copy.copied >= u64::from(ZERO_COPY_TRIALS)
-            && self.zero_copy.copied == self.zero_copy.sends;
+        let ZeroCopyCounts {
+            notified, copied, ..
+        } = self.zero_copy;
+        let hopeless = copied >= u64::from(ZERO_COPY_TRIALS) && copied == notified;
         !hopeless && !self.zero_copy_denied && self.zero_copy_held + count <= ZERO_COPY_SEGMENTS_MAX
     }
 
