@@ -36,10 +36,12 @@ pub const FULL_READS_TO_PROMOTE: u8 = 2;
 pub const SMALL_SPLICE_BYTES: u32 = 8 << 10;
 /// Small splices in a row after which a direction copies again.
 pub const SMALL_SPLICES_TO_DEMOTE: u8 = 4;
-/// A splice of a stream below this many bytes has caught up with its sender.
-/// To read on at once would be to take every segment by itself, so the turn
-/// ends, and the low-water mark tells when there is more.
-pub const STREAM_FILL_BYTES: u32 = 256 << 10;
+/// A splice of a stream that fills less than one part in this many of its pipe
+/// has caught up with its sender. To read on at once would be to take every
+/// segment by itself, so the turn ends, and the low-water mark tells when there
+/// is more. Not a larger part: a pipe has a slot for each page, and fragments
+/// of 1448 bytes fill the slots with a third of the bytes.
+pub const CAUGHT_UP_SHARE: u32 = 4;
 
 /// Names a pipe that is out of its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,6 +146,8 @@ pub enum Outcome {
         pipe: PipeKey,
         /// What it holds.
         bytes: u32,
+        /// That is less than one part in [`CAUGHT_UP_SHARE`] of its capacity.
+        caught_up: bool,
     },
     /// The source has nothing to read; for a fill without a pipe in hand, no
     /// pipe was kept.
@@ -471,11 +475,15 @@ impl Direction {
                 }
             }
             Outcome::Sent(bytes) => self.handle_sent(action, bytes),
-            Outcome::Filled { pipe, bytes } => {
+            Outcome::Filled {
+                pipe,
+                bytes,
+                caught_up,
+            } => {
                 debug_assert!(bytes > 0 && self.held_bytes == 0);
                 self.hold = Hold::Pipe(pipe);
                 self.held_bytes = bytes;
-                if self.low_water_raised && bytes < STREAM_FILL_BYTES && !self.source_closing {
+                if caught_up && self.low_water_raised && !self.source_closing {
                     self.state = State::WritingOut;
                 }
                 self.note_bulk_read(bytes);

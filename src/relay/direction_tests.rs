@@ -16,8 +16,15 @@ const fn drain(bytes: u32) -> Action {
     Action::DrainPipe { pipe: PIPE, bytes }
 }
 
+/// A quarter of a pipe: more than a fill that caught up.
+const LONG: u32 = (1 << 20) / CAUGHT_UP_SHARE;
+
 const fn filled(bytes: u32) -> Outcome {
-    Outcome::Filled { pipe: PIPE, bytes }
+    Outcome::Filled {
+        pipe: PIPE,
+        bytes,
+        caught_up: bytes < LONG,
+    }
 }
 
 /// All that was read was sent, and the source may have more.
@@ -195,8 +202,7 @@ fn four_small_splices_in_a_row_demote() {
 
 #[test]
 fn a_stream_that_caught_up_waits_for_its_mark() {
-    const SHORT: u32 = STREAM_FILL_BYTES - 1;
-    const LONG: u32 = STREAM_FILL_BYTES;
+    const SHORT: u32 = LONG - 1;
     let long = [(FILL, filled(LONG)), (drain(LONG), Outcome::Sent(LONG))];
     let short = |fill| [(fill, filled(SHORT)), (drain(SHORT), Outcome::Sent(SHORT))];
     let release = (RELEASE, Outcome::Done);

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::direction::{Outcome, PipeKey};
+use super::direction::{CAUGHT_UP_SHARE, Outcome, PipeKey};
 use super::engine::{Ends, Means};
 
 /// Fills an empty pipe from the source: the one in hand, or one of the pool.
@@ -21,7 +21,13 @@ pub(super) fn fill(
     let pipe = means.pipes.pipe(key);
     let outcome = match pipe.splice_from(ends.source, pipe.capacity_bytes()) {
         Ok(0) => judge_end(&ends),
-        Ok(bytes) => return Outcome::Filled { pipe: key, bytes },
+        Ok(bytes) => {
+            return Outcome::Filled {
+                pipe: key,
+                bytes,
+                caught_up: bytes < pipe.capacity_bytes() / CAUGHT_UP_SHARE,
+            };
+        }
         Err(Errno::AGAIN) => Outcome::SourceEmpty,
         // A kind of socket that cannot be spliced.
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Outcome::NoPipe,

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use midspan::relay::direction::{
-    Action, Direction, Hold, Mode, Outcome, PipeKey, SCRATCH_BYTES, SpillKey, State,
+    Action, CAUGHT_UP_SHARE, Direction, Hold, Mode, Outcome, PipeKey, SCRATCH_BYTES, SpillKey,
+    State,
 };
 use midspan::relay::pair::{EndEvidence, Pair};
 use midspan::relay::{CloseReason, How, Side};
@@ -520,6 +521,7 @@ fn perform(
                     return Outcome::Filled {
                         pipe: PipeKey(key),
                         bytes,
+                        caught_up: bytes < PIPE_BYTES / CAUGHT_UP_SHARE,
                     };
                 }
                 Err(Errno::AGAIN) => Outcome::SourceEmpty,
