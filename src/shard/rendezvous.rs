@@ -198,6 +198,9 @@ impl RelayService {
 
     /// Acts on a request at its association's home.
     async fn settle(self: &Rc<Self>, newcomer: Newcomer) {
+        // First: an acceptor's key is known before it is stored, so nothing may
+        // leave its slot in between.
+        self.close_expired();
         let settled = match newcomer.arrival.request.message {
             Message::Accept(accept) => self
                 .admit_acceptor(accept, &newcomer.peer)
@@ -205,7 +208,6 @@ impl RelayService {
             Message::Connect(connect) => self.find_acceptor(connect).map(Settled::Joined),
             Message::Test(test) => self.look_up(test.place).map(|()| Settled::Known),
         };
-        self.close_expired();
         match settled {
             Ok(Settled::Accepted(admission)) => self.store_acceptor(newcomer, admission),
             Ok(Settled::Joined(joined)) => self.join(newcomer, joined),
@@ -397,6 +399,11 @@ impl RelayService {
         (stream, HandshakePermit(Rc::clone(self)))
     }
 
+    /// Connections that live on this shard, whatever they are at.
+    fn connections(&self) -> usize {
+        self.handshakes.get() + self.waiting.borrow().len() + 2 * self.world.pairs()
+    }
+
     fn is_dead(&self, leg: Key) -> bool {
         let waiting = self.waiting.borrow();
         waiting.get(leg).is_some_and(WaitingLeg::is_dead)
@@ -471,11 +478,10 @@ impl Service for RelayService {
     }
 
     fn handle_accepted(self: &Rc<Self>, _listener: usize, socket: Socket) {
-        let handshakes = self.handshakes.get();
-        if self.world.reactor.watched() + handshakes >= self.settings.connections_max {
+        if self.connections() >= self.settings.connections_max {
             return self.world.count_refused(Refused::TooManyConnections);
         }
-        if handshakes >= self.settings.handshakes_max {
+        if self.handshakes.get() >= self.settings.handshakes_max {
             return self.world.count_refused(Refused::TooManyHandshakes);
         }
         let (stream, permit) = self.begin(socket);
@@ -505,6 +511,10 @@ impl Service for RelayService {
             since,
         } = *handoff;
         self.world.counters.counts.increment(Count::HandedIn);
+        if self.connections() >= self.settings.connections_max {
+            // The leg is closed with the message.
+            return self.world.count_refused(Refused::TooManyConnections);
+        }
         let (stream, permit) = self.begin(socket);
         let newcomer = Newcomer {
             stream,

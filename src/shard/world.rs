@@ -306,8 +306,13 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         self.phase.get() != Phase::Ending && self.others_running.get() > 0
     }
 
+    /// Pairs that live on this shard.
+    pub fn pairs(&self) -> usize {
+        self.engine.borrow().usage().pairs
+    }
+
     fn has_pairs(&self) -> bool {
-        self.engine.borrow().usage().pairs > 0
+        self.pairs() > 0
     }
 }
 
@@ -383,6 +388,8 @@ pub async fn drive<S: Service>(
             break;
         }
     }
+    // Bells that the last turn rang are still in the queue.
+    reactor.turn(Sleep::No, None);
     for mailbox in &world.shards {
         // This ring submits no more; and one that has ended needs no telling.
         let _ = mailbox.send(Envelope::Control(Control::Ended));
