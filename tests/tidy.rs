@@ -43,10 +43,7 @@ const COLUMNS_MAX: usize = 100;
 const LINES_MAX: usize = 700;
 /// A ratchet: files that were longer when the limit came. They may shrink, and then this follows;
 /// nothing is raised or added, since one long file invites the next.
-const LONGER: [(&str, usize); 2] = [
-    ("src/association/table.rs", 900),
-    ("src/runtime/reactor.rs", 750),
-];
+const LONGER: [(&str, usize); 1] = [("src/association/table.rs", 900)];
 
 #[test]
 fn the_repository_is_tidy() {
@@ -65,6 +62,8 @@ fn the_repository_is_tidy() {
         }
     }
     assert!(files_count > 10, "only {files_count} files in {root:?}");
+    let gone = LONGER.iter().filter(|(name, _)| !root.join(name).is_file());
+    complaints.extend(gone.map(|(name, _)| format!("{name}: gone, so it leaves LONGER")));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
