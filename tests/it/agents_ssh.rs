@@ -1,5 +1,6 @@
 //! Real `ssh` and `scp` through both proxies.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -11,7 +12,13 @@ use std::thread;
 use super::agent_process::{expose, forward, relay};
 use super::require::require;
 
-const FILE_BYTES: usize = 64 << 20;
+/// Size of the file in MiB, unless `MIDSPAN_SCP_MIB` says another one.
+const FILE_MIB: usize = 64;
+
+fn file_bytes() -> usize {
+    let mib = env::var("MIDSPAN_SCP_MIB").map_or(FILE_MIB, |mib| mib.parse().expect("a number"));
+    mib << 20
+}
 
 /// Makes a key pair at `path`.
 fn make_key(ssh_keygen: &Path, path: &Path) {
@@ -107,7 +114,7 @@ fn ssh_and_scp_go_through() {
         String::from_utf8_lossy(&output.stderr)
     );
 
-    let mut content = vec![0; FILE_BYTES];
+    let mut content = vec![0; file_bytes()];
     fastrand::Rng::with_seed(7).fill(&mut content);
     let there = folder.join("there");
     File::create(folder.join("here"))
