@@ -18,9 +18,10 @@ use super::{Problem, ValueError};
 /// eventfds, log, state, with room to spare.
 pub const DESCRIPTORS_RESERVED: u64 = 64;
 
-/// The most pipes that the pool holds by default: as many of 256 KiB as an
-/// unprivileged user may have (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB).
-const PIPES_DEFAULT_MAX: u64 = 256;
+/// The most pipes that the pool holds by default: a dozen for each of 64 streams
+/// whose destinations are slow. They can hold 768 MiB of the kernel's memory,
+/// most of which would wait in receive queues otherwise.
+const PIPES_DEFAULT_MAX: u64 = 768;
 
 const HANDSHAKE_TIMEOUT_DEFAULT_S: u64 = 10;
 const ASSOCIATION_TTL_MIN_S: u64 = 10;

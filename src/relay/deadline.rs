@@ -40,8 +40,8 @@ pub(super) struct GateCheck {
     pub(super) gate: Gate,
 }
 
-/// Reads with which a direction is probed.
-const PROBE_READS: u8 = 2;
+/// Moves with which a direction is probed: one splice in, one out.
+const PROBE_MOVES: u8 = 2;
 
 impl Engine {
     /// Does what is due at `now`; harmless when nothing is.
@@ -93,7 +93,9 @@ impl Engine {
             raised: direction.low_water_raised(),
             elapsed,
         });
-        self.is_flowing |= self.watched[index].flow.is_flowing();
+        let flow = &self.watched[index].flow;
+        self.is_flowing |= flow.is_flowing();
+        direction.set_chain_pipes(flow.chain_pipes());
         match decision {
             Decision::Keep => return true,
             Decision::SetLowWater(bytes) => {
@@ -116,7 +118,7 @@ impl Engine {
         let is_watched = direction.watched;
         if direction.wakes_on_source() {
             self.means.counters.probes += 1;
-            self.run(key, source, PROBE_READS);
+            self.run(key, source, PROBE_MOVES);
         }
         if let Some(session) = self.pairs.get(key) {
             let own_bytes = session.pair.from(source).relayed_bytes();

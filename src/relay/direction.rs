@@ -25,6 +25,14 @@
 //! [`SMALL_SPLICES_TO_DEMOTE`] splices under [`SMALL_SPLICE_BYTES`] in a row
 //! copy again. What was read is written out before anything more is read, and
 //! the end of the stream is passed on behind it.
+//!
+//! While a fast stream's destination is slower than its source, the stream is
+//! read whole: into a chain of pipes, as far as [`Direction::set_chain_pipes`]
+//! allows, which is then drained to its end. For a sender on the same host this
+//! decides who does its work. A read opens the window, and the sender's transmit
+//! path runs at once, on the reader's core, for all that had waited for it. Of a
+//! queue that is read whole nothing waits: its bytes are on their way before, and
+//! the sender transmitted them itself.
 
 use rustix::io::Errno;
 
@@ -43,9 +51,9 @@ pub const SMALL_SPLICES_TO_DEMOTE: u8 = 4;
 /// of 1448 bytes fill the slots with a third of the bytes.
 pub const CAUGHT_UP_SHARE: u32 = 4;
 
-/// Names a pipe that is out of its pool.
+/// Names a chain of pipes that is out of its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PipeKey(pub u32);
+pub struct ChainKey(pub u32);
 
 /// Names a spill in its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,22 +107,29 @@ pub enum Action {
         slow: bool,
     },
     /// Splice from the source into an empty pipe: [`Outcome::Filled`].
-    FillPipe {
-        /// The pipe in hand; without one, take one from the pool, which may
-        /// say [`Outcome::NoPipe`].
-        pipe: Option<PipeKey>,
+    Fill {
+        /// The chain in hand, of one pipe; without one, take one from the pool,
+        /// which may say [`Outcome::NoPipe`].
+        chain: Option<ChainKey>,
     },
-    /// Splice from the pipe into the destination: [`Outcome::Sent`].
-    DrainPipe {
-        /// The pipe.
-        pipe: PipeKey,
-        /// What it holds; never 0.
+    /// Splice from the source into one pipe more: [`Outcome::Filled`]. The
+    /// pool may say [`Outcome::NoPipe`].
+    Extend {
+        /// The chain; it holds bytes.
+        chain: ChainKey,
+    },
+    /// Splice from the chain's first pipe into the destination:
+    /// [`Outcome::Sent`].
+    Drain {
+        /// The chain.
+        chain: ChainKey,
+        /// What all of it holds; never 0.
         bytes: u32,
     },
-    /// Give an empty pipe back: [`Outcome::Done`].
-    ReleasePipe {
-        /// The pipe.
-        pipe: PipeKey,
+    /// Give an empty chain back: [`Outcome::Done`].
+    ReleaseChain {
+        /// The chain.
+        chain: ChainKey,
     },
     /// Set the source's low-water mark to 1 byte: [`Outcome::Done`].
     ResetLowWater,
@@ -125,7 +140,7 @@ pub enum Action {
 /// What came of an [`Action`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Bytes left the spill or the pipe.
+    /// Bytes left the spill or the chain.
     Sent(u32),
     /// Bytes were read, and some of them sent.
     Copied {
@@ -140,11 +155,11 @@ pub enum Outcome {
         /// Where the rest is, when there is one.
         spill: Option<SpillKey>,
     },
-    /// The pipe holds this many bytes, at least 1.
+    /// A pipe was filled.
     Filled {
-        /// The pipe that was filled.
-        pipe: PipeKey,
-        /// What it holds.
+        /// The chain that it belongs to.
+        chain: ChainKey,
+        /// What came in, at least 1.
         bytes: u32,
         /// That is less than one part in [`CAUGHT_UP_SHARE`] of its capacity.
         caught_up: bool,
@@ -182,28 +197,42 @@ pub enum Hold {
     Nothing,
     /// In the spill pool: the rest of a copy, or the prefix.
     Spill(SpillKey),
-    /// In a pipe, or an empty pipe kept from one splice to the next.
-    Pipe(PipeKey),
+    /// In a chain, or an empty one kept from one splice to the next.
+    Chain(ChainKey),
+}
+
+/// What is known about the end of the source's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SourceEnd {
+    /// Nothing.
+    Open,
+    /// Its FIN was reported: read on until the end, whatever comes.
+    FinReported,
+    /// It was reported gone in both directions.
+    HungUp,
+    /// It was read.
+    Read,
 }
 
 /// One direction of a pair, at rest 32 bytes.
 #[derive(Debug)]
 pub struct Direction {
     relayed_bytes: u64,
-    /// INVARIANT: 0 unless `hold` is a spill or a pipe; not 0 with a spill.
+    /// INVARIANT: 0 unless `hold` is a spill or a chain; not 0 with a spill.
     held_bytes: u32,
     hold: Hold,
     mode: Mode,
     state: State,
     /// Full reads, or small splices, in a row.
     streak: u8,
-    reads_left: u8,
-    source_ended: bool,
-    /// The source's FIN was reported: read on until the end, whatever comes.
-    source_closing: bool,
-    /// The source was reported gone in both directions.
-    source_hung_up: bool,
+    moves_left: u8,
+    /// Pipes of a chain while the destination is slow.
+    chain_pipes: u8,
+    /// Pipes that the chain in hand may still get.
+    extensions_left: u8,
+    source_end: SourceEnd,
     gated: bool,
+    /// The destination was found full lately.
     slow: bool,
     no_pipe: bool,
     low_water_raised: bool,
@@ -224,10 +253,10 @@ impl Direction {
             mode,
             state: State::AwaitSource,
             streak: 0,
-            reads_left: 0,
-            source_ended: false,
-            source_closing: false,
-            source_hung_up: false,
+            moves_left: 0,
+            chain_pipes: 1,
+            extensions_left: 0,
+            source_end: SourceEnd::Open,
             gated: false,
             slow: false,
             no_pipe: false,
@@ -293,7 +322,7 @@ impl Direction {
     /// Whether the source's end was read.
     #[must_use]
     pub const fn source_ended(&self) -> bool {
-        self.source_ended
+        matches!(self.source_end, SourceEnd::Read)
     }
 
     /// Whether the source's low-water mark stands above 1.
@@ -305,7 +334,7 @@ impl Direction {
     /// Whether the low-water mark may be raised: not on a stream that ends.
     #[must_use]
     pub const fn may_raise_low_water(&self) -> bool {
-        matches!(self.mode, Mode::Bulk) && !self.source_closing && !self.source_ended
+        matches!(self.mode, Mode::Bulk) && self.source_is_open()
     }
 
     /// Notes what the source's low-water mark was set to.
@@ -313,17 +342,31 @@ impl Direction {
         self.low_water_raised = bytes > 1;
     }
 
+    /// Sets how many pipes a chain may have while the destination is slow.
+    pub const fn set_chain_pipes(&mut self, pipes: u8) {
+        self.chain_pipes = pipes;
+    }
+
     /// Notes that the source's end was reported, and whether with a hangup.
     pub const fn close_source(&mut self, hung_up: bool) {
-        self.source_closing = true;
-        self.source_hung_up |= hung_up;
+        match self.source_end {
+            SourceEnd::Open | SourceEnd::FinReported if hung_up => {
+                self.source_end = SourceEnd::HungUp;
+            }
+            SourceEnd::Open => self.source_end = SourceEnd::FinReported,
+            SourceEnd::FinReported | SourceEnd::HungUp | SourceEnd::Read => {}
+        }
     }
 
     /// Whether a read of 0 is the FIN that was reported. With a hangup it may
     /// be a reset, unless our own half is closed as well.
     #[must_use]
     pub const fn is_fin_reported(&self, our_half_ended: bool) -> bool {
-        self.source_closing && (!self.source_hung_up || our_half_ended)
+        match self.source_end {
+            SourceEnd::FinReported => true,
+            SourceEnd::HungUp => our_half_ended,
+            SourceEnd::Open | SourceEnd::Read => false,
+        }
     }
 
     /// Whether an event at the source begins a turn.
@@ -345,8 +388,7 @@ impl Direction {
         matches!(self.state, State::AwaitSource)
             && self.hold == Hold::Nothing
             && !self.gated
-            && !self.source_closing
-            && !self.source_ended
+            && self.source_is_open()
     }
 
     /// Leaves the direction to another plane.
@@ -374,11 +416,12 @@ impl Direction {
         }
     }
 
-    /// Begins a turn of at most `reads_max` reads from the source.
-    pub fn begin_turn(&mut self, reads_max: u8) {
+    /// Begins a turn of at most `moves_max` moves: a copy is one, and so is a
+    /// splice in either way.
+    pub fn begin_turn(&mut self, moves_max: u8) {
         debug_assert!(!self.gated && self.state != State::Ended);
         self.state = State::Running;
-        self.reads_left = reads_max;
+        self.moves_left = moves_max;
         self.no_pipe = false;
     }
 
@@ -391,7 +434,7 @@ impl Direction {
         match self.state {
             State::Running => self.poll_running(),
             State::WritingOut => match self.hold {
-                Hold::Pipe(pipe) if self.held_bytes > 0 => Some(self.drain(pipe)),
+                Hold::Chain(chain) if self.held_bytes > 0 => self.drain(chain),
                 _ => {
                     self.state = State::AwaitSource;
                     self.poll_action()
@@ -399,7 +442,7 @@ impl Direction {
             },
             // Waiting for the source, nothing is held: the pipe is for others.
             State::AwaitSource => match self.hold {
-                Hold::Pipe(pipe) => Some(Action::ReleasePipe { pipe }),
+                Hold::Chain(chain) => Some(Action::ReleaseChain { chain }),
                 _ => None,
             },
             State::AwaitDestination | State::Queued | State::Ended | State::Elsewhere => None,
@@ -409,40 +452,58 @@ impl Direction {
     fn poll_running(&mut self) -> Option<Action> {
         match self.hold {
             Hold::Spill(spill) => return Some(Action::SendSpill { spill }),
-            Hold::Pipe(pipe) if self.held_bytes > 0 => return Some(self.drain(pipe)),
-            Hold::Pipe(pipe) if self.source_ended || !self.splices() => {
-                return Some(Action::ReleasePipe { pipe });
+            Hold::Chain(chain) if self.held_bytes > 0 => {
+                if self.extensions_left == 0 || self.source_ended() || !self.splices() {
+                    return self.drain(chain);
+                }
+                self.take_move()?;
+                self.extensions_left -= 1;
+                return Some(Action::Extend { chain });
             }
-            Hold::Pipe(_) | Hold::Nothing => {}
+            Hold::Chain(chain) if self.source_ended() || !self.splices() => {
+                return Some(Action::ReleaseChain { chain });
+            }
+            Hold::Chain(_) | Hold::Nothing => {}
         }
-        if self.source_ended {
+        if self.source_ended() {
             return Some(Action::ShutdownWrite);
         }
-        if self.reads_left == 0 {
-            self.state = State::Queued;
-            return None;
-        }
-        self.reads_left -= 1;
+        self.take_move()?;
         Some(if self.splices() {
-            let pipe = match self.hold {
-                Hold::Pipe(pipe) => Some(pipe),
+            let chain = match self.hold {
+                Hold::Chain(chain) => Some(chain),
                 _ => None,
             };
-            Action::FillPipe { pipe }
+            Action::Fill { chain }
         } else {
             Action::Copy { slow: self.slow }
         })
     }
 
-    const fn drain(&self, pipe: PipeKey) -> Action {
-        Action::DrainPipe {
-            pipe,
+    fn drain(&mut self, chain: ChainKey) -> Option<Action> {
+        self.take_move()?;
+        Some(Action::Drain {
+            chain,
             bytes: self.held_bytes,
+        })
+    }
+
+    /// Takes one of the turn's moves; `None` ends the turn.
+    const fn take_move(&mut self) -> Option<()> {
+        if self.moves_left == 0 {
+            self.state = State::Queued;
+            return None;
         }
+        self.moves_left -= 1;
+        Some(())
     }
 
     const fn splices(&self) -> bool {
         self.is_bulk() && !self.no_pipe
+    }
+
+    const fn source_is_open(&self) -> bool {
+        matches!(self.source_end, SourceEnd::Open)
     }
 
     /// Takes the outcome of the action that was given last.
@@ -466,7 +527,7 @@ impl Direction {
                     self.state = State::AwaitDestination;
                 } else {
                     self.slow = false;
-                    if source_drained && !self.source_closing {
+                    if source_drained && self.source_is_open() {
                         self.state = State::AwaitSource;
                     } else if self.splices() {
                         // Promoted: splicing is work for the queue.
@@ -476,32 +537,26 @@ impl Direction {
             }
             Outcome::Sent(bytes) => self.handle_sent(action, bytes),
             Outcome::Filled {
-                pipe,
+                chain,
                 bytes,
                 caught_up,
-            } => {
-                debug_assert!(bytes > 0 && self.held_bytes == 0);
-                self.hold = Hold::Pipe(pipe);
-                self.held_bytes = bytes;
-                if caught_up && self.low_water_raised && !self.source_closing {
-                    self.state = State::WritingOut;
-                }
-                self.note_bulk_read(bytes);
-            }
+            } => self.handle_filled(action, chain, bytes, caught_up),
+            Outcome::SourceEmpty if self.held_bytes > 0 => self.extensions_left = 0,
             Outcome::SourceEmpty => self.state = State::AwaitSource,
-            Outcome::SourceEnded => self.source_ended = true,
+            Outcome::SourceEnded => self.source_end = SourceEnd::Read,
             Outcome::DestinationFull => {
                 debug_assert!(self.held_bytes > 0);
                 self.slow = true;
                 self.state = State::AwaitDestination;
             }
             Outcome::NoPipe => {
-                self.no_pipe = true;
                 // The read did not happen.
-                self.reads_left += 1;
+                self.moves_left += 1;
+                self.extensions_left = 0;
+                self.no_pipe = self.held_bytes == 0;
             }
             Outcome::Done => match action {
-                Action::ReleasePipe { .. } => self.hold = Hold::Nothing,
+                Action::ReleaseChain { .. } => self.hold = Hold::Nothing,
                 Action::ResetLowWater => self.low_water_raised = false,
                 _ => self.state = State::Ended,
             },
@@ -541,6 +596,23 @@ impl Direction {
         }
     }
 
+    fn handle_filled(&mut self, action: Action, chain: ChainKey, bytes: u32, caught_up: bool) {
+        debug_assert!(bytes > 0);
+        self.hold = Hold::Chain(chain);
+        self.held_bytes += bytes;
+        if let Action::Fill { .. } = action {
+            let slow = std::mem::replace(&mut self.slow, false);
+            self.extensions_left = if slow { self.chain_pipes - 1 } else { 0 };
+            if caught_up && self.low_water_raised && self.source_is_open() {
+                self.state = State::WritingOut;
+            }
+        }
+        if caught_up {
+            self.extensions_left = 0;
+        }
+        self.note_bulk_read(bytes);
+    }
+
     fn handle_sent(&mut self, action: Action, bytes: u32) {
         debug_assert!(bytes > 0 && bytes <= self.held_bytes);
         self.relayed_bytes += u64::from(bytes);
@@ -552,7 +624,7 @@ impl Direction {
                 self.state = State::AwaitDestination;
             }
         }
-        // A pipe is drained until it is empty or the destination says full: a
+        // A chain is drained until it is empty or the destination says full: a
         // splice may stop short for reasons of its own.
     }
 
@@ -571,10 +643,10 @@ impl Direction {
         match self.hold {
             Hold::Nothing => debug_assert_eq!(self.held_bytes, 0),
             Hold::Spill(_) => debug_assert!(self.held_bytes > 0),
-            Hold::Pipe(_) => {}
+            Hold::Chain(_) => {}
         }
         debug_assert!(
-            self.state != State::Ended || (self.source_ended && self.hold == Hold::Nothing)
+            self.state != State::Ended || (self.source_ended() && self.hold == Hold::Nothing)
         );
     }
 }

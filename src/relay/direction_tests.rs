@@ -5,15 +5,19 @@ use rustix::io::Errno;
 use super::direction::*;
 
 const SPILL: SpillKey = SpillKey(7);
-const PIPE: PipeKey = PipeKey(9);
+const CHAIN: ChainKey = ChainKey(9);
 
 const COPY: Action = Action::Copy { slow: false };
-const FILL: Action = Action::FillPipe { pipe: None };
-const REFILL: Action = Action::FillPipe { pipe: Some(PIPE) };
-const RELEASE: Action = Action::ReleasePipe { pipe: PIPE };
+const FILL: Action = Action::Fill { chain: None };
+const REFILL: Action = Action::Fill { chain: Some(CHAIN) };
+const EXTEND: Action = Action::Extend { chain: CHAIN };
+const RELEASE: Action = Action::ReleaseChain { chain: CHAIN };
 
 const fn drain(bytes: u32) -> Action {
-    Action::DrainPipe { pipe: PIPE, bytes }
+    Action::Drain {
+        chain: CHAIN,
+        bytes,
+    }
 }
 
 /// A quarter of a pipe: more than a fill that caught up.
@@ -21,7 +25,7 @@ const LONG: u32 = (1 << 20) / CAUGHT_UP_SHARE;
 
 const fn filled(bytes: u32) -> Outcome {
     Outcome::Filled {
-        pipe: PIPE,
+        chain: CHAIN,
         bytes,
         caught_up: bytes < LONG,
     }
@@ -48,10 +52,14 @@ const fn copied_in_part(received: u32, sent: u32) -> Outcome {
     }
 }
 
-/// Runs one turn and expects these actions, each with its outcome, and
-/// this state in the end.
+/// Runs one turn of four moves and expects these actions, each with its
+/// outcome, and this state in the end.
 fn check(direction: &mut Direction, steps: &[(Action, Outcome)], state: State) {
-    direction.begin_turn(2);
+    check_turn(direction, 4, steps, state);
+}
+
+fn check_turn(direction: &mut Direction, moves_max: u8, steps: &[(Action, Outcome)], state: State) {
+    direction.begin_turn(moves_max);
     for (n, (expected, outcome)) in steps.iter().enumerate() {
         let action = direction.poll_action();
         assert_eq!(action, Some(*expected), "step {n} of {direction:?}");
@@ -82,7 +90,12 @@ fn a_small_message_costs_two_calls() {
 fn a_turn_ends_with_its_budget() {
     let mut direction = Direction::new(Mode::CopyAlways);
     let full = copied(SCRATCH_BYTES);
-    check(&mut direction, &[(COPY, full), (COPY, full)], State::Queued);
+    check_turn(
+        &mut direction,
+        2,
+        &[(COPY, full), (COPY, full)],
+        State::Queued,
+    );
     check(
         &mut direction,
         &[(COPY, Outcome::SourceEmpty)],
@@ -165,7 +178,6 @@ fn a_pipe_is_drained_before_it_is_filled() {
             (REFILL, filled(50_000)),
             (drain(50_000), Outcome::Sent(50_000)),
             (REFILL, filled(60_000)),
-            (drain(60_000), Outcome::Sent(60_000)),
         ],
         State::Queued,
     );
@@ -239,6 +251,76 @@ fn a_stream_that_caught_up_waits_for_its_mark() {
     let reset = (Action::ResetLowWater, Outcome::Done);
     let steps = [&[reset][..], &short(FILL), &[empty, release]].concat();
     check(&mut direction, &steps, State::AwaitSource);
+}
+
+/// A stream whose destination was full when a pipe of it was drained.
+fn slow(chain_pipes: u8) -> Direction {
+    let mut direction = bulk();
+    direction.set_chain_pipes(chain_pipes);
+    check(
+        &mut direction,
+        &[
+            (FILL, filled(LONG)),
+            (drain(LONG), Outcome::DestinationFull),
+        ],
+        State::AwaitDestination,
+    );
+    direction
+}
+
+#[test]
+fn a_queue_behind_a_slow_destination_is_read_whole() {
+    let mut direction = slow(3);
+    check_turn(
+        &mut direction,
+        4,
+        &[
+            (drain(LONG), Outcome::Sent(LONG)),
+            (REFILL, filled(LONG)),
+            (EXTEND, filled(LONG)),
+            (EXTEND, filled(LONG)),
+        ],
+        State::Queued,
+    );
+    check(
+        &mut direction,
+        &[
+            (drain(3 * LONG), Outcome::Sent(LONG)),
+            (drain(2 * LONG), Outcome::Sent(1)),
+            (drain(2 * LONG - 1), Outcome::Sent(2 * LONG - 1)),
+            // It was never full meanwhile.
+            (REFILL, filled(LONG)),
+        ],
+        State::Queued,
+    );
+    let rest = [(drain(LONG), Outcome::Sent(LONG)), (REFILL, filled(LONG))];
+    check_turn(&mut direction, 2, &rest, State::Queued);
+}
+
+#[test]
+fn a_chain_ends_with_what_there_is_to_read() {
+    let check_end = |outcome: Outcome, more: u32, next: (Action, Outcome)| {
+        let mut direction = slow(3);
+        let first = [
+            (drain(LONG), Outcome::Sent(LONG)),
+            (REFILL, filled(LONG)),
+            (EXTEND, outcome),
+            (drain(LONG + more), Outcome::DestinationFull),
+        ];
+        check(&mut direction, &first, State::AwaitDestination);
+        direction.begin_turn(2);
+        for (action, outcome) in [(drain(LONG + more), Outcome::Sent(LONG + more)), next] {
+            assert_eq!(direction.poll_action(), Some(action));
+            direction
+                .handle_outcome(action, outcome)
+                .expect("no failure");
+        }
+    };
+    let refill = (REFILL, filled(LONG));
+    check_end(Outcome::SourceEmpty, 0, refill);
+    check_end(Outcome::NoPipe, 0, refill);
+    check_end(filled(LONG - 1), LONG - 1, refill);
+    check_end(Outcome::SourceEnded, 0, (RELEASE, Outcome::Done));
 }
 
 #[test]

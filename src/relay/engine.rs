@@ -35,10 +35,11 @@ use super::spill::SpillPool;
 use super::streaming::TICK;
 use super::{copy, splice};
 
-/// Reads in one turn of a direction that copies.
-const SMALL_READS_PER_TURN: u8 = 4;
-/// Splices in one turn of a direction that splices.
-const BULK_READS_PER_TURN: u8 = 2;
+/// Copies in one turn of a direction that copies.
+const SMALL_MOVES_PER_TURN: u8 = 4;
+/// Splices in one turn of a direction that splices: one in, one out. Whoever
+/// has a small message waits for no more than that.
+const BULK_MOVES_PER_TURN: u8 = 2;
 /// Turns of the loop without a small message after which a bulk shard may wait
 /// for more than the first completion.
 const QUIET_TURNS: u8 = 32;
@@ -68,9 +69,9 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             pipe_bytes: 1 << 20,
-            pipe_count_max: 256,
-            pipe_total_bytes_max: 256 << 20,
-            pipe_idle_max: 64,
+            pipe_count_max: 768,
+            pipe_total_bytes_max: 768 << 20,
+            pipe_idle_max: 256,
             spill_bytes_max: 64 << 20,
         }
     }
@@ -284,7 +285,7 @@ impl Engine {
                 direction.held_bytes() > 0 && direction.wakes_on_source()
             });
             if has_prefix {
-                self.run(key, side, SMALL_READS_PER_TURN);
+                self.run(key, side, SMALL_MOVES_PER_TURN);
             }
         }
         key
@@ -316,8 +317,8 @@ impl Engine {
         !self.queue.is_empty()
     }
 
-    /// Gives the next direction in the queue its turn: at most two splices of
-    /// one pipe each, or four copies.
+    /// Gives the next direction in the queue its turn: at most two splices, or
+    /// four copies.
     ///
     /// A direction that is promoted is queued, so this is where the tick of
     /// the streaming rule begins.
@@ -331,12 +332,12 @@ impl Engine {
         };
         let direction = session.pair.from(source);
         if direction.state() == State::Queued {
-            let reads_max = if direction.is_bulk() {
-                BULK_READS_PER_TURN
+            let moves_max = if direction.is_bulk() {
+                BULK_MOVES_PER_TURN
             } else {
-                SMALL_READS_PER_TURN
+                SMALL_MOVES_PER_TURN
             };
-            self.run(key, source, reads_max);
+            self.run(key, source, moves_max);
         }
     }
 
@@ -474,12 +475,12 @@ impl Engine {
             self.queue.push_back((key, source));
         } else {
             self.busy_turns = QUIET_TURNS;
-            self.run(key, source, SMALL_READS_PER_TURN);
+            self.run(key, source, SMALL_MOVES_PER_TURN);
         }
     }
 
     /// One turn of a direction, and what follows from it.
-    pub(super) fn run(&mut self, key: Key, source: Side, reads_max: u8) {
+    pub(super) fn run(&mut self, key: Key, source: Side, moves_max: u8) {
         let Some(session) = self.pairs.get_mut(key) else {
             return;
         };
@@ -489,7 +490,7 @@ impl Engine {
             destination: &sockets[source.other().index()],
         };
         let means = &mut self.means;
-        let turn = match pair.run_turn(source, reads_max, |pair, action| {
+        let turn = match pair.run_turn(source, moves_max, |pair, action| {
             means.perform(ends, action, |ends| {
                 pair.judge_end(source, || ends.evidence())
             })
@@ -523,12 +524,10 @@ impl Engine {
         };
         for side in Side::BOTH {
             let direction = session.pair.from_mut(side);
-            let is_empty = direction.held_bytes() == 0;
             match direction.take_hold() {
                 Hold::Nothing => {}
                 Hold::Spill(spill) => self.means.spills.discard(spill),
-                Hold::Pipe(pipe) if is_empty => self.means.pipes.release(pipe),
-                Hold::Pipe(pipe) => self.means.pipes.discard(pipe),
+                Hold::Chain(chain) => self.means.pipes.release(chain),
             }
         }
         let how = reason.how();
@@ -612,10 +611,11 @@ impl Means {
         match action {
             Action::Copy { slow } => copy::copy(self, ends, slow, judge_end),
             Action::SendSpill { spill } => copy::send_spill(self, ends, spill),
-            Action::FillPipe { pipe } => splice::fill(self, ends, pipe, judge_end),
-            Action::DrainPipe { pipe, bytes } => splice::drain(self, ends, pipe, bytes),
-            Action::ReleasePipe { pipe } => {
-                self.pipes.release(pipe);
+            Action::Fill { chain } => splice::fill(self, ends, chain, judge_end),
+            Action::Extend { chain } => splice::extend(self, ends, chain, judge_end),
+            Action::Drain { chain, .. } => splice::drain(self, ends, chain),
+            Action::ReleaseChain { chain } => {
+                self.pipes.release(chain);
                 Outcome::Done
             }
             Action::ResetLowWater => {

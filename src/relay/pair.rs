@@ -150,7 +150,7 @@ impl Pair {
     }
 
     /// Runs one turn of the direction that reads from `source`: at most
-    /// `reads_max` reads.
+    /// `moves_max` moves, see [`Direction::begin_turn`].
     ///
     /// `perform` does each action and tells its outcome; where a read returned
     /// 0 it asks [`Pair::judge_end`] through its first argument.
@@ -161,10 +161,10 @@ impl Pair {
     pub fn run_turn(
         &mut self,
         source: Side,
-        reads_max: u8,
+        moves_max: u8,
         mut perform: impl FnMut(&Self, Action) -> Outcome,
     ) -> Result<Turn, CloseReason> {
-        self.from_mut(source).begin_turn(reads_max);
+        self.from_mut(source).begin_turn(moves_max);
         let mut opened_gate = false;
         while let Some(action) = self.from_mut(source).poll_action() {
             let outcome = perform(self, action);

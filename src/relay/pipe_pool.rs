@@ -1,10 +1,17 @@
 //! The shard's pipes: taken for a splice, given back when the source is empty.
+//!
+//! A direction holds a *chain*: one pipe, and while its destination is slower
+//! than its source, more of them behind it. A chain is filled at its end and
+//! drained from its front.
+
+use std::collections::VecDeque;
 
 use rustix::io::Errno;
 
 use crate::runtime::pipe::Pipe;
+use crate::runtime::socket::Socket;
 
-use super::direction::PipeKey;
+use super::direction::ChainKey;
 
 /// Capacity of a pipe when the preferred one is not allowed.
 const FALLBACK_BYTES: u32 = 256 << 10;
@@ -14,15 +21,26 @@ const REFUSALS_PER_ERROR: u32 = 1024;
 /// A bounded number of pipes of a bounded size together.
 #[derive(Debug)]
 pub(super) struct PipePool {
-    /// Every slot ever used; `None` while its number is free.
-    pipes: Vec<Option<Pipe>>,
+    /// Every chain ever used; without pipes while its number is free.
+    chains: Vec<VecDeque<Link>>,
     vacant: Vec<u32>,
     /// Empty pipes, the warmest last.
-    idle: Vec<u32>,
-    total_bytes: u64,
+    idle: Vec<Pipe>,
+    open_count: usize,
+    open_bytes: u64,
     /// Requests that are still refused without asking the kernel.
     refusals_left: u32,
     limits: PipePoolLimits,
+}
+
+/// A pipe of a chain.
+///
+/// INVARIANT: only the last pipe of a chain may be empty, and between two calls
+/// only if it is the only one.
+#[derive(Debug)]
+struct Link {
+    pipe: Pipe,
+    held_bytes: u32,
 }
 
 /// The bounds of a [`PipePool`].
@@ -35,70 +53,157 @@ pub(super) struct PipePoolLimits {
     pub(super) idle_max: usize,
 }
 
+/// What one splice into a chain moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Filled {
+    pub(super) bytes: u32,
+    /// Capacity of the pipe that they went into.
+    pub(super) capacity_bytes: u32,
+}
+
 impl PipePool {
     pub(super) const fn new(limits: PipePoolLimits) -> Self {
         Self {
-            pipes: Vec::new(),
+            chains: Vec::new(),
             vacant: Vec::new(),
             idle: Vec::new(),
-            total_bytes: 0,
+            open_count: 0,
+            open_bytes: 0,
             refusals_left: 0,
             limits,
         }
     }
 
-    /// An empty pipe; `None` when the budget or the kernel has none to give.
-    pub(super) fn acquire(&mut self) -> Option<PipeKey> {
-        if let Some(index) = self.idle.pop() {
-            return Some(PipeKey(index));
-        }
-        let pipe = self.create()?;
-        self.total_bytes += u64::from(pipe.capacity_bytes());
+    /// A chain of one empty pipe; `None` when the budget or the kernel has
+    /// none to give.
+    pub(super) fn acquire(&mut self) -> Option<ChainKey> {
+        let pipe = self.take_pipe()?;
         let index = self.vacant.pop().unwrap_or_else(|| {
-            self.pipes.push(None);
-            u32::try_from(self.pipes.len() - 1).unwrap_or(u32::MAX)
+            self.chains.push(VecDeque::new());
+            u32::try_from(self.chains.len() - 1).unwrap_or(u32::MAX)
         });
-        self.pipes[index as usize] = Some(pipe);
-        Some(PipeKey(index))
+        self.chains[index as usize].push_back(Link {
+            pipe,
+            held_bytes: 0,
+        });
+        Some(ChainKey(index))
     }
 
-    /// Takes an empty pipe back.
-    pub(super) fn release(&mut self, key: PipeKey) {
-        if self.idle.len() < self.limits.idle_max {
-            self.idle.push(key.0);
-        } else {
-            self.discard(key);
+    /// Puts an empty pipe behind the others; false when there is none to
+    /// spare: a quarter of what the pool may open is left to first pipes.
+    pub(super) fn extend(&mut self, key: ChainKey) -> bool {
+        let PipePoolLimits {
+            pipe_bytes,
+            count_max,
+            total_bytes_max,
+            ..
+        } = self.limits;
+        let by_bytes = usize::try_from(total_bytes_max / u64::from(pipe_bytes));
+        let count_max = by_bytes.unwrap_or(usize::MAX).min(count_max as usize);
+        if self.in_use() >= count_max - count_max / 4 {
+            return false;
         }
+        let Some(pipe) = self.take_pipe() else {
+            return false;
+        };
+        self.chains[key.0 as usize].push_back(Link {
+            pipe,
+            held_bytes: 0,
+        });
+        true
     }
 
-    /// Closes a pipe, with what it holds.
-    pub(super) fn discard(&mut self, key: PipeKey) {
-        if let Some(pipe) = self.pipes[key.0 as usize].take() {
-            self.total_bytes -= u64::from(pipe.capacity_bytes());
-            self.vacant.push(key.0);
-        }
-    }
-
+    /// Splices into the last pipe of the chain, which is empty.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pipe::splice_from`].
     #[inline]
-    pub(super) fn pipe(&self, key: PipeKey) -> &Pipe {
-        self.pipes[key.0 as usize]
-            .as_ref()
-            .expect("a key names a pipe until it is given back")
+    pub(super) fn fill(&mut self, key: ChainKey, source: &Socket) -> Result<Filled, Errno> {
+        let link = self.chains[key.0 as usize]
+            .back_mut()
+            .expect("a key names a chain until it is given back");
+        debug_assert_eq!(link.held_bytes, 0);
+        let capacity_bytes = link.pipe.capacity_bytes();
+        let bytes = link.pipe.splice_from(source, capacity_bytes)?;
+        link.held_bytes = bytes;
+        Ok(Filled {
+            bytes,
+            capacity_bytes,
+        })
+    }
+
+    /// Splices out of the first pipe of the chain, which holds bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pipe::splice_to`].
+    #[inline]
+    pub(super) fn drain(&mut self, key: ChainKey, destination: &Socket) -> Result<u32, Errno> {
+        let chain = &mut self.chains[key.0 as usize];
+        let is_last = chain.len() == 1;
+        let link = chain
+            .front_mut()
+            .expect("a key names a chain until it is given back");
+        let bytes = link.pipe.splice_to(destination, link.held_bytes)?;
+        link.held_bytes -= bytes;
+        if link.held_bytes == 0 && !is_last {
+            let link = chain.pop_front();
+            self.put_pipe(link);
+        }
+        Ok(bytes)
+    }
+
+    /// Takes the empty pipe behind the others back: the splice into it moved
+    /// nothing.
+    pub(super) fn shorten(&mut self, key: ChainKey) {
+        let link = self.chains[key.0 as usize].pop_back();
+        debug_assert!(link.as_ref().is_some_and(|link| link.held_bytes == 0));
+        self.put_pipe(link);
+    }
+
+    /// Takes a chain back, and closes the pipes that hold bytes.
+    pub(super) fn release(&mut self, key: ChainKey) {
+        while let Some(link) = self.chains[key.0 as usize].pop_front() {
+            self.put_pipe(Some(link));
+        }
+        self.vacant.push(key.0);
     }
 
     /// Pipes that directions hold now.
-    pub(super) fn in_use(&self) -> usize {
-        self.pipes.len() - self.vacant.len() - self.idle.len()
+    pub(super) const fn in_use(&self) -> usize {
+        self.open_count - self.idle.len()
     }
 
     /// Empty pipes that are kept open.
-    pub(super) fn idle(&self) -> usize {
+    pub(super) const fn idle(&self) -> usize {
         self.idle.len()
     }
 
+    fn take_pipe(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.idle.pop() {
+            return Some(pipe);
+        }
+        let pipe = self.create()?;
+        self.open_count += 1;
+        self.open_bytes += u64::from(pipe.capacity_bytes());
+        Some(pipe)
+    }
+
+    fn put_pipe(&mut self, link: Option<Link>) {
+        let Some(Link { pipe, held_bytes }) = link else {
+            return;
+        };
+        if held_bytes == 0 && self.idle.len() < self.limits.idle_max {
+            self.idle.push(pipe);
+        } else {
+            self.open_count -= 1;
+            self.open_bytes -= u64::from(pipe.capacity_bytes());
+        }
+    }
+
     fn create(&mut self) -> Option<Pipe> {
-        let open = self.pipes.len() - self.vacant.len();
-        if open >= self.limits.count_max as usize {
+        if self.open_count >= self.limits.count_max as usize {
             return None;
         }
         if self.refusals_left > 0 {
@@ -107,7 +212,7 @@ impl PipePool {
         }
         loop {
             let bytes = self.limits.pipe_bytes;
-            if self.total_bytes + u64::from(bytes) > self.limits.total_bytes_max {
+            if self.open_bytes + u64::from(bytes) > self.limits.total_bytes_max {
                 return None;
             }
             match Pipe::create(bytes) {
@@ -129,6 +234,9 @@ impl PipePool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
 
     const LIMITS: PipePoolLimits = PipePoolLimits {
@@ -138,16 +246,23 @@ mod tests {
         idle_max: 1,
     };
 
+    fn connection() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("a peer");
+        let (stream, _) = listener.accept().expect("a connection");
+        (peer, Socket::adopt(stream.into()).expect("a socket"))
+    }
+
     #[test]
     fn pipes_are_bounded_in_number() {
         let mut pool = PipePool::new(LIMITS);
-        let keys: Vec<PipeKey> = std::iter::from_fn(|| pool.acquire()).collect();
+        let keys: Vec<ChainKey> = std::iter::from_fn(|| pool.acquire()).collect();
         assert_eq!(keys.len(), 3);
         for key in keys {
             pool.release(key);
         }
         assert_eq!((pool.in_use(), pool.idle()), (0, 1));
-        assert_eq!(pool.total_bytes, 64 << 10);
+        assert_eq!(pool.open_bytes, 64 << 10);
         assert!(pool.acquire().is_some());
         assert!(pool.acquire().is_some());
     }
@@ -163,10 +278,58 @@ mod tests {
     }
 
     #[test]
+    fn a_quarter_of_the_pipes_is_left_to_those_that_have_none() {
+        let mut pool = PipePool::new(PipePoolLimits {
+            count_max: 8,
+            ..LIMITS
+        });
+        let key = pool.acquire().expect("a pipe");
+        let extensions = (0..8).filter(|_| pool.extend(key)).count();
+        assert_eq!(extensions, 5);
+        assert_eq!(std::iter::from_fn(|| pool.acquire()).count(), 2);
+    }
+
+    #[test]
+    fn a_chain_keeps_the_order_and_gives_its_pipes_back() {
+        let mut pool = PipePool::new(PipePoolLimits {
+            count_max: 8,
+            idle_max: 8,
+            ..LIMITS
+        });
+        let (mut sender, source) = connection();
+        let (mut receiver, destination) = connection();
+        let key = pool.acquire().expect("a pipe");
+        for part in ["one ", "two ", "three"] {
+            sender.write_all(part.as_bytes()).expect("room");
+            while pool.fill(key, &source).is_err() {
+                std::thread::yield_now();
+            }
+            assert!(pool.extend(key));
+        }
+        assert_eq!(pool.fill(key, &source), Err(Errno::AGAIN));
+        pool.shorten(key);
+        for left in [2, 1, 1] {
+            pool.drain(key, &destination).expect("room");
+            assert_eq!(pool.in_use(), left);
+        }
+        pool.release(key);
+        assert_eq!((pool.in_use(), pool.idle()), (0, 4));
+        drop(destination);
+        let mut text = String::new();
+        receiver.read_to_string(&mut text).expect("text");
+        assert_eq!(text, "one two three");
+    }
+
+    #[test]
     fn a_pipe_with_bytes_is_closed_and_not_used_again() {
         let mut pool = PipePool::new(LIMITS);
+        let (mut sender, source) = connection();
+        sender.write_all(b"bytes").expect("room");
         let key = pool.acquire().expect("a pipe");
-        pool.discard(key);
-        assert_eq!((pool.in_use(), pool.idle(), pool.total_bytes), (0, 0, 0));
+        while pool.fill(key, &source).is_err() {
+            std::thread::yield_now();
+        }
+        pool.release(key);
+        assert_eq!((pool.in_use(), pool.idle(), pool.open_bytes), (0, 0, 0));
     }
 }

@@ -6,6 +6,9 @@
 //! to a part of it. Then its low-water mark (`SO_RCVLOWAT`) rises to about
 //! what arrives in a tick, so that one wake-up moves a tick's worth.
 //!
+//! The stream's rate also bounds how many bytes a chain of pipes may take from
+//! it at once while its destination is slow ([`Flow::chain_pipes`]).
+//!
 //! A mark can hold back the end of a message. So a tick without progress
 //! lowers it to 1 and looks at the source (a *probe*). After
 //! [`IDLE_TICKS_TO_DEMOTE`] ticks without progress the direction is small
@@ -25,6 +28,13 @@ pub const IDLE_TICKS_TO_DEMOTE: u8 = 25;
 pub const LOW_WATER_BYTES_MIN: u32 = 64 << 10;
 /// Highest mark: what one pipe holds.
 pub const LOW_WATER_BYTES_MAX: u32 = 1 << 20;
+
+/// Most pipes of a chain. The kernel lets a receive queue grow to some MiB
+/// (`net.ipv4.tcp_rmem`), and a chain is to hold all of it.
+pub const CHAIN_PIPES_MAX: u8 = 12;
+/// A chain holds no more than the stream moves in this time, which it adds to
+/// the stream's delay.
+pub const CHAIN_TIME: Duration = Duration::from_millis(200);
 
 /// What one tick saw of a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +73,8 @@ pub enum Decision {
 pub struct Flow {
     own_bytes: u64,
     reverse_bytes: u64,
+    /// Bytes per tick, averaged over the last ones.
+    tick_bytes: u64,
     low_water_bytes: u32,
     streaming_ticks: u8,
     idle_ticks: u8,
@@ -76,6 +88,7 @@ impl Flow {
         Self {
             own_bytes,
             reverse_bytes,
+            tick_bytes: 0,
             low_water_bytes: 1,
             streaming_ticks: 0,
             idle_ticks: 0,
@@ -91,6 +104,7 @@ impl Flow {
         let reverse = seen.reverse_bytes - self.reverse_bytes;
         self.own_bytes = seen.own_bytes;
         self.reverse_bytes = seen.reverse_bytes;
+        self.tick_bytes = (self.tick_bytes * 7 + per_tick(own, seen.elapsed)) / 8;
         if reverse.saturating_mul(REVERSE_SHARE) < own {
             self.streaming_ticks = self.streaming_ticks.saturating_add(1);
         } else if own > 0 || reverse > 0 {
@@ -133,6 +147,14 @@ impl Flow {
         self.idle_ticks == 0
     }
 
+    /// Pipes that a chain of this stream may have, at its present rate.
+    #[must_use]
+    pub fn chain_pipes(&self) -> u8 {
+        let bytes = u128::from(self.tick_bytes) * CHAIN_TIME.as_nanos() / TICK.as_nanos();
+        let pipes = u8::try_from(bytes / u128::from(LOW_WATER_BYTES_MAX)).unwrap_or(u8::MAX);
+        pipes.clamp(1, CHAIN_PIPES_MAX)
+    }
+
     /// Forgets what a probe moved: bytes that had waited below the mark are no
     /// sign of a stream.
     pub const fn handle_probed(&mut self, own_bytes: u64) {
@@ -140,12 +162,17 @@ impl Flow {
     }
 }
 
+/// Bytes in a tick at the rate of `bytes` in `elapsed`.
+fn per_tick(bytes: u64, elapsed: Duration) -> u64 {
+    let bytes =
+        u128::from(bytes) * TICK.as_nanos() / elapsed.max(Duration::from_nanos(1)).as_nanos();
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 /// What arrives in a tick at the rate of `bytes` in `elapsed`, as a power of
 /// two within the limits, or 1 below them.
 fn mark_for(bytes: u64, elapsed: Duration) -> u32 {
-    let per_tick =
-        u128::from(bytes) * TICK.as_nanos() / elapsed.max(Duration::from_nanos(1)).as_nanos();
-    let per_tick = u32::try_from(per_tick)
+    let per_tick = u32::try_from(per_tick(bytes, elapsed))
         .unwrap_or(u32::MAX)
         .min(LOW_WATER_BYTES_MAX);
     if per_tick < LOW_WATER_BYTES_MIN {
@@ -239,6 +266,30 @@ mod tests {
         track.check(1 << 20, 0, false, Decision::SetLowWater(1 << 20));
         track.raised = false;
         track.check(1 << 20, 0, false, Decision::SetLowWater(1 << 20));
+    }
+
+    #[test]
+    fn a_chain_is_as_long_as_the_rate_allows() {
+        let check = |mib_per_s: u64, expected| {
+            let mut track = Track::new();
+            for _ in 0..100 {
+                track.own += (mib_per_s << 20) * 4 / 1000;
+                track.flow.handle_tick(Observation {
+                    own_bytes: track.own,
+                    reverse_bytes: 0,
+                    busy: false,
+                    may_raise: true,
+                    raised: false,
+                    elapsed: TICK,
+                });
+            }
+            assert_eq!(track.flow.chain_pipes(), expected, "{mib_per_s} MiB/s");
+        };
+        check(0, 1);
+        check(9, 1);
+        check(21, 4);
+        check(1000, CHAIN_PIPES_MAX);
+        assert_eq!(Flow::new(0, 0).chain_pipes(), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use midspan::relay::direction::{
-    Action, CAUGHT_UP_SHARE, Direction, Hold, Mode, Outcome, PipeKey, SCRATCH_BYTES, SpillKey,
+    Action, CAUGHT_UP_SHARE, ChainKey, Direction, Hold, Mode, Outcome, SCRATCH_BYTES, SpillKey,
     State,
 };
 use midspan::relay::pair::{EndEvidence, Pair};
@@ -23,7 +23,8 @@ use super::{for_each_seed, is_full_run};
 
 /// Steps after which a pair that is not at its end hangs.
 const STEPS_MAX: usize = 400_000;
-const READS_MAX: u8 = 2;
+const MOVES_MAX: u8 = 3;
+const CHAIN_PIPES_MAX: u8 = 4;
 const PIPE_BYTES: u32 = 1 << 20;
 
 #[test]
@@ -232,7 +233,8 @@ struct World {
 #[derive(Default)]
 struct Pools {
     spills: BTreeMap<u32, Range<u64>>,
-    pipes: BTreeMap<u32, Range<u64>>,
+    /// What the pipes of each chain hold; the only one of a chain may be empty.
+    chains: BTreeMap<u32, VecDeque<Range<u64>>>,
     next: u32,
     /// Of ten requests, this many find no pipe.
     shortage: u32,
@@ -396,14 +398,22 @@ impl World {
 
     fn turn(&mut self, source: Side) -> Option<CloseReason> {
         let (legs, pools, rng) = (&mut self.legs, &mut self.pools, &mut self.rng);
-        let mut reads = 0;
-        let turn = self.pair.run_turn(source, READS_MAX, |pair, action| {
+        let chain_pipes = rng.u8(1..=CHAIN_PIPES_MAX);
+        self.pair.from_mut(source).set_chain_pipes(chain_pipes);
+        let mut moves = 0;
+        let turn = self.pair.run_turn(source, MOVES_MAX, |pair, action| {
             let outcome = perform(pair, legs, pools, rng, source, action);
-            let is_read = matches!(action, Action::Copy { .. } | Action::FillPipe { .. });
-            reads += u8::from(is_read && outcome != Outcome::NoPipe);
+            let is_move = matches!(
+                action,
+                Action::Copy { .. }
+                    | Action::Fill { .. }
+                    | Action::Extend { .. }
+                    | Action::Drain { .. }
+            );
+            moves += u8::from(is_move && outcome != Outcome::NoPipe);
             outcome
         });
-        assert!(reads <= READS_MAX, "{reads} reads in one turn");
+        assert!(moves <= MOVES_MAX, "{moves} moves in one turn");
         if turn.is_ok() && !self.pair.from(source).may_raise_low_water() {
             let mark = self.legs[source.index()].low_water;
             assert_eq!(mark, 1, "a mark is left on a stream that is none");
@@ -454,11 +464,11 @@ impl World {
             match direction.take_hold() {
                 Hold::Nothing => {}
                 Hold::Spill(key) => drop(self.pools.spills.remove(&key.0)),
-                Hold::Pipe(key) => drop(self.pools.pipes.remove(&key.0)),
+                Hold::Chain(key) => drop(self.pools.chains.remove(&key.0)),
             }
         }
         assert!(self.pools.spills.is_empty(), "a spill is left");
-        assert!(self.pools.pipes.is_empty(), "a pipe is left");
+        assert!(self.pools.chains.is_empty(), "a chain is left");
         end
     }
 }
@@ -501,61 +511,73 @@ fn perform(
                 Err(error) => Outcome::DestinationFailed(error),
             }
         }
-        Action::FillPipe { pipe } => {
+        Action::Fill { chain } => {
             assert_nothing_held(pair.from(source_side));
-            let key = match pipe {
+            let key = match chain {
                 Some(key) => key.0,
                 None if rng.u32(0..10) < pools.shortage => return Outcome::NoPipe,
                 None => {
                     pools.next += 1;
-                    pools.pipes.insert(pools.next, 0..0);
+                    pools.chains.entry(pools.next).or_default().push_back(0..0);
                     pools.next
                 }
             };
-            let bytes_max = rng.u64(1..=PIPE_BYTES.into());
-            let outcome = match source.recv(bytes_max) {
-                Ok(range) if range.is_empty() => judge_end(pair, source, source_side),
-                Ok(range) => {
-                    let bytes = count(range.end - range.start);
-                    pools.pipes.insert(key, range);
-                    return Outcome::Filled {
-                        pipe: PipeKey(key),
-                        bytes,
-                        caught_up: bytes < PIPE_BYTES / CAUGHT_UP_SHARE,
-                    };
-                }
-                Err(Errno::AGAIN) => Outcome::SourceEmpty,
-                Err(error) => Outcome::SourceFailed(error),
-            };
-            if pipe.is_none() {
-                pools.pipes.remove(&key);
+            let outcome = splice_in(pair, source, pools, rng, source_side, key);
+            if chain.is_none() && !matches!(outcome, Outcome::Filled { .. }) {
+                pools.chains.remove(&key);
             }
             outcome
         }
-        Action::DrainPipe { pipe, bytes } => {
-            let range = pools.pipes.get_mut(&pipe.0).expect("a live pipe");
-            assert_eq!(range.end - range.start, u64::from(bytes));
+        Action::Extend {
+            chain: ChainKey(key),
+        } => {
+            if rng.u32(0..10) < pools.shortage {
+                return Outcome::NoPipe;
+            }
+            let pipes = pools.chains.get_mut(&key).expect("a live chain");
+            assert!(pipes.iter().all(|range| !range.is_empty()));
+            assert!(pipes.len() < usize::from(CHAIN_PIPES_MAX), "a long chain");
+            pipes.push_back(0..0);
+            let outcome = splice_in(pair, source, pools, rng, source_side, key);
+            if !matches!(outcome, Outcome::Filled { .. }) {
+                let pipes = pools.chains.get_mut(&key).expect("a live chain");
+                pipes.pop_back();
+            }
+            outcome
+        }
+        Action::Drain { chain, bytes } => {
+            let pipes = pools.chains.get_mut(&chain.0).expect("a live chain");
+            let held: u64 = pipes.iter().map(|range| range.end - range.start).sum();
+            assert_eq!(held, u64::from(bytes));
+            let is_last = pipes.len() == 1;
+            let range = pipes.front_mut().expect("a pipe");
             // A splice may stop short, and may lose the error that stopped it.
-            let swallows = destination.error.is_some() && bytes > 1 && rng.bool();
-            if swallows {
+            let first = range.end - range.start;
+            let outcome = if destination.error.is_some() && first > 1 && rng.bool() {
                 destination.error = None;
                 destination.accepted += 1;
                 range.start += 1;
-                return Outcome::Sent(1);
-            }
-            let asked = rng.u64(1..=bytes.into());
-            match destination.send(range.start..range.start + asked) {
-                Ok(taken) => {
-                    range.start += taken;
-                    Outcome::Sent(count(taken))
+                Outcome::Sent(1)
+            } else {
+                let asked = rng.u64(1..=first);
+                match destination.send(range.start..range.start + asked) {
+                    Ok(taken) => {
+                        range.start += taken;
+                        Outcome::Sent(count(taken))
+                    }
+                    Err(Errno::AGAIN) => Outcome::DestinationFull,
+                    Err(error) => Outcome::DestinationFailed(error),
                 }
-                Err(Errno::AGAIN) => Outcome::DestinationFull,
-                Err(error) => Outcome::DestinationFailed(error),
+            };
+            if range.is_empty() && !is_last {
+                pipes.pop_front();
             }
+            outcome
         }
-        Action::ReleasePipe { pipe } => {
-            let range = pools.pipes.remove(&pipe.0).expect("a live pipe");
-            assert!(range.is_empty(), "bytes in a pipe that is given back");
+        Action::ReleaseChain { chain } => {
+            let pipes = pools.chains.remove(&chain.0).expect("a live chain");
+            let is_empty = pipes.iter().all(Range::is_empty);
+            assert!(is_empty, "bytes in a chain that is given back");
             Outcome::Done
         }
         Action::ResetLowWater => {
@@ -572,6 +594,32 @@ fn perform(
             destination.write_shut = true;
             Outcome::Done
         }
+    }
+}
+
+/// Splices into the last pipe of a chain, which is empty.
+fn splice_in(
+    pair: &Pair,
+    source: &mut Leg,
+    pools: &mut Pools,
+    rng: &mut fastrand::Rng,
+    source_side: Side,
+    key: u32,
+) -> Outcome {
+    match source.recv(rng.u64(1..=PIPE_BYTES.into())) {
+        Ok(range) if range.is_empty() => judge_end(pair, source, source_side),
+        Ok(range) => {
+            let bytes = count(range.end - range.start);
+            let pipes = pools.chains.get_mut(&key).expect("a live chain");
+            *pipes.back_mut().expect("a pipe") = range;
+            Outcome::Filled {
+                chain: ChainKey(key),
+                bytes,
+                caught_up: bytes < PIPE_BYTES / CAUGHT_UP_SHARE,
+            }
+        }
+        Err(Errno::AGAIN) => Outcome::SourceEmpty,
+        Err(error) => Outcome::SourceFailed(error),
     }
 }
 
