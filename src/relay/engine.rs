@@ -40,9 +40,12 @@ const SMALL_MOVES_PER_TURN: u8 = 4;
 /// Splices in one turn of a direction that splices: one in, one out. Whoever
 /// has a small message waits for no more than that.
 const BULK_MOVES_PER_TURN: u8 = 2;
+/// The most that one splice moves while small messages come and go: they wait
+/// for two splices, and for no longer than these take.
+pub(super) const BUSY_SPLICE_BYTES: u32 = 128 << 10;
 /// Turns of the loop without a small message after which a bulk shard may wait
-/// for more than the first completion.
-const QUIET_TURNS: u8 = 32;
+/// for more than the first completion, and splices as much as a pipe holds.
+pub(super) const QUIET_TURNS: u8 = 32;
 /// How long it then waits.
 const BULK_MIN_WAIT: Duration = Duration::from_micros(200);
 /// Completions that end such a wait early: more than come in that time.
@@ -203,6 +206,8 @@ pub(super) struct Means {
     pub(super) scratch: Box<[u8]>,
     pub(super) spills: SpillPool,
     pub(super) pipes: PipePool,
+    /// The most that one splice moves now.
+    pub(super) splice_bytes_max: u32,
     pub(super) counters: EngineCounters,
 }
 
@@ -228,6 +233,7 @@ impl Engine {
                     total_bytes_max: settings.pipe_total_bytes_max,
                     idle_max: settings.pipe_idle_max,
                 }),
+                splice_bytes_max: u32::MAX,
                 counters: EngineCounters::default(),
             },
             queue: VecDeque::new(),
@@ -405,7 +411,8 @@ impl Engine {
         }
     }
 
-    /// How to wait in this turn of the loop; call it once per turn.
+    /// How to wait in this turn of the loop; call it once per turn, also in one
+    /// that does not wait.
     pub fn wait_hint(&mut self) -> WaitHint {
         self.busy_turns = self.busy_turns.saturating_sub(1);
         if !self.is_flowing || self.busy_turns > 0 || self.has_work() {
@@ -490,6 +497,11 @@ impl Engine {
             destination: &sockets[source.other().index()],
         };
         let means = &mut self.means;
+        means.splice_bytes_max = if self.busy_turns > 0 {
+            BUSY_SPLICE_BYTES
+        } else {
+            u32::MAX
+        };
         let turn = match pair.run_turn(source, moves_max, |pair, action| {
             means.perform(ends, action, |ends| {
                 pair.judge_end(source, || ends.evidence())

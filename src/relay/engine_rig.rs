@@ -79,6 +79,7 @@ impl Rig {
             self.engine.handle_deadline(self.now);
             busy = true;
         }
+        let _ = self.engine.wait_hint();
         if self.engine.has_work() {
             self.engine.run_quantum(self.now);
             busy = true;

@@ -57,8 +57,8 @@ pub(super) struct PipePoolLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Filled {
     pub(super) bytes: u32,
-    /// Capacity of the pipe that they went into.
-    pub(super) capacity_bytes: u32,
+    /// What the pipe had room for, or the bound.
+    pub(super) asked_bytes: u32,
 }
 
 impl PipePool {
@@ -113,39 +113,48 @@ impl PipePool {
         true
     }
 
-    /// Splices into the last pipe of the chain, which is empty.
+    /// Splices up to `bytes_max` into the last pipe of the chain, which is empty.
     ///
     /// # Errors
     ///
     /// As [`Pipe::splice_from`].
     #[inline]
-    pub(super) fn fill(&mut self, key: ChainKey, source: &Socket) -> Result<Filled, Errno> {
+    pub(super) fn fill(
+        &mut self,
+        key: ChainKey,
+        source: &Socket,
+        bytes_max: u32,
+    ) -> Result<Filled, Errno> {
         let link = self.chains[key.0 as usize]
             .back_mut()
             .expect("a key names a chain until it is given back");
         debug_assert_eq!(link.held_bytes, 0);
-        let capacity_bytes = link.pipe.capacity_bytes();
-        let bytes = link.pipe.splice_from(source, capacity_bytes)?;
+        let asked_bytes = link.pipe.capacity_bytes().min(bytes_max);
+        let bytes = link.pipe.splice_from(source, asked_bytes)?;
         link.held_bytes = bytes;
-        Ok(Filled {
-            bytes,
-            capacity_bytes,
-        })
+        Ok(Filled { bytes, asked_bytes })
     }
 
-    /// Splices out of the first pipe of the chain, which holds bytes.
+    /// Splices up to `bytes_max` out of the first pipe of the chain, which holds
+    /// bytes.
     ///
     /// # Errors
     ///
     /// As [`Pipe::splice_to`].
     #[inline]
-    pub(super) fn drain(&mut self, key: ChainKey, destination: &Socket) -> Result<u32, Errno> {
+    pub(super) fn drain(
+        &mut self,
+        key: ChainKey,
+        destination: &Socket,
+        bytes_max: u32,
+    ) -> Result<u32, Errno> {
         let chain = &mut self.chains[key.0 as usize];
         let is_last = chain.len() == 1;
         let link = chain
             .front_mut()
             .expect("a key names a chain until it is given back");
-        let bytes = link.pipe.splice_to(destination, link.held_bytes)?;
+        let asked_bytes = link.held_bytes.min(bytes_max);
+        let bytes = link.pipe.splice_to(destination, asked_bytes)?;
         link.held_bytes -= bytes;
         if link.held_bytes == 0 && !is_last {
             let link = chain.pop_front();
@@ -301,15 +310,15 @@ mod tests {
         let key = pool.acquire().expect("a pipe");
         for part in ["one ", "two ", "three"] {
             sender.write_all(part.as_bytes()).expect("room");
-            while pool.fill(key, &source).is_err() {
+            while pool.fill(key, &source, u32::MAX).is_err() {
                 std::thread::yield_now();
             }
             assert!(pool.extend(key));
         }
-        assert_eq!(pool.fill(key, &source), Err(Errno::AGAIN));
+        assert_eq!(pool.fill(key, &source, u32::MAX), Err(Errno::AGAIN));
         pool.shorten(key);
         for left in [2, 1, 1] {
-            pool.drain(key, &destination).expect("room");
+            pool.drain(key, &destination, u32::MAX).expect("room");
             assert_eq!(pool.in_use(), left);
         }
         pool.release(key);
@@ -326,7 +335,7 @@ mod tests {
         let (mut sender, source) = connection();
         sender.write_all(b"bytes").expect("room");
         let key = pool.acquire().expect("a pipe");
-        while pool.fill(key, &source).is_err() {
+        while pool.fill(key, &source, u32::MAX).is_err() {
             std::thread::yield_now();
         }
         pool.release(key);

@@ -49,12 +49,12 @@ fn splice_in(
     judge_end: impl FnOnce(&Ends<'_>) -> Outcome,
 ) -> Outcome {
     means.counters.fills += 1;
-    match means.pipes.fill(key, ends.source) {
+    match means.pipes.fill(key, ends.source, means.splice_bytes_max) {
         Ok(filled) if filled.bytes == 0 => judge_end(&ends),
         Ok(filled) => Outcome::Filled {
             chain: key,
             bytes: filled.bytes,
-            caught_up: filled.bytes < filled.capacity_bytes / CAUGHT_UP_SHARE,
+            caught_up: filled.bytes < filled.asked_bytes / CAUGHT_UP_SHARE,
         },
         Err(Errno::AGAIN) => Outcome::SourceEmpty,
         // A kind of socket that cannot be spliced.
@@ -67,7 +67,10 @@ fn splice_in(
 #[inline]
 pub(super) fn drain(means: &mut Means, ends: Ends<'_>, key: ChainKey) -> Outcome {
     means.counters.drains += 1;
-    match means.pipes.drain(key, ends.destination) {
+    match means
+        .pipes
+        .drain(key, ends.destination, means.splice_bytes_max)
+    {
         // Bytes that we counted in are not in the pipe.
         Ok(0) => Outcome::DestinationFailed(Errno::IO),
         Ok(bytes) => Outcome::Sent(bytes),

@@ -271,10 +271,11 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
     }
 
     fn sleep(&self, engine: &mut Engine) -> Sleep {
+        let hint = engine.wait_hint();
         if engine.has_work() {
             return Sleep::No;
         }
-        match engine.wait_hint().min_wait {
+        match hint.min_wait {
             Some(min_wait) if self.reactor.has_min_wait() => Sleep::Batch { min_wait },
             _ => Sleep::UntilOne,
         }
