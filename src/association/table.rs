@@ -192,8 +192,8 @@ impl<L: Copy> Table<L> {
 
     /// Joins the acceptor that waits at a candidate.
     ///
-    /// The one-id form means the implicit candidate if an acceptor ever came by
-    /// that form, otherwise the first candidate at which an acceptor waits.
+    /// The one-id form means the implicit candidate if an acceptor waits there,
+    /// otherwise the first candidate at which one does.
     ///
     /// # Errors
     ///

@@ -154,8 +154,15 @@ fn one_id_connect_takes_the_implicit_candidate_or_the_first_that_waits() {
         Accept(1, 5, 10, Create, Ok(None)),
         Accept(1, 0, 11, Refuse, Ok(None)),
         Connect(1, 0, Ok(11)),
+        Connect(1, 0, Ok(10)),
         Connect(1, 0, Err(AlreadyConnected)),
-        Connect(1, 5, Ok(10)),
+    ]);
+    check(&[
+        Accept(1, 0, 10, Create, Ok(None)),
+        Gone(10, Ok(())),
+        Connect(1, 0, Err(NotWaiting)),
+        Accept(1, 5, 11, Create, Ok(None)),
+        Connect(1, 0, Ok(11)),
     ]);
 }
 

@@ -79,14 +79,20 @@ fn the_forms_of_ids_meet() {
     // The relay's own id, connected by a path with one id.
     let (mut acceptor, association) = minted(address);
     meet(&mut acceptor, connect(implicit(association)));
-    // Accepted with two ids, connected with one, by path and by header.
-    for version in 0..2 {
-        let place = new_place();
-        let mut acceptor = granted(address, &accept(place));
-        meet(
-            &mut acceptor,
-            versions(connect(implicit(place.association)))[version],
-        );
+    // Accepted with two ids, connected with one, by path and by header, whether or not somebody
+    // waited by the one id before.
+    for is_implicit_known in [false, true] {
+        for version in 0..2 {
+            let place = new_place();
+            let one_id = implicit(place.association);
+            if is_implicit_known {
+                let mut former = granted(address, &accept(one_id));
+                half_close(&mut former, b"");
+                assert_eq!(read_to_end(&mut former), (Vec::new(), End::Closed));
+            }
+            let mut acceptor = granted(address, &accept(place));
+            meet(&mut acceptor, versions(connect(one_id))[version]);
+        }
     }
 }
 

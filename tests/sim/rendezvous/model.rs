@@ -116,8 +116,10 @@ impl Model {
             .ok_or(Refusal::NotFound)?;
         let is_connected = association.is_connected();
         let candidates = &mut association.candidates;
-        let has_implicit = candidates.iter().any(|(k, _)| k.is_none());
-        let state = if key.candidate.is_some() || has_implicit {
+        let implicit_waits = candidates
+            .iter()
+            .any(|(k, state)| k.is_none() && matches!(state, State::Waiting(_)));
+        let state = if key.candidate.is_some() || implicit_waits {
             state_of(candidates, key.candidate).ok_or(Refusal::NotFound)?
         } else {
             candidates
