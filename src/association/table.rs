@@ -23,9 +23,15 @@
 //! connected it does not expire: the end of the session deletes it.
 //! An association that is due is unknown from that moment on, reaped or not.
 //!
+//! An association that an accept created is *deserted* when nobody waits at it
+//! any more. It is kept for an acceptor that comes back, a lifetime from the
+//! moment when the last one left, but only while there is room: in a full table
+//! the one deserted first makes way for a new one. So who accepts and leaves in
+//! a loop keeps nobody out, and those who stay are the caller's to bound.
+//!
 //! An acceptor is stored before its reply is sent: call [`Table::accept`], then
 //! reply, and when that fails [`Table::waiting_leg_gone`]. Drain
-//! [`Table::poll_close`] after every call that takes `now`, after
+//! [`Table::poll_close`] after each create, accept, connect and
 //! [`Table::session_ended`], and at [`Table::next_deadline`].
 //!
 //! # Memory
@@ -93,8 +99,11 @@ pub struct Table<L> {
     /// Slots by key; the key itself is only in the slot.
     index: HashTable<u32>,
     slots: Slab<Association<L>>,
-    /// INVARIANT: holds exactly the associations without a connected candidate.
+    /// INVARIANT: holds exactly the associations that are neither connected nor
+    /// deserted.
     expiry: ExpiryQueue,
+    /// INVARIANT: holds exactly the deserted associations.
+    deserted: ExpiryQueue,
     /// Acceptors whose association is gone, until they are polled.
     closing: Vec<Closing<L>>,
     /// Number of the last acceptance.
@@ -134,6 +143,7 @@ impl<L: Copy> Table<L> {
             index: HashTable::new(),
             slots: Slab::new(),
             expiry: ExpiryQueue::new(limits.lifetime),
+            deserted: ExpiryQueue::new(limits.lifetime),
             closing: Vec::new(),
             turn: 0,
         }
@@ -182,9 +192,10 @@ impl<L: Copy> Table<L> {
             (None, OnUnknown::Create) => self.insert(key.association, Origin::Accept, now)?,
             (None, OnUnknown::Refuse) => return Err(Refusal::NotFound),
         };
+        let was_deserted = self.slots.held(slot).is_deserted();
         let result = self.accept_at(slot, key.candidate, leg, on_unknown);
         if result.is_ok() {
-            self.renew(slot, now);
+            self.renew(slot, was_deserted, now);
         }
         self.check_invariants();
         result
@@ -253,19 +264,34 @@ impl<L: Copy> Table<L> {
     }
 
     /// The acceptor died, or its reply could not be written. The association
-    /// stays.
+    /// stays, though it may be deserted now; see the module.
     ///
     /// # Errors
     ///
     /// [`Stale`]: this acceptor waits no longer. It was replaced, joined, or its
     /// association is gone, and then [`Table::poll_close`] still gives the leg
     /// unless it already did.
-    pub fn waiting_leg_gone(&mut self, candidate: CandidateRef) -> Result<(), Stale> {
+    pub fn waiting_leg_gone(
+        &mut self,
+        candidate: CandidateRef,
+        now: Timestamp,
+    ) -> Result<(), Stale> {
         let state = self.state_mut(candidate)?;
         if !matches!(state, State::Waiting(_)) {
             return Err(Stale);
         }
         *state = State::Initial;
+        let slot = candidate.slot;
+        let association = self.slots.held(slot);
+        if association.is_deserted() {
+            let is_due = self.is_due(association, now);
+            self.expiry.remove(&mut self.slots, slot);
+            if is_due {
+                self.delete(slot, ClosingCause::Expired);
+            } else {
+                self.deserted.push(&mut self.slots, slot, now);
+            }
+        }
         self.check_invariants();
         Ok(())
     }
@@ -295,7 +321,7 @@ impl<L: Copy> Table<L> {
     #[must_use]
     pub fn poll_close(&mut self, now: Timestamp) -> Option<Closing<L>> {
         while self.closing.is_empty() {
-            if !self.expire_front(now) {
+            if !self.expire_next(now) {
                 break;
             }
         }
@@ -310,7 +336,7 @@ impl<L: Copy> Table<L> {
         if !self.closing.is_empty() {
             return Some(Timestamp::default());
         }
-        self.expiry.front(&self.slots).map(|(_, deadline)| deadline)
+        self.next_to_expire().map(|(_, deadline)| deadline)
     }
 
     /// Associations held, connected ones and those not yet reaped included.
@@ -348,7 +374,7 @@ impl<L: Copy> Table<L> {
     pub fn invariants(&self) {
         assert!(self.slots.len() <= self.limits.associations_max, "limit");
         assert_eq!(self.index.len(), self.slots.len() as usize, "index");
-        let mut expiring = 0;
+        let (mut expiring, mut deserted) = (0, 0);
         for (slot, association) in self.slots.iter() {
             assert_eq!(self.find(association.key), Some(slot), "index of {slot}");
             let candidates = association.candidates.as_slice();
@@ -357,9 +383,18 @@ impl<L: Copy> Table<L> {
                 let first = association.candidates.position(candidate.key);
                 assert_eq!(first, Some(position), "candidates of {slot} repeat");
             }
-            expiring += u32::from(!association.candidates.is_any_connected());
+            if association.is_deserted() {
+                deserted += 1;
+            } else if !association.candidates.is_any_connected() {
+                expiring += 1;
+            }
         }
         assert_eq!(self.expiry.invariants(&self.slots), expiring, "expiry");
+        assert_eq!(
+            self.deserted.invariants(&self.slots),
+            deserted,
+            "deserted ones"
+        );
     }
 
     fn accept_at(
@@ -385,11 +420,17 @@ impl<L: Copy> Table<L> {
         })
     }
 
-    /// Lets an association that an accept created live anew.
-    fn renew(&mut self, slot: u32, now: Timestamp) {
+    /// Lets an association that an accept created live anew, now that somebody
+    /// waits at it.
+    fn renew(&mut self, slot: u32, was_deserted: bool, now: Timestamp) {
         let association = self.slots.held(slot);
         if association.origin == Origin::Accept && !association.candidates.is_any_connected() {
-            self.expiry.remove(&mut self.slots, slot);
+            let queue = if was_deserted {
+                &mut self.deserted
+            } else {
+                &mut self.expiry
+            };
+            queue.remove(&mut self.slots, slot);
             self.expiry.push(&mut self.slots, slot, now);
         }
     }
@@ -424,8 +465,7 @@ impl<L: Copy> Table<L> {
         origin: Origin,
         now: Timestamp,
     ) -> Result<u32, Refusal> {
-        // The limit counts what is live: one that is due makes room.
-        if self.slots.len() >= self.limits.associations_max && !self.expire_front(now) {
+        if self.slots.len() >= self.limits.associations_max && !self.make_room(now) {
             return Err(Refusal::Full);
         }
         let slot = self.slots.insert(Association {
@@ -443,9 +483,22 @@ impl<L: Copy> Table<L> {
         Ok(slot)
     }
 
+    /// Gives up an association that is due, since the limit counts what is live,
+    /// or else the one that was deserted first.
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        if self.expire_next(now) {
+            return true;
+        }
+        let Some((slot, _)) = self.deserted.front(&self.slots) else {
+            return false;
+        };
+        self.expire(slot);
+        true
+    }
+
     /// Reaps the association that expires first, if it is due.
-    fn expire_front(&mut self, now: Timestamp) -> bool {
-        match self.expiry.front(&self.slots) {
+    fn expire_next(&mut self, now: Timestamp) -> bool {
+        match self.next_to_expire() {
             Some((slot, deadline)) if deadline <= now => {
                 self.expire(slot);
                 true
@@ -454,8 +507,21 @@ impl<L: Copy> Table<L> {
         }
     }
 
+    fn next_to_expire(&self) -> Option<(u32, Timestamp)> {
+        let fronts = [&self.expiry, &self.deserted].map(|queue| queue.front(&self.slots));
+        fronts
+            .into_iter()
+            .flatten()
+            .min_by_key(|(_, deadline)| *deadline)
+    }
+
     fn expire(&mut self, slot: u32) {
-        self.expiry.remove(&mut self.slots, slot);
+        let queue = if self.slots.held(slot).is_deserted() {
+            &mut self.deserted
+        } else {
+            &mut self.expiry
+        };
+        queue.remove(&mut self.slots, slot);
         self.delete(slot, ClosingCause::Expired);
     }
 
@@ -496,6 +562,19 @@ impl<L: Copy> Table<L> {
         if cfg!(debug_assertions) && self.slots.len() <= 64 {
             self.invariants();
         }
+    }
+}
+
+impl<L> Association<L> {
+    /// Whether an accept created it and nobody is there any more. One that was
+    /// just added for an acceptor is not, though its candidate is still to come.
+    fn is_deserted(&self) -> bool {
+        let candidates = self.candidates.as_slice();
+        self.origin == Origin::Accept
+            && !candidates.is_empty()
+            && candidates
+                .iter()
+                .all(|candidate| matches!(candidate.state, State::Initial | State::Final))
     }
 }
 

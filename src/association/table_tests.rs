@@ -75,7 +75,8 @@ fn check(steps: &[Step]) {
                 assert_eq!(table.test(key(*a, *c), now), *expected, "step {n}");
             }
             Gone(leg, expected) => {
-                assert_eq!(table.waiting_leg_gone(refs[leg]), *expected, "step {n}");
+                let gone = table.waiting_leg_gone(refs[leg], now);
+                assert_eq!(gone, *expected, "step {n}");
             }
             Ended(leg, expected) => {
                 assert_eq!(table.session_ended(refs[leg]), *expected, "step {n}");
@@ -293,6 +294,75 @@ fn full_counts_what_is_live() {
         Make(5, 0, Err(Full)),
         Closes(vec![(10, Expired)]),
         Holds(3),
+    ]);
+}
+
+#[test]
+fn a_deserted_association_makes_way_when_there_is_no_room() {
+    check(&[
+        Make(1, 5, Ok(())),
+        Accept(1, 5, 10, Refuse, Ok(None)),
+        Accept(2, 0, 20, Create, Ok(None)),
+        Accept(3, 0, 30, Create, Ok(None)),
+        // Nobody has left, so there is no room.
+        Accept(4, 0, 40, Create, Err(Full)),
+        // One that was created explicitly is kept without an acceptor.
+        Gone(10, Ok(())),
+        Accept(4, 0, 40, Create, Err(Full)),
+        At(1),
+        Gone(30, Ok(())),
+        Gone(20, Ok(())),
+        Test(2, 0, Ok(())),
+        Connect(3, 0, Err(NotWaiting)),
+        // The first to be deserted goes first, and the next one after it.
+        Accept(4, 0, 40, Create, Ok(None)),
+        Test(3, 0, Err(NotFound)),
+        Test(2, 0, Ok(())),
+        Gone(30, Err(Stale)),
+        Make(5, 0, Ok(())),
+        Test(2, 0, Err(NotFound)),
+        Closes(vec![]),
+        Accept(6, 0, 60, Create, Err(Full)),
+        Connect(4, 0, Ok(40)),
+        Accept(6, 0, 60, Create, Err(Full)),
+        Holds(3),
+    ]);
+}
+
+#[test]
+fn a_deserted_association_is_good_for_whoever_comes_back_in_time() {
+    check(&[
+        Accept(1, 5, 10, Create, Ok(None)),
+        Accept(1, 6, 11, Create, Ok(None)),
+        At(200),
+        Gone(10, Ok(())),
+        Deadline(Some(300)),
+        At(299),
+        // The last one has left: from now on it is deserted.
+        Gone(11, Ok(())),
+        Deadline(Some(599)),
+        At(400),
+        Accept(2, 0, 20, Create, Ok(None)),
+        Accept(1, 5, 12, Refuse, Ok(None)),
+        Deadline(Some(700)),
+        Accept(3, 0, 30, Create, Ok(None)),
+        Accept(4, 0, 40, Create, Err(Full)),
+        Gone(12, Ok(())),
+        // Accepting at another candidate does as well.
+        Accept(1, 6, 13, Refuse, Ok(None)),
+        Accept(4, 0, 40, Create, Err(Full)),
+        Connect(1, 6, Ok(13)),
+        Ended(13, Ok(())),
+        Gone(20, Ok(())),
+        At(699),
+        Test(2, 0, Ok(())),
+        At(700),
+        Test(2, 0, Err(NotFound)),
+        // It was due before its acceptor left.
+        Gone(30, Ok(())),
+        Test(3, 0, Err(NotFound)),
+        Closes(vec![]),
+        Holds(0),
     ]);
 }
 

@@ -419,8 +419,9 @@ impl RelayService {
     /// An acceptor died while it waited, or was never told that it waits.
     fn lose_waiting(&self, leg: Key) {
         if let Some(waiting) = self.close_waiting(leg) {
+            let now = self.world.reactor.now();
             // Stale only if the table gave it up in the same breath.
-            let _ = self.rendezvous.borrow_mut().waiting_leg_gone(waiting);
+            let _ = self.rendezvous.borrow_mut().waiting_leg_gone(waiting, now);
         }
     }
 
