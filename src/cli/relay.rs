@@ -83,8 +83,8 @@ pub struct RelayArgs {
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
-    /// Serve version 1 of JET, in which the relay invents associations
-    /// [default: allow]
+    /// Invent the association of an acceptor that names none, as version 1 of
+    /// JET has it [default: allow]
     #[arg(long, value_enum, value_name = "WORD")]
     jet_v1: Option<JetV1>,
 

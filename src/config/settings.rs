@@ -68,7 +68,7 @@ pub struct LogSettings {
 /// JET's own settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JetSettings {
-    /// Whether version 1 is served.
+    /// Whether the relay invents associations, as version 1 has it.
     pub v1: JetV1,
     /// The name by which peers reach this relay (`Jet-Instance`).
     pub instance: Instance,

@@ -23,7 +23,7 @@ use crate::association::table::{Accepted, CandidateRef, Joined, OnUnknown};
 use crate::metrics::counters::Count;
 use crate::protocol::jet::{
     Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, Message, Packet, Place, Reply,
-    Request, Status, Version,
+    Request, Status,
 };
 use crate::relay::slab::{Key, Slab};
 use crate::relay::{CloseReason, GateHold, LegIo};
@@ -46,7 +46,8 @@ const TAG_WAITING: u8 = TAG_SERVICE;
 pub struct RendezvousSettings {
     /// Whether an acceptor may create the association that it names.
     pub on_unknown: OnUnknown,
-    /// Whether version 1 is served.
+    /// Whether an acceptor that names no association is given one, as version 1
+    /// has it.
     pub v1_allowed: bool,
     /// What an acceptor of version 1 is told to name as the relay.
     pub instance: HostName,
@@ -152,19 +153,13 @@ impl RelayService {
 
     /// Brings a leg to its association, here or on another shard.
     async fn place(self: &Rc<Self>, newcomer: Newcomer) {
-        let request = newcomer.arrival.request;
         if self.world.is_draining() {
             return self.turn_away(newcomer, Refused::Draining).await;
         }
-        let is_v1_dialect = match request.message {
-            Message::Accept(accept) => accept.place == AcceptPlace::Minted,
-            Message::Connect(_) => request.version == Version::V1,
-            Message::Test(_) => false,
-        };
-        if is_v1_dialect && !self.settings.v1_allowed {
-            return self.turn_away(newcomer, Refused::V1Denied).await;
-        }
-        let Some(key) = request_key(&request) else {
+        let Some(key) = request_key(&newcomer.arrival.request) else {
+            if !self.settings.v1_allowed {
+                return self.turn_away(newcomer, Refused::V1Denied).await;
+            }
             // The relay names this association, so that it lives here.
             return self.settle(newcomer).await;
         };
