@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tracing::debug;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
@@ -20,7 +21,7 @@ use super::world::{Leg, Service, TAG_SERVICE, World};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
 use crate::association::table::{Accepted, CandidateRef, Joined, OnUnknown};
-use crate::metrics::counters::Count;
+use crate::metrics::counters::{Count, Label};
 use crate::protocol::jet::{
     Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, Message, Packet, Place, Reply,
     Request, Status,
@@ -130,9 +131,10 @@ impl RelayService {
         let reactor = &self.world.reactor;
         let since = reactor.now();
         let deadline = since + self.settings.handshake_timeout;
+        // Asked now: of a peer that has reset the kernel gives no address.
+        let peer = PeerAddress::from(stream.socket().peer_address());
         match read_request(reactor, &mut stream, deadline).await {
             Ok(arrival) => {
-                let peer = stream.socket().peer_address().into();
                 self.place(Newcomer {
                     stream,
                     arrival,
@@ -142,7 +144,7 @@ impl RelayService {
                 .await;
             }
             Err(Failure { refused, reply }) => {
-                self.world.count_refused(refused);
+                self.count_refused(peer, refused);
                 if let Some(reply) = reply {
                     refuse(reactor, stream, reply.as_bytes()).await;
                 }
@@ -187,7 +189,7 @@ impl RelayService {
         });
         if self.world.send(shard, handoff).is_err() {
             // That shard has drained already, so the leg is closed with the message.
-            self.world.count_refused(Refused::Draining);
+            self.count_refused(peer, Refused::Draining);
         }
     }
 
@@ -306,7 +308,7 @@ impl RelayService {
             self.close_waiting(replaced);
         }
         if sent != Some(Ok(reply.as_bytes().len())) {
-            self.world.count_refused(Refused::ReplyFailed);
+            self.count_refused(peer, Refused::ReplyFailed);
             self.lose_waiting(leg);
         } else if self.has_gone(leg, readiness) {
             // It ended while the handshake still owned the socket.
@@ -364,9 +366,15 @@ impl RelayService {
             .join(left, right, acceptor.since, joined.candidate);
     }
 
+    /// Counts and logs why a peer is turned away.
+    fn count_refused(&self, peer: PeerAddress, refused: Refused) {
+        self.world.count_refused(refused);
+        debug!(%peer, reason = refused.as_str(), "refused");
+    }
+
     /// Answers a well-formed request with a refusal.
     async fn turn_away(&self, newcomer: Newcomer, refused: Refused) {
-        self.world.count_refused(refused);
+        self.count_refused(newcomer.peer, refused);
         self.answer(newcomer, refused.jet_status()).await;
     }
 
@@ -474,11 +482,12 @@ impl Service for RelayService {
     }
 
     fn handle_accepted(self: &Rc<Self>, _listener: usize, socket: Socket) {
+        let peer = || PeerAddress::from(socket.peer_address());
         if self.connections() >= self.settings.connections_max {
-            return self.world.count_refused(Refused::TooManyConnections);
+            return self.count_refused(peer(), Refused::TooManyConnections);
         }
         if self.handshakes.get() >= self.settings.handshakes_max {
-            return self.world.count_refused(Refused::TooManyHandshakes);
+            return self.count_refused(peer(), Refused::TooManyHandshakes);
         }
         let (stream, permit) = self.begin(socket);
         spawn(Rc::clone(self).handshake(stream, permit));
@@ -509,7 +518,7 @@ impl Service for RelayService {
         self.world.counters.counts.increment(Count::HandedIn);
         if self.connections() >= self.settings.connections_max {
             // The leg is closed with the message.
-            return self.world.count_refused(Refused::TooManyConnections);
+            return self.count_refused(peer, Refused::TooManyConnections);
         }
         let (stream, permit) = self.begin(socket);
         let newcomer = Newcomer {

@@ -238,3 +238,21 @@ fn acceptors_that_come_and_go_keep_nobody_out() {
     ended.check_clean();
     assert_eq!(ended.counters.refused(), [("table_full", 1)].into());
 }
+
+#[test]
+fn a_refused_peer_is_named_in_the_log_at_debug_only() {
+    let secret = new_place();
+    for (level, lines_count) in [("debug", 1), ("info", 0)] {
+        let relay = Relay::start(&["--log-level", level]);
+        let (mut stream, reply) = ask(relay.address, &connect(secret));
+        assert_eq!(reply.status.as_u16(), 404);
+        assert_eq!(read_to_end(&mut stream), (Vec::new(), End::Closed));
+        let peer = stream.local_addr().expect("a socket");
+        let line = format!("refused peer={peer} reason=\"not_found\"");
+        let ended = relay.stop();
+        ended.check_clean();
+        assert_eq!(ended.log.matches(&line).count(), lines_count, "{level}");
+        let id = secret.association.to_string();
+        assert!(!ended.log.contains(&id), "{level}: {}", ended.log);
+    }
+}
