@@ -168,7 +168,9 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         facts: &facts,
     });
     let counted = relay.serve()?;
-    info!(counters = %counted, "stopped");
+    // The queue is the process's own and no shard's, so it has no counter there.
+    let log_lines_dropped = log.lines_dropped();
+    info!(counters = %counted, log_lines_dropped, "stopped");
     log.flush();
     Ok(())
 }
