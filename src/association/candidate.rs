@@ -82,22 +82,21 @@ impl<L> Candidates<L> {
     }
 
     /// Where a connector is to try: at the candidate that it names; without a
-    /// name at the implicit one if there is one, otherwise at the first where an
-    /// acceptor waits.
+    /// name at the implicit one if an acceptor waits there, otherwise at the
+    /// first where one does.
     pub(super) fn to_connect(&self, key: Option<CandidateKey>) -> Result<usize, Refusal> {
-        match (self.position(key), key) {
-            (Some(position), _) => Ok(position),
-            (None, Some(_)) => Err(Refusal::NotFound),
-            (None, None) => self
-                .as_slice()
-                .iter()
-                .position(|c| matches!(c.state, State::Waiting(_)))
-                .ok_or(if self.is_any_connected() {
-                    Refusal::AlreadyConnected
-                } else {
-                    Refusal::NotWaiting
-                }),
+        if key.is_some() {
+            return self.position(key).ok_or(Refusal::NotFound);
         }
+        let is_waiting = |c: &Candidate<L>| matches!(c.state, State::Waiting(_));
+        self.position(None)
+            .filter(|position| is_waiting(&self.as_slice()[*position]))
+            .or_else(|| self.as_slice().iter().position(is_waiting))
+            .ok_or(if self.is_any_connected() {
+                Refusal::AlreadyConnected
+            } else {
+                Refusal::NotWaiting
+            })
     }
 
     pub(super) fn is_any_connected(&self) -> bool {

@@ -16,5 +16,7 @@ pub mod owner;
 pub mod rendezvous;
 mod slab;
 pub mod table;
+#[cfg(test)]
+mod table_tests;
 
 pub use answer::Refusal;

@@ -116,8 +116,12 @@ impl<L: Copy> Rendezvous<L> {
     /// # Errors
     ///
     /// As there.
-    pub fn waiting_leg_gone(&mut self, candidate: CandidateRef) -> Result<(), Stale> {
-        self.table.waiting_leg_gone(candidate)
+    pub fn waiting_leg_gone(
+        &mut self,
+        candidate: CandidateRef,
+        now: Timestamp,
+    ) -> Result<(), Stale> {
+        self.table.waiting_leg_gone(candidate, now)
     }
 
     /// See [`Table::session_ended`].

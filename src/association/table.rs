@@ -23,9 +23,15 @@
 //! connected it does not expire: the end of the session deletes it.
 //! An association that is due is unknown from that moment on, reaped or not.
 //!
+//! An association that an accept created is *deserted* when nobody waits at it
+//! any more. It is kept for an acceptor that comes back, a lifetime from the
+//! moment when the last one left, but only while there is room: in a full table
+//! the one deserted first makes way for a new one. So who accepts and leaves in
+//! a loop keeps nobody out, and those who stay are the caller's to bound.
+//!
 //! An acceptor is stored before its reply is sent: call [`Table::accept`], then
 //! reply, and when that fails [`Table::waiting_leg_gone`]. Drain
-//! [`Table::poll_close`] after every call that takes `now`, after
+//! [`Table::poll_close`] after each create, accept, connect and
 //! [`Table::session_ended`], and at [`Table::next_deadline`].
 //!
 //! # Memory
@@ -93,8 +99,11 @@ pub struct Table<L> {
     /// Slots by key; the key itself is only in the slot.
     index: HashTable<u32>,
     slots: Slab<Association<L>>,
-    /// INVARIANT: holds exactly the associations without a connected candidate.
+    /// INVARIANT: holds exactly the associations that are neither connected nor
+    /// deserted.
     expiry: ExpiryQueue,
+    /// INVARIANT: holds exactly the deserted associations.
+    deserted: ExpiryQueue,
     /// Acceptors whose association is gone, until they are polled.
     closing: Vec<Closing<L>>,
     /// Number of the last acceptance.
@@ -134,6 +143,7 @@ impl<L: Copy> Table<L> {
             index: HashTable::new(),
             slots: Slab::new(),
             expiry: ExpiryQueue::new(limits.lifetime),
+            deserted: ExpiryQueue::new(limits.lifetime),
             closing: Vec::new(),
             turn: 0,
         }
@@ -182,9 +192,10 @@ impl<L: Copy> Table<L> {
             (None, OnUnknown::Create) => self.insert(key.association, Origin::Accept, now)?,
             (None, OnUnknown::Refuse) => return Err(Refusal::NotFound),
         };
+        let was_deserted = self.slots.held(slot).is_deserted();
         let result = self.accept_at(slot, key.candidate, leg, on_unknown);
         if result.is_ok() {
-            self.renew(slot, now);
+            self.renew(slot, was_deserted, now);
         }
         self.check_invariants();
         result
@@ -192,8 +203,8 @@ impl<L: Copy> Table<L> {
 
     /// Joins the acceptor that waits at a candidate.
     ///
-    /// The one-id form means the implicit candidate if an acceptor ever came by
-    /// that form, otherwise the first candidate at which an acceptor waits.
+    /// The one-id form means the implicit candidate if an acceptor waits there,
+    /// otherwise the first candidate at which one does.
     ///
     /// # Errors
     ///
@@ -253,19 +264,34 @@ impl<L: Copy> Table<L> {
     }
 
     /// The acceptor died, or its reply could not be written. The association
-    /// stays.
+    /// stays, though it may be deserted now; see the module.
     ///
     /// # Errors
     ///
     /// [`Stale`]: this acceptor waits no longer. It was replaced, joined, or its
     /// association is gone, and then [`Table::poll_close`] still gives the leg
     /// unless it already did.
-    pub fn waiting_leg_gone(&mut self, candidate: CandidateRef) -> Result<(), Stale> {
+    pub fn waiting_leg_gone(
+        &mut self,
+        candidate: CandidateRef,
+        now: Timestamp,
+    ) -> Result<(), Stale> {
         let state = self.state_mut(candidate)?;
         if !matches!(state, State::Waiting(_)) {
             return Err(Stale);
         }
         *state = State::Initial;
+        let slot = candidate.slot;
+        let association = self.slots.held(slot);
+        if association.is_deserted() {
+            let is_due = self.is_due(association, now);
+            self.expiry.remove(&mut self.slots, slot);
+            if is_due {
+                self.delete(slot, ClosingCause::Expired);
+            } else {
+                self.deserted.push(&mut self.slots, slot, now);
+            }
+        }
         self.check_invariants();
         Ok(())
     }
@@ -295,7 +321,7 @@ impl<L: Copy> Table<L> {
     #[must_use]
     pub fn poll_close(&mut self, now: Timestamp) -> Option<Closing<L>> {
         while self.closing.is_empty() {
-            if !self.expire_front(now) {
+            if !self.expire_next(now) {
                 break;
             }
         }
@@ -310,7 +336,7 @@ impl<L: Copy> Table<L> {
         if !self.closing.is_empty() {
             return Some(Timestamp::default());
         }
-        self.expiry.front(&self.slots).map(|(_, deadline)| deadline)
+        self.next_to_expire().map(|(_, deadline)| deadline)
     }
 
     /// Associations held, connected ones and those not yet reaped included.
@@ -348,7 +374,7 @@ impl<L: Copy> Table<L> {
     pub fn invariants(&self) {
         assert!(self.slots.len() <= self.limits.associations_max, "limit");
         assert_eq!(self.index.len(), self.slots.len() as usize, "index");
-        let mut expiring = 0;
+        let (mut expiring, mut deserted) = (0, 0);
         for (slot, association) in self.slots.iter() {
             assert_eq!(self.find(association.key), Some(slot), "index of {slot}");
             let candidates = association.candidates.as_slice();
@@ -357,9 +383,18 @@ impl<L: Copy> Table<L> {
                 let first = association.candidates.position(candidate.key);
                 assert_eq!(first, Some(position), "candidates of {slot} repeat");
             }
-            expiring += u32::from(!association.candidates.is_any_connected());
+            if association.is_deserted() {
+                deserted += 1;
+            } else if !association.candidates.is_any_connected() {
+                expiring += 1;
+            }
         }
         assert_eq!(self.expiry.invariants(&self.slots), expiring, "expiry");
+        assert_eq!(
+            self.deserted.invariants(&self.slots),
+            deserted,
+            "deserted ones"
+        );
     }
 
     fn accept_at(
@@ -385,11 +420,17 @@ impl<L: Copy> Table<L> {
         })
     }
 
-    /// Lets an association that an accept created live anew.
-    fn renew(&mut self, slot: u32, now: Timestamp) {
+    /// Lets an association that an accept created live anew, now that somebody
+    /// waits at it.
+    fn renew(&mut self, slot: u32, was_deserted: bool, now: Timestamp) {
         let association = self.slots.held(slot);
         if association.origin == Origin::Accept && !association.candidates.is_any_connected() {
-            self.expiry.remove(&mut self.slots, slot);
+            let queue = if was_deserted {
+                &mut self.deserted
+            } else {
+                &mut self.expiry
+            };
+            queue.remove(&mut self.slots, slot);
             self.expiry.push(&mut self.slots, slot, now);
         }
     }
@@ -424,8 +465,7 @@ impl<L: Copy> Table<L> {
         origin: Origin,
         now: Timestamp,
     ) -> Result<u32, Refusal> {
-        // The limit counts what is live: one that is due makes room.
-        if self.slots.len() >= self.limits.associations_max && !self.expire_front(now) {
+        if self.slots.len() >= self.limits.associations_max && !self.make_room(now) {
             return Err(Refusal::Full);
         }
         let slot = self.slots.insert(Association {
@@ -443,9 +483,22 @@ impl<L: Copy> Table<L> {
         Ok(slot)
     }
 
+    /// Gives up an association that is due, since the limit counts what is live,
+    /// or else the one that was deserted first.
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        if self.expire_next(now) {
+            return true;
+        }
+        let Some((slot, _)) = self.deserted.front(&self.slots) else {
+            return false;
+        };
+        self.expire(slot);
+        true
+    }
+
     /// Reaps the association that expires first, if it is due.
-    fn expire_front(&mut self, now: Timestamp) -> bool {
-        match self.expiry.front(&self.slots) {
+    fn expire_next(&mut self, now: Timestamp) -> bool {
+        match self.next_to_expire() {
             Some((slot, deadline)) if deadline <= now => {
                 self.expire(slot);
                 true
@@ -454,8 +507,21 @@ impl<L: Copy> Table<L> {
         }
     }
 
+    fn next_to_expire(&self) -> Option<(u32, Timestamp)> {
+        let fronts = [&self.expiry, &self.deserted].map(|queue| queue.front(&self.slots));
+        fronts
+            .into_iter()
+            .flatten()
+            .min_by_key(|(_, deadline)| *deadline)
+    }
+
     fn expire(&mut self, slot: u32) {
-        self.expiry.remove(&mut self.slots, slot);
+        let queue = if self.slots.held(slot).is_deserted() {
+            &mut self.deserted
+        } else {
+            &mut self.expiry
+        };
+        queue.remove(&mut self.slots, slot);
         self.delete(slot, ClosingCause::Expired);
     }
 
@@ -499,6 +565,19 @@ impl<L: Copy> Table<L> {
     }
 }
 
+impl<L> Association<L> {
+    /// Whether an accept created it and nobody is there any more. One that was
+    /// just added for an acceptor is not, though its candidate is still to come.
+    fn is_deserted(&self) -> bool {
+        let candidates = self.candidates.as_slice();
+        self.origin == Origin::Accept
+            && !candidates.is_empty()
+            && candidates
+                .iter()
+                .all(|candidate| matches!(candidate.state, State::Initial | State::Final))
+    }
+}
+
 fn hash_of(hasher: &RandomState, key: AssociationKey) -> u64 {
     hasher.hash_one(key.0.as_u128())
 }
@@ -523,316 +602,5 @@ impl<L> fmt::Debug for Table<L> {
             .field("closing", &self.closing.len())
             .field("limits", &self.limits)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use uuid::Uuid;
-
-    use super::ClosingCause::{AssociationEnded, Expired};
-    use super::OnUnknown::{Create, Refuse};
-    use super::Refusal::{AlreadyConnected, Full, NotFound, NotWaiting};
-    use super::*;
-
-    /// Associations are small numbers, and so are candidates; 0 is the implicit
-    /// one. A session or acceptance is named by its acceptor.
-    enum Step {
-        At(u64),
-        Make(u128, u128, Result<(), Refusal>),
-        Accept(u128, u128, u64, OnUnknown, Result<Option<u64>, Refusal>),
-        Connect(u128, u128, Result<u64, Refusal>),
-        Test(u128, u128, Result<(), Refusal>),
-        Gone(u64, Result<(), Stale>),
-        Ended(u64, Result<(), Stale>),
-        Closes(Vec<(u64, ClosingCause)>),
-        Deadline(Option<u64>),
-        Holds(u32),
-    }
-    use Step::{Accept, At, Closes, Connect, Deadline, Ended, Gone, Holds, Make, Test};
-
-    fn table(associations_max: u32, candidates_max: u8) -> Table<u64> {
-        let limits = Limits {
-            associations_max,
-            candidates_max,
-            ..Limits::default()
-        };
-        Table::new(limits, RandomState::with_seeds(1, 2, 3, 4))
-    }
-
-    fn key(association: u128, candidate: u128) -> RendezvousKey {
-        RendezvousKey {
-            association: AssociationKey(Uuid::from_u128(association)),
-            candidate: (candidate != 0).then(|| CandidateKey(Uuid::from_u128(candidate))),
-        }
-    }
-
-    fn seconds(at: u64) -> Timestamp {
-        Timestamp::default() + Duration::from_secs(at)
-    }
-
-    /// Runs the steps on a table of at most 3 associations with 2 candidates.
-    #[track_caller]
-    fn check(steps: &[Step]) {
-        let mut table = table(3, 2);
-        let mut refs = HashMap::new();
-        let mut now = seconds(0);
-        for (n, step) in steps.iter().enumerate() {
-            match step {
-                At(at) => now = seconds(*at),
-                Make(a, c, expected) => {
-                    assert_eq!(table.create(key(*a, *c), now), *expected, "step {n}");
-                }
-                Accept(a, c, leg, on_unknown, expected) => {
-                    let accepted = table.accept(key(*a, *c), *leg, *on_unknown, now);
-                    refs.extend(accepted.map(|accepted| (*leg, accepted.candidate)));
-                    assert_eq!(accepted.map(|a| a.replaced), *expected, "step {n}");
-                }
-                Connect(a, c, expected) => {
-                    let joined = table.connect(key(*a, *c), now);
-                    assert_eq!(joined.map(|joined| joined.acceptor), *expected, "step {n}");
-                    assert!(
-                        joined.is_ok_and(|j| j.candidate == refs[&j.acceptor]) || joined.is_err()
-                    );
-                }
-                Test(a, c, expected) => {
-                    assert_eq!(table.test(key(*a, *c), now), *expected, "step {n}");
-                }
-                Gone(leg, expected) => {
-                    assert_eq!(table.waiting_leg_gone(refs[leg]), *expected, "step {n}");
-                }
-                Ended(leg, expected) => {
-                    assert_eq!(table.session_ended(refs[leg]), *expected, "step {n}");
-                }
-                Closes(expected) => {
-                    let mut closed: Vec<_> = std::iter::from_fn(|| table.poll_close(now))
-                        .map(|closing| (closing.leg, closing.cause))
-                        .collect();
-                    closed.sort_by_key(|(leg, _)| *leg);
-                    assert_eq!(closed, *expected, "step {n}");
-                }
-                Deadline(expected) => {
-                    assert_eq!(table.next_deadline(), expected.map(seconds), "step {n}");
-                }
-                Holds(expected) => assert_eq!(table.len(), *expected, "step {n}"),
-            }
-            table.invariants();
-        }
-    }
-
-    #[test]
-    fn one_acceptor_meets_one_connector() {
-        check(&[
-            Accept(1, 0, 10, Create, Ok(None)),
-            Test(1, 0, Ok(())),
-            Connect(1, 0, Ok(10)),
-            Gone(10, Err(Stale)),
-            Connect(1, 0, Err(AlreadyConnected)),
-            Accept(1, 0, 11, Create, Err(AlreadyConnected)),
-            Ended(10, Ok(())),
-            Ended(10, Err(Stale)),
-            Connect(1, 0, Err(NotFound)),
-            Test(1, 0, Err(NotFound)),
-            Holds(0),
-            Deadline(None),
-        ]);
-    }
-
-    #[test]
-    fn unknown_ones_are_refused_unless_to_be_created() {
-        check(&[
-            Accept(1, 0, 10, Refuse, Err(NotFound)),
-            Accept(1, 5, 10, Refuse, Err(NotFound)),
-            Connect(1, 0, Err(NotFound)),
-            Connect(1, 5, Err(NotFound)),
-            Test(1, 0, Err(NotFound)),
-            Make(1, 5, Ok(())),
-            Make(1, 5, Ok(())),
-            Test(1, 0, Ok(())),
-            Test(1, 6, Err(NotFound)),
-            Connect(1, 5, Err(NotWaiting)),
-            Connect(1, 6, Err(NotFound)),
-            Accept(1, 6, 10, Refuse, Err(NotFound)),
-            Accept(1, 6, 10, Create, Ok(None)),
-            Accept(1, 5, 11, Refuse, Ok(None)),
-            Connect(1, 6, Ok(10)),
-            Holds(1),
-        ]);
-    }
-
-    #[test]
-    fn one_id_connect_takes_the_implicit_candidate_or_the_first_that_waits() {
-        check(&[
-            Make(1, 0, Ok(())),
-            Connect(1, 0, Err(NotWaiting)),
-            Make(1, 5, Ok(())),
-            Make(1, 6, Ok(())),
-            Connect(1, 0, Err(NotWaiting)),
-            Accept(1, 6, 10, Refuse, Ok(None)),
-            Connect(1, 0, Ok(10)),
-            Connect(1, 0, Err(AlreadyConnected)),
-            Accept(1, 5, 11, Refuse, Ok(None)),
-            Connect(1, 0, Ok(11)),
-        ]);
-        check(&[
-            Accept(1, 5, 10, Create, Ok(None)),
-            Accept(1, 0, 11, Refuse, Ok(None)),
-            Connect(1, 0, Ok(11)),
-            Connect(1, 0, Err(AlreadyConnected)),
-            Connect(1, 5, Ok(10)),
-        ]);
-    }
-
-    #[test]
-    fn second_acceptor_replaces_the_first_whose_handle_goes_stale() {
-        check(&[
-            Accept(1, 5, 10, Create, Ok(None)),
-            Accept(1, 5, 11, Refuse, Ok(Some(10))),
-            Gone(10, Err(Stale)),
-            Connect(1, 5, Ok(11)),
-            Ended(10, Err(Stale)),
-            Ended(11, Ok(())),
-            // The slot is used again.
-            Accept(2, 5, 12, Create, Ok(None)),
-            Gone(11, Err(Stale)),
-            Ended(11, Err(Stale)),
-            Connect(2, 5, Ok(12)),
-            Ended(11, Err(Stale)),
-        ]);
-    }
-
-    #[test]
-    fn association_stays_when_its_acceptor_goes() {
-        check(&[
-            Accept(1, 0, 10, Create, Ok(None)),
-            Ended(10, Err(Stale)),
-            Gone(10, Ok(())),
-            Gone(10, Err(Stale)),
-            Connect(1, 0, Err(NotWaiting)),
-            Accept(1, 0, 11, Refuse, Ok(None)),
-            Connect(1, 0, Ok(11)),
-        ]);
-    }
-
-    #[test]
-    fn losers_do_not_tear_down_the_winner_and_the_last_one_closes_the_rest() {
-        check(&[
-            Accept(1, 5, 10, Create, Ok(None)),
-            Accept(1, 6, 11, Create, Ok(None)),
-            Connect(1, 5, Ok(10)),
-            Connect(1, 6, Ok(11)),
-            Ended(10, Ok(())),
-            Connect(1, 5, Err(NotWaiting)),
-            Accept(1, 5, 12, Refuse, Ok(None)),
-            Ended(11, Ok(())),
-            Holds(0),
-            Deadline(Some(0)),
-            Gone(12, Err(Stale)),
-            Closes(vec![(12, AssociationEnded)]),
-            Deadline(None),
-        ]);
-    }
-
-    #[test]
-    fn explicit_associations_expire_from_creation_others_from_the_last_accept() {
-        check(&[
-            Make(1, 5, Ok(())),
-            At(1),
-            Accept(2, 0, 20, Create, Ok(None)),
-            At(100),
-            Accept(1, 5, 10, Refuse, Ok(None)),
-            Accept(2, 0, 21, Refuse, Ok(Some(20))),
-            Deadline(Some(300)),
-            At(299),
-            Closes(vec![]),
-            Test(1, 5, Ok(())),
-            At(300),
-            Test(1, 5, Err(NotFound)),
-            Deadline(Some(300)),
-            Closes(vec![(10, Expired)]),
-            Gone(10, Err(Stale)),
-            Deadline(Some(400)),
-            At(400),
-            // Reaped by the look-up, and created anew.
-            Accept(2, 0, 22, Create, Ok(None)),
-            Closes(vec![(21, Expired)]),
-            Deadline(Some(700)),
-        ]);
-    }
-
-    #[test]
-    fn a_refused_accept_does_not_renew() {
-        check(&[
-            Accept(1, 5, 10, Create, Ok(None)),
-            Accept(1, 6, 11, Create, Ok(None)),
-            At(10),
-            Accept(1, 7, 12, Create, Err(Full)),
-            Accept(1, 8, 12, Refuse, Err(NotFound)),
-            Deadline(Some(300)),
-            At(500),
-            Closes(vec![(10, Expired), (11, Expired)]),
-        ]);
-    }
-
-    #[test]
-    fn a_connected_association_does_not_expire() {
-        check(&[
-            Make(1, 5, Ok(())),
-            Accept(1, 5, 10, Refuse, Ok(None)),
-            Accept(1, 6, 11, Create, Ok(None)),
-            Connect(1, 5, Ok(10)),
-            Deadline(None),
-            At(10_000),
-            Closes(vec![]),
-            Accept(1, 6, 12, Refuse, Ok(Some(11))),
-            Ended(10, Ok(())),
-            Closes(vec![(12, AssociationEnded)]),
-            Holds(0),
-        ]);
-    }
-
-    #[test]
-    fn full_counts_what_is_live() {
-        check(&[
-            Make(1, 5, Ok(())),
-            Make(1, 6, Ok(())),
-            Make(1, 7, Err(Full)),
-            Accept(1, 0, 10, Refuse, Err(Full)),
-            At(1),
-            Make(2, 0, Ok(())),
-            Make(3, 0, Ok(())),
-            Make(4, 0, Err(Full)),
-            Accept(4, 0, 40, Create, Err(Full)),
-            Accept(4, 0, 40, Refuse, Err(NotFound)),
-            Accept(1, 6, 10, Refuse, Ok(None)),
-            At(300),
-            Accept(4, 0, 40, Create, Ok(None)),
-            Make(5, 0, Err(Full)),
-            Closes(vec![(10, Expired)]),
-            Holds(3),
-        ]);
-    }
-
-    #[test]
-    fn an_association_takes_about_ninety_bytes() {
-        let mut table = table(u32::MAX, 16);
-        assert_eq!(table.memory_bytes(), 0);
-        for n in 1..=9_000_u64 {
-            let key = key(u128::from(n), 5);
-            assert!(table.accept(key, n, Create, seconds(0)).is_ok());
-            assert!(
-                table
-                    .connect(key, seconds(0))
-                    .is_ok_and(|j| j.acceptor == n)
-            );
-        }
-        assert!(
-            table.memory_bytes() <= 9_000 * 91,
-            "{}",
-            table.memory_bytes()
-        );
-        table.invariants();
     }
 }

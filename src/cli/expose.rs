@@ -236,11 +236,8 @@ mod tests {
 
     fn host(state_dir: Option<PathBuf>) -> HostFacts {
         HostFacts {
-            cores_allowed: vec![0, 1],
-            descriptors: 1024,
-            hostname: "here".into(),
             state_dir,
-            current_dir: "/".into(),
+            ..HostFacts::example()
         }
     }
 

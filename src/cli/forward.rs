@@ -193,10 +193,8 @@ mod tests {
     fn settings(args: &str, variable: Option<&str>) -> Result<ForwardSettings, String> {
         let host = HostFacts {
             cores_allowed: vec![0],
-            descriptors: 1024,
-            hostname: "here".into(),
             state_dir: None,
-            current_dir: "/".into(),
+            ..HostFacts::example()
         };
         let words = ["midspan", "forward"]
             .into_iter()

@@ -83,8 +83,8 @@ pub struct RelayArgs {
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
-    /// Serve version 1 of JET, in which the relay invents associations
-    /// [default: allow]
+    /// Invent the association of an acceptor that names none, as version 1 of
+    /// JET has it [default: allow]
     #[arg(long, value_enum, value_name = "WORD")]
     jet_v1: Option<JetV1>,
 
@@ -168,7 +168,9 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         facts: &facts,
     });
     let counted = relay.serve()?;
-    info!(counters = %counted, "stopped");
+    // The queue is the process's own and no shard's, so it has no counter there.
+    let log_lines_dropped = log.lines_dropped();
+    info!(counters = %counted, log_lines_dropped, "stopped");
     log.flush();
     Ok(())
 }
@@ -313,16 +315,6 @@ mod tests {
     use super::super::{Cli, Command};
     use super::*;
 
-    fn host() -> HostFacts {
-        HostFacts {
-            cores_allowed: vec![0, 1],
-            descriptors: 1024,
-            hostname: "relay.example".into(),
-            state_dir: Some("/var/lib/midspan".into()),
-            current_dir: "/".into(),
-        }
-    }
-
     fn parse(args: &str) -> Result<RelayArgs, clap::Error> {
         let words = ["midspan", "relay"]
             .into_iter()
@@ -342,7 +334,7 @@ mod tests {
              --limit association_ttl_s=60",
         )
         .expect("valid");
-        let settings = args.settings(&host()).expect("valid");
+        let settings = args.settings(&HostFacts::example()).expect("valid");
         assert_eq!(
             settings.to_string(),
             "listen = [\"[::]:1\", \"127.0.0.1:2\"]\nopen = true\ncreate_on_accept = false\n\
@@ -380,7 +372,9 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_no_usage_error() {
         let args = parse("--config /nonexistent/midspan.toml").expect("valid");
-        let error = args.settings(&host()).expect_err("no such file");
+        let error = args
+            .settings(&HostFacts::example())
+            .expect_err("no such file");
         assert!(!error.is_usage());
         let text = error.to_string();
         assert!(text.starts_with("/nonexistent/midspan.toml: cannot read the configuration: "));
@@ -397,7 +391,7 @@ mod tests {
     fn report(args: &str, listening: &[&str]) -> String {
         let settings = parse(args)
             .expect("valid")
-            .settings(&host())
+            .settings(&HostFacts::example())
             .expect("valid");
         let facts = StartupFacts {
             listening: listening

@@ -101,7 +101,8 @@ limits! {
     /// Seconds from a connection's first moment until its request must be
     /// complete.
     handshake_timeout_s: Some(HANDSHAKE_TIMEOUT_DEFAULT_S), 1, 300;
-    /// Associations at once, with and without a waiting leg.
+    /// Associations at once. Above it, one that an acceptor created and left
+    /// makes way for a new one.
     associations_max: Some(262_144), 1, 16_777_216;
     /// Seconds from an association's creation until it is forgotten, unless a
     /// pair of it is joined.

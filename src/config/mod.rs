@@ -94,15 +94,15 @@ pub enum LogLevel {
 
 words!(LogLevel { Error = "error", Warn = "warn", Info = "info", Debug = "debug" });
 
-/// Whether JET's first version, in which the relay invents the association,
-/// may be used.
+/// Whether the relay invents the association of an acceptor that names none, as
+/// JET's first version has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum JetV1 {
-    /// Serve it.
+    /// Invent it.
     #[default]
     Allow,
-    /// Refuse it.
+    /// Refuse the acceptor.
     Deny,
 }
 

@@ -68,7 +68,7 @@ pub struct LogSettings {
 /// JET's own settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JetSettings {
-    /// Whether version 1 is served.
+    /// Whether the relay invents associations, as version 1 has it.
     pub v1: JetV1,
     /// The name by which peers reach this relay (`Jet-Instance`).
     pub instance: Instance,
@@ -118,6 +118,20 @@ pub struct HostFacts {
     pub state_dir: Option<PathBuf>,
     /// The directory that relative paths on the command line start from.
     pub current_dir: PathBuf,
+}
+
+#[cfg(test)]
+impl HostFacts {
+    /// A host for tests: two cores and few descriptors.
+    pub(crate) fn example() -> Self {
+        Self {
+            cores_allowed: vec![0, 1],
+            descriptors: 1024,
+            hostname: "relay.example".into(),
+            state_dir: Some("/var/lib/midspan".into()),
+            current_dir: "/home/operator".into(),
+        }
+    }
 }
 
 impl RelaySettings {
@@ -422,30 +436,22 @@ mod tests {
 
     use super::*;
 
-    fn host() -> HostFacts {
-        HostFacts {
-            cores_allowed: vec![0, 1],
-            descriptors: 1024,
-            hostname: "relay.example".into(),
-            state_dir: Some("/var/lib/midspan".into()),
-            current_dir: "/home/operator".into(),
-        }
-    }
-
     fn file(text: &str) -> ConfigFile {
         ConfigFile::parse(Path::new("midspan.toml"), text.to_owned()).unwrap()
     }
 
     fn check_error(flags: &Flags, text: Option<&str>, expected: &str) {
         let file = text.map(file);
-        let error = RelaySettings::resolve(flags, file.as_ref(), &host()).unwrap_err();
+        let error =
+            RelaySettings::resolve(flags, file.as_ref(), &HostFacts::example()).unwrap_err();
         assert_eq!(error.to_string(), expected);
         assert_eq!(error.is_usage(), expected.starts_with("--"));
     }
 
     #[test]
     fn without_anything_it_is_a_relay_on_loopback() {
-        let settings = RelaySettings::resolve(&Flags::default(), None, &host()).unwrap();
+        let settings =
+            RelaySettings::resolve(&Flags::default(), None, &HostFacts::example()).unwrap();
         assert_eq!(settings.listen, [LISTEN_DEFAULT]);
         assert!(settings.create_on_accept && !settings.open && settings.is_loopback_only());
         assert_eq!(settings.cores, [0, 1]);
@@ -459,7 +465,7 @@ mod tests {
     fn associations_are_created_on_accept_only_on_unconfigured_loopback() {
         let resolve = |flags: &Flags, text: Option<&str>| {
             let file = text.map(file);
-            RelaySettings::resolve(flags, file.as_ref(), &host())
+            RelaySettings::resolve(flags, file.as_ref(), &HostFacts::example())
                 .unwrap()
                 .create_on_accept
         };
@@ -493,7 +499,7 @@ mod tests {
             state_dir: Some("state".into()),
             ..Flags::default()
         };
-        let settings = RelaySettings::resolve(&flags, Some(&file), &host()).unwrap();
+        let settings = RelaySettings::resolve(&flags, Some(&file), &HostFacts::example()).unwrap();
         assert_eq!(settings.listen, ["[::1]:2".parse().unwrap()]);
         assert!(!settings.open);
         assert_eq!(settings.cores, [1]);
@@ -506,9 +512,11 @@ mod tests {
 
     #[test]
     fn what_it_displays_says_the_same() {
-        let settings = RelaySettings::resolve(&Flags::default(), None, &host()).unwrap();
+        let settings =
+            RelaySettings::resolve(&Flags::default(), None, &HostFacts::example()).unwrap();
         let again = file(&settings.to_string());
-        let again = RelaySettings::resolve(&Flags::default(), Some(&again), &host()).unwrap();
+        let again =
+            RelaySettings::resolve(&Flags::default(), Some(&again), &HostFacts::example()).unwrap();
         assert_eq!(again, settings);
     }
 
@@ -558,14 +566,14 @@ mod tests {
         check(
             &HostFacts {
                 state_dir: None,
-                ..host()
+                ..HostFacts::example()
             },
             "--state-dir",
         );
         check(
             &HostFacts {
                 hostname: "(none)".into(),
-                ..host()
+                ..HostFacts::example()
             },
             "--jet-instance",
         );

@@ -72,8 +72,6 @@ pub enum Count {
     Paired,
     /// Bytes moved from one leg of a pair to the other, prefixes included.
     BytesRelayed,
-    /// Lines that the log could not take.
-    LogLinesDropped,
 }
 
 labels!(Count {
@@ -84,7 +82,6 @@ labels!(Count {
     HandedIn = "handed_in",
     Paired = "paired",
     BytesRelayed = "bytes_relayed",
-    LogLinesDropped = "log_lines_dropped",
 });
 
 /// One counter for each label of `L`. Counters wrap after 2⁶⁴.
@@ -181,8 +178,8 @@ impl<E: Label, R: Label> Default for Counters<E, R> {
 }
 
 /// Counts at one moment, of one shard or summed over several. Displays as one
-/// log line, `accepted=3 … ended.clean=2`, without labels that were never
-/// counted; [`json`](Self::json) has them all.
+/// log line, `accepted=3 … ended.clean=2`, without ends and refusals that never
+/// came.
 pub struct Snapshot<E: Label, R: Label> {
     counts: Box<[u64]>,
     ended: Box<[u64]>,
@@ -211,12 +208,6 @@ impl<E: Label, R: Label> Snapshot<E, R> {
         }
     }
 
-    /// Adds what is counted outside shards.
-    pub fn add(&mut self, count: Count, amount: u64) {
-        let value = &mut self.counts[count.index()];
-        *value = value.wrapping_add(amount);
-    }
-
     /// One count.
     #[must_use]
     pub fn count(&self, count: Count) -> u64 {
@@ -234,27 +225,6 @@ impl<E: Label, R: Label> Snapshot<E, R> {
     pub fn refused(&self, why: R) -> u64 {
         self.refused[why.index()]
     }
-
-    /// As one JSON object:
-    /// `{"accepted":3,…,"ended":{"clean":2,…},"refused":{…}}`.
-    #[must_use]
-    pub fn json(&self) -> String {
-        format!(
-            "{{{},\"ended\":{{{}}},\"refused\":{{{}}}}}",
-            json_members::<Count>(&self.counts),
-            json_members::<E>(&self.ended),
-            json_members::<R>(&self.refused),
-        )
-    }
-}
-
-/// Names of labels hold nothing that JSON would need escaped.
-fn json_members<L: Label>(values: &[u64]) -> String {
-    let members: Vec<String> = L::all()
-        .zip(values)
-        .map(|(label, value)| format!("\"{}\":{value}", label.as_str()))
-        .collect();
-    members.join(",")
 }
 
 impl<E: Label, R: Label> Clone for Snapshot<E, R> {
@@ -328,10 +298,8 @@ mod tests {
         let mut sum = Snapshot::zero();
         sum.merge(&counted().snapshot());
         sum.merge(&counted().snapshot());
-        sum.add(Count::LogLinesDropped, 7);
         assert_eq!(sum.count(Count::Accepted), 2);
         assert_eq!(sum.count(Count::BytesRelayed), 2000);
-        assert_eq!(sum.count(Count::LogLinesDropped), 7);
         assert_eq!((sum.ended(How::Clean), sum.ended(How::Reset)), (0, 2));
         assert_eq!((sum.refused(Why::Slow), sum.refused(Why::Garbage)), (4, 0));
     }
@@ -341,19 +309,7 @@ mod tests {
         assert_eq!(
             counted().snapshot().to_string(),
             "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
-             bytes_relayed=1000 log_lines_dropped=0 ended.reset=1 refused.slow=2",
-        );
-    }
-
-    #[test]
-    fn json_holds_every_label() {
-        let json: serde_json::Value =
-            serde_json::from_str(&counted().snapshot().json()).expect("valid JSON");
-        assert_eq!(json["accepted"], 1);
-        assert_eq!(json["ended"], serde_json::json!({"clean": 0, "reset": 1}));
-        assert_eq!(
-            json["refused"],
-            serde_json::json!({"slow": 2, "garbage": 0})
+             bytes_relayed=1000 ended.reset=1 refused.slow=2",
         );
     }
 

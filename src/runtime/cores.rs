@@ -14,12 +14,6 @@ pub struct Cores(Vec<usize>);
 pub enum CoresError {
     #[error("cores: at least one is needed")]
     None,
-    #[error("cores: {wanted} wanted, but this process may use only {usable}: {list}")]
-    TooMany {
-        wanted: usize,
-        usable: usize,
-        list: Cores,
-    },
     #[error("cores: this process may not use core {core}, only {list}")]
     NotUsable { core: usize, list: Cores },
     #[error("cores: core {core} is named twice")]
@@ -41,31 +35,12 @@ impl Cores {
         ))
     }
 
-    /// The first `count` of these.
-    ///
-    /// # Errors
-    ///
-    /// When there are fewer, or `count` is 0: two shards on one core would
-    /// only take turns.
-    pub fn first(self, count: usize) -> Result<Self, CoresError> {
-        if count == 0 {
-            return Err(CoresError::None);
-        }
-        if count > self.0.len() {
-            return Err(CoresError::TooMany {
-                wanted: count,
-                usable: self.0.len(),
-                list: self,
-            });
-        }
-        Ok(Self(self.0.into_iter().take(count).collect()))
-    }
-
     /// Exactly the cores in `wanted`.
     ///
     /// # Errors
     ///
-    /// When one is not among these, or is named twice, or none is named.
+    /// When one is not among these, or is named twice, since two shards on one
+    /// core would only take turns; or when none is named.
     pub fn select(self, wanted: &[usize]) -> Result<Self, CoresError> {
         if wanted.is_empty() {
             return Err(CoresError::None);
@@ -123,20 +98,6 @@ mod tests {
 
     fn usable() -> Cores {
         Cores(vec![0, 2, 3])
-    }
-
-    #[test]
-    fn takes_the_first_ones() {
-        assert_eq!(usable().first(2), Ok(Cores(vec![0, 2])));
-        assert_eq!(usable().first(0), Err(CoresError::None));
-        assert_eq!(
-            usable().first(4),
-            Err(CoresError::TooMany {
-                wanted: 4,
-                usable: 3,
-                list: usable()
-            })
-        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub enum Refused {
     AlreadyConnected,
     /// The association table is at its limit.
     TableFull,
-    /// Version 1 is switched off.
+    /// An acceptor that names no association, where version 1 is switched off.
     V1Denied,
     /// Connections are at their limit.
     TooManyConnections,

@@ -18,5 +18,6 @@ pub mod rendezvous;
 pub mod serve;
 pub mod session_log;
 pub mod share;
+mod stretch;
 pub mod waiting;
 pub mod world;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tracing::debug;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
@@ -20,10 +21,10 @@ use super::world::{Leg, Service, TAG_SERVICE, World};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
 use crate::association::table::{Accepted, CandidateRef, Joined, OnUnknown};
-use crate::metrics::counters::Count;
+use crate::metrics::counters::{Count, Label};
 use crate::protocol::jet::{
     Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, Message, Packet, Place, Reply,
-    Request, Status, Version,
+    Request, Status,
 };
 use crate::relay::slab::{Key, Slab};
 use crate::relay::{CloseReason, GateHold, LegIo};
@@ -46,7 +47,8 @@ const TAG_WAITING: u8 = TAG_SERVICE;
 pub struct RendezvousSettings {
     /// Whether an acceptor may create the association that it names.
     pub on_unknown: OnUnknown,
-    /// Whether version 1 is served.
+    /// Whether an acceptor that names no association is given one, as version 1
+    /// has it.
     pub v1_allowed: bool,
     /// What an acceptor of version 1 is told to name as the relay.
     pub instance: HostName,
@@ -129,9 +131,10 @@ impl RelayService {
         let reactor = &self.world.reactor;
         let since = reactor.now();
         let deadline = since + self.settings.handshake_timeout;
+        // Asked now: of a peer that has reset the kernel gives no address.
+        let peer = PeerAddress::from(stream.socket().peer_address());
         match read_request(reactor, &mut stream, deadline).await {
             Ok(arrival) => {
-                let peer = stream.socket().peer_address().into();
                 self.place(Newcomer {
                     stream,
                     arrival,
@@ -141,7 +144,7 @@ impl RelayService {
                 .await;
             }
             Err(Failure { refused, reply }) => {
-                self.world.count_refused(refused);
+                self.count_refused(peer, refused);
                 if let Some(reply) = reply {
                     refuse(reactor, stream, reply.as_bytes()).await;
                 }
@@ -152,19 +155,13 @@ impl RelayService {
 
     /// Brings a leg to its association, here or on another shard.
     async fn place(self: &Rc<Self>, newcomer: Newcomer) {
-        let request = newcomer.arrival.request;
         if self.world.is_draining() {
             return self.turn_away(newcomer, Refused::Draining).await;
         }
-        let is_v1_dialect = match request.message {
-            Message::Accept(accept) => accept.place == AcceptPlace::Minted,
-            Message::Connect(_) => request.version == Version::V1,
-            Message::Test(_) => false,
-        };
-        if is_v1_dialect && !self.settings.v1_allowed {
-            return self.turn_away(newcomer, Refused::V1Denied).await;
-        }
-        let Some(key) = request_key(&request) else {
+        let Some(key) = request_key(&newcomer.arrival.request) else {
+            if !self.settings.v1_allowed {
+                return self.turn_away(newcomer, Refused::V1Denied).await;
+            }
             // The relay names this association, so that it lives here.
             return self.settle(newcomer).await;
         };
@@ -192,7 +189,7 @@ impl RelayService {
         });
         if self.world.send(shard, handoff).is_err() {
             // That shard has drained already, so the leg is closed with the message.
-            self.world.count_refused(Refused::Draining);
+            self.count_refused(peer, Refused::Draining);
         }
     }
 
@@ -311,7 +308,7 @@ impl RelayService {
             self.close_waiting(replaced);
         }
         if sent != Some(Ok(reply.as_bytes().len())) {
-            self.world.count_refused(Refused::ReplyFailed);
+            self.count_refused(peer, Refused::ReplyFailed);
             self.lose_waiting(leg);
         } else if self.has_gone(leg, readiness) {
             // It ended while the handshake still owned the socket.
@@ -369,9 +366,15 @@ impl RelayService {
             .join(left, right, acceptor.since, joined.candidate);
     }
 
+    /// Counts and logs why a peer is turned away.
+    fn count_refused(&self, peer: PeerAddress, refused: Refused) {
+        self.world.count_refused(refused);
+        debug!(%peer, reason = refused.as_str(), "refused");
+    }
+
     /// Answers a well-formed request with a refusal.
     async fn turn_away(&self, newcomer: Newcomer, refused: Refused) {
-        self.world.count_refused(refused);
+        self.count_refused(newcomer.peer, refused);
         self.answer(newcomer, refused.jet_status()).await;
     }
 
@@ -419,8 +422,9 @@ impl RelayService {
     /// An acceptor died while it waited, or was never told that it waits.
     fn lose_waiting(&self, leg: Key) {
         if let Some(waiting) = self.close_waiting(leg) {
+            let now = self.world.reactor.now();
             // Stale only if the table gave it up in the same breath.
-            let _ = self.rendezvous.borrow_mut().waiting_leg_gone(waiting);
+            let _ = self.rendezvous.borrow_mut().waiting_leg_gone(waiting, now);
         }
     }
 
@@ -478,11 +482,12 @@ impl Service for RelayService {
     }
 
     fn handle_accepted(self: &Rc<Self>, _listener: usize, socket: Socket) {
+        let peer = || PeerAddress::from(socket.peer_address());
         if self.connections() >= self.settings.connections_max {
-            return self.world.count_refused(Refused::TooManyConnections);
+            return self.count_refused(peer(), Refused::TooManyConnections);
         }
         if self.handshakes.get() >= self.settings.handshakes_max {
-            return self.world.count_refused(Refused::TooManyHandshakes);
+            return self.count_refused(peer(), Refused::TooManyHandshakes);
         }
         let (stream, permit) = self.begin(socket);
         spawn(Rc::clone(self).handshake(stream, permit));
@@ -513,7 +518,7 @@ impl Service for RelayService {
         self.world.counters.counts.increment(Count::HandedIn);
         if self.connections() >= self.settings.connections_max {
             // The leg is closed with the message.
-            return self.world.count_refused(Refused::TooManyConnections);
+            return self.count_refused(peer, Refused::TooManyConnections);
         }
         let (stream, permit) = self.begin(socket);
         let newcomer = Newcomer {

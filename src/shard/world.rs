@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::control::{Control, Envelope};
 use super::session_log::{Party, Session};
+use super::stretch::Stretch;
 use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
@@ -115,6 +116,8 @@ pub struct World<C, M> {
     told_to_stop: Cell<bool>,
     /// Shards other than this one that have not said that they ended.
     others_running: Cell<usize>,
+    /// No descriptor was left for a new connection.
+    out_of_descriptors: Stretch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +169,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             phase: Cell::new(Phase::Running),
             told_to_stop: Cell::new(false),
             others_running: Cell::new(others_running),
+            out_of_descriptors: Stretch::default(),
         }))
     }
 
@@ -445,8 +449,7 @@ fn handle_event<S: Service>(
             service.handle_accepted(listener, socket);
         }
         Event::Refused { count, .. } => {
-            // Once for each time that it begins, not for each connection.
-            if counts.count(Count::DescriptorsExhausted) == 0 {
+            if world.out_of_descriptors.meet(world.reactor.now()) {
                 warn!(
                     shard = world.shard.0,
                     "out of descriptors: new connections are refused until some are closed; \

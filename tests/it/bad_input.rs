@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use super::jet_client::{
-    accept, connect, dial, new_place, packet, packet_of, pair, ping_pong, read_reply, read_to_end,
+    End, accept, accept_minted, ask, connect, dial, granted, implicit, minted, new_place, packet,
+    packet_of, pair, ping_pong, read_reply, read_to_end, refused,
 };
 use super::peers::dribbles::dribble_slowly;
 use super::peers::floods::flood;
@@ -191,9 +192,9 @@ fn too_many_at_a_time_are_closed_at_once() {
     });
 
     let waiting: Vec<_> = (0..2)
-        .map(|_| super::jet_client::granted(relay.address, &accept(new_place())))
+        .map(|_| granted(relay.address, &accept(new_place())))
         .collect();
-    super::jet_client::refused(relay.address, &accept(new_place()), 429);
+    refused(relay.address, &accept(new_place()), 429);
     drop(waiting);
     ping_pong(&mut acceptor, &mut connector);
     drop((acceptor, connector));
@@ -205,4 +206,53 @@ fn too_many_at_a_time_are_closed_at_once() {
         ("too_many_waiting", 1),
     ];
     assert_eq!(ended.counters.refused(), expected.into());
+}
+
+#[test]
+fn acceptors_that_come_and_go_keep_nobody_out() {
+    // One shard, so that the limit is not shared out.
+    let relay = Relay::start(&["--cores", "1", "--limit", "associations_max=3"]);
+    let address = relay.address;
+    let leave = |mut acceptor| {
+        half_close(&mut acceptor, b"");
+        assert_eq!(read_to_end(&mut acceptor), (Vec::new(), End::Closed));
+    };
+    let place = new_place();
+    let mut staying = granted(address, &accept(place));
+    for request in [accept_minted(), accept(new_place())].repeat(4) {
+        let (acceptor, reply) = ask(address, &request);
+        assert_eq!(reply.status.as_u16(), 200, "{request:?}");
+        leave(acceptor);
+    }
+    // The last one to leave may still come back.
+    let (acceptor, association) = minted(address);
+    leave(acceptor);
+    let _back = granted(address, &accept(implicit(association)));
+    // Those that stay fill the table, and then there is no room.
+    let _third = granted(address, &accept(new_place()));
+    refused(address, &accept(new_place()), 503);
+    let mut connector = granted(address, &connect(place));
+    ping_pong(&mut connector, &mut staying);
+    drop((connector, staying));
+    let ended = relay.stop();
+    ended.check_clean();
+    assert_eq!(ended.counters.refused(), [("table_full", 1)].into());
+}
+
+#[test]
+fn a_refused_peer_is_named_in_the_log_at_debug_only() {
+    let secret = new_place();
+    for (level, lines_count) in [("debug", 1), ("info", 0)] {
+        let relay = Relay::start(&["--log-level", level]);
+        let (mut stream, reply) = ask(relay.address, &connect(secret));
+        assert_eq!(reply.status.as_u16(), 404);
+        assert_eq!(read_to_end(&mut stream), (Vec::new(), End::Closed));
+        let peer = stream.local_addr().expect("a socket");
+        let line = format!("refused peer={peer} reason=\"not_found\"");
+        let ended = relay.stop();
+        ended.check_clean();
+        assert_eq!(ended.log.matches(&line).count(), lines_count, "{level}");
+        let id = secret.association.to_string();
+        assert!(!ended.log.contains(&id), "{level}: {}", ended.log);
+    }
 }

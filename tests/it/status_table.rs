@@ -79,14 +79,20 @@ fn the_forms_of_ids_meet() {
     // The relay's own id, connected by a path with one id.
     let (mut acceptor, association) = minted(address);
     meet(&mut acceptor, connect(implicit(association)));
-    // Accepted with two ids, connected with one, by path and by header.
-    for version in 0..2 {
-        let place = new_place();
-        let mut acceptor = granted(address, &accept(place));
-        meet(
-            &mut acceptor,
-            versions(connect(implicit(place.association)))[version],
-        );
+    // Accepted with two ids, connected with one, by path and by header, whether or not somebody
+    // waited by the one id before.
+    for is_implicit_known in [false, true] {
+        for version in 0..2 {
+            let place = new_place();
+            let one_id = implicit(place.association);
+            if is_implicit_known {
+                let mut former = granted(address, &accept(one_id));
+                half_close(&mut former, b"");
+                assert_eq!(read_to_end(&mut former), (Vec::new(), End::Closed));
+            }
+            let mut acceptor = granted(address, &accept(place));
+            meet(&mut acceptor, versions(connect(one_id))[version]);
+        }
     }
 }
 
@@ -389,20 +395,59 @@ fn replies_are_as_written_down() {
 #[test]
 fn version_1_can_be_switched_off() {
     let relay = Relay::start(&["--jet-v1", "deny"]);
-    let (_, reply) = ask(relay.address, &accept_minted());
-    assert_eq!(reply.status.as_u16(), 403);
-    refused(
-        relay.address,
-        &in_version_1(connect(new_association())),
-        403,
-    );
-    let (mut acceptor, mut connector) = pair(relay.address, new_place());
-    ping_pong(&mut acceptor, &mut connector);
-    let ended = {
-        drop((acceptor, connector));
-        relay.stop()
+    let address = relay.address;
+    // The relay makes no association, whichever version the head says.
+    let in_version_2 = Request {
+        version: Version::V2,
+        ..accept_minted()
     };
+    for request in [accept_minted(), in_version_2] {
+        let (_, reply) = ask(address, &request);
+        assert_eq!(reply.status.as_u16(), 403, "{request:?}");
+    }
+    // Who names one is served, whichever version the head says.
+    for place in [new_place(), new_association()] {
+        for [accepts, connects] in [
+            [accept(place), connect(place)],
+            [accept(place), in_version_1(connect(place))],
+            [in_version_1(accept(place)), connect(place)],
+            [in_version_1(accept(place)), in_version_1(connect(place))],
+        ] {
+            let mut acceptor = granted(address, &accepts);
+            let mut connector = granted(address, &connects);
+            ping_pong(&mut acceptor, &mut connector);
+            drop((acceptor, connector));
+            until("the session to end", || {
+                let (_, reply) = ask(address, &test(place));
+                (reply.status.as_u16() == 404).then_some(())
+            });
+        }
+    }
+    // On `/` and on the path alike.
+    for request in versions(connect(new_association())) {
+        refused(address, &request, 404);
+    }
+    let ended = relay.stop();
     assert_eq!(ended.counters.count("refused.v1_denied"), 2);
+}
+
+#[test]
+fn a_connect_on_the_root_may_say_either_version() {
+    let relay = Relay::start(&[]);
+    for version in ["1", "2"] {
+        let (mut acceptor, association) = minted(relay.address);
+        let mut connector = dial(relay.address);
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: h\r\nJet-Method: Connect\r\n\
+             Jet-Association: {association}\r\nJet-Version: {version}\r\n\r\n"
+        );
+        connector.write_all(&packet_of(&head)).expect("sent");
+        let reply = read_reply(&mut connector);
+        assert_eq!(reply.status.as_u16(), 200);
+        let says_version_1 = reply.version == Version::V1;
+        assert_eq!(says_version_1, version == "1");
+        ping_pong(&mut connector, &mut acceptor);
+    }
 }
 
 #[test]

@@ -36,6 +36,9 @@ fn rendezvous() {
             world.step();
         }
         world.finish();
+        if world.model.made_way > 0 {
+            world.saw("made way");
+        }
         for (case, count) in world.seen {
             *seen.entry(case).or_default() += count;
         }
@@ -47,7 +50,7 @@ fn rendezvous() {
 }
 
 /// What has to come up in a full run, for the rest to mean anything.
-const CASES: [&str; 18] = [
+const CASES: [&str; 19] = [
     "AlreadyConnected",
     "AssociationEnded",
     "Expired",
@@ -60,6 +63,7 @@ const CASES: [&str; 18] = [
     "gone while expired",
     "gone while waiting",
     "handoff",
+    "made way",
     "minted",
     "owed already when gone",
     "replaced",
@@ -348,8 +352,9 @@ impl World {
         let Phase::Waiting(candidate) = phase else {
             panic!("leg {leg} does not wait: {phase:?}");
         };
-        let result = self.shards[usize::from(shard.0)].waiting_leg_gone(candidate);
-        let waited = self.model.waiting_leg_gone(leg);
+        let now = self.now;
+        let result = self.shards[usize::from(shard.0)].waiting_leg_gone(candidate, now);
+        let waited = self.model.waiting_leg_gone(leg, now);
         match result {
             Ok(()) if waited => self.over(leg, "gone while waiting"),
             Ok(()) => {
@@ -391,7 +396,8 @@ impl World {
         let Leg { phase, shard, .. } = self.legs[leg as usize];
         let here = &mut self.shards[usize::from(shard.0)];
         if !matches!(phase, Phase::Waiting(_)) {
-            assert_eq!(here.waiting_leg_gone(candidate), Err(Stale), "{phase:?}");
+            let gone = here.waiting_leg_gone(candidate, self.now);
+            assert_eq!(gone, Err(Stale), "{phase:?}");
             self.saw("stale wait");
         }
         let here = &mut self.shards[usize::from(shard.0)];

@@ -15,6 +15,10 @@ pub(crate) struct Model {
     associations: BTreeMap<AssociationKey, Association>,
     /// Acceptors that have to be handed out to be closed.
     pub(crate) owed: BTreeMap<LegId, (ShardId, ClosingCause)>,
+    /// How often an association was deserted.
+    desertions: u64,
+    /// How many deserted ones made way for new ones.
+    pub(crate) made_way: u64,
 }
 
 struct Association {
@@ -22,6 +26,8 @@ struct Association {
     is_explicit: bool,
     since: Timestamp,
     candidates: Vec<(Option<CandidateKey>, State)>,
+    /// The number of its last desertion, if it is deserted.
+    deserted: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,6 +45,8 @@ impl Model {
             limits,
             associations: BTreeMap::new(),
             owed: BTreeMap::new(),
+            desertions: 0,
+            made_way: 0,
         }
     }
 
@@ -103,6 +111,7 @@ impl Model {
             State::Initial | State::Final => None,
         };
         *state = State::Waiting(leg);
+        association.deserted = None;
         if !association.is_explicit {
             association.since = now;
         }
@@ -116,8 +125,10 @@ impl Model {
             .ok_or(Refusal::NotFound)?;
         let is_connected = association.is_connected();
         let candidates = &mut association.candidates;
-        let has_implicit = candidates.iter().any(|(k, _)| k.is_none());
-        let state = if key.candidate.is_some() || has_implicit {
+        let implicit_waits = candidates
+            .iter()
+            .any(|(k, state)| k.is_none() && matches!(state, State::Waiting(_)));
+        let state = if key.candidate.is_some() || implicit_waits {
             state_of(candidates, key.candidate).ok_or(Refusal::NotFound)?
         } else {
             candidates
@@ -152,9 +163,21 @@ impl Model {
     }
 
     /// The acceptor is gone; false when it does not wait.
-    pub(crate) fn waiting_leg_gone(&mut self, leg: LegId) -> bool {
-        self.replace_state(State::Waiting(leg), State::Initial)
-            .is_some()
+    pub(crate) fn waiting_leg_gone(&mut self, leg: LegId, now: Timestamp) -> bool {
+        let Some(key) = self.replace_state(State::Waiting(leg), State::Initial) else {
+            return false;
+        };
+        let association = self.associations.get_mut(&key).expect("known");
+        let is_anybody_there = association
+            .candidates
+            .iter()
+            .any(|(_, state)| matches!(state, State::Waiting(_) | State::Connected(_)));
+        if !association.is_explicit && !is_anybody_there {
+            self.desertions += 1;
+            association.deserted = Some(self.desertions);
+            association.since = now;
+        }
+        true
     }
 
     /// The acceptor's session is over; false when it has none.
@@ -193,7 +216,13 @@ impl Model {
     ) -> Result<&mut Association, Refusal> {
         let is_full = self.count(shard) >= self.limits.associations_max as usize;
         if is_full && !self.associations.contains_key(&key.association) {
-            return Err(Refusal::Full);
+            let deserted = self.associations.iter().filter(|(_, a)| a.shard == shard);
+            let first = deserted
+                .filter_map(|(key, a)| Some((a.deserted?, *key)))
+                .min()
+                .ok_or(Refusal::Full)?;
+            self.associations.remove(&first.1);
+            self.made_way += 1;
         }
         let association = self
             .associations
@@ -203,6 +232,7 @@ impl Model {
                 is_explicit,
                 since: now,
                 candidates: Vec::new(),
+                deserted: None,
             });
         assert_eq!(association.shard, shard, "two owners of {key:?}");
         Ok(association)
