@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 
 use super::reactor::TAG_TASK;
 use super::readiness::Readiness;
+use super::slot_key::SlotKey;
 use super::socket::Socket;
 
 /// Whom an event is for: a tag that tells the kind of owner, and its index.
@@ -29,27 +30,12 @@ impl Owner {
     };
 }
 
-/// Names one watched socket. A key that outlived its socket is refused, since
-/// the generation tells it from the slot's next tenant.
+/// Names one watched socket for as long as it is watched.
+pub type PollKey = SlotKey<Watch>;
+
+/// What a [`PollKey`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PollKey {
-    index: u32,
-    generation: u16,
-}
-
-impl PollKey {
-    pub(crate) const fn to_bits(self) -> u64 {
-        (self.generation as u64) << 32 | self.index as u64
-    }
-
-    pub(crate) const fn from_bits(bits: u64) -> Self {
-        let [.., g1, g0, i3, i2, i1, i0] = bits.to_be_bytes();
-        Self {
-            index: u32::from_be_bytes([i3, i2, i1, i0]),
-            generation: u16::from_be_bytes([g1, g0]),
-        }
-    }
-}
+pub enum Watch {}
 
 /// The life of one watched socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,10 +109,7 @@ impl PollTable {
         slot.tag = owner.tag;
         slot.stage = Stage::Armed;
         slot.latched = Readiness::NONE;
-        PollKey {
-            index,
-            generation: slot.generation,
-        }
+        PollKey::new(index, slot.generation)
     }
 
     /// The stage of a key's socket; `None` for a key that outlived it.

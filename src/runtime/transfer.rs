@@ -16,6 +16,7 @@ use io_uring::{opcode, squeue, types};
 use super::poll_table::Owner;
 use super::provided::{BufferSize, ProvidedBuffers, Segment};
 use super::ring::{Completion, Ring};
+use super::slot_key::SlotKey;
 use super::socket::Socket;
 
 /// Segments in one send.
@@ -47,11 +48,11 @@ const ENOBUFS: i32 = -libc::ENOBUFS;
 const ZERO_COPY_REPORT: u16 = 1 << 3;
 
 /// Names one operation; stale once its final completion was delivered.
+pub type TransferKey = SlotKey<Transfer>;
+
+/// What a [`TransferKey`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TransferKey {
-    index: u32,
-    generation: u16,
-}
+pub enum Transfer {}
 
 /// What an operation told.
 #[derive(Debug)]
@@ -343,10 +344,7 @@ impl Transfers {
             }
             operation.owner = owner;
             operation.kind = kind;
-            return TransferKey {
-                index,
-                generation: operation.generation,
-            };
+            return TransferKey::new(index, operation.generation);
         }
         let index = u32::try_from(self.operations.len()).unwrap_or(u32::MAX);
         self.operations.push(Operation {
@@ -354,10 +352,7 @@ impl Transfers {
             owner,
             kind,
         });
-        TransferKey {
-            index,
-            generation: 0,
-        }
+        TransferKey::new(index, 0)
     }
 
     /// The kernel is done with an operation: its buffers go back.
@@ -449,20 +444,6 @@ impl Step {
         match result {
             _ if result == -libc::ECANCELED => Self::Cancelled,
             _ => Self::Failed(rustix::io::Errno::from_raw_os_error(-result)),
-        }
-    }
-}
-
-impl TransferKey {
-    pub(crate) const fn to_bits(self) -> u64 {
-        (self.generation as u64) << 32 | self.index as u64
-    }
-
-    pub(crate) const fn from_bits(bits: u64) -> Self {
-        let [.., g1, g0, i3, i2, i1, i0] = bits.to_be_bytes();
-        Self {
-            index: u32::from_be_bytes([i3, i2, i1, i0]),
-            generation: u16::from_be_bytes([g1, g0]),
         }
     }
 }
