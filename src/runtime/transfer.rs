@@ -83,15 +83,13 @@ pub enum Step {
     Failed(rustix::io::Errno),
 }
 
-/// How often zero copy was tried, and how often the bytes were copied anyway.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ZeroCopyCounts {
-    /// Sends that were started.
-    pub sends: u64,
+/// What came of zero-copy sends.
+#[derive(Clone, Copy, Debug, Default)]
+struct ZeroCopyCounts {
     /// Sends whose notification came.
-    pub notified: u64,
-    /// Of those, sends whose bytes were copied.
-    pub copied: u64,
+    notified: u64,
+    /// Of those, sends whose bytes were copied anyway.
+    copied: u64,
 }
 
 struct Operation {
@@ -154,10 +152,6 @@ impl Transfers {
         })
     }
 
-    pub(crate) fn zero_copy(&self) -> ZeroCopyCounts {
-        self.zero_copy
-    }
-
     /// Starts a multishot receive.
     pub(crate) fn receive(
         &mut self,
@@ -208,7 +202,6 @@ impl Transfers {
         // peer holds no provided buffer.
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT).unsigned_abs();
         let entry: squeue::Entry = if zero_copy {
-            self.zero_copy.sends += 1;
             self.zero_copy_held += count;
             opcode::SendMsgZc::new(fd, header)
                 .flags(flags)

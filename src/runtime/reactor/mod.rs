@@ -45,7 +45,7 @@ use super::readiness::Readiness;
 use super::ring::{Ring, RingSize, Sleep};
 use super::socket::Socket;
 use super::timer_wheel::{TimerKey, TimerWheel};
-use super::transfer::{Progress, TransferKey, Transfers, ZeroCopyCounts};
+use super::transfer::{Progress, TransferKey, Transfers};
 use crate::time::Timestamp;
 
 /// The owner tag of a socket whose events wake a task instead of reaching the
@@ -352,17 +352,6 @@ impl Reactor {
             transfers.recycle(segment);
             value
         })
-    }
-
-    /// What came of zero-copy sends so far.
-    #[must_use]
-    pub fn zero_copy(&self) -> ZeroCopyCounts {
-        let inner = self.inner.borrow();
-        inner
-            .transfers
-            .as_ref()
-            .map(Transfers::zero_copy)
-            .unwrap_or_default()
     }
 
     fn with_transfers<T>(&self, act: impl FnOnce(&mut Transfers, &mut Ring) -> T) -> T {
