@@ -169,7 +169,11 @@ impl Transfers {
             opcode::RecvMulti::new(fd, size.group()).build()
         };
         // JUSTIFICATION: a receive is an entry of the ring.
-        // SAFETY: it writes into provided buffers alone, which outlive the ring.
+        // SAFETY: `Ring::push` asks for buffers: the receive writes into those of
+        // its group alone, which nobody reads before they are taken as segments
+        // and which are unmapped after the ring, behind which `Inner` has us. The
+        // descriptor is open until the final progress, as
+        // `Reactor::start_receive` has its caller promise.
         unsafe { ring.push(&entry.user_data(user_data(key))) };
         key
     }
@@ -211,8 +215,13 @@ impl Transfers {
             opcode::SendMsg::new(fd, header).flags(flags).build()
         };
         // JUSTIFICATION: a send is an entry of the ring.
-        // SAFETY: header, vectors and segments are in the boxed state, which
-        // `operations` keeps unmoved until the final completion.
+        // SAFETY: `Ring::push` asks for buffers. Header and vectors are in the
+        // boxed state, and so are the segments, whose bytes nobody can write or
+        // recycle while they are there. `operations` keeps the box, which nobody
+        // writes to, until `finish` takes it at the final completion, for a
+        // zero-copy send the notification; what never completes is dropped after
+        // the ring. The unused rest of the header is zero, and the vectors in use
+        // were filled above. The descriptor: as for a receive.
         unsafe { ring.push(&entry.user_data(user_data(key))) };
         key
     }
@@ -370,10 +379,15 @@ impl Transfers {
 
 impl Buffers {
     fn new(ring: &Ring) -> io::Result<Self> {
-        Ok(Self {
-            small: ProvidedBuffers::new(&ring.submitter(), BufferSize::Small)?,
-            large: ProvidedBuffers::new(&ring.submitter(), BufferSize::Large)?,
-        })
+        let submitter = ring.submitter();
+        let small = ProvidedBuffers::new(&submitter, BufferSize::Small)?;
+        match ProvidedBuffers::new(&submitter, BufferSize::Large) {
+            Ok(large) => Ok(Self { small, large }),
+            Err(error) => {
+                small.unregister(&submitter);
+                Err(error)
+            }
+        }
     }
 
     const fn of(&self, size: BufferSize) -> &ProvidedBuffers {
@@ -438,5 +452,23 @@ impl Step {
             _ if result == -libc::ECANCELED => Self::Cancelled,
             _ => Self::Failed(rustix::io::Errno::from_raw_os_error(-result)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::ring::RingSize;
+
+    #[test]
+    fn buffers_that_cannot_all_be_had_are_given_back() {
+        let ring = Ring::new(RingSize::default()).expect("io_uring is available");
+        let taken = ProvidedBuffers::new(&ring.submitter(), BufferSize::Large);
+        assert!(Buffers::new(&ring).is_err());
+        let small = ProvidedBuffers::new(&ring.submitter(), BufferSize::Small);
+        assert!(small.is_ok());
+        // Groups are unmapped after their ring.
+        drop(ring);
+        drop((taken, small));
     }
 }
