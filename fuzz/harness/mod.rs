@@ -2,6 +2,7 @@
 //! one of them; `cargo test` runs all of them over the corpus and over every
 //! input that once broke one.
 
+mod http_head;
 mod http_request_head;
 mod http_response_head;
 mod jet_reply;

@@ -116,6 +116,13 @@ pub(crate) struct Pair {
     pub(crate) far: Leg,
 }
 
+impl Pair {
+    pub(crate) fn close(self, reactor: &Reactor, closing: Closing) {
+        self.near.close(reactor, closing);
+        self.far.close(reactor, closing);
+    }
+}
+
 /// The owners of a pair's legs: the near one has the even token.
 pub(crate) fn owners(tag: u8, pair: u32) -> (Owner, Owner) {
     let token = pair * 2;

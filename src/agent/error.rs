@@ -12,7 +12,7 @@ use crate::runtime::executor::ExecutorError;
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The local port cannot be had.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         address: SocketAddr,
         source: io::Error,
@@ -27,7 +27,7 @@ pub enum AgentError {
     #[error("{relay} turns this proxy away (status {})", status.as_u16())]
     TurnedAway { relay: RelayUrl, status: Status },
     /// Something else answers there.
-    #[error("what answers at {relay} is not a JET relay: {source}")]
+    #[error("what answers at {relay} is not a JET relay")]
     NotJet { relay: RelayUrl, source: ReplyError },
     #[error(transparent)]
     Cores(#[from] CoresError),

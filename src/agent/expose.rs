@@ -27,6 +27,7 @@ use super::error::AgentError;
 use super::flag::{Flag, either};
 use super::leg::{self, HANDSHAKE_TIMEOUT, LegError, WaitingLeg};
 use super::meeting::{Answer, DOORS, HELLO_BYTES, decode_hello, door_id, session_id};
+use super::proxy::Proxy;
 use super::random::random_number;
 use super::reconnect::Backoff;
 use super::relay_watch::RelayWatch;
@@ -34,13 +35,9 @@ use super::tally::Tally;
 use super::target::Service as Exposed;
 use super::ticket::{RelayUrl, Secret};
 use crate::protocol::jet::Status;
-use crate::relay::CloseReason;
-use crate::runtime::Owner;
 use crate::runtime::executor::spawn;
-use crate::runtime::readiness::Readiness;
-use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
-use crate::shard::world::{Service, World};
+use crate::shard::world::World;
 use crate::time::Timestamp;
 
 /// The most services under one ticket.
@@ -151,14 +148,14 @@ impl ExposeService {
                         warn!(door = index, "{SUSPICION}");
                     }
                     if used_in_vain > 0 || self.attended.count() > ATTENDED_MAX {
-                        self.rest(&mut backoff).await;
+                        backoff.rest(&self.world.reactor).await;
                     } else {
                         backoff.handle_success();
                     }
                 }
                 // The former session at this door is still being taken down.
                 Err(LegError::Refused(Status::BAD_REQUEST)) if spare.is_some() => {
-                    self.rest(&mut backoff).await;
+                    backoff.rest(&self.world.reactor).await;
                 }
                 Err(error) => {
                     spare = None;
@@ -167,15 +164,10 @@ impl ExposeService {
                         self.world.drain();
                         return;
                     }
-                    self.rest(&mut backoff).await;
+                    backoff.rest(&self.world.reactor).await;
                 }
             }
         }
-    }
-
-    async fn rest(&self, backoff: &mut Backoff) {
-        let until = self.world.reactor.now() + backoff.handle_failure(random_number());
-        self.world.reactor.sleep_until(until).await;
     }
 
     /// Opens a session and the door that leads to it. A session that has been
@@ -313,39 +305,18 @@ impl WaitingSession {
     }
 }
 
-impl Service for ExposeService {
-    type Context = ();
-    type Message = Infallible;
+impl Proxy for ExposeService {
+    type Session = ();
 
-    fn world(&self) -> &Rc<World<(), Infallible>> {
+    fn own_world(&self) -> &Rc<World<(), Infallible>> {
         &self.world
     }
 
-    fn handle_accepted(self: &Rc<Self>, _listener: usize, _socket: Socket) {
-        unreachable!("this proxy listens nowhere")
-    }
-
-    fn handle_ready(self: &Rc<Self>, _owner: Owner, _readiness: Readiness) {
-        unreachable!("this proxy watches no socket of its own")
-    }
-
-    fn handle_message(self: &Rc<Self>, message: Infallible) {
-        match message {}
-    }
-
-    fn handle_session_ended(self: &Rc<Self>, (): (), _reason: CloseReason, _bytes: [u64; 2]) {}
-
-    fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}
-
-    fn next_deadline(&self) -> Option<Timestamp> {
-        None
-    }
-
-    fn handle_drain(self: &Rc<Self>) {
+    fn stop(&self) {
         self.stop.raise();
     }
 
-    fn is_busy(&self) -> bool {
+    fn has_work(&self) -> bool {
         self.dialling.count() > 0
     }
 }

@@ -8,20 +8,17 @@ use tracing::warn;
 
 use super::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
 use super::meeting::{Answer, DOORS, NUMBER_BYTES, door_id, encode_hello, session_id};
+use super::proxy::Proxy;
 use super::random::random_number;
 use super::reconnect::Backoff;
 use super::tally::Tally;
 use super::ticket::{OnceTicket, ReusableTicket, Ticket};
 use crate::protocol::jet::{Status, Version};
-use crate::relay::CloseReason;
-use crate::runtime::Owner;
 use crate::runtime::executor::spawn;
-use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
-use crate::shard::world::{Service, World};
-use crate::time::Timestamp;
+use crate::shard::world::World;
 
 /// How long to look for a door that somebody keeps.
 pub const MEETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,6 +50,16 @@ enum MeetError {
     /// The other proxy says something else.
     #[error("the exposing proxy gives an unknown answer: {code}; is it newer than this one?")]
     UnknownAnswer { code: u8 },
+}
+
+impl From<LegError> for MeetError {
+    /// From joining whoever waits at the relay.
+    fn from(error: LegError) -> Self {
+        match error {
+            LegError::Refused(Status::NOT_FOUND | Status::BAD_REQUEST) => Self::NobodyWaits,
+            error => Self::Relay(error),
+        }
+    }
 }
 
 fn refusal(answer: Answer) -> &'static str {
@@ -114,11 +121,7 @@ impl ForwardService {
             Some(_) => Version::V2,
             None => Version::V1,
         };
-        let connected = leg::connect(&self.world, &ticket.relay, ticket.key, version).await;
-        connected.map_err(|error| match error {
-            LegError::Refused(Status::NOT_FOUND | Status::BAD_REQUEST) => MeetError::NobodyWaits,
-            error => MeetError::Relay(error),
-        })
+        Ok(leg::connect(&self.world, &ticket.relay, ticket.key, version).await?)
     }
 
     /// Goes from door to door until somebody answers.
@@ -142,8 +145,7 @@ impl ForwardService {
                         }
                     }
                 }
-                let rest = backoff.handle_failure(random_number());
-                reactor.sleep_until(reactor.now() + rest).await;
+                backoff.rest(reactor).await;
             }
         };
         match reactor.deadline(until, trying).await {
@@ -182,11 +184,7 @@ impl ForwardService {
         association: uuid::Uuid,
     ) -> Result<Stream, MeetError> {
         let key = leg::implicit(association);
-        let connected = leg::connect(&self.world, &ticket.relay, key, Version::V2).await;
-        connected.map_err(|error| match error {
-            LegError::Refused(Status::NOT_FOUND | Status::BAD_REQUEST) => MeetError::NobodyWaits,
-            error => MeetError::Relay(error),
-        })
+        Ok(leg::connect(&self.world, &ticket.relay, key, Version::V2).await?)
     }
 
     /// Says hello in a session and waits for the answer.
@@ -217,15 +215,14 @@ impl ForwardService {
     }
 }
 
-impl Service for ForwardService {
-    type Context = ();
-    type Message = Infallible;
+impl Proxy for ForwardService {
+    type Session = ();
 
-    fn world(&self) -> &Rc<World<(), Infallible>> {
+    fn own_world(&self) -> &Rc<World<(), Infallible>> {
         &self.world
     }
 
-    fn handle_accepted(self: &Rc<Self>, _listener: usize, socket: Socket) {
+    fn accept_local(self: &Rc<Self>, socket: Socket) {
         // Each session takes two connections, and one that meets a third.
         let open = self.world.reactor.watched() + 2 * self.meeting.count();
         if open + 2 > self.connections_max {
@@ -238,25 +235,7 @@ impl Service for ForwardService {
         spawn(Rc::clone(self).forward(local));
     }
 
-    fn handle_ready(self: &Rc<Self>, _owner: Owner, _readiness: Readiness) {
-        unreachable!("this proxy watches no socket of its own")
-    }
-
-    fn handle_message(self: &Rc<Self>, message: Infallible) {
-        match message {}
-    }
-
-    fn handle_session_ended(self: &Rc<Self>, (): (), _reason: CloseReason, _bytes: [u64; 2]) {}
-
-    fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}
-
-    fn next_deadline(&self) -> Option<Timestamp> {
-        None
-    }
-
-    fn handle_drain(self: &Rc<Self>) {}
-
-    fn is_busy(&self) -> bool {
+    fn has_work(&self) -> bool {
         self.meeting.count() > 0
     }
 }

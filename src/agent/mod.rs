@@ -21,6 +21,7 @@ pub mod target;
 pub mod ticket;
 
 mod flag;
+mod proxy;
 mod random;
 mod relay_watch;
 mod tally;

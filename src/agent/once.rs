@@ -28,6 +28,7 @@ use uuid::Builder;
 use super::error::AgentError;
 use super::flag::Flag;
 use super::leg::{self, LegError, WaitingLeg};
+use super::proxy::Proxy;
 use super::random::{random_bytes, random_number};
 use super::reconnect::Backoff;
 use super::relay_watch::RelayWatch;
@@ -37,12 +38,8 @@ use super::ticket::{OnceTicket, RelayUrl};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::protocol::jet::Status;
 use crate::relay::{CloseReason, Side};
-use crate::runtime::Owner;
 use crate::runtime::executor::spawn;
-use crate::runtime::readiness::Readiness;
-use crate::runtime::socket::Socket;
-use crate::shard::world::{Service, World};
-use crate::time::Timestamp;
+use crate::shard::world::World;
 
 /// How long a connection to the service waits for a client at most: half of
 /// what sshd(8) gives one to log in.
@@ -150,7 +147,7 @@ impl OnceService {
                     let until = self.world.reactor.now() + ROUND_TIME;
                     let until = until.min(waiting.lease.renew_at(random_number()));
                     let Some(round) = self.begin_round(waiting).await else {
-                        self.rest(&mut backoff).await;
+                        backoff.rest(&self.world.reactor).await;
                         continue;
                     };
                     let over = round.over.raised();
@@ -172,22 +169,17 @@ impl OnceService {
                 }
                 Err(error) => {
                     self.relay.handle_failure(error)?;
-                    self.rest(&mut backoff).await;
+                    backoff.rest(&self.world.reactor).await;
                     continue;
                 }
             }
             let round = self.round.borrow().clone();
             match round.and_then(|round| round.ended.get()) {
                 Some(Outcome::Served) => return Ok(()),
-                Some(Outcome::NobodyCame) => self.rest(&mut backoff).await,
+                Some(Outcome::NobodyCame) => backoff.rest(&self.world.reactor).await,
                 None => backoff.handle_success(),
             }
         }
-    }
-
-    async fn rest(&self, backoff: &mut Backoff) {
-        let until = self.world.reactor.now() + backoff.handle_failure(random_number());
-        self.world.reactor.sleep_until(until).await;
     }
 
     /// Waits at the relay: where we waited before, or at new ids of our own, or
@@ -275,27 +267,14 @@ impl fmt::Debug for OnceService {
     }
 }
 
-impl Service for OnceService {
-    type Context = u32;
-    type Message = Infallible;
+impl Proxy for OnceService {
+    type Session = u32;
 
-    fn world(&self) -> &Rc<World<u32, Infallible>> {
+    fn own_world(&self) -> &Rc<World<u32, Infallible>> {
         &self.world
     }
 
-    fn handle_accepted(self: &Rc<Self>, _listener: usize, _socket: Socket) {
-        unreachable!("this proxy listens nowhere")
-    }
-
-    fn handle_ready(self: &Rc<Self>, _owner: Owner, _readiness: Readiness) {
-        unreachable!("this proxy watches no socket of its own")
-    }
-
-    fn handle_message(self: &Rc<Self>, message: Infallible) {
-        match message {}
-    }
-
-    fn handle_session_ended(self: &Rc<Self>, number: u32, reason: CloseReason, bytes: [u64; 2]) {
+    fn end_session(&self, number: u32, reason: CloseReason, bytes: [u64; 2]) {
         let round = self.live_round().filter(|round| round.number == number);
         if let Some(round) = round {
             round.ended.set(Some(Outcome::of(reason, bytes)));
@@ -303,17 +282,11 @@ impl Service for OnceService {
         }
     }
 
-    fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}
-
-    fn next_deadline(&self) -> Option<Timestamp> {
-        None
-    }
-
-    fn handle_drain(self: &Rc<Self>) {
+    fn stop(&self) {
         self.stop.raise();
     }
 
-    fn is_busy(&self) -> bool {
+    fn has_work(&self) -> bool {
         self.leaving.count() > 0
     }
 }

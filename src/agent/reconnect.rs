@@ -7,6 +7,9 @@
 
 use std::time::Duration;
 
+use super::random::random_number;
+use crate::runtime::reactor::Reactor;
+
 /// The shortest delay.
 pub const DELAY_MIN: Duration = Duration::from_millis(100);
 
@@ -32,6 +35,12 @@ impl Backoff {
         let ceiling = (DELAY_MIN * (1 << self.failures)).min(DELAY_MAX);
         let half_ns = u64::try_from(ceiling.as_nanos() / 2).unwrap_or(u64::MAX);
         Duration::from_nanos(half_ns + random % (half_ns + 1))
+    }
+
+    /// One more failure: sleeps for its delay.
+    pub(super) async fn rest(&mut self, reactor: &Reactor) {
+        let until = reactor.now() + self.handle_failure(random_number());
+        reactor.sleep_until(until).await;
     }
 
     /// What was tried works again.

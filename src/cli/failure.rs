@@ -164,6 +164,20 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_names_a_cause_once() {
+        let taken = AgentError::Listen {
+            address: ([127, 0, 0, 1], 2222).into(),
+            source: std::io::Error::new(std::io::ErrorKind::AddrInUse, "in use"),
+        };
+        check(
+            &anyhow::Error::new(taken),
+            "midspan: error: cannot listen on 127.0.0.1:2222: in use\n  next: stop what listens \
+             there (ss -ltnp), or choose another port\n",
+            1,
+        );
+    }
+
+    #[test]
     fn wrong_usage_has_its_own_exit_code() {
         let usage: anyhow::Result<()> = Err(not_found()).usage().advise("read --help");
         check(

@@ -27,6 +27,7 @@ pub mod readiness;
 pub mod resolver;
 pub mod ring;
 pub mod signal;
+pub mod slot_key;
 pub mod socket;
 pub mod stream;
 pub mod timer_wheel;

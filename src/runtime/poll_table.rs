@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 
 use super::reactor::TAG_TASK;
 use super::readiness::Readiness;
+use super::slot_key::SlotKey;
 use super::socket::Socket;
 
 /// Whom an event is for: a tag that tells the kind of owner, and its index.
@@ -29,27 +30,12 @@ impl Owner {
     };
 }
 
-/// Names one watched socket. A key that outlived its socket is refused, since
-/// the generation tells it from the slot's next tenant.
+/// Names one watched socket for as long as it is watched.
+pub type PollKey = SlotKey<Watch>;
+
+/// What a [`PollKey`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PollKey {
-    index: u32,
-    generation: u16,
-}
-
-impl PollKey {
-    pub(crate) const fn to_bits(self) -> u64 {
-        (self.generation as u64) << 32 | self.index as u64
-    }
-
-    pub(crate) const fn from_bits(bits: u64) -> Self {
-        let [.., g1, g0, i3, i2, i1, i0] = bits.to_be_bytes();
-        Self {
-            index: u32::from_be_bytes([i3, i2, i1, i0]),
-            generation: u16::from_be_bytes([g1, g0]),
-        }
-    }
-}
+pub enum Watch {}
 
 /// The life of one watched socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,10 +109,7 @@ impl PollTable {
         slot.tag = owner.tag;
         slot.stage = Stage::Armed;
         slot.latched = Readiness::NONE;
-        PollKey {
-            index,
-            generation: slot.generation,
-        }
+        PollKey::new(index, slot.generation)
     }
 
     /// The stage of a key's socket; `None` for a key that outlived it.
@@ -158,37 +141,43 @@ impl PollTable {
 
     /// Takes a socket over; [`Self::finish`] closes it.
     pub(crate) fn close(&mut self, key: PollKey, socket: Socket) {
-        self.leave(key, Stage::Closing);
-        let fd = socket.into_fd().into_raw_fd();
-        let slot = self.live_mut(key);
-        debug_assert_eq!(slot.fd, fd, "a key goes with its socket");
-        slot.fd = fd;
+        self.leave(key);
+        self.own(key, socket);
     }
 
     /// Starts the way of a socket to its task.
     pub(crate) fn detach(&mut self, key: PollKey) {
-        self.leave(key, Stage::Detaching);
+        self.leave(key);
+        self.live_mut(key).stage = Stage::Detaching;
     }
 
-    /// The task that detaches a socket has gone: the slot ends by itself.
-    pub(crate) fn abandon(&mut self, key: PollKey) {
+    /// Takes over the socket of a task that detaches it and has gone: an
+    /// operation that still holds it ends first, see [`Self::finish`].
+    pub(crate) fn abandon(&mut self, key: PollKey, socket: Socket) {
         match self.stage(key) {
             Some(Stage::Detaching) => {
                 self.forget_waker(key);
-                let slot = self.live_mut(key);
-                slot.stage = Stage::Closing;
-                slot.fd = -1;
+                self.own(key, socket);
             }
             Some(Stage::Detached) => self.release(key),
             Some(Stage::Free | Stage::Armed | Stage::Closing) | None => {}
         }
     }
 
-    fn leave(&mut self, key: PollKey, stage: Stage) {
+    /// Makes a slot the owner of its socket.
+    fn own(&mut self, key: PollKey, socket: Socket) {
+        let fd = socket.into_fd().into_raw_fd();
+        let slot = self.live_mut(key);
+        debug_assert_eq!(slot.fd, fd, "a key goes with its socket");
+        slot.stage = Stage::Closing;
+        slot.fd = fd;
+    }
+
+    /// Takes a socket from its owner.
+    fn leave(&mut self, key: PollKey) {
         debug_assert_eq!(self.stage(key), Some(Stage::Armed), "a socket leaves once");
         self.forget_waker(key);
         let slot = self.live_mut(key);
-        slot.stage = stage;
         slot.tag = TAG_TASK;
         slot.token = NONE;
     }
@@ -209,18 +198,18 @@ impl PollTable {
         }
     }
 
-    /// The descriptor that a closing slot owns; none when its task had it.
+    /// The descriptor that a closing slot owns; none for any other slot.
     fn take_fd(&mut self, index: u32) -> Option<OwnedFd> {
         let slot = self.slot_mut(index);
-        debug_assert_eq!(slot.stage, Stage::Closing);
-        let fd = std::mem::replace(&mut slot.fd, -1);
-        if fd < 0 {
+        if slot.stage != Stage::Closing || slot.fd < 0 {
             return None;
         }
+        let fd = std::mem::replace(&mut slot.fd, -1);
         // JUSTIFICATION: a number instead of an `OwnedFd` keeps a slot at 16 bytes.
         // SAFETY: `from_raw_fd` asks for an open descriptor without another
-        // owner: `close` took this one out of its `Socket`, and the number was
-        // replaced above, so it is taken once.
+        // owner: in a slot that is closing the number came from `own`, which
+        // took it out of its `Socket` at that moment. It is taken once, since
+        // the slot has -1 from here on.
         Some(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
@@ -344,8 +333,7 @@ impl Drop for PollTable {
     fn drop(&mut self) {
         for index in 0..u32::try_from(self.chunks.len() * CHUNK_SLOTS).unwrap_or(NONE) {
             let chunk = &self.chunks[index as usize / CHUNK_SLOTS];
-            let slot = chunk.get(index as usize % CHUNK_SLOTS);
-            if slot.is_some_and(|slot| slot.stage == Stage::Closing) {
+            if chunk.len() > index as usize % CHUNK_SLOTS {
                 drop(self.take_fd(index));
             }
         }

@@ -8,11 +8,13 @@
 //! ```
 //!
 //! A [`Segment`] is the right to read one buffer. It cannot be copied, so a
-//! buffer goes back to the kernel once, when nobody can read it any more.
+//! buffer goes back to the kernel once, when nobody can read it any more, and it
+//! stays on the thread of its group.
 
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::io;
+use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -83,7 +85,10 @@ const _: () = assert!(BufferSize::Large.count().is_power_of_two());
 pub struct Segment {
     size: BufferSize,
     buffer: u16,
+    /// INVARIANT: at most the buffer's.
     bytes: u32,
+    /// Another shard's buffer of this number is not ours to read.
+    not_send: PhantomData<*const u8>,
 }
 
 impl Segment {
@@ -119,7 +124,7 @@ pub(crate) struct ProvidedBuffers {
 
 impl ProvidedBuffers {
     /// Makes the group and registers it with the ring of `submitter`. It must
-    /// be dropped after that ring.
+    /// be dropped after that ring, unless [`Self::unregister`] ends it.
     ///
     /// # Errors
     ///
@@ -137,8 +142,11 @@ impl ProvidedBuffers {
             tail: 0,
         };
         // JUSTIFICATION: there is no safe way to share memory with the kernel.
-        // SAFETY: `register_buf_ring_with_flags` asks that the entries stay valid
-        // until the ring is gone: `Drop` unmaps them, after the ring.
+        // SAFETY: `register_buf_ring_with_flags` asks that the entries, as many as
+        // it is told, stay valid until the ring is gone or the group
+        // unregistered: the mapping has room for `count`, at a page's start as the
+        // kernel wants it, and `Drop` unmaps it after that. When it fails, the
+        // kernel has kept nothing.
         unsafe {
             submitter.register_buf_ring_with_flags(
                 entries.as_ptr() as u64,
@@ -152,6 +160,14 @@ impl ProvidedBuffers {
         }
         group.publish();
         Ok(group)
+    }
+
+    /// Takes the group from the kernel, for which no receive may have it.
+    pub(crate) fn unregister(self, submitter: &Submitter<'_>) {
+        if submitter.unregister_buf_ring(self.size.group()).is_err() {
+            // Lost memory is better than memory that the kernel still knows.
+            std::mem::forget(self);
+        }
     }
 
     /// Buffers that the kernel may fill.
@@ -177,6 +193,7 @@ impl ProvidedBuffers {
                 size: self.size,
                 buffer,
                 bytes,
+                not_send: PhantomData,
             });
         }
     }
@@ -185,9 +202,12 @@ impl ProvidedBuffers {
     pub(crate) fn bytes<'a>(&'a self, segment: &'a Segment) -> &'a [u8] {
         let start = self.address(segment.buffer);
         // JUSTIFICATION: the buffer is memory that only we know the type of.
-        // SAFETY: `from_raw_parts` asks for initialised memory that nobody writes
-        // meanwhile: the kernel filled `bytes` of it, and does not have it while
-        // the segment lives, which the borrow covers.
+        // SAFETY: `from_raw_parts` asks for so many initialised bytes of one
+        // allocation, which nobody writes meanwhile: a segment has at most its
+        // buffer's bytes, in a mapping that began as zeroes and that `self` keeps.
+        // The kernel does not have the buffer while the segment lives, which the
+        // borrow covers, and the segment is of this group: a thread has one
+        // reactor, and `size` told its group.
         unsafe { slice::from_raw_parts(start, segment.len()) }
     }
 
@@ -208,11 +228,15 @@ impl ProvidedBuffers {
     /// Shows the kernel what was recycled.
     pub(crate) fn publish(&mut self) {
         // JUSTIFICATION: the tail lies in the ring that the kernel reads.
-        // SAFETY: `tail` asks for the base of a registered ring.
+        // SAFETY: `tail` asks for the first entry of a ring, initialised: the
+        // mapping begins with it, and began as zeroes.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
         let tail = tail.cast::<AtomicU16>();
         // JUSTIFICATION: as above; the kernel reads it concurrently.
-        // SAFETY: the pointer is aligned and valid as long as the mapping.
+        // SAFETY: a reference asks for an aligned and initialised value, valid for
+        // as long as it lives: the tail is a u16 at an even place in a page, in a
+        // mapping that `self` keeps. The kernel only reads it, and what is written
+        // here is written through this atomic alone.
         let tail = unsafe { &*tail };
         tail.store(self.tail, Ordering::Release);
     }
@@ -225,9 +249,12 @@ impl ProvidedBuffers {
         // SAFETY: `add` asks to stay in the allocation: `at` is masked to it.
         let entry = unsafe { self.entries.as_ptr().add(usize::from(at)) };
         // JUSTIFICATION: as above.
-        // SAFETY: the entry lies behind the published tail, so the kernel does
-        // not read it, and no other reference to it exists. Its setters leave
-        // the last field alone, which in the first entry is the ring's tail.
+        // SAFETY: `&mut` asks for an aligned and initialised entry that nobody else
+        // uses meanwhile: entries of 16 bytes follow each other from a page's
+        // start, in a mapping that began as zeroes. This one lies behind the
+        // published tail, so the kernel does not read it, and no other reference
+        // to it exists. In the first entry the last field is the ring's tail,
+        // which the kernel reads and the setters leave alone.
         let entry = unsafe { &mut *entry };
         entry.set_addr(address);
         entry.set_len(self.size.bytes());
@@ -252,9 +279,11 @@ impl Drop for ProvidedBuffers {
             (self.entries.cast(), self.size.entries_bytes()),
         ] {
             // JUSTIFICATION: the mapping was made by hand.
-            // SAFETY: `munmap` asks that nothing refers to the memory: segments
-            // borrow through `self`, and the ring, whose operations used it, was
-            // dropped before.
+            // SAFETY: `munmap` asks for a mapping's own address and size, and that
+            // nothing refers to the memory: whoever reads a segment borrows `self`,
+            // and the ring, whose operations used it, was dropped before or the
+            // group unregistered (see `new`). Pages that a zero-copy send left
+            // with the network are the kernel's own until it is done.
             let _ = unsafe { munmap(address.as_ptr(), bytes) };
         }
     }
@@ -262,7 +291,8 @@ impl Drop for ProvidedBuffers {
 
 fn map(bytes: usize) -> io::Result<NonNull<u8>> {
     // JUSTIFICATION: provided buffers must not move and need page alignment.
-    // SAFETY: `mmap_anonymous` at no given address overlaps nothing.
+    // SAFETY: `mmap_anonymous` asks that no memory in use is mapped over: without
+    // a given address the kernel takes what is free.
     let address = unsafe {
         mmap_anonymous(
             ptr::null_mut(),

@@ -141,12 +141,18 @@ impl Ring {
     ///
     /// Every buffer that the entry points to must stay valid, and must not be
     /// touched in a way that conflicts with the operation, until the
-    /// operation's final completion has been reaped.
+    /// operation's final completion has been reaped, or this
+    /// ring was dropped.
+    ///
+    /// Every descriptor that it names must stay open until the entry was
+    /// submitted: until then it is a number, which another file could get. From
+    /// then on the kernel holds the file.
     pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) {
         loop {
             // JUSTIFICATION: the crate offers no safe way to queue an entry.
             // SAFETY: `push` asks that the entry's parameters are valid for the
-            // whole duration of the operation: our caller's promise.
+            // whole duration of the operation: our caller's promise. A full
+            // queue copies nothing, so the entry is queued once.
             if unsafe { self.uring.submission().push(entry) }.is_ok() {
                 return;
             }
@@ -233,7 +239,7 @@ mod tests {
     fn nop(ring: &mut Ring, user_data: u64) {
         let entry = opcode::Nop::new().build().user_data(user_data);
         // JUSTIFICATION: tests drive the ring directly.
-        // SAFETY: a no-op points to no buffer.
+        // SAFETY: a no-op points to no buffer and names no descriptor.
         unsafe { ring.push(&entry) };
     }
 

@@ -1,5 +1,6 @@
 //! The facts that the reactor stands on, each shown on a real kernel.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -185,6 +186,9 @@ fn a_detach_that_is_dropped_leaves_nothing_behind() {
     let (socket, mut peer) = tcp_pair();
     let key = reactor.watch(&socket, OWNER);
     turn_until(&reactor, |_| Some(()));
+    let number = socket.as_raw_fd();
+    let file = || fs::read_link(format!("/proc/self/fd/{number}")).ok();
+    let held = file();
     {
         let mut detach = Box::pin(reactor.detach(key, socket));
         assert!(
@@ -194,7 +198,10 @@ fn a_detach_that_is_dropped_leaves_nothing_behind() {
                 .is_pending()
         );
     }
+    // The ring knows it by this number, which must not become another's yet.
+    assert_eq!(file(), held);
     turn_until_none_watched(&reactor);
+    assert_ne!(file(), held);
     assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
 }
 
@@ -351,7 +358,7 @@ fn a_neighbour_whose_ring_takes_nothing_is_reached_by_its_eventfd() {
     let reactor = reactor();
     inbox.attach(&reactor);
     // A descriptor that is no ring: every message to it fails.
-    let not_a_ring = std::fs::File::open("/dev/null").unwrap();
+    let not_a_ring = fs::File::open("/dev/null").unwrap();
     inbox.publish_ring_for_test(not_a_ring.as_raw_fd());
     let neighbour = self::reactor();
     mailbox.send_from(&neighbour, 5).unwrap();

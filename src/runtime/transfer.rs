@@ -16,6 +16,7 @@ use io_uring::{opcode, squeue, types};
 use super::poll_table::Owner;
 use super::provided::{BufferSize, ProvidedBuffers, Segment};
 use super::ring::{Completion, Ring};
+use super::slot_key::SlotKey;
 use super::socket::Socket;
 
 /// Segments in one send.
@@ -47,11 +48,11 @@ const ENOBUFS: i32 = -libc::ENOBUFS;
 const ZERO_COPY_REPORT: u16 = 1 << 3;
 
 /// Names one operation; stale once its final completion was delivered.
+pub type TransferKey = SlotKey<Transfer>;
+
+/// What a [`TransferKey`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TransferKey {
-    index: u32,
-    generation: u16,
-}
+pub enum Transfer {}
 
 /// What an operation told.
 #[derive(Debug)]
@@ -82,15 +83,13 @@ pub enum Step {
     Failed(rustix::io::Errno),
 }
 
-/// How often zero copy was tried, and how often the bytes were copied anyway.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ZeroCopyCounts {
-    /// Sends that were started.
-    pub sends: u64,
+/// What came of zero-copy sends.
+#[derive(Clone, Copy, Debug, Default)]
+struct ZeroCopyCounts {
     /// Sends whose notification came.
-    pub notified: u64,
-    /// Of those, sends whose bytes were copied.
-    pub copied: u64,
+    notified: u64,
+    /// Of those, sends whose bytes were copied anyway.
+    copied: u64,
 }
 
 struct Operation {
@@ -153,10 +152,6 @@ impl Transfers {
         })
     }
 
-    pub(crate) fn zero_copy(&self) -> ZeroCopyCounts {
-        self.zero_copy
-    }
-
     /// Starts a multishot receive.
     pub(crate) fn receive(
         &mut self,
@@ -174,7 +169,11 @@ impl Transfers {
             opcode::RecvMulti::new(fd, size.group()).build()
         };
         // JUSTIFICATION: a receive is an entry of the ring.
-        // SAFETY: it writes into provided buffers alone, which outlive the ring.
+        // SAFETY: `Ring::push` asks for buffers: the receive writes into those of
+        // its group alone, which nobody reads before they are taken as segments
+        // and which are unmapped after the ring, behind which `Inner` has us. The
+        // descriptor is open until the final progress, as
+        // `Reactor::start_receive` has its caller promise.
         unsafe { ring.push(&entry.user_data(user_data(key))) };
         key
     }
@@ -207,7 +206,6 @@ impl Transfers {
         // peer holds no provided buffer.
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT).unsigned_abs();
         let entry: squeue::Entry = if zero_copy {
-            self.zero_copy.sends += 1;
             self.zero_copy_held += count;
             opcode::SendMsgZc::new(fd, header)
                 .flags(flags)
@@ -217,8 +215,13 @@ impl Transfers {
             opcode::SendMsg::new(fd, header).flags(flags).build()
         };
         // JUSTIFICATION: a send is an entry of the ring.
-        // SAFETY: header, vectors and segments are in the boxed state, which
-        // `operations` keeps unmoved until the final completion.
+        // SAFETY: `Ring::push` asks for buffers. Header and vectors are in the
+        // boxed state, and so are the segments, whose bytes nobody can write or
+        // recycle while they are there. `operations` keeps the box, which nobody
+        // writes to, until `finish` takes it at the final completion, for a
+        // zero-copy send the notification; what never completes is dropped after
+        // the ring. The unused rest of the header is zero, and the vectors in use
+        // were filled above. The descriptor: as for a receive.
         unsafe { ring.push(&entry.user_data(user_data(key))) };
         key
     }
@@ -343,10 +346,7 @@ impl Transfers {
             }
             operation.owner = owner;
             operation.kind = kind;
-            return TransferKey {
-                index,
-                generation: operation.generation,
-            };
+            return TransferKey::new(index, operation.generation);
         }
         let index = u32::try_from(self.operations.len()).unwrap_or(u32::MAX);
         self.operations.push(Operation {
@@ -354,10 +354,7 @@ impl Transfers {
             owner,
             kind,
         });
-        TransferKey {
-            index,
-            generation: 0,
-        }
+        TransferKey::new(index, 0)
     }
 
     /// The kernel is done with an operation: its buffers go back.
@@ -382,10 +379,15 @@ impl Transfers {
 
 impl Buffers {
     fn new(ring: &Ring) -> io::Result<Self> {
-        Ok(Self {
-            small: ProvidedBuffers::new(&ring.submitter(), BufferSize::Small)?,
-            large: ProvidedBuffers::new(&ring.submitter(), BufferSize::Large)?,
-        })
+        let submitter = ring.submitter();
+        let small = ProvidedBuffers::new(&submitter, BufferSize::Small)?;
+        match ProvidedBuffers::new(&submitter, BufferSize::Large) {
+            Ok(large) => Ok(Self { small, large }),
+            Err(error) => {
+                small.unregister(&submitter);
+                Err(error)
+            }
+        }
     }
 
     const fn of(&self, size: BufferSize) -> &ProvidedBuffers {
@@ -453,16 +455,20 @@ impl Step {
     }
 }
 
-impl TransferKey {
-    pub(crate) const fn to_bits(self) -> u64 {
-        (self.generation as u64) << 32 | self.index as u64
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::ring::RingSize;
 
-    pub(crate) const fn from_bits(bits: u64) -> Self {
-        let [.., g1, g0, i3, i2, i1, i0] = bits.to_be_bytes();
-        Self {
-            index: u32::from_be_bytes([i3, i2, i1, i0]),
-            generation: u16::from_be_bytes([g1, g0]),
-        }
+    #[test]
+    fn buffers_that_cannot_all_be_had_are_given_back() {
+        let ring = Ring::new(RingSize::default()).expect("io_uring is available");
+        let taken = ProvidedBuffers::new(&ring.submitter(), BufferSize::Large);
+        assert!(Buffers::new(&ring).is_err());
+        let small = ProvidedBuffers::new(&ring.submitter(), BufferSize::Small);
+        assert!(small.is_ok());
+        // Groups are unmapped after their ring.
+        drop(ring);
+        drop((taken, small));
     }
 }

@@ -1,4 +1,4 @@
-//! The program's commands as processes: started, listened to, ended.
+//! The program's commands, and others beside them, as processes: started, listened to, ended.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -23,11 +23,18 @@ pub(crate) struct Program {
 impl Program {
     /// Starts `midspan` with these arguments.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_midspan"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
+        command
             .args(args)
             .env_remove("MIDSPAN_LOG")
             .env_remove("MIDSPAN_TICKET")
-            .stdin(Stdio::null())
+            .stdin(Stdio::null());
+        Self::start_other(command)
+    }
+
+    /// Starts somebody else's program and reads its standard output and error streams.
+    pub(crate) fn start_other(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

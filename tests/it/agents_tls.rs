@@ -1,45 +1,23 @@
 //! TLS from end to end inside a pair: the relay moves what it cannot read.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use super::agent_process::{expose, forward, relay};
+use super::agent_process::{Program, expose, forward, relay};
 use super::require::require;
 
 /// A TLS server that answers each line with the line reversed, and hangs up at the line `CLOSE`.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(openssl: &Path, folder: &Path) -> Self {
-        let mut child = Command::new(openssl)
-            .current_dir(folder)
-            .args(["s_server", "-accept", "127.0.0.1:0", "-rev"])
-            .args(["-cert", "certificate.pem", "-key", "key.pem"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("it runs");
-        let stdout = child.stdout.take().expect("a pipe");
-        let address = BufReader::new(stdout)
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("ACCEPT ").map(str::to_owned))
-            .expect("it says where it listens");
-        Self { child, address }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended, and then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn tls_server(openssl: &Path, folder: &Path) -> (Program, String) {
+    let mut command = Command::new(openssl);
+    command
+        .current_dir(folder)
+        .args(["s_server", "-accept", "127.0.0.1:0", "-rev"])
+        .args(["-cert", "certificate.pem", "-key", "key.pem"])
+        .stdin(Stdio::null());
+    let server = Program::start_other(command);
+    let address = server.reported("ACCEPT ");
+    (server, address)
 }
 
 fn make_certificate(openssl: &Path, folder: &Path) {
@@ -62,9 +40,9 @@ fn tls_goes_through_from_end_to_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     make_certificate(&openssl, folder);
-    let server = Server::start(&openssl, folder);
+    let (_server, target) = tls_server(&openssl, folder);
     let (relay, address) = relay(folder, "127.0.0.1:0", &[]);
-    let (expose, ticket) = expose(folder, address, &[&server.address]);
+    let (expose, ticket) = expose(folder, address, &[&target]);
     let (forward, local) = forward(&ticket);
 
     let mut client = Command::new(&openssl)

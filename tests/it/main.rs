@@ -6,6 +6,7 @@
 
 mod agent_process;
 mod agents;
+mod agents_http;
 mod agents_ssh;
 mod agents_tls;
 mod bad_input;

@@ -267,8 +267,7 @@ impl BulkPairs {
 
     fn close(&mut self, index: usize, closing: Closing) {
         if let Some(pair) = self.pairs[index].pair.take() {
-            pair.near.close(&self.reactor, closing);
-            pair.far.close(&self.reactor, closing);
+            pair.close(&self.reactor, closing);
             self.open -= 1;
         }
     }

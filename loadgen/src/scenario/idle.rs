@@ -36,8 +36,7 @@ pub(super) fn run(args: &IdleArgs, stage: &mut Stage) -> anyhow::Result<Outcome>
         {
             load.errors.add("a pair ended before its time");
         }
-        pair.near.close(reactor, Closing::Clean);
-        pair.far.close(reactor, Closing::Clean);
+        pair.close(reactor, Closing::Clean);
     }
     let per_pair = |bytes: fn(Memory) -> u64| {
         Some(bytes(with_pairs? - before?) as f64 / f64::from(args.pairs))

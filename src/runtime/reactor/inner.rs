@@ -121,7 +121,13 @@ impl Inner {
         // SAFETY: `Ring::push` asks that buffers outlive the operation. The
         // entries built here point to no buffer, except a timeout's timespec,
         // which the kernel copies while submitting (IORING_FEAT_SUBMIT_STABLE,
-        // Linux 5.5) and which lives in `self` until then.
+        // Linux 5.5): it has a box of its own behind `ring` in `self`, and it is
+        // written between two enters on this thread, never during one.
+        // It also asks that descriptors are open until submitted. Those of
+        // sockets and listeners are closed only by the final completion of what
+        // names them; `watch_fd` has its caller promise more; our doorbell stays
+        // in `self`. A neighbour's ring may be gone: MSG_RING does nothing to
+        // what is no ring, and no ring is made once the shards have started.
         unsafe { self.ring.push(entry) };
     }
 
@@ -287,7 +293,8 @@ impl Inner {
         if completion.result >= 0 {
             // JUSTIFICATION: the ring hands out accepted descriptors as numbers.
             // SAFETY: `from_raw_fd` asks for an open descriptor that nobody else
-            // owns: a successful accept just made it for this completion alone.
+            // owns: a successful accept just made it for this completion alone,
+            // and a completion is reaped once.
             let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
             if ended {
                 self.accept_ended(index, state);

@@ -45,7 +45,7 @@ use super::readiness::Readiness;
 use super::ring::{Ring, RingSize, Sleep};
 use super::socket::Socket;
 use super::timer_wheel::{TimerKey, TimerWheel};
-use super::transfer::{Progress, TransferKey, Transfers, ZeroCopyCounts};
+use super::transfer::{Progress, TransferKey, Transfers};
 use crate::time::Timestamp;
 
 /// The owner tag of a socket whose events wake a task instead of reaching the
@@ -243,7 +243,11 @@ impl Reactor {
             inner.polls.detach(key);
             inner.cancel_poll(key);
         }
-        let guard = Detaching { reactor: self, key };
+        let mut detaching = Detaching {
+            reactor: self,
+            key,
+            socket: Some(socket),
+        };
         poll_fn(|context| {
             self.inner
                 .borrow_mut()
@@ -251,9 +255,10 @@ impl Reactor {
                 .poll_detached(key, context.waker())
         })
         .await;
-        // Its slot was freed above, so there is nothing to abandon.
-        std::mem::forget(guard);
-        socket
+        match detaching.socket.take() {
+            Some(socket) => socket,
+            None => unreachable!("only its drop gives it away"),
+        }
     }
 
     /// Number of sockets whose poll is armed or on its way out.
@@ -284,7 +289,7 @@ impl Reactor {
     }
 
     /// Has the ring receive from `socket`, into buffers of this size, until the
-    /// transfer's final progress.
+    /// transfer's final progress. The socket stays open until then.
     ///
     /// # Panics
     ///
@@ -300,7 +305,7 @@ impl Reactor {
     /// Has the ring send `segments`, at most
     /// [`SEND_SEGMENTS_MAX`](super::transfer::SEND_SEGMENTS_MAX), as far as
     /// `socket` takes them now. Segments beyond that number are not taken from
-    /// the iterator.
+    /// the iterator. The socket stays open until the transfer's final progress.
     pub fn start_send(
         &self,
         socket: &Socket,
@@ -352,17 +357,6 @@ impl Reactor {
             transfers.recycle(segment);
             value
         })
-    }
-
-    /// What came of zero-copy sends so far.
-    #[must_use]
-    pub fn zero_copy(&self) -> ZeroCopyCounts {
-        let inner = self.inner.borrow();
-        inner
-            .transfers
-            .as_ref()
-            .map(Transfers::zero_copy)
-            .unwrap_or_default()
     }
 
     fn with_transfers<T>(&self, act: impl FnOnce(&mut Transfers, &mut Ring) -> T) -> T {
@@ -497,16 +491,21 @@ impl fmt::Debug for Reactor {
     }
 }
 
-/// A detach under way; a task that is dropped meanwhile leaves its slot to end
-/// by itself.
+/// A detach under way; a task that is dropped meanwhile leaves its socket to be
+/// closed by the final completion.
 struct Detaching<'a> {
     reactor: &'a Reactor,
     key: PollKey,
+    /// Taken once no operation holds it.
+    socket: Option<Socket>,
 }
 
 impl Drop for Detaching<'_> {
     fn drop(&mut self) {
-        self.reactor.inner.borrow_mut().polls.abandon(self.key);
+        if let Some(socket) = self.socket.take() {
+            let mut inner = self.reactor.inner.borrow_mut();
+            inner.polls.abandon(self.key, socket);
+        }
     }
 }
 

@@ -1,0 +1,80 @@
+//! What every proxy is to its shard, and what it adds.
+//!
+//! A proxy's work is in its tasks: its shards have nothing to tell each other,
+//! it watches no socket outside its tasks, and it needs no turn of its own.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use crate::relay::CloseReason;
+use crate::runtime::Owner;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::shard::world::{Service, World};
+use crate::time::Timestamp;
+
+/// What one shard of a proxy adds.
+pub trait Proxy: 'static {
+    /// What it remembers of a session.
+    type Session: Copy + 'static;
+
+    fn own_world(&self) -> &Rc<World<Self::Session, Infallible>>;
+
+    /// A local connection came in, for a proxy that listens.
+    fn accept_local(self: &Rc<Self>, _socket: Socket) {
+        unreachable!("this proxy listens nowhere")
+    }
+
+    /// A session ended, see [`Service::handle_session_ended`].
+    fn end_session(&self, _session: Self::Session, _reason: CloseReason, _bytes: [u64; 2]) {}
+
+    /// Give up what only waits.
+    fn stop(&self) {}
+
+    /// Whether a task has something to finish before the shard may end.
+    fn has_work(&self) -> bool;
+}
+
+impl<P: Proxy> Service for P {
+    type Context = P::Session;
+    type Message = Infallible;
+
+    fn world(&self) -> &Rc<World<P::Session, Infallible>> {
+        self.own_world()
+    }
+
+    fn handle_accepted(self: &Rc<Self>, _listener: usize, socket: Socket) {
+        self.accept_local(socket);
+    }
+
+    fn handle_ready(self: &Rc<Self>, _owner: Owner, _readiness: Readiness) {
+        unreachable!("a proxy watches no socket outside its tasks")
+    }
+
+    fn handle_message(self: &Rc<Self>, message: Infallible) {
+        match message {}
+    }
+
+    fn handle_session_ended(
+        self: &Rc<Self>,
+        session: P::Session,
+        reason: CloseReason,
+        bytes: [u64; 2],
+    ) {
+        self.end_session(session, reason, bytes);
+    }
+
+    fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        None
+    }
+
+    fn handle_drain(self: &Rc<Self>) {
+        self.stop();
+    }
+
+    fn is_busy(&self) -> bool {
+        self.has_work()
+    }
+}
