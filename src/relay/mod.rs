@@ -31,6 +31,7 @@ pub mod streaming;
 
 mod copy;
 mod deadline;
+mod leaving;
 mod pipe_pool;
 pub mod ring_plane;
 pub(crate) mod slab;

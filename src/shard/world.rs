@@ -555,6 +555,7 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
         }
     }
     while let Some(key) = engine.poll_leaving() {
+        world.counters.counts.increment(Count::MovedToRing);
         world
             .ring_plane
             .borrow_mut()
