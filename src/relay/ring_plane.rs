@@ -71,6 +71,8 @@ struct RingPair {
 #[derive(Debug, Default)]
 struct Flow {
     receive: Option<TransferKey>,
+    /// The receive's cancel is under way.
+    cancelled: bool,
     size: BufferSize,
     /// Receipts in a row that asked for the other size.
     misfits: u8,
@@ -78,6 +80,8 @@ struct Flow {
     queue: VecDeque<Segment>,
     queue_bytes: usize,
     spill: VecDeque<u8>,
+    /// The destination took nothing more of the spill.
+    destination_full: bool,
     source_ended: bool,
     shut: bool,
     waits: bool,
@@ -146,6 +150,7 @@ impl RingPlane {
         }
         if is_receive && progress.is_final {
             flow.receive = None;
+            flow.cancelled = false;
         }
         // Not only the last word of a send says that the next may follow: for
         // a zero-copy one the buffers come back later.
@@ -171,6 +176,8 @@ impl RingPlane {
                 flow.relayed_bytes += sent as u64;
                 let held = flow.spill.len();
                 reactor.with_unsent(|unsent| flow.spill.extend(unsent));
+                // Room that came meanwhile is told no more: see for ourselves.
+                flow.destination_full = false;
                 self.spill_bytes += flow.spill.len() - held;
             }
             Step::Starved => self.wait(key, side),
@@ -199,6 +206,9 @@ impl RingPlane {
             self.fail(reactor, key, CloseReason::from_error(side, error));
         }
         if readiness.is_writable() {
+            if let Some(flow) = self.flow_mut(key, side.other()) {
+                flow.destination_full = false;
+            }
             self.advance(reactor, engine, key, side.other());
         } else {
             self.finish_if_over(reactor, engine, key);
@@ -264,14 +274,14 @@ impl RingPlane {
         flow.queue_bytes = 0;
         let mut failure = None;
         let mut sent = 0;
-        while !flow.spill.is_empty() && flow.send.is_none() {
+        while !flow.spill.is_empty() && flow.send.is_none() && !flow.destination_full {
             match destination.send(flow.spill.as_slices().0) {
                 Ok(count) => {
                     flow.spill.drain(..count);
                     flow.relayed_bytes += count as u64;
                     sent += count;
                 }
-                Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => flow.destination_full = true,
                 Err(error) => {
                     failure = Some(error);
                     break;
@@ -323,9 +333,7 @@ impl RingPlane {
         let backlogged = !flow.spill.is_empty() || flow.queue_bytes > QUEUE_BYTES_MAX;
         match flow.receive {
             // What comes instead of it takes buffers of the other size.
-            Some(receive) if backlogged || flow.is_misfit() => {
-                reactor.cancel_transfer(receive);
-            }
+            Some(_) if backlogged || flow.is_misfit() => flow.cancel_receive(reactor),
             None if !backlogged && !flow.source_ended && !flow.waits => {
                 if over_budget {
                     self.wait(key, side);
@@ -374,7 +382,8 @@ impl RingPlane {
         }
     }
 
-    /// The pair ends: what is under way is cancelled.
+    /// The pair ends: what would go on by itself is cancelled. A send does not
+    /// wait.
     fn fail(&mut self, reactor: &Reactor, key: Key, reason: CloseReason) {
         let Some(pair) = self
             .pairs
@@ -384,10 +393,8 @@ impl RingPlane {
             return;
         };
         pair.reason.get_or_insert(reason);
-        for flow in &pair.flows {
-            for transfer in [flow.receive, flow.send].into_iter().flatten() {
-                reactor.cancel_transfer(transfer);
-            }
+        for flow in &mut pair.flows {
+            flow.cancel_receive(reactor);
         }
     }
 
@@ -466,6 +473,15 @@ impl RingPlane {
 }
 
 impl Flow {
+    /// Has the receive end early, which its final progress tells.
+    fn cancel_receive(&mut self, reactor: &Reactor) {
+        if let Some(receive) = self.receive
+            && !std::mem::replace(&mut self.cancelled, true)
+        {
+            reactor.cancel_transfer(receive);
+        }
+    }
+
     fn note_receipt(&mut self, bytes: usize) {
         let fills_small = bytes >= BufferSize::Small.bytes() as usize;
         let fits = match self.size {
