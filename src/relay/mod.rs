@@ -7,6 +7,7 @@
 //! - [`direction`], [`pair`], [`gate`], [`streaming`] and [`close`] decide, and
 //!   do no system call: `tests/sim` runs them against sockets made up from a
 //!   seed;
+//! - [`ring_pair`] decides likewise for pairs that [`ring_plane`] moves;
 //! - `copy` and `splice` do the system calls that [`direction`] asks for, with
 //!   what `spill` and `pipe_pool` keep for the whole shard.
 //!
@@ -27,6 +28,7 @@ pub mod direction;
 pub mod engine;
 pub mod gate;
 pub mod pair;
+pub mod ring_pair;
 pub mod streaming;
 
 mod copy;
@@ -44,6 +46,8 @@ mod direction_tests;
 mod engine_rig;
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod ring_pair_tests;
 
 pub use close::{CloseReason, How};
 pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage, WaitHint};
