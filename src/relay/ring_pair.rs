@@ -12,7 +12,9 @@
 //! ```
 //!
 //! While a flow has a spill it receives nothing, and what still comes goes
-//! behind the spill, so that its buffers go back to the kernel. The end of the
+//! behind the spill, so that its buffers go back to the kernel. Once all spills
+//! together are at their budget, a flow without one has no more than one small
+//! buffer between its sockets, which is what it may add to the spills. The end of the
 //! stream is passed on behind the last byte. A failure of either socket ends
 //! the pair, once nothing is under way any more.
 
@@ -37,6 +39,8 @@ pub enum Action {
     /// [`RingPair::handle_received`] as often as bytes come, and once
     /// [`RingPair::handle_receive_over`].
     Receive(BufferSize),
+    /// Receive into one small buffer; told in the same way.
+    ReceiveOnce,
     /// Have the receive end early; that it did is told all the same.
     CancelReceive,
     /// Send from the front of the queue: at once
@@ -49,9 +53,6 @@ pub enum Action {
     SendSpill,
     /// Pass the end of the stream on.
     ShutdownWrite,
-    /// The spills are at their budget: [`RingPair::handle_room`] when they are
-    /// not, and there are buffers of this size.
-    Wait(BufferSize),
 }
 
 /// Both flows of a pair, and how it ends.
@@ -72,7 +73,7 @@ struct Flow {
     size: BufferSize,
     /// Receipts in a row that asked for the other size.
     misfits: u8,
-    /// No buffer or no budget was left; another flow may be first when some is.
+    /// No buffer was left; another flow may be first when some are.
     waits: bool,
     /// INVARIANT: not while there is a spill, which goes first.
     sending: bool,
@@ -92,13 +93,15 @@ enum Receiving {
     #[default]
     Nothing,
     UntilCancelled,
+    /// Into one small buffer.
+    Once,
     /// The cancel is under way.
     Cancelled,
 }
 
 impl RingPair {
     /// The next thing to do, and for the flow from which side. `at_budget`
-    /// says that all spills together may not grow.
+    /// says that all spills together are as large as they should be.
     pub fn poll_action(&mut self, at_budget: bool) -> Option<(Side, Action)> {
         let ending = self.reason.is_some();
         Side::BOTH.into_iter().find_map(|side| {
@@ -144,7 +147,10 @@ impl RingPair {
     pub const fn handle_starved(&mut self, source: Side) -> BufferSize {
         let flow = self.flow_mut(source);
         flow.waits = true;
-        flow.size
+        match flow.receiving {
+            Receiving::Once => BufferSize::Small,
+            _ => flow.size,
+        }
     }
 
     /// It is the flow's turn to receive again.
@@ -250,13 +256,19 @@ impl Flow {
     const fn poll_receive(&mut self, at_budget: bool) -> Option<Action> {
         let backlogged = self.spill_bytes > 0 || self.queue_bytes > QUEUE_BYTES_MAX;
         match self.receiving {
-            // What comes instead of it takes buffers of the other size.
-            Receiving::UntilCancelled if backlogged || self.is_misfit() => self.poll_cancel(),
-            Receiving::Nothing if !backlogged && !self.source_ended && !self.waits => {
-                if at_budget {
-                    self.waits = true;
-                    return Some(Action::Wait(self.size));
+            // What comes instead of it takes other buffers.
+            Receiving::UntilCancelled if backlogged || at_budget || self.is_misfit() => {
+                self.poll_cancel()
+            }
+            Receiving::Nothing if backlogged || self.source_ended || self.waits => None,
+            Receiving::Nothing if at_budget => {
+                if !self.is_empty() {
+                    return None;
                 }
+                self.receiving = Receiving::Once;
+                Some(Action::ReceiveOnce)
+            }
+            Receiving::Nothing => {
                 self.fit();
                 self.receiving = Receiving::UntilCancelled;
                 Some(Action::Receive(self.size))
@@ -266,7 +278,7 @@ impl Flow {
     }
 
     const fn poll_cancel(&mut self) -> Option<Action> {
-        if matches!(self.receiving, Receiving::UntilCancelled) {
+        if matches!(self.receiving, Receiving::UntilCancelled | Receiving::Once) {
             self.receiving = Receiving::Cancelled;
             return Some(Action::CancelReceive);
         }

@@ -195,6 +195,48 @@ fn a_starved_flow_with_a_spill_does_not_receive_in_its_turn() {
 }
 
 #[test]
+fn at_the_budget_a_flow_goes_on_by_one_small_buffer() {
+    let mut rig = Rig::new();
+    rig.receive(1);
+    rig.at_budget = true;
+    assert_eq!(rig.actions(), [Action::CancelReceive]);
+    assert_eq!(rig.receive(1), [], "one cancel");
+    assert_eq!(rig.receive_over(), [], "two bytes are not delivered yet");
+    assert_eq!(rig.sent(1, 0), [Action::Send]);
+    for _ in 0..3 {
+        assert_eq!(rig.sent(1, 0), [Action::ReceiveOnce]);
+        rig.pair.handle_receive_over(Side::Left);
+        assert_eq!(rig.receive(1), [Action::Send], "nothing beside the send");
+    }
+    // It stops for its own destination alone.
+    assert_eq!(rig.sent(0, 1), [Action::SendSpill]);
+    assert_eq!(
+        rig.writable(1),
+        [Action::SendSpill, Action::ReceiveOnce],
+        "it has no spill any more"
+    );
+    // What is under way stays so, and then it is as before.
+    rig.at_budget = false;
+    assert_eq!(rig.actions(), []);
+    rig.pair.handle_receive_over(Side::Left);
+    assert_eq!(rig.receive(1), [Action::Send, Action::Receive(Small)]);
+}
+
+#[test]
+fn at_the_budget_a_stream_waits_for_small_buffers() {
+    let mut rig = Rig::new();
+    rig.receive_until_cancel(SMALL_BYTES);
+    assert_eq!(rig.receive_over(), [Action::Receive(Large)]);
+    rig.at_budget = true;
+    assert_eq!(rig.actions(), [Action::CancelReceive]);
+    assert_eq!(rig.receive_over(), [Action::ReceiveOnce]);
+    assert_eq!(rig.pair.handle_starved(Side::Left), Small);
+    rig.at_budget = false;
+    rig.pair.handle_room(Side::Left);
+    assert_eq!(rig.receive_over(), [Action::Receive(Large)]);
+}
+
+#[test]
 fn an_end_is_passed_on_behind_the_last_byte() {
     let mut rig = Rig::new();
     rig.receive(10);

@@ -8,7 +8,8 @@
 //! A send takes what the socket has room for and no more; the rest is copied
 //! to the heap and its buffers go back to the kernel. So a slow peer costs
 //! memory of its own, never the buffers of the others. While the spills
-//! together are at their budget, no flow starts to receive.
+//! together are at their budget, the flows without one go on, slowly: a few
+//! peers that are stuck must not stop the others.
 //!
 //! A receive takes whatever the socket holds, so a few streams can take all
 //! buffers there are. A flow therefore receives into small buffers of which
@@ -40,7 +41,7 @@ pub struct RingPlane {
     pairs: HashMap<u32, Moved, ahash::RandomState>,
     spill_bytes: usize,
     spill_bytes_max: usize,
-    /// Flows that wait for spill budget, or for buffers of a size.
+    /// Flows that wait for buffers of a size.
     waiting: [VecDeque<(Key, Side)>; BufferSize::ALL.len()],
 }
 
@@ -63,8 +64,9 @@ struct Flow {
 }
 
 impl RingPlane {
-    /// A plane without pairs. Its transfers' events carry `tag`; spills
-    /// together take about `spill_bytes_max` bytes at most.
+    /// A plane without pairs. Its transfers' events carry `tag`. Once all
+    /// spills together take `spill_bytes_max` bytes, a flow adds what it has
+    /// received by then, or one small buffer.
     #[must_use]
     pub fn new(tag: u8, spill_bytes_max: u64) -> Self {
         Self {
@@ -226,9 +228,6 @@ impl RingPlane {
             }
             // One that must go on waiting stands at the end.
             for _ in 0..self.waiting[size as usize].len() {
-                if self.spill_bytes >= self.spill_bytes_max {
-                    return;
-                }
                 let Some((key, side)) = self.waiting[size as usize].pop_front() else {
                     break;
                 };
@@ -257,6 +256,10 @@ impl RingPlane {
                 Action::Receive(size) => {
                     flow.receive = Some(reactor.start_receive(ends.source, owner, size));
                 }
+                Action::ReceiveOnce => {
+                    let receive = reactor.start_receive_once(ends.source, owner, BufferSize::Small);
+                    flow.receive = Some(receive);
+                }
                 Action::CancelReceive => {
                     if let Some(receive) = flow.receive {
                         reactor.cancel_transfer(receive);
@@ -280,7 +283,6 @@ impl RingPlane {
                         pair.handle_failure(side.other(), error);
                     }
                 }
-                Action::Wait(size) => self.waiting[size as usize].push_back((key, side)),
             }
         }
         let Some(reason) = pair.poll_end() else {
