@@ -1,9 +1,10 @@
 //! Moves bytes between the two legs of a pair.
 //!
-//! [`Engine`] is one shard's data plane: the shard gives it two connected
-//! sockets and tells it what the ring's polls report; it moves the bytes and
-//! hands the sockets back when the pair has ended. Below it, in reading order:
+//! [`Planes`] is one shard's data plane: the shard gives it two connected
+//! sockets and tells it what the reactor reports; it moves the bytes and hands
+//! the sockets back when the pair has ended. Below it, in reading order:
 //!
+//! - [`Engine`] copies and splices, and [`ring_plane`] has the ring move bytes;
 //! - [`direction`], [`pair`], [`gate`], [`streaming`] and [`close`] decide, and
 //!   do no system call: `tests/sim` runs them against sockets made up from a
 //!   seed;
@@ -28,6 +29,7 @@ pub mod direction;
 pub mod engine;
 pub mod gate;
 pub mod pair;
+pub mod planes;
 pub mod ring_pair;
 pub mod streaming;
 
@@ -52,4 +54,5 @@ mod ring_pair_tests;
 pub use close::{CloseReason, How};
 pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage, WaitHint};
 pub use pair::Side;
+pub use planes::Planes;
 pub use slab::Key as PairKey;
