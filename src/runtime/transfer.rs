@@ -209,7 +209,9 @@ impl Transfers {
         }
         let bytes: usize = state.segments.iter().map(Segment::len).sum();
         let count = u16::try_from(state.segments.len()).unwrap_or(u16::MAX);
-        state.zero_copy = bytes >= ZERO_COPY_BYTES_MIN && self.admits_zero_copy(count);
+        // A unix socket refuses it.
+        state.zero_copy =
+            bytes >= ZERO_COPY_BYTES_MIN && self.admits_zero_copy(count) && socket.is_internet();
         state.header.msg_iov = state.vectors.as_mut_ptr();
         state.header.msg_iovlen = state.segments.len();
         let header: *const libc::msghdr = &raw const state.header;
