@@ -39,7 +39,7 @@ pub struct RingPlane {
     /// Owner tag of its transfers.
     tag: u8,
     pairs: HashMap<u32, Moved, ahash::RandomState>,
-    spill_bytes: usize,
+    pub(super) spill_bytes: usize,
     spill_bytes_max: usize,
     /// Flows that wait for buffers of a size.
     waiting: [VecDeque<(Key, Side)>; BufferSize::ALL.len()],
@@ -372,5 +372,53 @@ fn owner(tag: u8, key: Key, side: Side) -> Owner {
     Owner {
         tag,
         token: key.index << 1 | side,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::EngineSettings;
+    use super::super::engine_rig::{Rig, connection};
+    use crate::config::DataPlane;
+
+    const STUCK_PAIRS_COUNT: usize = 8;
+    const BUDGET_BYTES: usize = 64 << 10;
+
+    #[test]
+    fn peers_that_are_stuck_do_not_stop_the_others() {
+        let mut rig = Rig::new(EngineSettings {
+            spill_bytes_max: BUDGET_BYTES as u64,
+            ..EngineSettings::default()
+        });
+        let mut pair = || {
+            let (left, left_leg) = connection();
+            let (right, right_leg) = connection();
+            rig.join(DataPlane::Ring, left_leg, right_leg);
+            (left, right)
+        };
+        let (mut left, mut right) = pair();
+        let mut stuck: Vec<_> = std::iter::repeat_with(&mut pair)
+            .take(STUCK_PAIRS_COUNT)
+            .collect();
+        let bytes = vec![1; 256 << 10];
+        rig.run_until("a used up budget", |rig| {
+            for (sender, _) in &mut stuck {
+                sender.write(&bytes);
+            }
+            rig.planes.ring.spill_bytes >= BUDGET_BYTES
+        });
+
+        for _ in 0..3 {
+            left.write_all(&mut rig, b"ping");
+            assert_eq!(right.read_exactly(&mut rig, 4), b"ping");
+        }
+        let (mut written, mut read) = (0, 0);
+        let mut sink = vec![0; 256 << 10];
+        rig.run_until("a stream", |_| {
+            written += left.write(&bytes[written..]);
+            read += right.read(&mut sink).unwrap_or(0);
+            read == bytes.len()
+        });
+        assert!(rig.planes.ring.spill_bytes >= BUDGET_BYTES);
     }
 }
