@@ -14,9 +14,9 @@
 //! While a flow has a spill it receives nothing, and what still comes goes
 //! behind the spill, so that its buffers go back to the kernel. Once all spills
 //! together are at their budget, a flow without one has no more than one small
-//! buffer between its sockets, which is what it may add to the spills. The end of the
-//! stream is passed on behind the last byte. A failure of either socket ends
-//! the pair, once nothing is under way any more.
+//! buffer between its sockets, which is what it may add to the spills. The end
+//! of the stream is passed on behind the last byte. A failure of either socket
+//! ends the pair, once nothing is under way any more.
 
 use rustix::io::Errno;
 
