@@ -280,7 +280,7 @@ mod tests {
             }
         }
         assert_eq!(Limits::defaults(1024).connections_max, 1024 - 256 - 64);
-        assert_eq!(Limits::defaults(4096).pipes_max, 256);
+        assert_eq!(Limits::defaults(4096).pipes_max, 512);
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub enum Count {
     HandedIn,
     /// Pairs joined.
     Paired,
+    /// Pairs that the ring took over.
+    MovedToRing,
     /// Bytes moved from one leg of a pair to the other, prefixes included.
     BytesRelayed,
 }
@@ -81,6 +83,7 @@ labels!(Count {
     HandedOut = "handed_out",
     HandedIn = "handed_in",
     Paired = "paired",
+    MovedToRing = "moved_to_ring",
     BytesRelayed = "bytes_relayed",
 });
 
@@ -309,7 +312,7 @@ mod tests {
         assert_eq!(
             counted().snapshot().to_string(),
             "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
-             bytes_relayed=1000 ended.reset=1 refused.slow=2",
+             moved_to_ring=0 bytes_relayed=1000 ended.reset=1 refused.slow=2",
         );
     }
 

@@ -9,7 +9,8 @@
 //! 3. [`Engine::handle_deadline`] when its time has come;
 //! 4. [`Engine::run_quantum`], at least once while there is work, then again
 //!    as long as no completion waits;
-//! 5. [`Engine::poll_ended`] until it has nothing to tell.
+//! 5. [`Engine::poll_leaving`], then [`Engine::poll_ended`], until they have
+//!    nothing to tell.
 //!
 //! The engine does not know the ring and closes no socket: those of an ended
 //! pair are handed back, as a poll may be armed on them. It polls nothing
@@ -28,6 +29,7 @@ use super::close::{CloseReason, How};
 use super::deadline::{GateCheck, Watched};
 use super::direction::{Action, Hold, Mode, Outcome, SCRATCH_BYTES, State};
 use super::gate::{CHECK_INTERVAL, Gate, SETTLED_BY_KERNEL};
+use super::leaving::may_leave;
 use super::pair::{EndEvidence, Pair, Side};
 use super::pipe_pool::{PipePool, PipePoolLimits};
 use super::slab::{Key, Slab};
@@ -186,7 +188,7 @@ pub struct Engine {
     pub(super) gate_checks: VecDeque<GateCheck>,
     ended: VecDeque<Ended>,
     /// Pairs for the ring plane, until it takes them over.
-    leaving: VecDeque<Key>,
+    pub(super) leaving: VecDeque<Key>,
     /// Turns of the loop left until the shard is quiet.
     busy_turns: u8,
 }
@@ -196,6 +198,8 @@ pub struct Engine {
 pub(super) struct Session {
     pub(super) pair: Pair,
     pub(super) sockets: [Socket; 2],
+    /// The ring plane is to take the pair over.
+    pub(super) is_leaving: bool,
 }
 
 const _: () = assert!(size_of::<super::slab::Slot<Session>>() <= 96);
@@ -273,11 +277,13 @@ impl Engine {
                 gates[side.index()] = Some(Gate::new(at));
             }
         }
+        let is_leaving = plane == DataPlane::Ring;
         let key = self.pairs.insert(Session {
             pair,
             sockets: [left.socket, right.socket],
+            is_leaving,
         });
-        if plane == DataPlane::Ring {
+        if is_leaving {
             self.leaving.push_back(key);
         }
         for (side, gate) in Side::BOTH.into_iter().zip(gates) {
@@ -351,44 +357,6 @@ impl Engine {
     /// before.
     pub fn abort(&mut self, key: Key, reason: CloseReason) -> bool {
         self.end(key, reason)
-    }
-
-    /// The next pair that the ring plane is to take over: its prefixes and
-    /// gates are seen off. Call until `None`, once per turn.
-    pub fn poll_leaving(&mut self) -> Option<Key> {
-        for _ in 0..self.leaving.len() {
-            let key = self.leaving.pop_front()?;
-            let Some(session) = self.pairs.get_mut(key) else {
-                continue;
-            };
-            if Side::BOTH
-                .iter()
-                .all(|side| session.pair.from(*side).is_at_rest())
-            {
-                Side::BOTH
-                    .iter()
-                    .for_each(|side| session.pair.from_mut(*side).leave());
-                return Some(key);
-            }
-            // A stream that ends already is not worth the move.
-            if !Side::BOTH
-                .iter()
-                .any(|side| session.pair.from(*side).source_ended())
-            {
-                self.leaving.push_back(key);
-            }
-        }
-        None
-    }
-
-    /// Ends a pair that another plane moved, with the bytes that it delivered.
-    pub fn finish(&mut self, key: Key, reason: CloseReason, bytes: [u64; 2]) {
-        if let Some(session) = self.pairs.get_mut(key) {
-            for (side, bytes) in Side::BOTH.into_iter().zip(bytes) {
-                session.pair.from_mut(side).add_relayed_bytes(bytes);
-            }
-        }
-        self.end(key, reason);
     }
 
     /// The next pair that ended, with its sockets.
@@ -491,7 +459,11 @@ impl Engine {
         let Some(session) = self.pairs.get_mut(key) else {
             return;
         };
-        let Session { pair, sockets } = session;
+        let Session {
+            pair,
+            sockets,
+            is_leaving,
+        } = session;
         let ends = Ends {
             source: &sockets[source.index()],
             destination: &sockets[source.other().index()],
@@ -503,6 +475,11 @@ impl Engine {
             u32::MAX
         };
         let turn = match pair.run_turn(source, moves_max, |pair, action| {
+            let is_read = matches!(action, Action::Copy { .. });
+            if *is_leaving && is_read && may_leave(pair) {
+                // What the source holds is for the ring to read.
+                return Outcome::SourceEmpty;
+            }
             means.perform(ends, action, |ends| {
                 pair.judge_end(source, || ends.evidence())
             })

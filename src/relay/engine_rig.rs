@@ -1,8 +1,10 @@
-//! What tests drive the engine with: an edge-triggered epoll and peers.
+//! What tests drive the planes with: an edge-triggered epoll, a reactor for
+//! transfers, and peers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
@@ -10,18 +12,24 @@ use rustix::event::{PollFlags, Timespec, epoll};
 
 use crate::config::DataPlane;
 use crate::runtime::clock;
+use crate::runtime::provided::BufferSize;
+use crate::runtime::reactor::{Event, Reactor};
 use crate::runtime::readiness::Readiness;
+use crate::runtime::ring::{RingSize, Sleep};
 use crate::runtime::socket::Socket;
 use crate::time::Timestamp;
 
 use super::close::How;
-use super::engine::{Ended, Engine, EngineSettings, GateHold, LegIo};
+use super::engine::{Ended, EngineSettings, GateHold, LegIo};
 use super::pair::Side;
+use super::planes::Planes;
 use super::slab::Key;
 
-/// An engine, its polls, and a clock that stands still unless told.
+/// The planes, their polls, and a clock that stands still unless told. The
+/// reactor carries the ring's transfers alone.
 pub(super) struct Rig {
-    pub(super) engine: Engine,
+    pub(super) planes: Planes,
+    reactor: Rc<Reactor>,
     epoll: OwnedFd,
     pub(super) now: Timestamp,
     pub(super) ended: Vec<Ended>,
@@ -29,8 +37,10 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(settings: EngineSettings) -> Self {
+        let reactor = Reactor::new(RingSize::default()).unwrap();
         Self {
-            engine: Engine::new(settings),
+            planes: Planes::new(Rc::clone(&reactor), 0, DataPlane::Ring, settings).unwrap(),
+            reactor,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(),
             now: Timestamp::from_nanos(1_000_000_000),
             ended: Vec::new(),
@@ -38,13 +48,12 @@ impl Rig {
     }
 
     pub(super) fn join(&mut self, plane: DataPlane, left: LegIo, right: LegIo) -> Key {
-        let key = self.engine.start(left, right, plane, self.now);
+        let key = self.planes.engine.start(left, right, plane, self.now);
         for side in Side::BOTH {
-            let Some(socket) = self.engine.socket(key, side) else {
+            let Some(socket) = self.planes.engine.socket(key, side) else {
                 continue;
             };
-            let data =
-                u64::from(key.index) << 33 | u64::from(key.generation) << 1 | side.index() as u64;
+            let data = u64::from(key.index) << 1 | side.index() as u64;
             let flags = epoll::EventFlags::IN
                 | epoll::EventFlags::OUT
                 | epoll::EventFlags::RDHUP
@@ -61,30 +70,32 @@ impl Rig {
         epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&at_once)).unwrap();
         for event in &events {
             let data = event.data.u64();
-            let key = Key {
-                index: u32::try_from(data >> 33).unwrap(),
-                generation: u32::try_from(data >> 1 & 0xffff_ffff).unwrap(),
-            };
+            let index = u32::try_from(data >> 1).unwrap();
             let side = Side::BOTH[usize::from(data & 1 == 1)];
             let bits = u16::try_from({ event.flags }.bits() & 0xffff).unwrap();
             let readiness = Readiness::from_poll(PollFlags::from_bits_retain(bits));
-            self.engine.handle_readiness(key, side, readiness);
+            self.planes.handle_readiness(index, side, readiness);
         }
         let mut busy = !events.is_empty();
-        if self
-            .engine
-            .next_deadline()
-            .is_some_and(|due| due <= self.now)
-        {
-            self.engine.handle_deadline(self.now);
+        self.reactor.turn(Sleep::No, None);
+        while let Some(event) = self.reactor.poll_event() {
+            if let Event::Transfer { owner, progress } = event {
+                self.planes.handle_progress(owner.token, progress);
+            }
             busy = true;
         }
-        let _ = self.engine.wait_hint();
-        if self.engine.has_work() {
-            self.engine.run_quantum(self.now);
+        let engine = &mut self.planes.engine;
+        let _ = engine.wait_hint();
+        if engine.next_deadline().is_some_and(|due| due <= self.now) {
+            engine.handle_deadline(self.now);
             busy = true;
         }
-        while let Some(ended) = self.engine.poll_ended() {
+        if engine.has_work() {
+            engine.run_quantum(self.now);
+            busy = true;
+        }
+        busy |= self.planes.move_leaving() > 0;
+        while let Some(ended) = self.planes.poll_ended() {
             for (socket, how) in ended.sockets.iter().zip(ended.how) {
                 epoll::delete(&self.epoll, socket).unwrap();
                 if how == How::Reset {
@@ -107,8 +118,8 @@ impl Rig {
             assert!(
                 clock::now().since(begun) < Duration::from_secs(60),
                 "{what}: never came; {:?} {:?}",
-                self.engine.usage(),
-                self.engine.counters()
+                self.planes.engine.usage(),
+                self.planes.engine.counters()
             );
         }
     }
@@ -116,12 +127,24 @@ impl Rig {
     pub(super) fn run_until_ended(&mut self) -> Ended {
         self.run_until("end", |rig| !rig.ended.is_empty());
         let ended = self.ended.remove(0);
-        let usage = self.engine.usage();
+        self.assert_nothing_held();
+        ended
+    }
+
+    /// Everything is where it was before the first pair.
+    pub(super) fn assert_nothing_held(&self) {
+        let usage = self.planes.engine.usage();
         assert_eq!(
             (usage.pairs, usage.pipes_in_use, usage.spill_bytes),
             (0, 0, 0)
         );
-        ended
+        assert_eq!(self.planes.ring.spill_bytes, 0);
+        assert!(
+            BufferSize::ALL
+                .iter()
+                .all(|size| self.reactor.has_room(*size)),
+            "buffers are left behind"
+        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! The engine over real sockets.
+//! The planes over real sockets.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -14,7 +14,12 @@ use super::pair::Side;
 use super::slab::Key;
 use super::streaming::TICK;
 
-const PLANES: [DataPlane; 3] = [DataPlane::Auto, DataPlane::Copy, DataPlane::Splice];
+const PLANES: [DataPlane; 4] = [
+    DataPlane::Auto,
+    DataPlane::Copy,
+    DataPlane::Splice,
+    DataPlane::Ring,
+];
 
 /// The byte at one place of the stream with this seed.
 fn pattern(seed: u64, place: usize) -> u8 {
@@ -136,12 +141,7 @@ fn check_integrity(settings: EngineSettings, plane: DataPlane, pair_count: u64) 
         );
         assert_eq!(ended.bytes, expected);
     }
-    let usage = rig.engine.usage();
-    assert_eq!(
-        (usage.pairs, usage.pipes_in_use, usage.spill_bytes),
-        (0, 0, 0),
-        "{usage:?}"
-    );
+    rig.assert_nothing_held();
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_reader_that_stands_still_stops_the_writer() {
             quiet = if flow.written == before { quiet + 1 } else { 0 };
             quiet == 10_000
         });
-        let usage = rig.engine.usage();
+        let usage = rig.planes.engine.usage();
         assert!(usage.spill_bytes <= 64 << 10, "{plane:?} {usage:?}");
         assert!(usage.pipes_in_use <= 1, "{plane:?} {usage:?}");
         assert!(
@@ -311,7 +311,7 @@ fn a_reset_whose_error_was_swallowed_is_not_an_end() {
         let (mut rig, key, mut left, right) = joined(EngineSettings::default(), plane);
         rig.turn();
         right.reset();
-        let socket = rig.engine.socket(key, Side::Right).unwrap();
+        let socket = rig.planes.engine.socket(key, Side::Right).unwrap();
         while socket.take_error().is_none() {}
         let ended = rig.run_until_ended();
         assert_eq!(ended.reason, CloseReason::Reset(Side::Right), "{plane:?}");
@@ -330,12 +330,13 @@ fn prefixes_go_first() {
         left.write(b"left stream");
         right.write(b"right stream");
         let mut rig = Rig::new(EngineSettings::default());
-        let key = rig.join(plane, left_leg, right_leg);
+        rig.join(plane, left_leg, right_leg);
         let text = left.read_exactly(&mut rig, 26);
         assert_eq!(text, b"right prefix, right stream");
         let text = right.read_exactly(&mut rig, 24);
         assert_eq!(text, b"left prefix, left stream");
-        assert_eq!(rig.engine.bytes(key), Some([24, 26]));
+        rig.planes.abort_all(CloseReason::Terminated);
+        assert_eq!(rig.run_until_ended().bytes, [24, 26]);
     }
 }
 
@@ -370,14 +371,14 @@ fn a_gate_holds_until_the_reply_has_settled() {
             }
             None => {
                 held_until = rig.now;
-                rig.now = rig.engine.next_deadline().unwrap();
+                rig.now = rig.planes.engine.next_deadline().unwrap();
                 false
             }
         }
     });
     assert!(held_until.since(start) >= Duration::from_millis(5));
     assert!(rig.now.since(start) >= Duration::from_millis(10));
-    assert_eq!(rig.engine.next_deadline(), None);
+    assert_eq!(rig.planes.engine.next_deadline(), None);
 }
 
 #[test]
@@ -387,7 +388,7 @@ fn a_gate_opens_with_the_first_byte() {
     for _ in 0..100 {
         rig.turn();
     }
-    assert_eq!(rig.engine.bytes(key), Some([0, 0]));
+    assert_eq!(rig.planes.engine.bytes(key), Some([0, 0]));
     right.write(b"!");
     assert_eq!(right.read_exactly(&mut rig, 6), b"banner");
     assert_eq!(left.read_exactly(&mut rig, 1), b"!");
@@ -405,12 +406,12 @@ fn a_gate_holds_the_prefix_too() {
     for _ in 0..100 {
         rig.turn();
     }
-    assert_eq!(rig.engine.bytes(key), Some([0, 0]));
+    assert_eq!(rig.planes.engine.bytes(key), Some([0, 0]));
     rig.run_until("an open gate", |rig| {
-        if let Some(due) = rig.engine.next_deadline() {
+        if let Some(due) = rig.planes.engine.next_deadline() {
             rig.now = due;
         }
-        rig.engine.bytes(key) == Some([6, 0])
+        rig.planes.engine.bytes(key) == Some([6, 0])
     });
     assert_eq!(right.read_exactly(&mut rig, 11), b"replyprefix");
 }
@@ -427,7 +428,7 @@ fn a_reply_that_is_never_acknowledged_ends_the_pair() {
     rig.join(DataPlane::Auto, left_leg, right_leg);
     let start = rig.now;
     rig.run_until("an expired gate", |rig| {
-        if let Some(due) = rig.engine.next_deadline() {
+        if let Some(due) = rig.planes.engine.next_deadline() {
             rig.now = due;
         }
         !rig.ended.is_empty()
@@ -461,7 +462,7 @@ fn a_quantum_is_bounded_and_pairs_take_turns() {
         rig.turn();
         let busy: Vec<u64> = pairs
             .iter()
-            .map(|(key, ..)| rig.engine.bytes(*key).unwrap()[0])
+            .map(|(key, ..)| rig.planes.engine.bytes(*key).unwrap()[0])
             .collect();
         for (before, pair) in busy.iter().zip(&mut pairs) {
             assert!(before - pair.3 <= 1 << 20, "{}", before - pair.3);
@@ -495,9 +496,9 @@ fn splices_are_short_while_small_messages_come_and_go() {
                 left.write_all(rig, message);
                 right.read_exactly(rig, message.len());
             }
-            let before = rig.engine.bytes(bulk).expect("it lives")[0];
+            let before = rig.planes.engine.bytes(bulk).expect("it lives")[0];
             rig.turn();
-            most = most.max(rig.engine.bytes(bulk).expect("it lives")[0] - before);
+            most = most.max(rig.planes.engine.bytes(bulk).expect("it lives")[0] - before);
         }
         most
     };
@@ -518,8 +519,8 @@ fn small_becomes_bulk_and_small_again() {
         assert_eq!(left.read_exactly(rig, 4), b"pong");
     };
     ping_pong(&mut rig, &mut left, &mut right);
-    assert_eq!(rig.engine.usage().bulk_directions, 0);
-    assert_eq!(rig.engine.wait_hint().min_wait, None);
+    assert_eq!(rig.planes.engine.usage().bulk_directions, 0);
+    assert_eq!(rig.planes.engine.wait_hint().min_wait, None);
 
     let bytes = vec![3; 64 << 20];
     let (mut written, mut read) = (0, 0);
@@ -530,7 +531,7 @@ fn small_becomes_bulk_and_small_again() {
         read += right.read(&mut sink).unwrap_or(0);
         read == bytes.len()
     });
-    let counters = *rig.engine.counters();
+    let counters = *rig.planes.engine.counters();
     assert!(counters.promotions >= 1, "{counters:?}");
     assert!(counters.fills > 0 && counters.ticks > 0, "{counters:?}");
 
@@ -553,10 +554,10 @@ fn small_becomes_bulk_and_small_again() {
 
     rig.run_until("a small pair", |rig| {
         rig.now = rig.now + TICK;
-        rig.engine.usage().bulk_directions == 0
+        rig.planes.engine.usage().bulk_directions == 0
     });
-    assert_eq!(rig.engine.next_deadline(), None);
-    let usage = rig.engine.usage();
+    assert_eq!(rig.planes.engine.next_deadline(), None);
+    let usage = rig.planes.engine.usage();
     // As many as the longest chain had.
     let pipes_idle = usage.pipes_idle;
     assert!(pipes_idle >= 1);
@@ -568,10 +569,13 @@ fn small_becomes_bulk_and_small_again() {
             ..Usage::default()
         }
     );
-    let fills = rig.engine.counters().fills;
+    let fills = rig.planes.engine.counters().fills;
     ping_pong(&mut rig, &mut left, &mut right);
-    assert_eq!(rig.engine.counters().fills, fills);
-    assert_eq!(rig.engine.bytes(key), Some([bytes.len() as u64 + 4 + 8, 8]));
+    assert_eq!(rig.planes.engine.counters().fills, fills);
+    assert_eq!(
+        rig.planes.engine.bytes(key),
+        Some([bytes.len() as u64 + 4 + 8, 8])
+    );
 }
 
 #[test]
@@ -583,7 +587,7 @@ fn a_stream_waits_for_larger_pieces_and_its_end_does_not() {
         rig.now = rig.now + Duration::from_micros(200);
         flow.write_some(&mut rng, &mut left);
         flow.read_some(&mut rng, &mut right);
-        rig.engine.counters().low_water_sets > 0
+        rig.planes.engine.counters().low_water_sets > 0
     });
     // The end comes below the mark and is passed on without any tick.
     flow.total = flow.written;
@@ -598,11 +602,12 @@ fn a_stream_waits_for_larger_pieces_and_its_end_does_not() {
 fn an_aborted_pair_gives_everything_back() {
     let check = |reason: CloseReason, expected: Option<ErrorKind>| {
         for plane in PLANES {
-            let (mut rig, key, mut left, mut right) = joined(EngineSettings::default(), plane);
+            let (mut rig, _, mut left, mut right) = joined(EngineSettings::default(), plane);
             left.write_all(&mut rig, b"ping");
             assert_eq!(right.read_exactly(&mut rig, 4), b"ping");
-            assert!(rig.engine.abort(key, reason));
-            assert!(!rig.engine.abort(key, reason));
+            assert_eq!(rig.planes.abort_all(reason), 1);
+            // The first reason holds.
+            rig.planes.abort_all(CloseReason::Reset(Side::Left));
             let ended = rig.run_until_ended();
             assert_eq!((ended.reason, ended.bytes), (reason, [4, 0]));
             drop(ended);

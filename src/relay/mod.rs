@@ -1,12 +1,14 @@
 //! Moves bytes between the two legs of a pair.
 //!
-//! [`Engine`] is one shard's data plane: the shard gives it two connected
-//! sockets and tells it what the ring's polls report; it moves the bytes and
-//! hands the sockets back when the pair has ended. Below it, in reading order:
+//! [`Planes`] is one shard's data plane: the shard gives it two connected
+//! sockets and tells it what the reactor reports; it moves the bytes and hands
+//! the sockets back when the pair has ended. Below it, in reading order:
 //!
+//! - [`Engine`] copies and splices, and [`ring_plane`] has the ring move bytes;
 //! - [`direction`], [`pair`], [`gate`], [`streaming`] and [`close`] decide, and
 //!   do no system call: `tests/sim` runs them against sockets made up from a
 //!   seed;
+//! - [`ring_pair`] decides likewise for pairs that [`ring_plane`] moves;
 //! - `copy` and `splice` do the system calls that [`direction`] asks for, with
 //!   what `spill` and `pipe_pool` keep for the whole shard.
 //!
@@ -27,10 +29,13 @@ pub mod direction;
 pub mod engine;
 pub mod gate;
 pub mod pair;
+pub mod planes;
+pub mod ring_pair;
 pub mod streaming;
 
 mod copy;
 mod deadline;
+mod leaving;
 mod pipe_pool;
 pub mod ring_plane;
 pub(crate) mod slab;
@@ -43,8 +48,11 @@ mod direction_tests;
 mod engine_rig;
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod ring_pair_tests;
 
 pub use close::{CloseReason, How};
 pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage, WaitHint};
 pub use pair::Side;
+pub use planes::Planes;
 pub use slab::Key as PairKey;

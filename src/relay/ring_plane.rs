@@ -2,19 +2,14 @@
 //! from the same buffers, with zero copy where a device can do it.
 //!
 //! A pair begins in the engine, which sees its prefixes and gates off; once
-//! nothing is held there, the ring takes it over and keeps it to its end:
-//!
-//! ```text
-//!  receive (multishot) ──> queue ──> send (one at a time) ──> delivered
-//!                                      │ the socket was full
-//!                                      v
-//!                             spill ──> send(2) when writable ──> delivered
-//! ```
+//! nothing is held there, the ring takes it over and keeps it to its end.
+//! [`RingPair`] decides what to do next; here it is carried out.
 //!
 //! A send takes what the socket has room for and no more; the rest is copied
 //! to the heap and its buffers go back to the kernel. So a slow peer costs
-//! memory of its own, never the buffers of the others. While a flow has a
-//! spill, or the spills together are at their budget, it receives nothing.
+//! memory of its own, never the buffers of the others. While the spills
+//! together are at their budget, the flows without one go on, slowly: a few
+//! peers that are stuck must not stop the others.
 //!
 //! A receive takes whatever the socket holds, so a few streams can take all
 //! buffers there are. A flow therefore receives into small buffers of which
@@ -27,8 +22,9 @@ use rustix::io::Errno;
 use tracing::debug;
 
 use super::close::CloseReason;
-use super::engine::Engine;
+use super::engine::{Ends, Engine};
 use super::pair::Side;
+use super::ring_pair::{Action, RingPair};
 use super::slab::Key;
 use crate::runtime::Owner;
 use crate::runtime::provided::{BufferSize, Segment};
@@ -37,56 +33,40 @@ use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::runtime::transfer::{Progress, Step, TransferKey};
 
-/// A flow that has so many bytes queued behind its send receives no more until
-/// they are sent.
-const QUEUE_BYTES_MAX: usize = 256 << 10;
-
-/// Receipts in a row after which a flow gets buffers of another size: that
-/// filled a small one, or did not fill a small one.
-const RECEIPTS_TO_RESIZE: u8 = 4;
-
 /// The pairs that the ring moves.
 #[derive(Debug)]
 pub struct RingPlane {
     /// Owner tag of its transfers.
     tag: u8,
-    pairs: HashMap<u32, RingPair, ahash::RandomState>,
-    spill_bytes: usize,
+    pairs: HashMap<u32, Moved, ahash::RandomState>,
+    pub(super) spill_bytes: usize,
     spill_bytes_max: usize,
-    /// Flows that wait for spill budget, or for buffers of a size.
+    /// Flows that wait for buffers of a size.
     waiting: [VecDeque<(Key, Side)>; BufferSize::ALL.len()],
 }
 
+/// A pair and what it has under way.
 #[derive(Debug)]
-struct RingPair {
+struct Moved {
     key: Key,
+    pair: RingPair,
     /// By the side of their source.
     flows: [Flow; 2],
-    /// Set once the pair is to end: no transfer is started any more.
-    reason: Option<CloseReason>,
-    first_ended: Option<Side>,
 }
 
-/// One direction.
+/// What one direction holds, and the transfers that fill and empty it.
 #[derive(Debug, Default)]
 struct Flow {
     receive: Option<TransferKey>,
-    size: BufferSize,
-    /// Receipts in a row that asked for the other size.
-    misfits: u8,
     send: Option<TransferKey>,
     queue: VecDeque<Segment>,
-    queue_bytes: usize,
     spill: VecDeque<u8>,
-    source_ended: bool,
-    shut: bool,
-    waits: bool,
-    relayed_bytes: u64,
 }
 
 impl RingPlane {
-    /// A plane without pairs. Its transfers' events carry `tag`; spills
-    /// together take about `spill_bytes_max` bytes at most.
+    /// A plane without pairs. Its transfers' events carry `tag`. Once all
+    /// spills together take `spill_bytes_max` bytes, a flow adds what it has
+    /// received by then, or one small buffer.
     #[must_use]
     pub fn new(tag: u8, spill_bytes_max: u64) -> Self {
         Self {
@@ -103,22 +83,18 @@ impl RingPlane {
     pub fn has(&self, key: Key) -> bool {
         self.pairs
             .get(&key.index)
-            .is_some_and(|pair| pair.key == key)
+            .is_some_and(|moved| moved.key == key)
     }
 
     /// Takes a pair over that the engine has let go.
     pub fn start(&mut self, reactor: &Reactor, engine: &mut Engine, key: Key) {
-        let flows = [Flow::default(), Flow::default()];
-        let pair = RingPair {
+        let moved = Moved {
             key,
-            flows,
-            reason: None,
-            first_ended: None,
+            pair: RingPair::default(),
+            flows: Default::default(),
         };
-        self.pairs.insert(key.index, pair);
-        for side in Side::BOTH {
-            self.receive(reactor, engine, key, side);
-        }
+        self.pairs.insert(key.index, moved);
+        self.advance(reactor, engine, key);
     }
 
     /// Takes what a transfer told. `token` is that of its owner.
@@ -134,54 +110,80 @@ impl RingPlane {
         } else {
             Side::Right
         };
-        let Some(pair) = self.pairs.get_mut(&(token >> 1)) else {
+        if let Some(moved) = self.pairs.get_mut(&(token >> 1)) {
+            let key = moved.key;
+            let flow = &moved.flows[side.index()];
+            // Neither: a zero-copy send's buffers came back after its pair had
+            // moved on.
+            if flow.receive == Some(progress.key) {
+                self.handle_receive(reactor, engine, key, side, progress);
+            } else if flow.send == Some(progress.key) {
+                self.handle_send(reactor, key, side, progress.what);
+            }
+            self.advance(reactor, engine, key);
+        }
+        self.serve_waiting(reactor, engine);
+    }
+
+    fn handle_receive(
+        &mut self,
+        reactor: &Reactor,
+        engine: &Engine,
+        key: Key,
+        side: Side,
+        progress: Progress,
+    ) {
+        let Some(Moved { pair, flows, .. }) = moved(&mut self.pairs, key) else {
             return;
         };
-        let key = pair.key;
-        let flow = &mut pair.flows[side.index()];
-        let is_receive = flow.receive == Some(progress.key);
-        if !is_receive && flow.send != Some(progress.key) {
-            // A zero-copy send's buffers came back after its pair had moved on.
-            return self.serve_waiting(reactor, engine);
-        }
-        if is_receive && progress.is_final {
-            flow.receive = None;
-        }
-        // Not only the last word of a send says that the next may follow: for
-        // a zero-copy one the buffers come back later.
-        if !is_receive {
-            flow.send = None;
-        }
-        let ending = pair.reason.is_some();
+        let flow = &mut flows[side.index()];
         match progress.what {
             Step::Received => {
-                let flow = &mut pair.flows[side.index()];
-                let queue = &mut flow.queue;
                 let mut bytes = 0;
                 reactor.take_received(|segment| {
                     bytes += segment.len();
-                    queue.push_back(segment);
+                    flow.queue.push_back(segment);
                 });
-                flow.queue_bytes += bytes;
-                flow.note_receipt(bytes);
+                pair.handle_received(side, bytes);
             }
-            Step::ReceiveEnded if !ending => self.end_source(reactor, engine, key, side),
-            Step::Sent(sent) => {
-                let flow = &mut pair.flows[side.index()];
-                flow.relayed_bytes += sent as u64;
-                let held = flow.spill.len();
-                reactor.with_unsent(|unsent| flow.spill.extend(unsent));
-                self.spill_bytes += flow.spill.len() - held;
+            Step::ReceiveEnded => {
+                if let Some(ends) = ends(engine, key, side) {
+                    pair.handle_source_end(side, ends.evidence());
+                }
             }
-            Step::Starved => self.wait(key, side),
-            Step::Failed(error) if !ending => {
-                let failed = if is_receive { side } else { side.other() };
-                self.fail(reactor, key, CloseReason::from_error(failed, error));
+            Step::Starved => {
+                let size = pair.handle_starved(side);
+                self.waiting[size as usize].push_back((key, side));
             }
-            Step::ReceiveEnded | Step::Failed(_) | Step::Cancelled | Step::Released => {}
+            Step::Failed(error) => pair.handle_failure(side, error),
+            Step::Sent(_) | Step::Cancelled | Step::Released => {}
         }
-        self.advance(reactor, engine, key, side);
-        self.serve_waiting(reactor, engine);
+        if progress.is_final {
+            flow.receive = None;
+            pair.handle_receive_over(side);
+        }
+    }
+
+    /// Takes the first word of a send. The next may follow: what a zero-copy
+    /// one still tells is that its buffers came back.
+    fn handle_send(&mut self, reactor: &Reactor, key: Key, side: Side, what: Step) {
+        let Some(Moved { pair, flows, .. }) = moved(&mut self.pairs, key) else {
+            return;
+        };
+        let flow = &mut flows[side.index()];
+        flow.send = None;
+        match what {
+            Step::Sent(sent) => {
+                let unsent = reactor.with_unsent(|unsent| {
+                    flow.spill.extend(unsent);
+                    unsent.len()
+                });
+                self.spill_bytes += unsent;
+                pair.handle_sent(side, sent, unsent);
+            }
+            Step::Failed(error) => pair.handle_send_failed(side, error),
+            what => unreachable!("a send does not tell {what:?} first"),
+        }
     }
 
     /// Takes what a poll reported for one leg's socket.
@@ -193,304 +195,230 @@ impl RingPlane {
         side: Side,
         readiness: Readiness,
     ) {
+        let Some(Moved { pair, .. }) = moved(&mut self.pairs, key) else {
+            return;
+        };
         if readiness.is_error()
             && let Some(error) = engine.socket(key, side).and_then(Socket::take_error)
         {
-            self.fail(reactor, key, CloseReason::from_error(side, error));
+            pair.handle_failure(side, error);
         }
         if readiness.is_writable() {
-            self.advance(reactor, engine, key, side.other());
-        } else {
-            self.finish_if_over(reactor, engine, key);
+            pair.handle_writable(side);
         }
+        self.advance(reactor, engine, key);
+        self.serve_waiting(reactor, engine);
+    }
+
+    /// Ends a pair for a reason of the relay's own.
+    pub fn abort(&mut self, reactor: &Reactor, engine: &mut Engine, key: Key, reason: CloseReason) {
+        if let Some(Moved { pair, .. }) = moved(&mut self.pairs, key) {
+            pair.end(reason);
+        }
+        self.advance(reactor, engine, key);
         self.serve_waiting(reactor, engine);
     }
 
     /// Lets flows receive again that waited for what is there now, oldest
     /// first.
-    fn serve_waiting(&mut self, reactor: &Reactor, engine: &Engine) {
+    fn serve_waiting(&mut self, reactor: &Reactor, engine: &mut Engine) {
         for size in BufferSize::ALL {
             if self.waiting[size as usize].is_empty() || !reactor.has_room(size) {
                 continue;
             }
             // One that must go on waiting stands at the end.
             for _ in 0..self.waiting[size as usize].len() {
-                if self.spill_bytes >= self.spill_bytes_max {
-                    return;
-                }
                 let Some((key, side)) = self.waiting[size as usize].pop_front() else {
                     break;
                 };
-                if let Some(flow) = self.flow_mut(key, side) {
-                    flow.waits = false;
-                    self.receive(reactor, engine, key, side);
+                if let Some(Moved { pair, .. }) = moved(&mut self.pairs, key) {
+                    pair.handle_room(side);
+                    self.advance(reactor, engine, key);
                 }
             }
         }
     }
 
-    /// Ends a pair for a reason of the relay's own.
-    pub fn abort(&mut self, reactor: &Reactor, engine: &mut Engine, key: Key, reason: CloseReason) {
-        self.fail(reactor, key, reason);
-        self.finish_if_over(reactor, engine, key);
-        self.serve_waiting(reactor, engine);
-    }
-
-    /// Does whatever a flow can do now.
-    fn advance(&mut self, reactor: &Reactor, engine: &mut Engine, key: Key, side: Side) {
-        self.flush_spill(reactor, engine, key, side);
-        self.send(reactor, engine, key, side);
-        self.pass_end_on(reactor, engine, key, side);
-        self.receive(reactor, engine, key, side);
-        self.finish_if_over(reactor, engine, key);
-    }
-
-    /// Sends what a full socket left over, as long as it takes it.
-    fn flush_spill(&mut self, reactor: &Reactor, engine: &Engine, key: Key, side: Side) {
-        let Some(destination) = engine.socket(key, side.other()) else {
+    /// Does whatever a pair can do now, and gives it back to the engine, which
+    /// reports it, when it is over and no transfer holds its sockets.
+    fn advance(&mut self, reactor: &Reactor, engine: &mut Engine, key: Key) {
+        let Some(Moved { pair, flows, .. }) = moved(&mut self.pairs, key) else {
             return;
         };
-        let Some(flow) = self.live_flow_mut(key, side) else {
-            return;
-        };
-        if flow.spill.is_empty() {
-            return;
-        }
-        // Bytes that came meanwhile go behind it, and their buffers back.
-        let held = flow.spill.len();
-        for segment in flow.queue.drain(..) {
-            reactor.consume_segment(segment, |bytes| flow.spill.extend(bytes));
-        }
-        flow.queue_bytes = 0;
-        let mut failure = None;
-        let mut sent = 0;
-        while !flow.spill.is_empty() && flow.send.is_none() {
-            match destination.send(flow.spill.as_slices().0) {
-                Ok(count) => {
-                    flow.spill.drain(..count);
-                    flow.relayed_bytes += count as u64;
-                    sent += count;
+        while let Some((side, action)) = pair.poll_action(self.spill_bytes >= self.spill_bytes_max)
+        {
+            let Some(ends) = ends(engine, key, side) else {
+                unreachable!("the engine keeps the sockets of a pair to its end");
+            };
+            let owner = owner(self.tag, key, side);
+            let flow = &mut flows[side.index()];
+            match action {
+                Action::Receive(size) => {
+                    flow.receive = Some(reactor.start_receive(ends.source, owner, size));
                 }
-                Err(Errno::AGAIN) => break,
-                Err(error) => {
-                    failure = Some(error);
-                    break;
+                Action::ReceiveOnce => {
+                    let receive = reactor.start_receive_once(ends.source, owner, BufferSize::Small);
+                    flow.receive = Some(receive);
+                }
+                Action::CancelReceive => {
+                    if let Some(receive) = flow.receive {
+                        reactor.cancel_transfer(receive);
+                    }
+                }
+                Action::Send => {
+                    let bytes = flow.send(reactor, ends.destination, owner);
+                    pair.handle_send_started(side, bytes);
+                }
+                Action::SpillQueue => self.spill_bytes += flow.spill_queue(reactor),
+                Action::SendSpill => {
+                    let (sent, result) = flow.send_spill(ends.destination);
+                    self.spill_bytes -= sent;
+                    pair.handle_spill_sent(side, sent);
+                    if let Err(error) = result {
+                        pair.handle_failure(side.other(), error);
+                    }
+                }
+                Action::ShutdownWrite => {
+                    if let Err(error) = ends.destination.shutdown_write() {
+                        pair.handle_failure(side.other(), error);
+                    }
                 }
             }
         }
-        let grown = flow.spill.len() + sent - held;
-        if flow.spill.is_empty() {
-            flow.spill = VecDeque::new();
-        }
-        self.spill_bytes = self.spill_bytes + grown - sent;
-        if let Some(error) = failure {
-            self.fail(reactor, key, CloseReason::from_error(side.other(), error));
-        }
-    }
-
-    fn send(&mut self, reactor: &Reactor, engine: &Engine, key: Key, side: Side) {
-        let Some(destination) = engine.socket(key, side.other()) else {
+        let Some(reason) = pair.poll_end() else {
             return;
         };
-        let owner = self.owner(key, side);
-        let Some(flow) = self.live_flow_mut(key, side) else {
-            return;
-        };
-        if flow.send.is_some() || !flow.spill.is_empty() || flow.queue.is_empty() {
-            return;
+        let bytes = pair.bytes();
+        for flow in flows {
+            self.spill_bytes -= flow.spill.len();
+            flow.give_back(reactor);
         }
-        let Flow {
-            queue, queue_bytes, ..
-        } = flow;
-        let segments = std::iter::from_fn(|| {
-            let segment = queue.pop_front()?;
-            *queue_bytes -= segment.len();
-            Some(segment)
-        });
-        flow.send = Some(reactor.start_send(destination, owner, segments));
-    }
-
-    /// Starts or stops receiving, as the flow's backlog has it.
-    fn receive(&mut self, reactor: &Reactor, engine: &Engine, key: Key, side: Side) {
-        let over_budget = self.spill_bytes >= self.spill_bytes_max;
-        let owner = self.owner(key, side);
-        let Some(source) = engine.socket(key, side) else {
-            return;
-        };
-        let Some(flow) = self.live_flow_mut(key, side) else {
-            return;
-        };
-        let backlogged = !flow.spill.is_empty() || flow.queue_bytes > QUEUE_BYTES_MAX;
-        match flow.receive {
-            // What comes instead of it takes buffers of the other size.
-            Some(receive) if backlogged || flow.is_misfit() => {
-                reactor.cancel_transfer(receive);
-            }
-            None if !backlogged && !flow.source_ended && !flow.waits => {
-                if over_budget {
-                    self.wait(key, side);
-                } else {
-                    flow.fit();
-                    flow.receive = Some(reactor.start_receive(source, owner, flow.size));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Passes the end of a stream on after its last byte.
-    fn pass_end_on(&mut self, reactor: &Reactor, engine: &Engine, key: Key, side: Side) {
-        let Some(destination) = engine.socket(key, side.other()) else {
-            return;
-        };
-        let Some(flow) = self.live_flow_mut(key, side) else {
-            return;
-        };
-        let delivered = flow.queue.is_empty() && flow.spill.is_empty() && flow.send.is_none();
-        if !flow.source_ended || flow.shut || !delivered {
-            return;
-        }
-        flow.shut = true;
-        if let Err(error) = destination.shutdown_write() {
-            self.fail(reactor, key, CloseReason::from_error(side.other(), error));
-        }
-    }
-
-    /// A receive said that the stream ended: cleanly, or was the error that
-    /// ended it reported elsewhere?
-    fn end_source(&mut self, reactor: &Reactor, engine: &Engine, key: Key, side: Side) {
-        let (Some(source), Some(pair)) = (engine.socket(key, side), self.pairs.get_mut(&key.index))
-        else {
-            return;
-        };
-        let readiness = source.poll_now();
-        let error = readiness.is_error().then(|| source.take_error()).flatten();
-        let was_reset =
-            readiness.is_hangup() && source.is_internet() && !pair.flows[side.other().index()].shut;
-        pair.flows[side.index()].source_ended = true;
-        pair.first_ended.get_or_insert(side);
-        if let Some(error) = error.or(was_reset.then_some(Errno::CONNRESET)) {
-            self.fail(reactor, key, CloseReason::from_error(side, error));
-        }
-    }
-
-    /// The pair ends: what is under way is cancelled.
-    fn fail(&mut self, reactor: &Reactor, key: Key, reason: CloseReason) {
-        let Some(pair) = self
-            .pairs
-            .get_mut(&key.index)
-            .filter(|pair| pair.key == key)
-        else {
-            return;
-        };
-        pair.reason.get_or_insert(reason);
-        for flow in &pair.flows {
-            for transfer in [flow.receive, flow.send].into_iter().flatten() {
-                reactor.cancel_transfer(transfer);
-            }
-        }
-    }
-
-    /// Gives a pair that is over back to the engine, which reports it, once no
-    /// transfer holds its sockets.
-    fn finish_if_over(&mut self, reactor: &Reactor, engine: &mut Engine, key: Key) {
-        let Some(pair) = self.pairs.get(&key.index).filter(|pair| pair.key == key) else {
-            return;
-        };
-        let idle = pair
-            .flows
-            .iter()
-            .all(|flow| flow.receive.is_none() && flow.send.is_none());
-        let finished = pair.flows.iter().all(|flow| flow.shut);
-        let reason = match (pair.reason, pair.first_ended) {
-            (Some(reason), _) => reason,
-            (None, Some(side)) if finished => CloseReason::Finished(side),
-            (None, _) => return,
-        };
-        if !idle {
-            return;
-        }
-        let bytes = pair.flows.each_ref().map(|flow| flow.relayed_bytes);
-        if let Some(pair) = self.pairs.remove(&key.index) {
-            for flow in pair.flows {
-                self.spill_bytes -= flow.spill.len();
-                // A pair that is cut short delivers no more.
-                flow.queue
-                    .into_iter()
-                    .for_each(|segment| reactor.consume_segment(segment, |_| ()));
-            }
-        }
+        self.pairs.remove(&key.index);
         debug!(reason = reason.label(), "the ring gives a pair back");
         engine.finish(key, reason, bytes);
-    }
-
-    fn wait(&mut self, key: Key, side: Side) {
-        if let Some(flow) = self.flow_mut(key, side)
-            && !flow.waits
-        {
-            flow.waits = true;
-            let size = flow.size;
-            self.waiting[size as usize].push_back((key, side));
-        }
-    }
-
-    fn owner(&self, key: Key, side: Side) -> Owner {
-        let side = match side {
-            Side::Left => 0,
-            Side::Right => 1,
-        };
-        Owner {
-            tag: self.tag,
-            token: key.index << 1 | side,
-        }
-    }
-
-    fn flow_mut(&mut self, key: Key, side: Side) -> Option<&mut Flow> {
-        let pair = self
-            .pairs
-            .get_mut(&key.index)
-            .filter(|pair| pair.key == key)?;
-        Some(&mut pair.flows[side.index()])
-    }
-
-    /// The flow, unless its pair is ending.
-    fn live_flow_mut(&mut self, key: Key, side: Side) -> Option<&mut Flow> {
-        let pair = self
-            .pairs
-            .get_mut(&key.index)
-            .filter(|pair| pair.key == key)?;
-        pair.reason
-            .is_none()
-            .then_some(&mut pair.flows[side.index()])
     }
 }
 
 impl Flow {
-    fn note_receipt(&mut self, bytes: usize) {
-        let fills_small = bytes >= BufferSize::Small.bytes() as usize;
-        let fits = match self.size {
-            BufferSize::Small => !fills_small,
-            BufferSize::Large => fills_small,
-        };
-        self.misfits = if fits {
-            0
-        } else {
-            self.misfits.saturating_add(1)
-        };
+    /// Starts a send from the front of the queue; tells how many bytes.
+    fn send(&mut self, reactor: &Reactor, destination: &Socket, owner: Owner) -> usize {
+        let mut bytes = 0;
+        let segments = std::iter::from_fn(|| {
+            let segment = self.queue.pop_front()?;
+            bytes += segment.len();
+            Some(segment)
+        });
+        self.send = Some(reactor.start_send(destination, owner, segments));
+        bytes
     }
 
-    const fn is_misfit(&self) -> bool {
-        self.misfits >= RECEIPTS_TO_RESIZE
-    }
-
-    /// Takes the size that the receipts asked for.
-    const fn fit(&mut self) {
-        if self.is_misfit() {
-            self.misfits = 0;
-            self.size = match self.size {
-                BufferSize::Small => BufferSize::Large,
-                BufferSize::Large => BufferSize::Small,
-            };
+    /// Copies the queue behind the spill; tells how many bytes.
+    fn spill_queue(&mut self, reactor: &Reactor) -> usize {
+        let held = self.spill.len();
+        for segment in self.queue.drain(..) {
+            reactor.consume_segment(segment, |bytes| self.spill.extend(bytes));
         }
+        self.spill.len() - held
+    }
+
+    /// Sends the spill as long as the socket takes it; tells how many bytes,
+    /// and whether the socket failed.
+    fn send_spill(&mut self, destination: &Socket) -> (usize, Result<(), Errno>) {
+        let mut sent = 0;
+        let result = loop {
+            if self.spill.is_empty() {
+                // Its memory was for the time that the peer was slow.
+                self.spill = VecDeque::new();
+                break Ok(());
+            }
+            match destination.send(self.spill.as_slices().0) {
+                Ok(count) => {
+                    self.spill.drain(..count);
+                    sent += count;
+                }
+                Err(Errno::AGAIN) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        (sent, result)
+    }
+
+    /// Gives up what a pair that was cut short delivers no more.
+    fn give_back(&mut self, reactor: &Reactor) {
+        for segment in self.queue.drain(..) {
+            reactor.consume_segment(segment, |_| ());
+        }
+    }
+}
+
+/// The pair, if it is the ring's.
+fn moved(pairs: &mut HashMap<u32, Moved, ahash::RandomState>, key: Key) -> Option<&mut Moved> {
+    pairs.get_mut(&key.index).filter(|moved| moved.key == key)
+}
+
+/// The sockets of the flow from `side`.
+fn ends(engine: &Engine, key: Key, side: Side) -> Option<Ends<'_>> {
+    Some(Ends {
+        source: engine.socket(key, side)?,
+        destination: engine.socket(key, side.other())?,
+    })
+}
+
+fn owner(tag: u8, key: Key, side: Side) -> Owner {
+    let side = match side {
+        Side::Left => 0,
+        Side::Right => 1,
+    };
+    Owner {
+        tag,
+        token: key.index << 1 | side,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::EngineSettings;
+    use super::super::engine_rig::{Rig, connection};
+    use crate::config::DataPlane;
+
+    const STUCK_PAIRS_COUNT: usize = 8;
+    const BUDGET_BYTES: usize = 64 << 10;
+
+    #[test]
+    fn peers_that_are_stuck_do_not_stop_the_others() {
+        let mut rig = Rig::new(EngineSettings {
+            spill_bytes_max: BUDGET_BYTES as u64,
+            ..EngineSettings::default()
+        });
+        let mut pair = || {
+            let (left, left_leg) = connection();
+            let (right, right_leg) = connection();
+            rig.join(DataPlane::Ring, left_leg, right_leg);
+            (left, right)
+        };
+        let (mut left, mut right) = pair();
+        let mut stuck: Vec<_> = std::iter::repeat_with(&mut pair)
+            .take(STUCK_PAIRS_COUNT)
+            .collect();
+        let bytes = vec![1; 256 << 10];
+        rig.run_until("a used up budget", |rig| {
+            for (sender, _) in &mut stuck {
+                sender.write(&bytes);
+            }
+            rig.planes.ring.spill_bytes >= BUDGET_BYTES
+        });
+
+        for _ in 0..3 {
+            left.write_all(&mut rig, b"ping");
+            assert_eq!(right.read_exactly(&mut rig, 4), b"ping");
+        }
+        let (mut written, mut read) = (0, 0);
+        let mut sink = vec![0; 256 << 10];
+        rig.run_until("a stream", |_| {
+            written += left.write(&bytes[written..]);
+            read += right.read(&mut sink).unwrap_or(0);
+            read == bytes.len()
+        });
+        assert!(rig.planes.ring.spill_bytes >= BUDGET_BYTES);
     }
 }

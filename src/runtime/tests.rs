@@ -458,3 +458,55 @@ fn a_stream_that_takes_all_its_buffers_leaves_those_of_messages() {
     }
     assert!(reactor.has_room(BufferSize::Large));
 }
+
+#[test]
+fn a_receive_of_one_buffer_leaves_the_rest() {
+    let reactor = reactor();
+    reactor.enable_transfers().unwrap();
+    let (socket, mut sender) = tcp_pair();
+    let size = BufferSize::Small;
+    let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(10_000).collect();
+    sender.write_all(&bytes).unwrap();
+    drop(sender);
+    let next = || {
+        let key = reactor.start_receive_once(&socket, OWNER, size);
+        let progress = turn_until(&reactor, |event| match event {
+            Event::Transfer { progress, .. } => Some(progress),
+            _ => None,
+        });
+        assert_eq!((progress.key, progress.is_final), (key, true));
+        progress.what
+    };
+    let mut received = Vec::new();
+    loop {
+        match next() {
+            Step::Received => {}
+            what => {
+                assert_eq!(what, Step::ReceiveEnded);
+                break;
+            }
+        }
+        let mut segments = Vec::new();
+        reactor.take_received(|segment| segments.push(segment));
+        assert_eq!(segments.len(), 1);
+        for segment in segments {
+            assert!(segment.len() <= size.bytes() as usize);
+            reactor.consume_segment(segment, |bytes| received.extend_from_slice(bytes));
+        }
+    }
+    assert!(received == bytes);
+}
+
+#[test]
+fn a_receive_of_one_buffer_can_be_cancelled() {
+    let reactor = reactor();
+    reactor.enable_transfers().unwrap();
+    let (socket, _sender) = tcp_pair();
+    let key = reactor.start_receive_once(&socket, OWNER, BufferSize::Small);
+    reactor.cancel_transfer(key);
+    let what = turn_until(&reactor, |event| match event {
+        Event::Transfer { progress, .. } => Some(progress.what),
+        _ => None,
+    });
+    assert_eq!(what, Step::Cancelled);
+}

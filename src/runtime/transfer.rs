@@ -1,8 +1,8 @@
 //! Receives and sends that the ring itself carries out, into and out of
 //! provided buffers.
 //!
-//! A receive is multishot and goes on until its final completion. A send
-//! takes segments, and its final completion recycles them: for a zero-copy
+//! A receive is of one buffer, or multishot and goes on until its final
+//! completion. A send takes segments, and its final completion recycles them: for a zero-copy
 //! send that is the notification, until which the network may read them.
 //! Nothing that the kernel may still touch is ever in the hands of a caller.
 
@@ -53,6 +53,13 @@ pub type TransferKey = SlotKey<Transfer>;
 /// What a [`TransferKey`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {}
+
+/// How much a receive takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    OneBuffer,
+    UntilCancelled,
+}
 
 /// What an operation told.
 #[derive(Debug)]
@@ -152,21 +159,27 @@ impl Transfers {
         })
     }
 
-    /// Starts a multishot receive.
+    /// Starts a receive, multishot or of one buffer.
     pub(crate) fn receive(
         &mut self,
         ring: &mut Ring,
         socket: &Socket,
         owner: Owner,
         size: BufferSize,
+        extent: Extent,
         user_data: impl FnOnce(TransferKey) -> u64,
     ) -> TransferKey {
         let key = self.start(owner, OperationKind::Receive(size));
         let fd = types::Fd(socket.as_fd().as_raw_fd());
-        let entry = if size == BufferSize::Large && ring.has_bundles() {
-            opcode::RecvMultiBundle::new(fd, size.group()).build()
-        } else {
-            opcode::RecvMulti::new(fd, size.group()).build()
+        let entry = match extent {
+            Extent::OneBuffer => opcode::Recv::new(fd, std::ptr::null_mut(), size.bytes())
+                .buf_group(size.group())
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+            Extent::UntilCancelled if size == BufferSize::Large && ring.has_bundles() => {
+                opcode::RecvMultiBundle::new(fd, size.group()).build()
+            }
+            Extent::UntilCancelled => opcode::RecvMulti::new(fd, size.group()).build(),
         };
         // JUSTIFICATION: a receive is an entry of the ring.
         // SAFETY: `Ring::push` asks for buffers: the receive writes into those of
@@ -195,7 +208,9 @@ impl Transfers {
         }
         let bytes: usize = state.segments.iter().map(Segment::len).sum();
         let count = u16::try_from(state.segments.len()).unwrap_or(u16::MAX);
-        state.zero_copy = bytes >= ZERO_COPY_BYTES_MIN && self.admits_zero_copy(count);
+        // A unix socket refuses it.
+        state.zero_copy =
+            bytes >= ZERO_COPY_BYTES_MIN && self.admits_zero_copy(count) && socket.is_internet();
         state.header.msg_iov = state.vectors.as_mut_ptr();
         state.header.msg_iovlen = state.segments.len();
         let header: *const libc::msghdr = &raw const state.header;

@@ -15,8 +15,7 @@ use super::stretch::Stretch;
 use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
-use crate::relay::ring_plane::RingPlane;
-use crate::relay::{CloseReason, Engine, EngineSettings, How, LegIo, PairKey, Side};
+use crate::relay::{CloseReason, EngineSettings, How, LegIo, PairKey, Planes, Side};
 use crate::runtime::Owner;
 use crate::runtime::executor::{run_woken_tasks, take_runnable};
 use crate::runtime::inbox::{Inbox, Mailbox};
@@ -106,9 +105,8 @@ pub struct World<C, M> {
     pub shards: Vec<Mailbox<Envelope<M>>>,
     resolver: Option<Resolver>,
     questions: Pending,
-    engine: RefCell<Engine>,
-    ring_plane: RefCell<RingPlane>,
-    /// By the index of the engine's key.
+    planes: RefCell<Planes>,
+    /// By the index of the pair's key.
     sessions: RefCell<Vec<Option<Session<C>>>>,
     phase: Cell<Phase>,
     /// The first signal to stop was passed on; the phase follows when the
@@ -150,10 +148,12 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         resolver: Option<Resolver>,
     ) -> io::Result<Rc<Self>> {
         let reactor = Reactor::new(RingSize::default())?;
-        if settings.data_plane == DataPlane::Ring {
-            reactor.enable_transfers()?;
-        }
-        let spill_bytes_max = settings.engine.spill_bytes_max;
+        let planes = Planes::new(
+            Rc::clone(&reactor),
+            TAG_RING,
+            settings.data_plane,
+            settings.engine,
+        )?;
         let others_running = shards.len().saturating_sub(1);
         Ok(Rc::new(Self {
             shard,
@@ -163,8 +163,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             shards,
             resolver,
             questions: Pending::default(),
-            engine: RefCell::new(Engine::new(settings.engine)),
-            ring_plane: RefCell::new(RingPlane::new(TAG_RING, spill_bytes_max)),
+            planes: RefCell::new(planes),
             sessions: RefCell::new(Vec::new()),
             phase: Cell::new(Phase::Running),
             told_to_stop: Cell::new(false),
@@ -179,7 +178,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         self.phase.get() != Phase::Running
     }
 
-    /// Joins two legs: from now on their bytes are the engine's business. The
+    /// Joins two legs: from now on their bytes are the planes' business. The
     /// left one is that which came first.
     pub fn join(&self, left: Leg, right: Leg, waiting_since: Timestamp, context: C) {
         let now = self.reactor.now();
@@ -193,8 +192,8 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             (Side::Left, left.party, left.readiness),
             (Side::Right, right.party, right.readiness),
         ];
-        let mut engine = self.engine.borrow_mut();
-        let key = engine.start(left.io, right.io, self.settings.data_plane, now);
+        let mut planes = self.planes.borrow_mut();
+        let key = planes.start(left.io, right.io, now);
         let mut sessions = self.sessions.borrow_mut();
         let index = key.index as usize;
         if sessions.len() <= index {
@@ -210,7 +209,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             let missed = self.reactor.set_owner(party.poll, pair_owner(key, side));
             let readiness = readiness | missed;
             if !readiness.is_empty() {
-                engine.handle_readiness(key, side, readiness);
+                planes.handle_readiness(key.index, side, readiness);
             }
         }
     }
@@ -274,35 +273,14 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         }
     }
 
-    fn sleep(&self, engine: &mut Engine) -> Sleep {
-        let hint = engine.wait_hint();
-        if engine.has_work() {
-            return Sleep::No;
-        }
-        match hint.min_wait {
-            Some(min_wait) if self.reactor.has_min_wait() => Sleep::Batch { min_wait },
-            _ => Sleep::UntilOne,
-        }
-    }
-
     /// Abandons every pair.
     fn abort_pairs(&self) {
-        let mut engine = self.engine.borrow_mut();
-        let keys: Vec<PairKey> = engine.pairs().collect();
-        if !keys.is_empty() {
+        let pairs = self.planes.borrow_mut().abort_all(CloseReason::Drained);
+        if pairs > 0 {
             warn!(
                 shard = self.shard.0,
-                pairs = keys.len(),
-                "ending pairs that did not finish"
+                pairs, "ending pairs that did not finish"
             );
-        }
-        let mut ring_plane = self.ring_plane.borrow_mut();
-        for key in keys {
-            if ring_plane.has(key) {
-                ring_plane.abort(&self.reactor, &mut engine, key, CloseReason::Drained);
-            } else {
-                engine.abort(key, CloseReason::Drained);
-            }
         }
     }
 
@@ -313,7 +291,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
 
     /// Pairs that live on this shard.
     pub fn pairs(&self) -> usize {
-        self.engine.borrow().usage().pairs
+        self.planes.borrow().pairs()
     }
 
     fn has_pairs(&self) -> bool {
@@ -363,9 +341,9 @@ pub async fn drive<S: Service>(
     }
     let mut runnable = false;
     loop {
-        let (mut sleep, engine_deadline) = {
-            let mut engine = world.engine.borrow_mut();
-            (world.sleep(&mut engine), engine.next_deadline())
+        let (mut sleep, planes_deadline) = {
+            let mut planes = world.planes.borrow_mut();
+            (planes.sleep(), planes.next_deadline())
         };
         if runnable
             || (sleep != Sleep::No
@@ -374,7 +352,7 @@ pub async fn drive<S: Service>(
         {
             sleep = Sleep::No;
         }
-        let deadline = match (engine_deadline, service.next_deadline()) {
+        let deadline = match (planes_deadline, service.next_deadline()) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
@@ -423,15 +401,8 @@ fn handle_event<S: Service>(
             } else {
                 Side::Right
             };
-            let mut engine = world.engine.borrow_mut();
-            let mut ring_plane = world.ring_plane.borrow_mut();
-            if let Some(key) = engine.key_at(token >> 1) {
-                if ring_plane.has(key) {
-                    ring_plane.handle_readiness(&world.reactor, &mut engine, key, side, readiness);
-                } else {
-                    engine.handle_readiness(key, side, readiness);
-                }
-            }
+            let mut planes = world.planes.borrow_mut();
+            planes.handle_readiness(token >> 1, side, readiness);
         }
         Event::Ready {
             owner: Owner {
@@ -478,9 +449,8 @@ fn handle_event<S: Service>(
             }
         }
         Event::Transfer { owner, progress } => {
-            let mut engine = world.engine.borrow_mut();
-            let mut ring_plane = world.ring_plane.borrow_mut();
-            ring_plane.handle_progress(&world.reactor, &mut engine, owner.token, progress);
+            let mut planes = world.planes.borrow_mut();
+            planes.handle_progress(owner.token, progress);
         }
         Event::Deadline { .. } => {
             if world.phase.get() == Phase::Draining {
@@ -541,30 +511,14 @@ fn handle_control<S: Service>(
     }
 }
 
-/// Lets the engine work until the ring has something newer, then takes care of
+/// Lets the planes work until the ring has something newer, then takes care of
 /// the pairs that ended.
 fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Message>>) {
     let now = world.reactor.now();
-    let mut engine = world.engine.borrow_mut();
-    if engine
-        .next_deadline()
-        .is_some_and(|deadline| deadline <= now)
-    {
-        engine.handle_deadline(now);
-    }
-    while engine.has_work() {
-        engine.run_quantum(now);
-        if world.reactor.has_completions() {
-            break;
-        }
-    }
-    while let Some(key) = engine.poll_leaving() {
-        world
-            .ring_plane
-            .borrow_mut()
-            .start(&world.reactor, &mut engine, key);
-    }
-    while let Some(ended) = engine.poll_ended() {
+    let mut planes = world.planes.borrow_mut();
+    let moved = planes.run(now);
+    world.counters.counts.add(Count::MovedToRing, moved);
+    while let Some(ended) = planes.poll_ended() {
         let session = world.sessions.borrow_mut()[ended.pair.index as usize].take();
         let Some(session) = session else {
             unreachable!("every pair has its session");

@@ -22,5 +22,6 @@ mod patience;
 mod peers;
 mod relay_process;
 mod require;
+mod ring_plane;
 mod start;
 mod status_table;

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 mod pair;
 mod rendezvous;
+mod ring_pair;
 
 const SEEDS: u64 = 256;
 

@@ -45,7 +45,7 @@ use super::readiness::Readiness;
 use super::ring::{Ring, RingSize, Sleep};
 use super::socket::Socket;
 use super::timer_wheel::{TimerKey, TimerWheel};
-use super::transfer::{Progress, TransferKey, Transfers};
+use super::transfer::{Extent, Progress, TransferKey, Transfers};
 use crate::time::Timestamp;
 
 /// The owner tag of a socket whose events wake a task instead of reaching the
@@ -295,8 +295,29 @@ impl Reactor {
     ///
     /// Without [`Self::enable_transfers`], as all that deals with transfers.
     pub fn start_receive(&self, socket: &Socket, owner: Owner, size: BufferSize) -> TransferKey {
+        self.receive(socket, owner, size, Extent::UntilCancelled)
+    }
+
+    /// Has the ring receive from `socket` once, into one buffer of this size:
+    /// the transfer's first progress is its final one.
+    pub fn start_receive_once(
+        &self,
+        socket: &Socket,
+        owner: Owner,
+        size: BufferSize,
+    ) -> TransferKey {
+        self.receive(socket, owner, size, Extent::OneBuffer)
+    }
+
+    fn receive(
+        &self,
+        socket: &Socket,
+        owner: Owner,
+        size: BufferSize,
+        extent: Extent,
+    ) -> TransferKey {
         self.with_transfers(|transfers, ring| {
-            transfers.receive(ring, socket, owner, size, |key| {
+            transfers.receive(ring, socket, owner, size, extent, |key| {
                 Kind::Transfer.with(key.to_bits())
             })
         })

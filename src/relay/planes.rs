@@ -1,0 +1,156 @@
+//! All that moves a shard's pairs, whichever plane a pair is on.
+//!
+//! The engine copies and splices; a pair that is for the ring begins there and
+//! is taken over by the [`RingPlane`]. The shard does not see which of them has
+//! a pair: it passes on what the reactor reports, and is told of ends. It
+//! drives the planes once per turn of its loop:
+//!
+//! 1. [`Planes::sleep`] says how to wait, [`Planes::next_deadline`] until when;
+//! 2. every completed poll goes to [`Planes::handle_readiness`], every progress
+//!    of a transfer to [`Planes::handle_progress`];
+//! 3. [`Planes::run`], and then [`Planes::poll_ended`] until it has nothing to
+//!    tell.
+
+use std::io;
+use std::rc::Rc;
+
+use super::close::CloseReason;
+use super::engine::{Ended, Engine, EngineSettings, LegIo};
+use super::pair::Side;
+use super::ring_plane::RingPlane;
+use super::slab::Key;
+use crate::config::DataPlane;
+use crate::runtime::reactor::Reactor;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::ring::Sleep;
+use crate::runtime::transfer::Progress;
+use crate::time::Timestamp;
+
+/// The pairs of one shard.
+#[derive(Debug)]
+pub struct Planes {
+    reactor: Rc<Reactor>,
+    /// Of new pairs.
+    plane: DataPlane,
+    pub(super) engine: Engine,
+    pub(super) ring: RingPlane,
+}
+
+impl Planes {
+    /// Planes without pairs; `plane` is that of pairs to come. Events of the
+    /// ring's transfers carry the owner tag `transfer_tag`.
+    ///
+    /// # Errors
+    ///
+    /// When the ring is to move bytes and there is no memory for its buffers.
+    pub fn new(
+        reactor: Rc<Reactor>,
+        transfer_tag: u8,
+        plane: DataPlane,
+        settings: EngineSettings,
+    ) -> io::Result<Self> {
+        if plane == DataPlane::Ring {
+            reactor.enable_transfers()?;
+        }
+        Ok(Self {
+            reactor,
+            plane,
+            engine: Engine::new(settings),
+            ring: RingPlane::new(transfer_tag, settings.spill_bytes_max),
+        })
+    }
+
+    /// Joins two legs, see [`Engine::start`].
+    pub fn start(&mut self, left: LegIo, right: LegIo, now: Timestamp) -> Key {
+        self.engine.start(left, right, self.plane, now)
+    }
+
+    /// Takes what a poll reported for a leg's socket of the pair at `index`.
+    pub fn handle_readiness(&mut self, index: u32, side: Side, readiness: Readiness) {
+        let Some(key) = self.engine.key_at(index) else {
+            return;
+        };
+        if self.ring.has(key) {
+            self.ring
+                .handle_readiness(&self.reactor, &mut self.engine, key, side, readiness);
+        } else {
+            self.engine.handle_readiness(key, side, readiness);
+        }
+    }
+
+    /// Takes what a transfer told to the owner with `token`.
+    pub fn handle_progress(&mut self, token: u32, progress: Progress) {
+        self.ring
+            .handle_progress(&self.reactor, &mut self.engine, token, progress);
+    }
+
+    /// Ends every pair for a reason of the relay's own; tells how many.
+    pub fn abort_all(&mut self, reason: CloseReason) -> usize {
+        let keys: Vec<Key> = self.engine.pairs().collect();
+        for key in &keys {
+            if self.ring.has(*key) {
+                self.ring
+                    .abort(&self.reactor, &mut self.engine, *key, reason);
+            } else {
+                self.engine.abort(*key, reason);
+            }
+        }
+        keys.len()
+    }
+
+    /// Does what is due and what is queued, until the reactor has something
+    /// newer. Tells how many pairs the ring took over.
+    pub fn run(&mut self, now: Timestamp) -> u64 {
+        let due = self.engine.next_deadline();
+        if due.is_some_and(|deadline| deadline <= now) {
+            self.engine.handle_deadline(now);
+        }
+        while self.engine.has_work() {
+            self.engine.run_quantum(now);
+            if self.reactor.has_completions() {
+                break;
+            }
+        }
+        self.move_leaving()
+    }
+
+    /// Has the ring take over what the engine lets go; tells how many pairs.
+    pub(super) fn move_leaving(&mut self) -> u64 {
+        let mut moved = 0;
+        while let Some(key) = self.engine.poll_leaving() {
+            self.ring.start(&self.reactor, &mut self.engine, key);
+            moved += 1;
+        }
+        moved
+    }
+
+    /// How to wait in this turn of the loop; call it once per turn.
+    #[must_use]
+    pub fn sleep(&mut self) -> Sleep {
+        let hint = self.engine.wait_hint();
+        if self.engine.has_work() {
+            return Sleep::No;
+        }
+        match hint.min_wait {
+            Some(min_wait) if self.reactor.has_min_wait() => Sleep::Batch { min_wait },
+            _ => Sleep::UntilOne,
+        }
+    }
+
+    /// When [`Self::run`] has something to do at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.engine.next_deadline()
+    }
+
+    /// The next pair that ended, see [`Engine::poll_ended`].
+    pub fn poll_ended(&mut self) -> Option<Ended> {
+        self.engine.poll_ended()
+    }
+
+    /// Pairs that live.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        self.engine.usage().pairs
+    }
+}
