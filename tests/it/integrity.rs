@@ -11,6 +11,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use fastrand::Rng;
+use midspan::relay::EngineSettings;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 use socket2::SockRef;
@@ -24,8 +25,6 @@ use super::require::{require, require_cores, require_root};
 const PAIRS_COUNT: usize = 200;
 /// A prime, so that a lost or doubled block of any usual size shows.
 const PATTERN_BYTES: usize = 65_521;
-/// Empty pipes that one shard keeps for the next bulk transfer.
-const PIPES_IDLE_MAX: usize = 64;
 
 /// One end of a pair, as a program that sends, reads and ends in its own way.
 struct Peer {
@@ -132,9 +131,11 @@ fn check_relay(mut relay: Relay, plane: &str) {
         "{counters:?}"
     );
 
+    // Two shards keep empty pipes, of two ends each, for the next bulk transfer.
+    let ends_max = 2 * 2 * EngineSettings::default().pipe_idle_max;
     until("all descriptors to be closed", || {
         let after = Held::by(&relay);
-        (after.others == before.others && after.pipe_ends <= 2 * 2 * PIPES_IDLE_MAX).then_some(())
+        (after.others == before.others && after.pipe_ends <= ends_max).then_some(())
     });
     assert_eq!(Held::by(&relay).bytes_in_pipes, 0);
     relay.stop().check_clean();
