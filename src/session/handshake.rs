@@ -1,5 +1,6 @@
 //! Reads one JET request, however it is cut, and ends connections politely.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -20,9 +21,17 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// otherwise never let go of the shard, whose clock stands still for its task.
 const FAREWELL_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes that are read in one go before a request is complete. What is read
-/// behind the request is kept, so this also bounds a leg's prefix.
-const READ_BYTES: usize = PACKET_BYTES_MAX;
+/// What requests are read into: one buffer for a whole shard, as none is in use
+/// while a handshake waits. What is read behind a request is kept, so its size
+/// also bounds a leg's prefix.
+#[derive(Debug)]
+pub struct ReadBuffer(RefCell<Box<[u8; PACKET_BYTES_MAX]>>);
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self(RefCell::new(Box::new([0; PACKET_BYTES_MAX])))
+    }
+}
 
 /// A complete request, and what came behind it.
 #[derive(Debug)]
@@ -63,17 +72,18 @@ pub struct Failure {
 pub async fn read_request(
     reactor: &Reactor,
     stream: &mut Stream,
+    buffer: &ReadBuffer,
     deadline: Timestamp,
 ) -> Result<Arrival, Failure> {
     let mut received = Vec::new();
     // Most requests arrive whole, and then no timer is needed.
-    if let Some(outcome) = try_read(stream, &mut received) {
+    if let Some(outcome) = try_read(stream, buffer, &mut received) {
         return outcome;
     }
     let rest = async {
         loop {
             stream.readiness().await;
-            if let Some(outcome) = try_read(stream, &mut received) {
+            if let Some(outcome) = try_read(stream, buffer, &mut received) {
                 return outcome;
             }
         }
@@ -107,10 +117,14 @@ pub async fn refuse(reactor: &Reactor, mut stream: Stream, words: &[u8]) {
 }
 
 /// Reads what is there. `None`: the request is not complete yet.
-fn try_read(stream: &Stream, received: &mut Vec<u8>) -> Option<Result<Arrival, Failure>> {
-    let mut buffer = [0; READ_BYTES];
+fn try_read(
+    stream: &Stream,
+    buffer: &ReadBuffer,
+    received: &mut Vec<u8>,
+) -> Option<Result<Arrival, Failure>> {
+    let mut buffer = buffer.0.borrow_mut();
     loop {
-        let count = match stream.socket().recv(&mut buffer) {
+        let count = match stream.socket().recv(&mut buffer[..]) {
             Ok(0) => return Some(Err(Failure::silent(Refused::ClosedEarly))),
             Ok(count) => count,
             Err(Errno::AGAIN) => return None,
@@ -129,7 +143,7 @@ fn try_read(stream: &Stream, received: &mut Vec<u8>) -> Option<Result<Arrival, F
                 return Some(Ok(Arrival {
                     request: value,
                     prefix,
-                    was_full: count == READ_BYTES,
+                    was_full: count == buffer.len(),
                 }));
             }
             Ok(Progress::Partial { .. }) => {

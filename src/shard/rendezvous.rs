@@ -34,7 +34,7 @@ use crate::runtime::reactor::Closing;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::{Stream, Watched};
-use crate::session::handshake::{Arrival, Failure, read_request, refuse};
+use crate::session::handshake::{Arrival, Failure, ReadBuffer, read_request, refuse};
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -77,6 +77,7 @@ pub struct RelayService {
     waiting: RefCell<Slab<WaitingLeg>>,
     waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
     random: Random,
+    read_buffer: ReadBuffer,
     handshakes: Cell<usize>,
 }
 
@@ -124,6 +125,7 @@ impl RelayService {
             waiting_by_address: RefCell::default(),
             random,
             handshakes: Cell::new(0),
+            read_buffer: ReadBuffer::default(),
         })
     }
 
@@ -133,7 +135,7 @@ impl RelayService {
         let deadline = since + self.settings.handshake_timeout;
         // Asked now: of a peer that has reset the kernel gives no address.
         let peer = PeerAddress::from(stream.socket().peer_address());
-        match read_request(reactor, &mut stream, deadline).await {
+        match read_request(reactor, &mut stream, &self.read_buffer, deadline).await {
             Ok(arrival) => {
                 self.place(Newcomer {
                     stream,
