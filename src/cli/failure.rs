@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use super::state_dir::StateDirError;
 use crate::agent::error::AgentError;
 use crate::config::ConfigError;
+use crate::shard::serve::ServeError;
 
 /// The exit code of a command that failed.
 const FAILED: u8 = 1;
@@ -115,6 +116,9 @@ impl Story {
                 self.usage |= error.is_usage();
             }
             if let Some(error) = cause.downcast_ref::<AgentError>() {
+                self.next_steps.extend(error.next_step());
+            }
+            if let Some(error) = cause.downcast_ref::<ServeError>() {
                 self.next_steps.extend(error.next_step());
             }
             if let Some(error) = cause.downcast_ref::<StateDirError>() {

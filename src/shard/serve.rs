@@ -28,14 +28,7 @@ use crate::runtime::signal::Signals;
 /// Why the relay did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error(
-        "cannot listen on {address}: {source}{}",
-        if source.kind() == io::ErrorKind::AddrInUse {
-            "; next step: stop what listens there (ss -ltnp), or choose another --listen"
-        } else {
-            ""
-        }
-    )]
+    #[error("cannot listen on {address}")]
     Listen {
         address: SocketAddr,
         source: io::Error,
@@ -50,6 +43,19 @@ pub enum ServeError {
     Setup(#[source] io::Error),
     #[error(transparent)]
     Executor(#[from] ExecutorError),
+}
+
+impl ServeError {
+    /// What the operator can do about it, as an imperative.
+    #[must_use]
+    pub fn next_step(&self) -> Option<String> {
+        match self {
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some("stop what listens there (ss -ltnp), or choose another --listen".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A relay that listens but does not serve yet.

@@ -25,7 +25,7 @@ fn one_port_has_one_relay() {
         &[],
         &options,
         1,
-        &["cannot listen on ", &address, "next step: stop what"],
+        &["cannot listen on ", &address, "next: stop what"],
     );
     // The first one did not lose a connection to it.
     for _ in 0..20 {
