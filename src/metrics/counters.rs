@@ -72,6 +72,10 @@ pub enum Count {
     Paired,
     /// Pairs that the ring took over.
     MovedToRing,
+    /// Turns of a bulk direction that copied, for want of a pipe.
+    PipeShortages,
+    /// Reads that were small, or left the bytes, for want of spill memory.
+    SpillShortages,
     /// Bytes moved from one leg of a pair to the other, prefixes included.
     BytesRelayed,
 }
@@ -84,6 +88,8 @@ labels!(Count {
     HandedIn = "handed_in",
     Paired = "paired",
     MovedToRing = "moved_to_ring",
+    PipeShortages = "pipe_shortages",
+    SpillShortages = "spill_shortages",
     BytesRelayed = "bytes_relayed",
 });
 
@@ -112,6 +118,11 @@ impl<L: Label> Labelled<L> {
     pub fn add(&self, label: L, amount: u64) {
         let value = &self.values[label.index()];
         value.set(value.get().wrapping_add(amount));
+    }
+
+    /// Takes over what somebody else has counted.
+    pub fn set(&self, label: L, count: u64) {
+        self.values[label.index()].set(count);
     }
 
     /// The count so far.
@@ -312,7 +323,7 @@ mod tests {
         assert_eq!(
             counted().snapshot().to_string(),
             "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
-             moved_to_ring=0 bytes_relayed=1000 ended.reset=1 refused.slow=2",
+             moved_to_ring=0 pipe_shortages=0 spill_shortages=0 bytes_relayed=1000 ended.reset=1 refused.slow=2",
         );
     }
 

@@ -11,6 +11,7 @@ use super::engine::{BUSY_SPLICE_BYTES, EngineSettings, GateHold, LegIo, QUIET_TU
 use super::engine_rig::{Peer, Rig, connection, joined};
 use super::gate::UNACKNOWLEDGED_MAX;
 use super::pair::Side;
+use super::planes::Shortages;
 use super::slab::Key;
 use super::streaming::TICK;
 
@@ -90,8 +91,8 @@ impl Flow {
 }
 
 /// Runs pairs with streams of random lengths, written and read in random
-/// pieces, to their ends.
-fn check_integrity(settings: EngineSettings, plane: DataPlane, pair_count: u64) {
+/// pieces, to their ends; tells what they had to do without.
+fn check_integrity(settings: EngineSettings, plane: DataPlane, pair_count: u64) -> Shortages {
     let mut rng = fastrand::Rng::with_seed(42);
     let mut rig = Rig::new(settings);
     let mut pairs = Vec::new();
@@ -142,12 +143,14 @@ fn check_integrity(settings: EngineSettings, plane: DataPlane, pair_count: u64) 
         assert_eq!(ended.bytes, expected);
     }
     rig.assert_nothing_held();
+    rig.planes.shortages()
 }
 
 #[test]
 fn every_byte_arrives_in_order() {
     for plane in PLANES {
-        check_integrity(EngineSettings::default(), plane, 8);
+        let shortages = check_integrity(EngineSettings::default(), plane, 8);
+        assert_eq!((shortages.pipes, shortages.spills), (0, 0), "{plane:?}");
     }
 }
 
@@ -158,7 +161,9 @@ fn every_byte_arrives_without_pipes() {
         ..EngineSettings::default()
     };
     for plane in PLANES {
-        check_integrity(settings, plane, 4);
+        let shortages = check_integrity(settings, plane, 4);
+        let splices = matches!(plane, DataPlane::Auto | DataPlane::Splice);
+        assert_eq!(shortages.pipes > 0, splices, "{plane:?}");
     }
 }
 
@@ -181,7 +186,8 @@ fn every_byte_arrives_without_any_spill() {
         spill_bytes_max: 0,
         ..EngineSettings::default()
     };
-    check_integrity(settings, DataPlane::Copy, 4);
+    let shortages = check_integrity(settings, DataPlane::Copy, 4);
+    assert!(shortages.spills > 0);
 }
 
 #[test]

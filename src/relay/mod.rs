@@ -54,5 +54,5 @@ mod ring_pair_tests;
 pub use close::{CloseReason, How};
 pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage, WaitHint};
 pub use pair::Side;
-pub use planes::Planes;
+pub use planes::{Planes, Shortages};
 pub use slab::Key as PairKey;

@@ -36,6 +36,15 @@ pub struct Planes {
     pub(super) ring: RingPlane,
 }
 
+/// How often a direction did without what a bound denied it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortages {
+    /// Turns of a bulk direction that copied, for want of a pipe.
+    pub pipes: u64,
+    /// Reads that were small, or left the bytes, for want of spill memory.
+    pub spills: u64,
+}
+
 impl Planes {
     /// Planes without pairs; `plane` is that of pairs to come. Events of the
     /// ring's transfers carry the owner tag `transfer_tag`.
@@ -96,6 +105,16 @@ impl Planes {
             }
         }
         keys.len()
+    }
+
+    /// How often a bound was reached so far.
+    #[must_use]
+    pub fn shortages(&self) -> Shortages {
+        let counters = self.engine.counters();
+        Shortages {
+            pipes: counters.pipe_shortages,
+            spills: counters.peeks + self.ring.small_receives,
+        }
     }
 
     /// Does what is due and what is queued, until the reactor has something

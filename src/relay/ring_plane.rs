@@ -41,6 +41,8 @@ pub struct RingPlane {
     pairs: HashMap<u32, Moved, ahash::RandomState>,
     pub(super) spill_bytes: usize,
     spill_bytes_max: usize,
+    /// Receives of one small buffer, for want of spill memory.
+    pub(super) small_receives: u64,
     /// Flows that wait for buffers of a size.
     waiting: [VecDeque<(Key, Side)>; BufferSize::ALL.len()],
 }
@@ -73,6 +75,7 @@ impl RingPlane {
             tag,
             pairs: HashMap::default(),
             spill_bytes: 0,
+            small_receives: 0,
             spill_bytes_max: usize::try_from(spill_bytes_max).unwrap_or(usize::MAX),
             waiting: Default::default(),
         }
@@ -257,6 +260,7 @@ impl RingPlane {
                     flow.receive = Some(reactor.start_receive(ends.source, owner, size));
                 }
                 Action::ReceiveOnce => {
+                    self.small_receives += 1;
                     let receive = reactor.start_receive_once(ends.source, owner, BufferSize::Small);
                     flow.receive = Some(receive);
                 }

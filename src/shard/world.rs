@@ -15,7 +15,7 @@ use super::stretch::Stretch;
 use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
-use crate::relay::{CloseReason, EngineSettings, How, LegIo, PairKey, Planes, Side};
+use crate::relay::{CloseReason, EngineSettings, How, LegIo, PairKey, Planes, Shortages, Side};
 use crate::runtime::Owner;
 use crate::runtime::executor::{run_woken_tasks, take_runnable};
 use crate::runtime::inbox::{Inbox, Mailbox};
@@ -260,6 +260,13 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         self.counters.refused.increment(refused);
     }
 
+    fn snapshot(&self) -> ShardSnapshot {
+        let Shortages { pipes, spills } = self.planes.borrow().shortages();
+        self.counters.counts.set(Count::PipeShortages, pipes);
+        self.counters.counts.set(Count::SpillShortages, spills);
+        self.counters.snapshot()
+    }
+
     /// Has every shard stop as after a first signal.
     pub fn drain(&self) {
         self.broadcast(Control::Drain);
@@ -377,7 +384,7 @@ pub async fn drive<S: Service>(
         // This ring submits no more; and one that has ended needs no telling.
         let _ = mailbox.send(Envelope::Control(Control::Ended));
     }
-    world.counters.snapshot()
+    world.snapshot()
 }
 
 fn handle_event<S: Service>(
@@ -482,7 +489,7 @@ fn handle_control<S: Service>(
 ) {
     match control {
         Control::Report => {
-            info!(shard = world.shard.0, counters = %world.counters.snapshot(), "counters");
+            info!(shard = world.shard.0, counters = %world.snapshot(), "counters");
         }
         Control::Drain if world.phase.get() == Phase::Running => {
             world.phase.set(Phase::Draining);
