@@ -18,9 +18,10 @@ use super::{Problem, ValueError};
 /// eventfds, log, state, with room to spare.
 pub const DESCRIPTORS_RESERVED: u64 = 64;
 
-/// The most pipes that the pool holds by default: a dozen for each of 64 streams
-/// whose destinations are slow. They can hold 768 MiB of the kernel's memory,
-/// most of which would wait in receive queues otherwise.
+/// The most pipes that the pool holds by default: three quarters of them are a
+/// dozen for each of 48 streams whose destinations are slow. All of them can hold
+/// 768 MiB of the kernel's memory, most of which would wait in receive queues
+/// otherwise.
 const PIPES_DEFAULT_MAX: u64 = 768;
 
 const HANDSHAKE_TIMEOUT_DEFAULT_S: u64 = 10;

@@ -323,7 +323,8 @@ mod tests {
         assert_eq!(
             counted().snapshot().to_string(),
             "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
-             moved_to_ring=0 pipe_shortages=0 spill_shortages=0 bytes_relayed=1000 ended.reset=1 refused.slow=2",
+             moved_to_ring=0 pipe_shortages=0 spill_shortages=0 bytes_relayed=1000 \
+             ended.reset=1 refused.slow=2",
         );
     }
 

@@ -44,8 +44,8 @@ pub const FULL_READS_TO_PROMOTE: u8 = 2;
 pub const SMALL_SPLICE_BYTES: u32 = 8 << 10;
 /// Small splices in a row after which a direction copies again.
 pub const SMALL_SPLICES_TO_DEMOTE: u8 = 4;
-/// A splice of a stream that fills less than one part in this many of its pipe
-/// has caught up with its sender. To read on at once would be to take every
+/// A splice of a stream that brings less than one part in this many of what was
+/// asked for has caught up with its sender. To read on at once would be to take every
 /// segment by itself, so the turn ends, and the low-water mark tells when there
 /// is more. Not a larger part: a pipe has a slot for each page, and fragments
 /// of 1448 bytes fill the slots with a third of the bytes.
@@ -161,7 +161,7 @@ pub enum Outcome {
         chain: ChainKey,
         /// What came in, at least 1.
         bytes: u32,
-        /// That is less than one part in [`CAUGHT_UP_SHARE`] of its capacity.
+        /// That is less than one part in [`CAUGHT_UP_SHARE`] of what was asked for.
         caught_up: bool,
     },
     /// The source has nothing to read; for a fill without a pipe in hand, no
@@ -301,10 +301,17 @@ impl Direction {
         self.mode
     }
 
-    /// Whether its turns are long and belong into the queue.
+    /// Whether it splices.
     #[must_use]
     pub const fn is_bulk(&self) -> bool {
         matches!(self.mode, Mode::Bulk | Mode::SpliceAlways)
+    }
+
+    /// Whether its moves take long and belong into the queue: also those of a
+    /// direction that is to copy once its pipes are empty.
+    #[must_use]
+    pub const fn has_long_moves(&self) -> bool {
+        self.is_bulk() || matches!(self.hold, Hold::Chain(_))
     }
 
     /// Bytes that the destination took.
@@ -413,11 +420,13 @@ impl Direction {
         if matches!(self.mode, Mode::Bulk) {
             self.mode = Mode::Small;
             self.streak = 0;
+            // How fast it will be once it is promoted again, nobody knows.
+            self.chain_pipes = 1;
         }
     }
 
     /// Begins a turn of at most `moves_max` moves: a copy is one, and so is a
-    /// splice in either way.
+    /// splice in either way, but for the last of a stream that caught up.
     pub fn begin_turn(&mut self, moves_max: u8) {
         debug_assert!(!self.gated && self.state != State::Ended);
         self.state = State::Running;
@@ -434,7 +443,12 @@ impl Direction {
         match self.state {
             State::Running => self.poll_running(),
             State::WritingOut => match self.hold {
-                Hold::Chain(chain) if self.held_bytes > 0 => self.drain(chain),
+                // No move of the turn's: it is a part of a pipe, and a turn that
+                // ended here would begin the next one with a read.
+                Hold::Chain(chain) if self.held_bytes > 0 => Some(Action::Drain {
+                    chain,
+                    bytes: self.held_bytes,
+                }),
                 _ => {
                     self.state = State::AwaitSource;
                     self.poll_action()

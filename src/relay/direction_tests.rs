@@ -242,6 +242,13 @@ fn a_stream_that_caught_up_waits_for_its_mark() {
         State::AwaitSource,
     );
 
+    // With the rest of a pipe before it, too, the short one fits into the turn.
+    let mut direction = streaming();
+    check(&mut direction, &blocked, State::AwaitDestination);
+    let rest = (drain(SHORT), Outcome::Sent(SHORT));
+    let steps = [&[rest][..], &short(REFILL), &[release]].concat();
+    check_turn(&mut direction, 2, &steps, State::AwaitSource);
+
     // Without a mark, or at the end of the stream, it reads on.
     let mut direction = bulk();
     let steps = [&short(FILL)[..], &[empty, release]].concat();
@@ -295,6 +302,28 @@ fn a_queue_behind_a_slow_destination_is_read_whole() {
     );
     let rest = [(drain(LONG), Outcome::Sent(LONG)), (REFILL, filled(LONG))];
     check_turn(&mut direction, 2, &rest, State::Queued);
+}
+
+#[test]
+fn a_stream_that_was_demoted_begins_with_one_pipe() {
+    let mut direction = slow(3);
+    direction.demote();
+    let rest = [(drain(LONG), Outcome::Sent(LONG)), (RELEASE, Outcome::Done)];
+    let full = copied(SCRATCH_BYTES);
+    let slow_copy = (Action::Copy { slow: true }, full);
+    let steps = [&rest[..], &[slow_copy, (COPY, full)]].concat();
+    check_turn(&mut direction, 3, &steps, State::Queued);
+    let blocked = [
+        (FILL, filled(LONG)),
+        (drain(LONG), Outcome::DestinationFull),
+    ];
+    check(&mut direction, &blocked, State::AwaitDestination);
+    let steps = [
+        (drain(LONG), Outcome::Sent(LONG)),
+        (REFILL, filled(LONG)),
+        (drain(LONG), Outcome::Sent(LONG)),
+    ];
+    check_turn(&mut direction, 3, &steps, State::Queued);
 }
 
 #[test]

@@ -344,7 +344,7 @@ impl Engine {
         };
         let direction = session.pair.from(source);
         if direction.state() == State::Queued {
-            let moves_max = if direction.is_bulk() {
+            let moves_max = if direction.has_long_moves() {
                 BULK_MOVES_PER_TURN
             } else {
                 SMALL_MOVES_PER_TURN
@@ -445,7 +445,7 @@ impl Engine {
             return;
         };
         let direction = session.pair.from_mut(source);
-        if direction.is_bulk() {
+        if direction.has_long_moves() {
             direction.enqueue();
             self.queue.push_back((key, source));
         } else {

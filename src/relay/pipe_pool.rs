@@ -15,6 +15,9 @@ use super::direction::ChainKey;
 
 /// Capacity of a pipe when the preferred one is not allowed.
 const FALLBACK_BYTES: u32 = 256 << 10;
+/// A chain may have one in so many of the pool's pipes: a reader that stands
+/// still keeps them.
+const CHAIN_SHARE: usize = 8;
 /// Requests that go without a pipe after the kernel refused one.
 const REFUSALS_PER_ERROR: u32 = 1024;
 
@@ -90,7 +93,8 @@ impl PipePool {
     }
 
     /// Puts an empty pipe behind the others; false when there is none to
-    /// spare: a quarter of what the pool may open is left to first pipes.
+    /// spare: a quarter of what the pool may open is left to first pipes, and a
+    /// chain takes no more than an eighth.
     pub(super) fn extend(&mut self, key: ChainKey) -> bool {
         let PipePoolLimits {
             pipe_bytes,
@@ -100,7 +104,8 @@ impl PipePool {
         } = self.limits;
         let by_bytes = usize::try_from(total_bytes_max / u64::from(pipe_bytes));
         let count_max = by_bytes.unwrap_or(usize::MAX).min(count_max as usize);
-        if self.in_use() >= count_max - count_max / 4 {
+        let length = self.chains[key.0 as usize].len();
+        if self.in_use() >= count_max - count_max / 4 || length >= count_max / CHAIN_SHARE {
             return false;
         }
         let Some(pipe) = self.take_pipe() else {
@@ -289,19 +294,22 @@ mod tests {
     #[test]
     fn a_quarter_of_the_pipes_is_left_to_those_that_have_none() {
         let mut pool = PipePool::new(PipePoolLimits {
-            count_max: 8,
+            count_max: 16,
             ..LIMITS
         });
-        let key = pool.acquire().expect("a pipe");
-        let extensions = (0..8).filter(|_| pool.extend(key)).count();
-        assert_eq!(extensions, 5);
-        assert_eq!(std::iter::from_fn(|| pool.acquire()).count(), 2);
+        let mut extended = Vec::new();
+        while let Some(key) = pool.acquire() {
+            extended.push((0..3).filter(|_| pool.extend(key)).count());
+        }
+        // Two of 16 are an eighth, and 12 are three quarters.
+        assert_eq!(extended, [1, 1, 1, 1, 1, 1, 0, 0, 0, 0]);
     }
 
     #[test]
     fn a_chain_keeps_the_order_and_gives_its_pipes_back() {
         let mut pool = PipePool::new(PipePoolLimits {
-            count_max: 8,
+            count_max: 32,
+            total_bytes_max: 4 << 20,
             idle_max: 8,
             ..LIMITS
         });

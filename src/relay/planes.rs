@@ -15,7 +15,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::close::CloseReason;
-use super::engine::{Ended, Engine, EngineSettings, LegIo};
+use super::engine::{Ended, Engine, EngineSettings, LegIo, Usage};
 use super::pair::Side;
 use super::ring_plane::RingPlane;
 use super::slab::Key;
@@ -58,8 +58,11 @@ impl Planes {
         plane: DataPlane,
         settings: EngineSettings,
     ) -> io::Result<Self> {
+        let mut settings = settings;
         if plane == DataPlane::Ring {
             reactor.enable_transfers()?;
+            // Half for the pairs that end before the ring could take them over.
+            settings.spill_bytes_max /= 2;
         }
         Ok(Self {
             reactor,
@@ -105,6 +108,14 @@ impl Planes {
             }
         }
         keys.len()
+    }
+
+    /// What is held now.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let mut usage = self.engine.usage();
+        usage.spill_bytes += self.ring.spill_bytes as u64;
+        usage
     }
 
     /// How often a bound was reached so far.

@@ -67,8 +67,8 @@ struct Flow {
 
 impl RingPlane {
     /// A plane without pairs. Its transfers' events carry `tag`. Once all
-    /// spills together take `spill_bytes_max` bytes, a flow adds what it has
-    /// received by then, or one small buffer.
+    /// spills together take `spill_bytes_max` bytes, a flow adds what a receive
+    /// brings that is under way, and then one small buffer at a time.
     #[must_use]
     pub fn new(tag: u8, spill_bytes_max: u64) -> Self {
         Self {

@@ -32,8 +32,8 @@ pub const LOW_WATER_BYTES_MAX: u32 = 1 << 20;
 /// Most pipes of a chain. The kernel lets a receive queue grow to some MiB
 /// (`net.ipv4.tcp_rmem`), and a chain is to hold all of it.
 pub const CHAIN_PIPES_MAX: u8 = 12;
-/// A chain holds no more than the stream moves in this time, which it adds to
-/// the stream's delay.
+/// Beyond its first pipe, a chain holds no more than the stream moves in this
+/// time, which it adds to the stream's delay.
 pub const CHAIN_TIME: Duration = Duration::from_millis(200);
 
 /// What one tick saw of a direction.

@@ -2,8 +2,9 @@
 //! provided buffers.
 //!
 //! A receive is of one buffer, or multishot and goes on until its final
-//! completion. A send takes segments, and its final completion recycles them: for a zero-copy
-//! send that is the notification, until which the network may read them.
+//! completion. A send takes segments, and its final completion recycles them:
+//! for a zero-copy send that is the notification, until which the network may
+//! read them.
 //! Nothing that the kernel may still touch is ever in the hands of a caller.
 
 #![expect(unsafe_code, reason = "send operations point to their own memory")]
@@ -25,8 +26,9 @@ pub const SEND_SEGMENTS_MAX: usize = 16;
 /// Sends of at least so many bytes may leave the copying to the device.
 const ZERO_COPY_BYTES_MIN: usize = 32 << 10;
 
-/// Segments that zero-copy sends may hold at a time: a peer that acknowledges
-/// nothing must not keep the others from receiving.
+/// Large segments that zero-copy sends may hold at a time: a peer that
+/// acknowledges nothing must not keep the others from receiving. Small ones,
+/// which a flow begins with, they never hold.
 const ZERO_COPY_SEGMENTS_MAX: u16 = BufferSize::Large.count() / 2;
 
 /// A receive may start while one buffer in so many is free.
@@ -208,9 +210,15 @@ impl Transfers {
         }
         let bytes: usize = state.segments.iter().map(Segment::len).sum();
         let count = u16::try_from(state.segments.len()).unwrap_or(u16::MAX);
+        let are_large = state
+            .segments
+            .iter()
+            .all(|segment| segment.size() == BufferSize::Large);
         // A unix socket refuses it.
-        state.zero_copy =
-            bytes >= ZERO_COPY_BYTES_MIN && self.admits_zero_copy(count) && socket.is_internet();
+        state.zero_copy = bytes >= ZERO_COPY_BYTES_MIN
+            && are_large
+            && self.admits_zero_copy(count)
+            && socket.is_internet();
         state.header.msg_iov = state.vectors.as_mut_ptr();
         state.header.msg_iovlen = state.segments.len();
         let header: *const libc::msghdr = &raw const state.header;

@@ -17,17 +17,18 @@ pub fn share(limit: u64, shards: NonZeroU16) -> u64 {
 pub fn engine_share(limits: &Limits, shards: NonZeroU16) -> EngineSettings {
     let kernel = PipeLimits::read();
     let defaults = EngineSettings::default();
-    let pipe_total_bytes_max = kernel
-        .total_bytes_max
+    let pipe_count_max = to_u32(share(limits.pipes_max, shards));
+    let pipe_bytes = defaults.pipe_bytes.min(to_u32(kernel.pipe_bytes_max));
+    let pipe_total_bytes_max = match kernel.total_bytes_max {
         // Rounded down: above it the kernel refuses.
-        .map_or(defaults.pipe_total_bytes_max, |total| {
-            total / u64::from(shards.get())
-        });
+        Some(total) => total / u64::from(shards.get()),
+        None => u64::from(pipe_count_max) * u64::from(pipe_bytes),
+    };
     EngineSettings {
-        pipe_count_max: to_u32(share(limits.pipes_max, shards)),
+        pipe_bytes,
+        pipe_count_max,
         pipe_total_bytes_max,
         spill_bytes_max: share(limits.spill_bytes_max, shards),
-        pipe_bytes: defaults.pipe_bytes.min(to_u32(kernel.pipe_bytes_max)),
         ..defaults
     }
 }

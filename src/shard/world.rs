@@ -15,7 +15,9 @@ use super::stretch::Stretch;
 use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
-use crate::relay::{CloseReason, EngineSettings, How, LegIo, PairKey, Planes, Shortages, Side};
+use crate::relay::{
+    CloseReason, EngineSettings, How, LegIo, PairKey, Planes, Shortages, Side, Usage,
+};
 use crate::runtime::Owner;
 use crate::runtime::executor::{run_woken_tasks, take_runnable};
 use crate::runtime::inbox::{Inbox, Mailbox};
@@ -489,7 +491,23 @@ fn handle_control<S: Service>(
 ) {
     match control {
         Control::Report => {
-            info!(shard = world.shard.0, counters = %world.snapshot(), "counters");
+            let Usage {
+                pairs,
+                pipes_in_use,
+                pipes_idle,
+                spill_bytes,
+                bulk_directions,
+            } = world.planes.borrow().usage();
+            info!(
+                shard = world.shard.0,
+                pairs,
+                bulk_directions,
+                pipes_in_use,
+                pipes_idle,
+                spill_bytes,
+                counters = %world.snapshot(),
+                "counters"
+            );
         }
         Control::Drain if world.phase.get() == Phase::Running => {
             world.phase.set(Phase::Draining);

@@ -114,6 +114,10 @@ fn check_relay(mut relay: Relay, plane: &str) {
     let counters = relay.wait_for_counters("all pairs to end", |counters| {
         counters.sum("ended.") == counters.count("paired")
     });
+    let held = ["pairs", "bulk_directions", "pipes_in_use", "spill_bytes"];
+    relay.wait_for_counters("nothing to be held", |counters| {
+        held.iter().all(|name| counters.gauge(name) == 0)
+    });
     assert_eq!(counters.count("paired"), PAIRS_COUNT as u64, "{counters:?}");
     assert_eq!(
         counters.count("handed_out"),

@@ -229,6 +229,11 @@ impl Counters {
         self.0.get(name).copied().unwrap_or(0)
     }
 
+    /// What all shards hold of something; they always tell.
+    pub(crate) fn gauge(&self, name: &str) -> u64 {
+        self.0[name]
+    }
+
     /// All counters whose names begin so.
     pub(crate) fn sum(&self, prefix: &str) -> u64 {
         let of_prefix = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
@@ -246,12 +251,13 @@ impl Counters {
             .collect()
     }
 
-    /// Adds a log line's `counters=accepted=3 … refused.silent=1`.
+    /// Adds a log line's `pairs=1 … counters=accepted=3 … refused.silent=1`.
     fn add(&mut self, line: &str) {
-        let Some((_, counters)) = line.split_once("counters=") else {
+        let Some((before, counters)) = line.split_once("counters=") else {
             panic!("no counters in {line:?}");
         };
-        for word in counters.split_whitespace() {
+        let gauges = before.split_whitespace().filter(|word| word.contains('='));
+        for word in gauges.chain(counters.split_whitespace()) {
             let (name, value) = word.split_once('=').expect("NAME=VALUE");
             let value: u64 = value.parse().expect("a number");
             *self.0.entry(name.to_owned()).or_default() += value;

@@ -326,7 +326,7 @@ impl Reactor {
     /// Has the ring send `segments`, at most
     /// [`SEND_SEGMENTS_MAX`](super::transfer::SEND_SEGMENTS_MAX), as far as
     /// `socket` takes them now. Segments beyond that number are not taken from
-    /// the iterator. The socket stays open until the transfer's final progress.
+    /// the iterator. The socket stays open until the transfer's first progress.
     pub fn start_send(
         &self,
         socket: &Socket,
