@@ -58,6 +58,7 @@ impl Engine {
         self.means.counters.ticks += 1;
         let elapsed = now.since(self.last_tick);
         self.is_flowing = false;
+        self.was_busy = std::mem::replace(&mut self.had_small, false);
         let mut index = 0;
         while index < self.watched.len() {
             if self.tick_one(index, elapsed) {

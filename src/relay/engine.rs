@@ -43,11 +43,9 @@ const SMALL_MOVES_PER_TURN: u8 = 4;
 /// has a small message waits for no more than that.
 const BULK_MOVES_PER_TURN: u8 = 2;
 /// The most that one splice moves while small messages come and go: they wait
-/// for two splices, and for no longer than these take.
-pub(super) const BUSY_SPLICE_BYTES: u32 = 128 << 10;
-/// Turns of the loop without a small message after which a bulk shard may wait
-/// for more than the first completion, and splices as much as a pipe holds.
-pub(super) const QUIET_TURNS: u8 = 32;
+/// for two splices, and for no longer than these take. Half of it would halve
+/// that, and cost bulk twice the CPU.
+pub(super) const BUSY_SPLICE_BYTES: u32 = 256 << 10;
 /// How long it then waits.
 const BULK_MIN_WAIT: Duration = Duration::from_micros(200);
 /// Completions that end such a wait early: more than come in that time.
@@ -189,8 +187,10 @@ pub struct Engine {
     ended: VecDeque<Ended>,
     /// Pairs for the ring plane, until it takes them over.
     pub(super) leaving: VecDeque<Key>,
-    /// Turns of the loop left until the shard is quiet.
-    busy_turns: u8,
+    /// A small message came since the last tick.
+    pub(super) had_small: bool,
+    /// One came in the tick before.
+    pub(super) was_busy: bool,
 }
 
 /// A pair and its sockets: all that an idle pair owns.
@@ -248,7 +248,8 @@ impl Engine {
             gate_checks: VecDeque::new(),
             ended: VecDeque::new(),
             leaving: VecDeque::new(),
-            busy_turns: 0,
+            had_small: false,
+            was_busy: false,
         }
     }
 
@@ -379,11 +380,10 @@ impl Engine {
         }
     }
 
-    /// How to wait in this turn of the loop; call it once per turn, also in one
-    /// that does not wait.
-    pub fn wait_hint(&mut self) -> WaitHint {
-        self.busy_turns = self.busy_turns.saturating_sub(1);
-        if !self.is_flowing || self.busy_turns > 0 || self.has_work() {
+    /// How to wait in this turn of the loop.
+    #[must_use]
+    pub fn wait_hint(&self) -> WaitHint {
+        if !self.is_flowing || self.is_busy() || self.has_work() {
             WaitHint {
                 min_wait: None,
                 completions: 1,
@@ -394,6 +394,12 @@ impl Engine {
                 completions: BULK_WAIT_COMPLETIONS,
             }
         }
+    }
+
+    /// Whether small messages come and go: one in the last four to eight
+    /// milliseconds.
+    const fn is_busy(&self) -> bool {
+        self.had_small || self.was_busy
     }
 
     /// A leg's socket, to arm a poll on it.
@@ -449,13 +455,14 @@ impl Engine {
             direction.enqueue();
             self.queue.push_back((key, source));
         } else {
-            self.busy_turns = QUIET_TURNS;
+            self.had_small = true;
             self.run(key, source, SMALL_MOVES_PER_TURN);
         }
     }
 
     /// One turn of a direction, and what follows from it.
     pub(super) fn run(&mut self, key: Key, source: Side, moves_max: u8) {
+        let is_busy = self.is_busy();
         let Some(session) = self.pairs.get_mut(key) else {
             return;
         };
@@ -469,11 +476,7 @@ impl Engine {
             destination: &sockets[source.other().index()],
         };
         let means = &mut self.means;
-        means.splice_bytes_max = if self.busy_turns > 0 {
-            BUSY_SPLICE_BYTES
-        } else {
-            u32::MAX
-        };
+        means.splice_bytes_max = if is_busy { BUSY_SPLICE_BYTES } else { u32::MAX };
         let turn = match pair.run_turn(source, moves_max, |pair, action| {
             let is_read = matches!(action, Action::Copy { .. });
             if *is_leaving && is_read && may_leave(pair) {

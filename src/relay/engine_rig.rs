@@ -85,7 +85,6 @@ impl Rig {
             busy = true;
         }
         let engine = &mut self.planes.engine;
-        let _ = engine.wait_hint();
         if engine.next_deadline().is_some_and(|due| due <= self.now) {
             engine.handle_deadline(self.now);
             busy = true;

@@ -154,14 +154,13 @@ impl Planes {
         moved
     }
 
-    /// How to wait in this turn of the loop; call it once per turn.
+    /// How to wait in this turn of the loop.
     #[must_use]
-    pub fn sleep(&mut self) -> Sleep {
-        let hint = self.engine.wait_hint();
+    pub fn sleep(&self) -> Sleep {
         if self.engine.has_work() {
             return Sleep::No;
         }
-        match hint.min_wait {
+        match self.engine.wait_hint().min_wait {
             Some(min_wait) if self.reactor.has_min_wait() => Sleep::Batch { min_wait },
             _ => Sleep::UntilOne,
         }

@@ -351,7 +351,7 @@ pub async fn drive<S: Service>(
     let mut runnable = false;
     loop {
         let (mut sleep, planes_deadline) = {
-            let mut planes = world.planes.borrow_mut();
+            let planes = world.planes.borrow();
             (planes.sleep(), planes.next_deadline())
         };
         if runnable
