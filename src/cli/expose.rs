@@ -46,7 +46,8 @@ pub struct ExposeArgs {
     once: bool,
 
     /// Keep the ticket's secret in this directory [default: $STATE_DIRECTORY,
-    /// /var/lib/midspan for root, else ~/.local/state/midspan]
+    /// /var/lib/midspan for root, else $XDG_STATE_HOME/midspan or
+    /// ~/.local/state/midspan]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 

@@ -79,7 +79,7 @@ pub struct RelayArgs {
     log_level: Option<LogLevel>,
 
     /// Keep keys in this directory [default: $STATE_DIRECTORY, /var/lib/midspan
-    /// for root, else ~/.local/state/midspan]
+    /// for root, else $XDG_STATE_HOME/midspan or ~/.local/state/midspan]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
