@@ -285,7 +285,7 @@ impl<L: Copy> Table<L> {
         let association = self.slots.held(slot);
         if association.is_deserted() {
             let is_due = self.is_due(association, now);
-            self.expiry.remove(&mut self.slots, slot);
+            self.dequeue(slot, false);
             if is_due {
                 self.delete(slot, ClosingCause::Expired);
             } else {
@@ -425,12 +425,7 @@ impl<L: Copy> Table<L> {
     fn renew(&mut self, slot: u32, was_deserted: bool, now: Timestamp) {
         let association = self.slots.held(slot);
         if association.origin == Origin::Accept && !association.candidates.is_any_connected() {
-            let queue = if was_deserted {
-                &mut self.deserted
-            } else {
-                &mut self.expiry
-            };
-            queue.remove(&mut self.slots, slot);
+            self.dequeue(slot, was_deserted);
             self.expiry.push(&mut self.slots, slot, now);
         }
     }
@@ -516,13 +511,18 @@ impl<L: Copy> Table<L> {
     }
 
     fn expire(&mut self, slot: u32) {
-        let queue = if self.slots.held(slot).is_deserted() {
+        self.dequeue(slot, self.slots.held(slot).is_deserted());
+        self.delete(slot, ClosingCause::Expired);
+    }
+
+    /// Takes an association out of the queue in which it stands.
+    fn dequeue(&mut self, slot: u32, is_deserted: bool) {
+        let queue = if is_deserted {
             &mut self.deserted
         } else {
             &mut self.expiry
         };
         queue.remove(&mut self.slots, slot);
-        self.delete(slot, ClosingCause::Expired);
     }
 
     /// Removes an association that is in no queue; its acceptors are to be
