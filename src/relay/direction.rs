@@ -45,10 +45,10 @@ pub const SMALL_SPLICE_BYTES: u32 = 8 << 10;
 /// Small splices in a row after which a direction copies again.
 pub const SMALL_SPLICES_TO_DEMOTE: u8 = 4;
 /// A splice of a stream that brings less than one part in this many of what was
-/// asked for has caught up with its sender. To read on at once would be to take every
-/// segment by itself, so the turn ends, and the low-water mark tells when there
-/// is more. Not a larger part: a pipe has a slot for each page, and fragments
-/// of 1448 bytes fill the slots with a third of the bytes.
+/// asked for has caught up with its sender. To read on at once would be to take
+/// every segment by itself, so the turn ends, and the low-water mark tells when
+/// there is more. Not a larger part: a pipe has a slot for each page, and
+/// fragments of 1448 bytes fill the slots with a third of the bytes.
 pub const CAUGHT_UP_SHARE: u32 = 4;
 
 /// Names a chain of pipes that is out of its pool.
@@ -326,6 +326,12 @@ impl Direction {
         self.held_bytes
     }
 
+    /// Whether no end of the source was read or reported.
+    #[must_use]
+    pub const fn source_is_open(&self) -> bool {
+        matches!(self.source_end, SourceEnd::Open)
+    }
+
     /// Whether the source's end was read.
     #[must_use]
     pub const fn source_ended(&self) -> bool {
@@ -445,10 +451,7 @@ impl Direction {
             State::WritingOut => match self.hold {
                 // No move of the turn's: it is a part of a pipe, and a turn that
                 // ended here would begin the next one with a read.
-                Hold::Chain(chain) if self.held_bytes > 0 => Some(Action::Drain {
-                    chain,
-                    bytes: self.held_bytes,
-                }),
+                Hold::Chain(chain) if self.held_bytes > 0 => Some(self.drain(chain)),
                 _ => {
                     self.state = State::AwaitSource;
                     self.poll_action()
@@ -467,10 +470,10 @@ impl Direction {
         match self.hold {
             Hold::Spill(spill) => return Some(Action::SendSpill { spill }),
             Hold::Chain(chain) if self.held_bytes > 0 => {
-                if self.extensions_left == 0 || self.source_ended() || !self.splices() {
-                    return self.drain(chain);
-                }
                 self.take_move()?;
+                if self.extensions_left == 0 || self.source_ended() || !self.splices() {
+                    return Some(self.drain(chain));
+                }
                 self.extensions_left -= 1;
                 return Some(Action::Extend { chain });
             }
@@ -494,12 +497,11 @@ impl Direction {
         })
     }
 
-    fn drain(&mut self, chain: ChainKey) -> Option<Action> {
-        self.take_move()?;
-        Some(Action::Drain {
+    const fn drain(&self, chain: ChainKey) -> Action {
+        Action::Drain {
             chain,
             bytes: self.held_bytes,
-        })
+        }
     }
 
     /// Takes one of the turn's moves; `None` ends the turn.
@@ -514,10 +516,6 @@ impl Direction {
 
     const fn splices(&self) -> bool {
         self.is_bulk() && !self.no_pipe
-    }
-
-    const fn source_is_open(&self) -> bool {
-        matches!(self.source_end, SourceEnd::Open)
     }
 
     /// Takes the outcome of the action that was given last.

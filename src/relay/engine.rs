@@ -2,7 +2,7 @@
 //!
 //! The shard drives it, once per turn of its loop:
 //!
-//! 1. [`Engine::wait_hint`] says how to wait, [`Engine::next_deadline`] until
+//! 1. [`Engine::min_wait`] says how to wait, [`Engine::next_deadline`] until
 //!    when, [`Engine::has_work`] whether not to wait at all;
 //! 2. every completed poll goes to [`Engine::handle_readiness`]: small
 //!    directions move their bytes there and then, bulk ones are queued;
@@ -47,10 +47,9 @@ const BUSY_MOVES_PER_TURN: u8 = 2;
 /// for two splices, and for no longer than these take. Half of it would halve
 /// that, and cost bulk twice the CPU.
 pub(super) const BUSY_SPLICE_BYTES: u32 = 256 << 10;
-/// How long it then waits.
+/// How long a shard of streams and no small messages waits for more than the
+/// first completion.
 const BULK_MIN_WAIT: Duration = Duration::from_micros(200);
-/// Completions that end such a wait early: more than come in that time.
-const BULK_WAIT_COMPLETIONS: u32 = 1024;
 
 /// The bounds of one [`Engine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,17 +116,6 @@ pub struct Ended {
     pub reason: CloseReason,
     /// Bytes delivered: those that came from the left, from the right.
     pub bytes: [u64; 2],
-}
-
-/// How to wait for completions in the next turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaitHint {
-    /// Let this time pass even when a completion waits (`min_wait_usec`), to
-    /// find several at once.
-    pub min_wait: Option<Duration>,
-    /// Completions to wait for: with `min_wait`, the number that ends it
-    /// early; otherwise 1.
-    pub completions: u32,
 }
 
 /// What an engine holds at a moment.
@@ -382,20 +370,12 @@ impl Engine {
         }
     }
 
-    /// How to wait in this turn of the loop.
+    /// The time to let pass in this turn of the loop even when a completion
+    /// waits, to find several at once.
     #[must_use]
-    pub fn wait_hint(&self) -> WaitHint {
-        if !self.is_flowing || self.is_busy() || self.has_work() {
-            WaitHint {
-                min_wait: None,
-                completions: 1,
-            }
-        } else {
-            WaitHint {
-                min_wait: Some(BULK_MIN_WAIT),
-                completions: BULK_WAIT_COMPLETIONS,
-            }
-        }
+    pub fn min_wait(&self) -> Option<Duration> {
+        let only_streams = self.is_flowing && !self.is_busy() && !self.has_work();
+        only_streams.then_some(BULK_MIN_WAIT)
     }
 
     /// Whether small messages come and go: one in the last four to eight

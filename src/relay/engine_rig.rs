@@ -93,7 +93,9 @@ impl Rig {
             engine.run_quantum(self.now);
             busy = true;
         }
-        busy |= self.planes.move_leaving() > 0;
+        let taken_over = self.planes.ring.taken_over;
+        self.planes.move_leaving();
+        busy |= self.planes.ring.taken_over > taken_over;
         while let Some(ended) = self.planes.poll_ended() {
             for (socket, how) in ended.sockets.iter().zip(ended.how) {
                 epoll::delete(&self.epoll, socket).unwrap();

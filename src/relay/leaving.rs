@@ -21,7 +21,7 @@ impl Engine {
             };
             let pair = &mut session.pair;
             let directions = Side::BOTH.map(|side| pair.from(side));
-            if directions.into_iter().any(is_ending) {
+            if !directions.into_iter().all(Direction::source_is_open) {
                 session.is_leaving = false;
                 self.read_on(key);
             } else if directions.into_iter().all(Direction::is_at_rest) {
@@ -61,13 +61,8 @@ impl Engine {
 /// first byte would open, and no end to pass on.
 pub(super) fn may_leave(pair: &Pair) -> bool {
     let directions = Side::BOTH.map(|side| pair.from(side));
-    let stays = |direction: &Direction| direction.is_gated() || is_ending(direction);
-    !directions.into_iter().any(stays)
-}
-
-/// Whether the end of the source's stream was read or reported.
-const fn is_ending(direction: &Direction) -> bool {
-    direction.source_ended() || direction.is_fin_reported(true)
+    let leaves = |direction: &Direction| direction.source_is_open() && !direction.is_gated();
+    directions.into_iter().all(leaves)
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ mod engine_tests;
 mod ring_pair_tests;
 
 pub use close::{CloseReason, How};
-pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage, WaitHint};
+pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage};
 pub use pair::Side;
-pub use planes::{Planes, Shortages};
+pub use planes::{Planes, PlanesCounts};
 pub use slab::Key as PairKey;

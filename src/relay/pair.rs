@@ -54,6 +54,19 @@ pub struct EndEvidence {
     pub gone: bool,
 }
 
+impl EndEvidence {
+    /// The failure that the read of 0 stood for; `None` for a clean end.
+    ///
+    /// While our own half towards the leg is open, a leg that ended cleanly is
+    /// only half closed. If it is gone altogether it was reset, and a call that
+    /// had already moved bytes swallowed the error.
+    #[must_use]
+    pub fn failure(self, our_half_ended: bool) -> Option<Errno> {
+        let was_reset = self.gone && !our_half_ended;
+        self.error.or(was_reset.then_some(Errno::CONNRESET))
+    }
+}
+
 /// The directions that an event at one leg's socket gives a turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wakes {
@@ -129,22 +142,17 @@ impl Pair {
         Wakes { incoming, outgoing }
     }
 
-    /// Decides whether a read of 0 from `source` was the end of the stream.
-    ///
-    /// While our own half towards that leg is open, a leg that ended cleanly
-    /// is only half closed. If it is gone altogether it was reset, and a call
-    /// that had already moved bytes swallowed the error. A FIN that was
-    /// reported by itself is believed without asking for `evidence`.
+    /// Decides whether a read of 0 from `source` was the end of the stream, see
+    /// [`EndEvidence::failure`]. A FIN that was reported by itself is believed
+    /// without asking for `evidence`.
     #[must_use]
     pub fn judge_end(&self, source: Side, evidence: impl FnOnce() -> EndEvidence) -> Outcome {
         let our_half_ended = self.from(source.other()).state() == State::Ended;
         if self.from(source).is_fin_reported(our_half_ended) {
             return Outcome::SourceEnded;
         }
-        let evidence = evidence();
-        match evidence.error {
+        match evidence().failure(our_half_ended) {
             Some(error) => Outcome::SourceFailed(error),
-            None if evidence.gone && !our_half_ended => Outcome::SourceFailed(Errno::CONNRESET),
             None => Outcome::SourceEnded,
         }
     }

@@ -80,15 +80,12 @@ impl PipePool {
     /// A chain of one empty pipe; `None` when the budget or the kernel has
     /// none to give.
     pub(super) fn acquire(&mut self) -> Option<ChainKey> {
-        let pipe = self.take_pipe()?;
+        let link = self.take_link()?;
         let index = self.vacant.pop().unwrap_or_else(|| {
             self.chains.push(VecDeque::new());
             u32::try_from(self.chains.len() - 1).unwrap_or(u32::MAX)
         });
-        self.chains[index as usize].push_back(Link {
-            pipe,
-            held_bytes: 0,
-        });
+        self.chains[index as usize].push_back(link);
         Some(ChainKey(index))
     }
 
@@ -108,13 +105,10 @@ impl PipePool {
         if self.in_use() >= count_max - count_max / 4 || length >= count_max / CHAIN_SHARE {
             return false;
         }
-        let Some(pipe) = self.take_pipe() else {
+        let Some(link) = self.take_link() else {
             return false;
         };
-        self.chains[key.0 as usize].push_back(Link {
-            pipe,
-            held_bytes: 0,
-        });
+        self.chains[key.0 as usize].push_back(link);
         true
     }
 
@@ -161,9 +155,11 @@ impl PipePool {
         let asked_bytes = link.held_bytes.min(bytes_max);
         let bytes = link.pipe.splice_to(destination, asked_bytes)?;
         link.held_bytes -= bytes;
-        if link.held_bytes == 0 && !is_last {
-            let link = chain.pop_front();
-            self.put_pipe(link);
+        if link.held_bytes == 0
+            && !is_last
+            && let Some(link) = chain.pop_front()
+        {
+            self.put_link(link);
         }
         Ok(bytes)
     }
@@ -171,15 +167,16 @@ impl PipePool {
     /// Takes the empty pipe behind the others back: the splice into it moved
     /// nothing.
     pub(super) fn shorten(&mut self, key: ChainKey) {
-        let link = self.chains[key.0 as usize].pop_back();
-        debug_assert!(link.as_ref().is_some_and(|link| link.held_bytes == 0));
-        self.put_pipe(link);
+        if let Some(link) = self.chains[key.0 as usize].pop_back() {
+            debug_assert_eq!(link.held_bytes, 0);
+            self.put_link(link);
+        }
     }
 
     /// Takes a chain back, and closes the pipes that hold bytes.
     pub(super) fn release(&mut self, key: ChainKey) {
         while let Some(link) = self.chains[key.0 as usize].pop_front() {
-            self.put_pipe(Some(link));
+            self.put_link(link);
         }
         self.vacant.push(key.0);
     }
@@ -194,20 +191,23 @@ impl PipePool {
         self.idle.len()
     }
 
-    fn take_pipe(&mut self) -> Option<Pipe> {
-        if let Some(pipe) = self.idle.pop() {
-            return Some(pipe);
-        }
-        let pipe = self.create()?;
-        self.open_count += 1;
-        self.open_bytes += u64::from(pipe.capacity_bytes());
-        Some(pipe)
+    fn take_link(&mut self) -> Option<Link> {
+        let pipe = match self.idle.pop() {
+            Some(pipe) => pipe,
+            None => {
+                let pipe = self.create()?;
+                self.open_count += 1;
+                self.open_bytes += u64::from(pipe.capacity_bytes());
+                pipe
+            }
+        };
+        Some(Link {
+            pipe,
+            held_bytes: 0,
+        })
     }
 
-    fn put_pipe(&mut self, link: Option<Link>) {
-        let Some(Link { pipe, held_bytes }) = link else {
-            return;
-        };
+    fn put_link(&mut self, Link { pipe, held_bytes }: Link) {
         if held_bytes == 0 && self.idle.len() < self.limits.idle_max {
             self.idle.push(pipe);
         } else {

@@ -36,13 +36,15 @@ pub struct Planes {
     pub(super) ring: RingPlane,
 }
 
-/// How often a direction did without what a bound denied it.
+/// What the planes counted so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shortages {
+pub struct PlanesCounts {
+    /// Pairs that the ring took over.
+    pub moved_to_ring: u64,
     /// Turns of a bulk direction that copied, for want of a pipe.
-    pub pipes: u64,
+    pub pipe_shortages: u64,
     /// Reads that were small, or left the bytes, for want of spill memory.
-    pub spills: u64,
+    pub spill_shortages: u64,
 }
 
 impl Planes {
@@ -118,19 +120,20 @@ impl Planes {
         usage
     }
 
-    /// How often a bound was reached so far.
+    /// What was counted so far.
     #[must_use]
-    pub fn shortages(&self) -> Shortages {
+    pub fn counts(&self) -> PlanesCounts {
         let counters = self.engine.counters();
-        Shortages {
-            pipes: counters.pipe_shortages,
-            spills: counters.peeks + self.ring.small_receives,
+        PlanesCounts {
+            moved_to_ring: self.ring.taken_over,
+            pipe_shortages: counters.pipe_shortages,
+            spill_shortages: counters.peeks + self.ring.small_receives,
         }
     }
 
     /// Does what is due and what is queued, until the reactor has something
-    /// newer. Tells how many pairs the ring took over.
-    pub fn run(&mut self, now: Timestamp) -> u64 {
+    /// newer.
+    pub fn run(&mut self, now: Timestamp) {
         let due = self.engine.next_deadline();
         if due.is_some_and(|deadline| deadline <= now) {
             self.engine.handle_deadline(now);
@@ -141,17 +144,14 @@ impl Planes {
                 break;
             }
         }
-        self.move_leaving()
+        self.move_leaving();
     }
 
-    /// Has the ring take over what the engine lets go; tells how many pairs.
-    pub(super) fn move_leaving(&mut self) -> u64 {
-        let mut moved = 0;
+    /// Has the ring take over what the engine lets go.
+    pub(super) fn move_leaving(&mut self) {
         while let Some(key) = self.engine.poll_leaving() {
             self.ring.start(&self.reactor, &mut self.engine, key);
-            moved += 1;
         }
-        moved
     }
 
     /// How to wait in this turn of the loop.
@@ -160,7 +160,7 @@ impl Planes {
         if self.engine.has_work() {
             return Sleep::No;
         }
-        match self.engine.wait_hint().min_wait {
+        match self.engine.min_wait() {
             Some(min_wait) if self.reactor.has_min_wait() => Sleep::Batch { min_wait },
             _ => Sleep::UntilOne,
         }

@@ -159,16 +159,12 @@ impl RingPair {
     }
 
     /// The source's receive said that the stream ended: cleanly, or was the
-    /// error that ended it told elsewhere?
-    ///
-    /// A leg of which nothing is open any more was reset, unless our own half
-    /// towards it was closed before.
+    /// error that ended it told elsewhere? See [`EndEvidence::failure`].
     pub fn handle_source_end(&mut self, source: Side, evidence: EndEvidence) {
         let our_half_ended = self.flows[source.other().index()].shut;
         self.flow_mut(source).source_ended = true;
         self.first_ended.get_or_insert(source);
-        let was_reset = evidence.gone && !our_half_ended;
-        if let Some(error) = evidence.error.or(was_reset.then_some(Errno::CONNRESET)) {
+        if let Some(error) = evidence.failure(our_half_ended) {
             self.handle_failure(source, error);
         }
     }

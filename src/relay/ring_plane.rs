@@ -41,6 +41,8 @@ pub struct RingPlane {
     pairs: HashMap<u32, Moved, ahash::RandomState>,
     pub(super) spill_bytes: usize,
     spill_bytes_max: usize,
+    /// Pairs taken over so far.
+    pub(super) taken_over: u64,
     /// Receives of one small buffer, for want of spill memory.
     pub(super) small_receives: u64,
     /// Flows that wait for buffers of a size.
@@ -75,6 +77,7 @@ impl RingPlane {
             tag,
             pairs: HashMap::default(),
             spill_bytes: 0,
+            taken_over: 0,
             small_receives: 0,
             spill_bytes_max: usize::try_from(spill_bytes_max).unwrap_or(usize::MAX),
             waiting: Default::default(),
@@ -96,6 +99,7 @@ impl RingPlane {
             pair: RingPair::default(),
             flows: Default::default(),
         };
+        self.taken_over += 1;
         self.pairs.insert(key.index, moved);
         self.advance(reactor, engine, key);
     }

@@ -16,7 +16,7 @@ use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
 use crate::relay::{
-    CloseReason, EngineSettings, How, LegIo, PairKey, Planes, Shortages, Side, Usage,
+    CloseReason, EngineSettings, How, LegIo, PairKey, Planes, PlanesCounts, Side, Usage,
 };
 use crate::runtime::Owner;
 use crate::runtime::executor::{run_woken_tasks, take_runnable};
@@ -263,9 +263,15 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
     }
 
     fn snapshot(&self) -> ShardSnapshot {
-        let Shortages { pipes, spills } = self.planes.borrow().shortages();
-        self.counters.counts.set(Count::PipeShortages, pipes);
-        self.counters.counts.set(Count::SpillShortages, spills);
+        let PlanesCounts {
+            moved_to_ring,
+            pipe_shortages,
+            spill_shortages,
+        } = self.planes.borrow().counts();
+        let counts = &self.counters.counts;
+        counts.set(Count::MovedToRing, moved_to_ring);
+        counts.set(Count::PipeShortages, pipe_shortages);
+        counts.set(Count::SpillShortages, spill_shortages);
         self.counters.snapshot()
     }
 
@@ -541,8 +547,7 @@ fn handle_control<S: Service>(
 fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Message>>) {
     let now = world.reactor.now();
     let mut planes = world.planes.borrow_mut();
-    let moved = planes.run(now);
-    world.counters.counts.add(Count::MovedToRing, moved);
+    planes.run(now);
     while let Some(ended) = planes.poll_ended() {
         let session = world.sessions.borrow_mut()[ended.pair.index as usize].take();
         let Some(session) = session else {
