@@ -19,7 +19,7 @@ use crate::runtime::ring::{RingSize, Sleep};
 use crate::runtime::socket::Socket;
 use crate::time::Timestamp;
 
-use super::close::How;
+use super::close::{CloseReason, How};
 use super::engine::{Ended, EngineSettings, GateHold, LegIo};
 use super::pair::Side;
 use super::planes::Planes;
@@ -32,7 +32,16 @@ pub(super) struct Rig {
     reactor: Rc<Reactor>,
     epoll: OwnedFd,
     pub(super) now: Timestamp,
-    pub(super) ended: Vec<Ended>,
+    pub(super) ended: Vec<Closed>,
+}
+
+/// A pair that ended, its sockets closed.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) pair: Key,
+    pub(super) bytes: [u64; 2],
+    pub(super) how: [How; 2],
+    pub(super) reason: CloseReason,
 }
 
 impl Rig {
@@ -97,15 +106,32 @@ impl Rig {
         self.planes.move_leaving();
         busy |= self.planes.ring.taken_over > taken_over;
         while let Some(ended) = self.planes.poll_ended() {
-            for (socket, how) in ended.sockets.iter().zip(ended.how) {
-                epoll::delete(&self.epoll, socket).unwrap();
-                if how == How::Reset {
-                    socket.set_linger_reset().unwrap();
-                }
-            }
-            self.ended.push(ended);
+            let closed = self.close(ended);
+            self.ended.push(closed);
         }
         busy
+    }
+
+    fn close(&self, ended: Ended) -> Closed {
+        let Ended {
+            pair,
+            bytes,
+            sockets,
+            how,
+            reason,
+        } = ended;
+        for (socket, how) in sockets.into_iter().zip(how) {
+            epoll::delete(&self.epoll, &socket).unwrap();
+            if how == How::Reset {
+                socket.set_linger_reset().unwrap();
+            }
+        }
+        Closed {
+            pair,
+            bytes,
+            how,
+            reason,
+        }
     }
 
     /// Turns until `done`, which is asked after each of them.
@@ -125,7 +151,7 @@ impl Rig {
         }
     }
 
-    pub(super) fn run_until_ended(&mut self) -> Ended {
+    pub(super) fn run_until_ended(&mut self) -> Closed {
         self.run_until("end", |rig| !rig.ended.is_empty());
         let ended = self.ended.remove(0);
         self.assert_nothing_held();

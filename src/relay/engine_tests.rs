@@ -280,7 +280,6 @@ fn a_reset_arrives_as_a_reset() {
                 let ended = rig.run_until_ended();
                 assert_eq!(ended.reason, CloseReason::Reset(side), "{plane:?} {case}");
                 assert_eq!(ended.how, [How::Reset; 2]);
-                drop(ended);
                 assert_eq!(
                     peers[0].read_error(&mut rig),
                     Some(ErrorKind::ConnectionReset),
@@ -307,7 +306,6 @@ fn a_reset_that_a_write_finds_is_not_an_end() {
         right.reset();
         let ended = rig.run_until_ended();
         assert_eq!(ended.reason, CloseReason::Reset(Side::Right), "{plane:?}");
-        drop(ended);
         assert_eq!(left.read_error(&mut rig), Some(ErrorKind::ConnectionReset));
     }
 }
@@ -322,7 +320,6 @@ fn a_reset_whose_error_was_swallowed_is_not_an_end() {
         while socket.take_error().is_none() {}
         let ended = rig.run_until_ended();
         assert_eq!(ended.reason, CloseReason::Reset(Side::Right), "{plane:?}");
-        drop(ended);
         assert_eq!(left.read_error(&mut rig), Some(ErrorKind::ConnectionReset));
     }
 }
@@ -617,7 +614,6 @@ fn an_aborted_pair_gives_everything_back() {
             rig.planes.abort_all(CloseReason::Reset(Side::Left));
             let ended = rig.run_until_ended();
             assert_eq!((ended.reason, ended.bytes), (reason, [4, 0]));
-            drop(ended);
             assert_eq!(left.read_error(&mut rig), expected);
             assert_eq!(right.read_error(&mut rig), expected);
         }

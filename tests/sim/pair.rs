@@ -441,10 +441,12 @@ impl World {
                     "a reset was taken for an end"
                 );
                 for side in Side::BOTH {
-                    let total = self.legs[side.index()].total;
-                    assert_eq!(self.pair.from(side).relayed_bytes(), total);
-                    assert!(self.legs[side.index()].write_shut, "no end was passed on");
+                    let leg = &self.legs[side.index()];
+                    assert!(leg.fin, "an end that nobody sent");
+                    assert_eq!(self.pair.from(side).relayed_bytes(), leg.total);
                 }
+                let shut = self.legs.iter().filter(|leg| leg.write_shut).count();
+                assert_eq!(shut, 1, "one end was passed on; closing does the other");
                 assert_eq!(end.how(), How::Clean);
             }
             CloseReason::Reset(_) => {
