@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use glommio::{CpuSet, GlommioError, LocalExecutorPoolBuilder, PoolPlacement};
 
@@ -103,8 +103,21 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
     note_runnable();
 }
 
-/// Wakes a task from another task. Like [`spawn`], this keeps the shard's loop
-/// from going to sleep before that task has run.
+/// Runs `task` at once, as far as it gets; only one that has to wait then is
+/// started as [`spawn`] does. The caller holds nothing that the task may want.
+pub fn run_or_spawn(task: impl Future<Output = ()> + 'static) {
+    let mut task = Box::pin(task);
+    // Whoever keeps this waker gets another from the first run as a task, which
+    // comes before any event.
+    let mut context = Context::from_waker(Waker::noop());
+    if task.as_mut().poll(&mut context).is_pending() {
+        spawn(task);
+    }
+}
+
+/// Wakes a task. Tasks are woken in no other way: the shard's loop lets them
+/// run, and stays awake for them, only when it is told here.
+#[expect(clippy::disallowed_methods, reason = "the one place that wakes")]
 pub fn wake(waker: Waker) {
     waker.wake();
     note_runnable();
@@ -114,17 +127,15 @@ fn note_runnable() {
     RUNNABLE.set(true);
 }
 
-/// Whether a task was started or woken since the last call. If so after
-/// [`run_woken_tasks`], that task stands behind the loop in the queue: the loop
-/// must come round without sleeping.
-#[must_use]
-pub fn take_runnable() -> bool {
-    RUNNABLE.take()
-}
-
-/// Lets the tasks that were woken run, then comes back.
-pub async fn run_woken_tasks() {
+/// Lets the tasks run that were started or woken. Returns whether these did the
+/// same to others: they stand behind the loop in the queue, so it must come
+/// round without sleeping.
+pub async fn run_woken_tasks() -> bool {
+    if !RUNNABLE.take() {
+        return false;
+    }
     glommio::executor().yield_task_queue_now().await;
+    RUNNABLE.get()
 }
 
 fn start_error<T>(error: GlommioError<T>) -> ExecutorError {

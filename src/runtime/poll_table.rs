@@ -9,6 +9,7 @@
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::task::{Poll, Waker};
 
+use super::executor::wake;
 use super::reactor::TAG_TASK;
 use super::readiness::Readiness;
 use super::slot_key::SlotKey;
@@ -245,7 +246,7 @@ impl PollTable {
         if let Some(waker) = self.wakers.get_mut(token as usize).and_then(Option::take) {
             self.wakers_free.push(token);
             self.live_mut(key).token = NONE;
-            waker.wake();
+            wake(waker);
         }
     }
 

@@ -11,6 +11,8 @@ use std::sync::{Arc, mpsc};
 use std::task::{Poll, Waker};
 use std::thread;
 
+use super::executor::wake;
+
 /// Threads that resolve.
 pub const RESOLVER_THREADS: usize = 8;
 
@@ -139,7 +141,7 @@ impl Pending {
             waiting.waker.take()
         });
         if let Some(waker) = waker {
-            waker.wake();
+            wake(waker);
         }
     }
 }

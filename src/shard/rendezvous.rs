@@ -29,7 +29,7 @@ use crate::protocol::jet::{
 use crate::relay::slab::{Key, Slab};
 use crate::relay::{CloseReason, GateHold, LegIo};
 use crate::runtime::Owner;
-use crate::runtime::executor::spawn;
+use crate::runtime::executor::{run_or_spawn, spawn};
 use crate::runtime::reactor::Closing;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
@@ -492,7 +492,7 @@ impl Service for RelayService {
             return self.count_refused(peer(), Refused::TooManyHandshakes);
         }
         let (stream, permit) = self.begin(socket);
-        spawn(Rc::clone(self).handshake(stream, permit));
+        run_or_spawn(Rc::clone(self).handshake(stream, permit));
     }
 
     fn handle_ready(self: &Rc<Self>, owner: Owner, readiness: Readiness) {

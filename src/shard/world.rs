@@ -19,7 +19,7 @@ use crate::relay::{
     CloseReason, EngineSettings, How, LegIo, PairKey, Planes, PlanesCounts, Side, Usage,
 };
 use crate::runtime::Owner;
-use crate::runtime::executor::{run_woken_tasks, take_runnable};
+use crate::runtime::executor::run_woken_tasks;
 use crate::runtime::inbox::{Inbox, Mailbox};
 use crate::runtime::reactor::{Closing, Event, Reactor};
 use crate::runtime::readiness::Readiness;
@@ -354,7 +354,7 @@ pub async fn drive<S: Service>(
             },
         );
     }
-    let mut runnable = false;
+    let mut runnable = run_woken_tasks().await;
     loop {
         let (mut sleep, planes_deadline) = {
             let planes = world.planes.borrow();
@@ -377,10 +377,7 @@ pub async fn drive<S: Service>(
         }
         run_pairs(&service, &world);
         service.handle_turn(reactor.now());
-        // What the events above started runs right now.
-        let _ = take_runnable();
-        run_woken_tasks().await;
-        runnable = take_runnable();
+        runnable = run_woken_tasks().await;
         let is_needed = signals.is_some() && world.has_others_to_stop();
         if world.is_draining() && !is_needed && is_over(&*service, &world) {
             break;

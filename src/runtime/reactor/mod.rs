@@ -37,6 +37,7 @@ use io_uring::{opcode, squeue, types};
 use inner::{Accepting, DOORBELL_USER_DATA, Inner, Kind, Listening, TimerTarget};
 
 use super::clock;
+use super::executor::wake;
 use super::inbox::Doorbell;
 use super::listener::Listener;
 use super::poll_table::{Owner, PollKey, PollTable};
@@ -196,7 +197,7 @@ impl Reactor {
             }
             match inner.timers.poll(self.now.get())? {
                 TimerTarget::Loop(owner) => return Some(Event::Deadline { owner }),
-                TimerTarget::Task(waker) => waker.wake(),
+                TimerTarget::Task(waker) => wake(waker),
                 TimerTarget::Accept(listener) => inner.resume_accepting(listener),
             }
         }
