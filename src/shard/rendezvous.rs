@@ -15,7 +15,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::session_log::Party;
+use super::session_log::{self, Party};
 use super::waiting::WaitingLeg;
 use super::world::{Leg, Service, TAG_SERVICE, World};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
@@ -134,7 +134,10 @@ impl RelayService {
         let since = reactor.now();
         let deadline = since + self.settings.handshake_timeout;
         // Asked now: of a peer that has reset the kernel gives no address.
-        let peer = PeerAddress::from(stream.socket().peer_address());
+        let peer = match session_log::names_peers() {
+            true => PeerAddress::from(stream.socket().peer_address()),
+            false => PeerAddress::UNKNOWN,
+        };
         match read_request(reactor, &mut stream, &self.read_buffer, deadline).await {
             Ok(arrival) => {
                 self.place(Newcomer {
@@ -196,14 +199,18 @@ impl RelayService {
     }
 
     /// Acts on a request at its association's home.
-    async fn settle(self: &Rc<Self>, newcomer: Newcomer) {
+    async fn settle(self: &Rc<Self>, mut newcomer: Newcomer) {
         // First: an acceptor's key is known before it is stored, so nothing may
         // leave its slot in between.
         self.close_expired();
         let settled = match newcomer.arrival.request.message {
-            Message::Accept(accept) => self
-                .admit_acceptor(accept, &newcomer.peer)
-                .map(Settled::Accepted),
+            Message::Accept(accept) => {
+                if newcomer.peer == PeerAddress::UNKNOWN {
+                    newcomer.peer = newcomer.stream.socket().peer_address().into();
+                }
+                self.admit_acceptor(accept, &newcomer.peer)
+                    .map(Settled::Accepted)
+            }
             Message::Connect(connect) => self.find_acceptor(connect).map(Settled::Joined),
             Message::Test(test) => self.look_up(test.place).map(|()| Settled::Known),
         };
@@ -249,9 +256,10 @@ impl RelayService {
         let key = rendezvous_key(connect.place);
         let now = self.world.reactor.now();
         // An acceptor may have died so lately that the ring has not said so yet.
+        let must_ask = !self.world.reactor.is_caught_up();
         loop {
             let leg = self.rendezvous.borrow().waiting_leg(key, now);
-            match leg.filter(|leg| self.is_dead(*leg)) {
+            match leg.filter(|leg| must_ask && self.is_dead(*leg)) {
                 Some(leg) => self.lose_waiting(leg),
                 None => break,
             }
