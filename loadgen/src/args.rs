@@ -116,6 +116,10 @@ pub(crate) struct JoinArgs {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = value_parser!(u32).range(1..))]
     pub(crate) count: u32,
+    /// Open loop: start so many a second, spread evenly; latencies count from
+    /// then [default: the next as soon as one ended]
+    #[arg(long, value_name = "PER_SECOND", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
     /// Do so many before measuring [default: a tenth, at most 500]
     #[arg(long, value_name = "N")]
     pub(crate) warmup: Option<u32>,
@@ -308,6 +312,7 @@ mod tests {
             ("echo --target 127.0.0.1:1 --backend 127.0.0.1:2", true),
             ("join --jet 127.0.0.1:1 --jet-version 2 --gate hold", true),
             ("join --jet 127.0.0.1:1 --concurrency 257", false),
+            ("join --jet 127.0.0.1:1 --rate 0", false),
             ("idle --jet 127.0.0.1:1 --pairs 9000 --settle 0.1", true),
             ("bulk --direct --bytes 5 --seconds 3", false),
             ("bulk --direct --seconds 4000", false),

@@ -76,10 +76,11 @@ pub(crate) struct EchoFigures {
 #[derive(Debug, Serialize)]
 pub(crate) struct JoinFigures {
     pub(crate) concurrency: u16,
+    pub(crate) rate_per_s: Option<u32>,
     pub(crate) joins: u64,
     pub(crate) joins_per_s: f64,
     pub(crate) relay_cpu_us_per_join: Option<f64>,
-    /// From the first dial to the byte's arrival.
+    /// From the first dial, or when it was intended, to the byte's arrival.
     pub(crate) latency: Latency,
 }
 
@@ -197,7 +198,11 @@ impl fmt::Display for JoinFigures {
         let Self {
             concurrency, joins, ..
         } = self;
-        writeln!(f, "join         {joins} joins, {concurrency} at a time")?;
+        write!(f, "join         {joins} joins, {concurrency} at a time")?;
+        match self.rate_per_s {
+            Some(rate) => writeln!(f, ", intended {rate}/s")?,
+            None => writeln!(f, ", closed loop")?,
+        }
         writeln!(f, "joins        {:.0}/s", self.joins_per_s)?;
         writeln!(f, "latency      {}", self.latency)?;
         cost(f, self.relay_cpu_us_per_join, "CPU µs per join")

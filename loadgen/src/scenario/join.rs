@@ -8,6 +8,12 @@
 //! The byte goes from the near leg to the far one and tells the slot that it
 //! belongs to: so a backend knows its pair, and a byte on a wrong leg is an
 //! error. Then the near leg ends the pair.
+//!
+//! Closed loop: a slot starts its next join when one ended. Open loop
+//! (`--rate`): a join starts when its schedule says so and a slot is free, and
+//! its latency counts from the scheduled time. What a join costs a relay depends
+//! on how busy it is, since one that never sleeps never wakes either; so only
+//! costs at the same rate compare like with like.
 
 use std::mem;
 use std::rc::Rc;
@@ -31,6 +37,7 @@ use crate::histogram::{self, Latency};
 use crate::jet::{Exchange, place_of};
 use crate::report::{Figures, JoinFigures, Report};
 use crate::route::{Leg, OPENING_TIMEOUT, Route, owners};
+use crate::schedule::Schedule;
 
 /// Joins before the measured ones, unless told otherwise.
 const WARMUP_MAX: u32 = 500;
@@ -43,7 +50,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &JoinArgs, stage: &mut Stage) -> anyhow::Result<Outcome> {
     let reactor = Rc::clone(&stage.event_loop.reactor);
-    let mut load = Joins::new(reactor, stage.route.clone(), args.concurrency)?;
+    let mut load = Joins::new(reactor, stage.route.clone(), args)?;
     let warmup = args.warmup.unwrap_or((args.count / 10).min(WARMUP_MAX));
     load.run_batch(stage, warmup);
     load.latency.reset();
@@ -52,6 +59,7 @@ pub(super) fn run(args: &JoinArgs, stage: &mut Stage) -> anyhow::Result<Outcome>
     let window = stage.window_since(start)?;
     let figures = JoinFigures {
         concurrency: args.concurrency,
+        rate_per_s: args.rate,
         joins,
         joins_per_s: joins as f64 / window.seconds,
         relay_cpu_us_per_join: window.relay_cpu_s.map(|cpu_s| cpu_s * 1e6 / joins as f64),
@@ -73,8 +81,17 @@ struct Joins {
     ready: ReadyQueue,
     /// Backend's connections whose byte has not come; the index is the token.
     strays: Vec<Option<Leg>>,
+    rate: Option<u32>,
+    /// When the joins of an open loop begin.
+    schedule: Option<Schedule>,
+    /// Slots without a join. In a closed loop that is over with all its joins.
+    free: Vec<usize>,
     /// Joins that are still to be started.
     left: u32,
+    /// Joins of this batch that were started.
+    begun: u64,
+    /// Of those of an open loop, joins that the schedule released.
+    released: u64,
     running: usize,
     done: u64,
     done_told: u64,
@@ -133,14 +150,19 @@ impl Joins {
     const TAG: u8 = 1;
     const TAG_STRAY: u8 = 2;
 
-    fn new(reactor: Rc<Reactor>, route: Route, concurrency: u16) -> anyhow::Result<Self> {
+    fn new(reactor: Rc<Reactor>, route: Route, args: &JoinArgs) -> anyhow::Result<Self> {
         Ok(Self {
             reactor,
             route,
-            slots: (0..concurrency).map(|_| Slot::free()).collect(),
+            slots: (0..args.concurrency).map(|_| Slot::free()).collect(),
             ready: ReadyQueue::default(),
             strays: Vec::new(),
+            rate: args.rate,
+            schedule: None,
+            free: Vec::new(),
             left: 0,
+            begun: 0,
+            released: 0,
             running: 0,
             done: 0,
             done_told: 0,
@@ -153,40 +175,67 @@ impl Joins {
     /// Runs so many joins to their end, and returns how many succeeded.
     fn run_batch(&mut self, stage: &mut Stage, count: u32) -> u64 {
         let before = self.done;
-        self.left = count;
-        for slot in 0..self.slots.len() {
-            self.start_next(slot);
-        }
         let now = clock::now();
+        self.left = count;
+        self.begun = 0;
+        self.released = 0;
+        self.schedule = self.rate.map(|rate| Schedule::new(now, rate, 1));
+        self.free = (0..self.slots.len()).rev().collect();
         self.next_check = now + CHECK_INTERVAL;
+        self.start_due(now);
         stage
             .event_loop
-            .run_until(self, now + RUN_MAX, |load| load.running == 0);
+            .run_until(self, now + RUN_MAX, Self::is_over);
         self.done - before
     }
 
-    /// Starts the next join in a free slot.
-    fn start_next(&mut self, index: usize) {
-        while self.left > 0 {
+    fn is_over(&self) -> bool {
+        self.left == 0 && self.running == 0
+    }
+
+    /// Starts joins that are due, as far as slots are free.
+    fn start_due(&mut self, now: Timestamp) {
+        while let Some(schedule) = &mut self.schedule
+            && schedule.poll_due(now).is_some()
+        {
+            self.released += 1;
+        }
+        while let Some(started) = self.next_start(now)
+            && let Some(index) = self.free.pop()
+        {
             self.left -= 1;
-            match self.start(index) {
+            self.begun += 1;
+            match self.start(index, started) {
                 Ok(()) => {
                     self.running += 1;
                     self.ready.push(token_of(index));
-                    return;
                 }
                 Err(error) => {
                     self.slots[index] = Slot::free();
+                    self.free.push(index);
                     self.errors.add(format_args!("{error:#}"));
                 }
             }
         }
     }
 
-    fn start(&mut self, index: usize) -> anyhow::Result<()> {
+    /// From when the next join counts, if it may start.
+    fn next_start(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.left == 0 {
+            return None;
+        }
+        match &self.schedule {
+            None => Some(now),
+            Some(schedule) => {
+                (self.begun < self.released).then(|| schedule.intended(0, self.begun))
+            }
+        }
+    }
+
+    fn start(&mut self, index: usize, started: Timestamp) -> anyhow::Result<()> {
         let (near, far) = owners(Self::TAG, token_of(index));
         let slot = &mut self.slots[index];
-        slot.started = clock::now();
+        slot.started = started;
         match &self.route {
             Route::Dial { address, .. } => {
                 slot.near = Some(Leg::dial(&self.reactor, *address, near)?);
@@ -289,7 +338,8 @@ impl Joins {
             leg.close(&self.reactor, closing);
         }
         self.running -= 1;
-        self.start_next(index);
+        self.free.push(index);
+        self.start_due(clock::now());
     }
 
     /// Reads the byte that tells whose a backend's connection is.
@@ -375,6 +425,7 @@ impl Load for Joins {
             self.next_check = now + CHECK_INTERVAL;
             self.check_slots(now);
         }
+        self.start_due(now);
         while let Some(index) = self.ready.pop() {
             self.run_slot(usize::try_from(index).unwrap_or(usize::MAX));
             if self.reactor.has_completions() {
@@ -385,7 +436,9 @@ impl Load for Joins {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        Some(self.next_check)
+        let due = self.schedule.as_ref().map(Schedule::next_due);
+        let due = due.filter(|_| u64::from(self.left) > self.released - self.begun);
+        Some(due.map_or(self.next_check, |due| due.min(self.next_check)))
     }
 
     fn progress(&mut self, interval: Duration) -> String {
