@@ -13,8 +13,8 @@ pub(crate) enum Column {
     Echo,
     /// 64 bytes to and fro on one pair, while 16 others move bulk.
     Beside,
-    /// Pairs that come, carry a byte, and go.
-    Join,
+    /// Pairs that come, carry a byte, and go, so many at a time.
+    Join { concurrency: u32 },
     /// 9,000 pairs that carry nothing.
     Idle,
 }
@@ -59,9 +59,10 @@ impl Length {
 }
 
 const CPU_PER_GIB: &str = "/relay_cpu_s_per_gib";
+const CPU_PER_JOIN: &str = "/relay_cpu_us_per_join";
 
 impl Column {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Bulk {
             pairs: 1,
             sink: "discard",
@@ -80,7 +81,8 @@ impl Column {
         },
         Self::Echo,
         Self::Beside,
-        Self::Join,
+        Self::Join { concurrency: 4 },
+        Self::Join { concurrency: 16 },
         Self::Idle,
     ];
 
@@ -128,7 +130,10 @@ impl Column {
                     ]
                 }
             }
-            Self::Join => const { &[figure("join CPU", "µs", 1, "/relay_cpu_us_per_join")] },
+            Self::Join { concurrency: 4 } => {
+                const { &[figure("join 4 CPU", "µs", 1, CPU_PER_JOIN)] }
+            }
+            Self::Join { .. } => const { &[figure("join 16 CPU", "µs", 1, CPU_PER_JOIN)] },
             Self::Idle => const { &[figure("idle pair", "bytes", 0, "/rss_bytes_per_pair")] },
         }
     }
@@ -146,7 +151,9 @@ impl Column {
             Self::Bulk { pairs, sink } => format!("bulk --pairs {pairs} --sink {sink} {window}"),
             Self::Echo => format!("echo --pairs 64 --size 64 {window}"),
             Self::Beside => format!("echo --pairs 1 --size 64 --beside-bulk 16 {window}"),
-            Self::Join => format!("join --concurrency 16 --count {joins}"),
+            Self::Join { concurrency } => {
+                format!("join --concurrency {concurrency} --count {joins}")
+            }
             Self::Idle => format!("idle --pairs {idle_pairs}"),
         };
         line.split_ascii_whitespace().map(str::to_owned).collect()

@@ -1,8 +1,7 @@
-//! What the benchmark needs of its host: peers, a namespace, two cores, and
-//! processes that end with it.
+//! What the benchmark needs of its host: peers, two cores, and processes that
+//! end with it.
 
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,22 +11,13 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::namespace::Namespace;
 use crate::row::NGINX_STREAM_MODULE;
 
 /// Where every relay listens.
 pub(crate) const LISTEN: &str = "127.0.0.1:9000";
 /// Where the generator's backend listens, for relays that dial one.
 pub(crate) const BACKEND: &str = "127.0.0.1:9001";
-
-/// Set within the namespace, so that it is entered once.
-const INSIDE: &str = "MIDSPAN_PEERS_INSIDE";
-
-/// Ports of relay and backend stay out of the range that connections draw
-/// from, and the range is large enough for 18,000 connections to one port.
-const NAMESPACE_SETUP: &str = "ip link set lo up && \
-    sysctl -q -w net.ipv4.tcp_congestion_control=reno && \
-    sysctl -q -w net.ipv4.ip_local_port_range='20000 65000' && \
-    exec \"$0\" \"$@\"";
 
 /// How long a relay may take until it listens.
 const START_ATTEMPTS_MAX: u32 = 1000;
@@ -87,24 +77,6 @@ pub(crate) fn find_peers() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Becomes the same program in a network namespace of its own.
-pub(crate) fn enter_namespace() -> anyhow::Result<()> {
-    if env::var_os(INSIDE).is_some() {
-        return Ok(());
-    }
-    let mut command = Command::new("unshare");
-    command.arg("--net").env(INSIDE, "1");
-    if !rustix::process::geteuid().is_root() {
-        command.arg("--map-root-user");
-    }
-    command
-        .args(["sh", "-c", NAMESPACE_SETUP])
-        .arg(env::current_exe()?)
-        .args(env::args_os().skip(1));
-    // Comes back only when it fails.
-    Err(command.exec()).context("cannot make a network namespace with unshare")
-}
-
 /// Cores, programs and a folder for everybody's files.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -136,19 +108,15 @@ impl Host {
 
     /// Starts a relay on its core, and returns once it listens. Nothing has
     /// connected to it by then.
-    pub(crate) fn start_relay(&self, command: Command) -> anyhow::Result<Running> {
-        // A ring that is torn down after its process ended holds its listener.
-        for _ in 0..START_ATTEMPTS_MAX {
-            if !is_listening()? {
-                break;
-            }
-            wait();
-        }
+    pub(crate) fn start_relay(
+        &self,
+        namespace: &Namespace,
+        command: &Command,
+    ) -> anyhow::Result<Running> {
         let file = File::create(self.folder.path().join("relay.log"))?;
-        // Killed with us, however we end; `taskset` keeps the process id.
-        let mut pinned = Command::new("setpriv");
+        let mut pinned = namespace.command();
         pinned
-            .args(["--pdeathsig", "KILL", "taskset", "-c"])
+            .args(["taskset", "-c"])
             .arg(self.relay_core.to_string())
             .arg(command.get_program())
             .args(command.get_args())
@@ -161,7 +129,7 @@ impl Host {
             if !running.is_running()? {
                 break;
             }
-            if is_listening()? {
+            if is_listening(namespace)? {
                 return Ok(running);
             }
             wait();
@@ -178,13 +146,13 @@ impl Host {
     /// Runs the load generator, and returns its report.
     pub(crate) fn load(
         &self,
+        namespace: &Namespace,
         load: &[String],
         route: &[String],
         relay_pid: Option<u32>,
     ) -> anyhow::Result<Value> {
-        let mut command = Command::new("setpriv");
+        let mut command = namespace.command();
         command
-            .args(["--pdeathsig", "KILL"])
             .arg(&self.generator)
             .args(load)
             .args(route)
@@ -235,11 +203,11 @@ impl Drop for Running {
 }
 
 /// Whether somebody listens where relays do; asked without connecting.
-fn is_listening() -> anyhow::Result<bool> {
+fn is_listening(namespace: &Namespace) -> anyhow::Result<bool> {
     const LISTENING: &str = "0A";
     let (_, port) = LISTEN.rsplit_once(':').context("no port")?;
     let port = format!(":{:04X}", port.parse::<u16>()?);
-    let table = fs::read_to_string("/proc/self/net/tcp")?;
+    let table = namespace.tcp_table()?;
     Ok(table.lines().any(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let local = fields.next().unwrap_or_default();

@@ -1,11 +1,12 @@
 //! `midspan relay` beside HAProxy and nginx: CPU, latency and memory of each,
 //! in the same run, on the same cores, under the same load.
 //!
-//! It runs in a network namespace of its own with reno, into which it puts
-//! itself. `benches/README.md` says what rows and columns mean.
+//! Each cell runs in a network namespace of its own with reno.
+//! `benches/README.md` says what rows and columns mean.
 
 mod column;
 mod host;
+mod namespace;
 mod row;
 mod table;
 
@@ -18,6 +19,7 @@ use clap::Parser;
 
 use crate::column::{Column, Figure, Length};
 use crate::host::{Host, Running};
+use crate::namespace::Namespace;
 use crate::row::Row;
 use crate::table::Table;
 
@@ -57,7 +59,7 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     host::find_peers()?;
-    host::enter_namespace()?;
+    namespace::enter_outer()?;
     let host = Host::prepare(args.relay_core, args.generator_core)?;
     let rows = chosen(&Row::all(), &args.rows, Row::name);
     let columns = chosen(&Column::ALL, &args.columns, |column| {
@@ -96,18 +98,19 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One cell once, with a relay of its own, so that no cell inherits another
-/// one's memory.
+/// One cell once, with a relay and a namespace of its own, so that no cell
+/// inherits another one's memory or connections.
 fn measure(
     host: &Host,
     row: &Row,
     column: Column,
     length: Length,
 ) -> anyhow::Result<Vec<(Figure, f64)>> {
-    let mut relay = row.start(host)?;
+    let namespace = Namespace::new()?;
+    let mut relay = row.start(host, &namespace)?;
     let pid = relay.as_ref().map(Running::pid);
     let figures = host
-        .load(&column.load(length), &row.route(), pid)
+        .load(&namespace, &column.load(length), &row.route(), pid)
         .and_then(|report| column.figures(&report));
     if let Some(relay) = &mut relay
         && !relay.is_running()?

@@ -7,6 +7,7 @@ use std::{env, fs};
 use anyhow::Context;
 
 use crate::host::{BACKEND, Host, LISTEN, Running, find};
+use crate::namespace::Namespace;
 
 /// Where Debian puts nginx's stream module.
 pub(crate) const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -72,7 +73,11 @@ impl Row {
     }
 
     /// Starts the relay, and returns once it listens.
-    pub(crate) fn start(&self, host: &Host) -> anyhow::Result<Option<Running>> {
+    pub(crate) fn start(
+        &self,
+        host: &Host,
+        namespace: &Namespace,
+    ) -> anyhow::Result<Option<Running>> {
         let command = match self {
             Self::Nobody => return Ok(None),
             Self::Haproxy => haproxy(host, "", "")?,
@@ -85,7 +90,7 @@ impl Row {
             Self::Midspan { plane } => midspan(host, plane),
         };
         let running = host
-            .start_relay(command)
+            .start_relay(namespace, &command)
             .with_context(|| format!("{} does not start", self.name()))?;
         Ok(Some(running))
     }
