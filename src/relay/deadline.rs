@@ -58,7 +58,10 @@ impl Engine {
         self.means.counters.ticks += 1;
         let elapsed = now.since(self.last_tick);
         self.is_flowing = false;
-        self.was_busy = std::mem::replace(&mut self.had_small, false);
+        self.quiet_ticks = match std::mem::replace(&mut self.had_small, false) {
+            true => 0,
+            false => self.quiet_ticks.saturating_add(1),
+        };
         let mut index = 0;
         while index < self.watched.len() {
             if self.tick_one(index, elapsed) {

@@ -48,8 +48,13 @@ const BUSY_MOVES_PER_TURN: u8 = 2;
 /// that, and cost bulk twice the CPU.
 pub(super) const BUSY_SPLICE_BYTES: u32 = 256 << 10;
 /// How long a shard of streams and no small messages waits for more than the
-/// first completion.
-const BULK_MIN_WAIT: Duration = Duration::from_micros(200);
+/// first completion: what a message adds to its delay that comes now and then.
+pub(super) const BULK_MIN_WAIT: Duration = Duration::from_micros(200);
+/// The same after [`QUIET_TICKS_TO_WAIT_LONG`], when only a message after such a
+/// lull is delayed for longer.
+pub(super) const BULK_LONG_MIN_WAIT: Duration = Duration::from_micros(500);
+/// Ticks without a small message: a quarter of a second.
+pub(super) const QUIET_TICKS_TO_WAIT_LONG: u8 = 64;
 
 /// The bounds of one [`Engine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,8 +183,8 @@ pub struct Engine {
     pub(super) leaving: VecDeque<Key>,
     /// A small message came since the last tick.
     pub(super) had_small: bool,
-    /// One came in the tick before.
-    pub(super) was_busy: bool,
+    /// Ticks since the last one with a small message, as far as it counts.
+    pub(super) quiet_ticks: u8,
 }
 
 /// A pair and its sockets: all that an idle pair owns.
@@ -238,7 +243,7 @@ impl Engine {
             ended: VecDeque::new(),
             leaving: VecDeque::new(),
             had_small: false,
-            was_busy: false,
+            quiet_ticks: 1,
         }
     }
 
@@ -375,13 +380,16 @@ impl Engine {
     #[must_use]
     pub fn min_wait(&self) -> Option<Duration> {
         let only_streams = self.is_flowing && !self.is_busy() && !self.has_work();
-        only_streams.then_some(BULK_MIN_WAIT)
+        only_streams.then_some(match self.quiet_ticks {
+            QUIET_TICKS_TO_WAIT_LONG.. => BULK_LONG_MIN_WAIT,
+            _ => BULK_MIN_WAIT,
+        })
     }
 
     /// Whether small messages come and go: one in the last four to eight
     /// milliseconds.
     const fn is_busy(&self) -> bool {
-        self.had_small || self.was_busy
+        self.had_small || self.quiet_ticks == 0
     }
 
     /// A leg's socket, to arm a poll on it.

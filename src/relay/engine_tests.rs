@@ -7,7 +7,10 @@ use crate::config::DataPlane;
 use crate::runtime::socket::Socket;
 
 use super::close::{CloseReason, How};
-use super::engine::{BUSY_SPLICE_BYTES, EngineSettings, GateHold, LegIo, Usage};
+use super::engine::{
+    BULK_LONG_MIN_WAIT, BULK_MIN_WAIT, BUSY_SPLICE_BYTES, EngineSettings, GateHold, LegIo,
+    QUIET_TICKS_TO_WAIT_LONG, Usage,
+};
 use super::engine_rig::{Peer, Rig, connection, joined};
 use super::gate::UNACKNOWLEDGED_MAX;
 use super::pair::Side;
@@ -511,6 +514,49 @@ fn splices_are_short_while_small_messages_come_and_go() {
     assert!(most_moved(&mut rig, 60, b"") > BUSY_SPLICE_BYTES.into());
     most_moved(&mut rig, 60, b"ping");
     assert!(most_moved(&mut rig, 60, b"ping") <= BUSY_SPLICE_BYTES.into());
+}
+
+#[test]
+fn the_longer_no_message_came_the_longer_streams_gather() {
+    let mut rig = Rig::new(EngineSettings::default());
+    let (mut source, source_leg) = connection();
+    let (mut drain, drain_leg) = connection();
+    rig.join(DataPlane::Auto, source_leg, drain_leg);
+    let (mut left, left_leg) = connection();
+    let (mut right, right_leg) = connection();
+    rig.join(DataPlane::Auto, left_leg, right_leg);
+
+    let bytes = vec![0; 1 << 20];
+    let mut sink = vec![0; 4 << 20];
+    // What was waited for in so many ticks of streaming, longest last.
+    let mut waits = |rig: &mut Rig, ticks: u32| {
+        let mut waits = Vec::new();
+        for _ in 0..ticks {
+            while source.write(&bytes) > 0 {}
+            while drain.read(&mut sink).is_some() {}
+            rig.now = rig.now + TICK;
+            while rig.turn() {}
+            waits.extend(rig.planes.engine.min_wait());
+        }
+        waits.sort();
+        waits.dedup();
+        waits
+    };
+    let (short, long) = (BULK_MIN_WAIT, BULK_LONG_MIN_WAIT);
+    waits(&mut rig, 2 * u32::from(QUIET_TICKS_TO_WAIT_LONG));
+    assert_eq!(waits(&mut rig, 10), [long]);
+    left.write_all(&mut rig, b"ping");
+    assert_eq!(right.read_exactly(&mut rig, 4), b"ping");
+    assert_eq!(
+        rig.planes.engine.min_wait(),
+        None,
+        "one that comes and goes"
+    );
+    assert_eq!(
+        waits(&mut rig, u32::from(QUIET_TICKS_TO_WAIT_LONG)),
+        [short]
+    );
+    assert_eq!(waits(&mut rig, 10).last(), Some(&long));
 }
 
 #[test]
