@@ -11,7 +11,7 @@ build:
 test *ARGS:
     cargo test --workspace {{ARGS}}
 
-# All of CI, or only the steps named: packages tools fmt clippy doc deny test test_release bench fuzz.
+# All of CI, or only the steps named: packages tools fmt clippy doc deny test test_release bench release fuzz.
 ci *STEPS:
     .ci/run {{STEPS}}
 

@@ -172,7 +172,7 @@ impl Host {
     /// What a recorded table has to say about where it comes from.
     pub(crate) fn report(&self) -> anyhow::Result<String> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/host_report.sh");
-        let output = Command::new("sh").arg(script).output()?;
+        let output = Namespace::new()?.command().arg("sh").arg(script).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(format!("```text\n{}\n```\n", text.trim()))
     }
