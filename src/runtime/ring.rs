@@ -94,7 +94,7 @@ pub enum Sleep {
 const BATCH_COMPLETIONS: usize = 1024;
 
 /// A batched sleep ends by itself after this long.
-const BATCH_SLEEP_MAX: Duration = Duration::from_secs(1);
+pub(super) const BATCH_SLEEP_MAX: Duration = Duration::from_secs(1);
 
 pub(crate) struct Ring {
     uring: IoUring,

@@ -15,7 +15,7 @@ use super::inbox::inbox;
 use super::listener::{HandOut, Listener, claim_address};
 use super::provided::{BufferSize, Segment};
 use super::reactor::{Closing, Event, Reactor};
-use super::ring::{RingSize, Sleep};
+use super::ring::{BATCH_SLEEP_MAX, RingSize, Sleep};
 use super::socket::{Keepalive, Socket};
 use super::stream::Stream;
 use super::transfer::Step;
@@ -157,6 +157,48 @@ fn no_event_reaches_the_next_tenant_of_a_slot() {
     assert_eq!(owner, other);
     reactor.retire(next_key, second, Closing::Clean);
     turn_until_none_watched(&reactor);
+}
+
+#[test]
+fn a_reactor_knows_when_there_may_be_news() {
+    let reactor = reactor();
+    let (socket, peer) = tcp_pair();
+    let poll = reactor.watch(&socket, OWNER);
+    assert!(!reactor.is_caught_up(), "the poll is not armed");
+    let take_all = || {
+        reactor.turn(Sleep::No, None);
+        while reactor.poll_event().is_some() {}
+    };
+    turn_until(&reactor, |event| {
+        matches!(event, Event::Ready { .. }).then_some(())
+    });
+    assert!(reactor.is_caught_up());
+    drop(peer);
+    assert!(!reactor.is_caught_up(), "the peer went away");
+    take_all();
+    assert!(reactor.is_caught_up());
+    reactor.retire(poll, socket, Closing::Clean);
+    assert!(!reactor.is_caught_up(), "the cancel is not submitted");
+    turn_until_none_watched(&reactor);
+}
+
+#[test]
+fn a_fin_does_not_wait_for_a_batch() {
+    let reactor = reactor();
+    let (socket, mut peer) = tcp_pair();
+    let poll = reactor.watch(&socket, OWNER);
+    turn_until(&reactor, |event| {
+        matches!(event, Event::Ready { .. }).then_some(())
+    });
+    let begun = clock::now();
+    reactor.retire(poll, socket, Closing::Clean);
+    let min_wait = BATCH_SLEEP_MAX;
+    while reactor.watched() > 0 {
+        reactor.turn(Sleep::Batch { min_wait }, None);
+        while reactor.poll_event().is_some() {}
+    }
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    assert!(clock::now().since(begun) < min_wait);
 }
 
 #[test]

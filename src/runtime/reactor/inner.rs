@@ -49,6 +49,8 @@ pub(super) struct Inner {
     /// The doorbells of other shards that were rung from here.
     pub(super) neighbours: Vec<Doorbell>,
     pub(super) events: VecDeque<Event>,
+    /// A socket was retired since the last turn.
+    pub(super) is_closing: bool,
 }
 
 pub(super) struct Listening {

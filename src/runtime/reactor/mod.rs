@@ -110,6 +110,7 @@ impl Reactor {
                 doorbell: None,
                 neighbours: Vec::new(),
                 events: VecDeque::new(),
+                is_closing: false,
             }),
             now: Cell::new(now),
         }))
@@ -132,10 +133,12 @@ impl Reactor {
     /// [`Self::poll_event`].
     pub fn turn(&self, sleep: Sleep, deadline: Option<Timestamp>) {
         let mut inner = self.inner.borrow_mut();
-        let sleep = if inner.events.is_empty() {
-            sleep
-        } else {
-            Sleep::No
+        let is_closing = std::mem::take(&mut inner.is_closing);
+        let sleep = match sleep {
+            _ if !inner.events.is_empty() => Sleep::No,
+            // Its last completion is all that a FIN still waits for.
+            Sleep::Batch { .. } if is_closing => Sleep::UntilOne,
+            sleep => sleep,
         };
         if sleep != Sleep::No {
             let timers = inner.timers.next_deadline();
@@ -242,6 +245,7 @@ impl Reactor {
         let mut inner = self.inner.borrow_mut();
         inner.polls.close(key, socket);
         inner.cancel_poll(key);
+        inner.is_closing = true;
     }
 
     /// Takes a watched socket off this shard: resolves once no operation holds
