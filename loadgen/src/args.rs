@@ -118,7 +118,7 @@ pub(crate) struct JoinArgs {
     pub(crate) count: u32,
     /// Open loop: start so many a second, spread evenly; latencies count from
     /// then [default: the next as soon as one ended]
-    #[arg(long, value_name = "PER_SECOND", value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "PER_SECOND", value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub(crate) rate: Option<u32>,
     /// Do so many before measuring [default: a tenth, at most 500]
     #[arg(long, value_name = "N")]

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 /// One load each; the last word of a name in the report tells the scenario.
-const LOADS: [&str; 9] = [
+const LOADS: [&str; 10] = [
     "bulk --pairs 3 --seconds 0.1 --warmup 0.05",
     "bulk --pairs 2 --bytes 5000000 --source copy --sink verify",
     "bulk --pairs 2 --bytes 5000000 --reverse --sink verify",
@@ -20,6 +20,7 @@ const LOADS: [&str; 9] = [
     "echo --pairs 2 --size 200000 --seconds 0.1 --warmup 0.05 --beside-bulk 2",
     "echo --pairs 2 --rate 500 --seconds 0.1 --warmup 0.05",
     "join --count 60 --concurrency 5",
+    "join --count 60 --concurrency 5 --rate 2000",
     "idle --pairs 20 --settle 0.05",
 ];
 

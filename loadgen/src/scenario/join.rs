@@ -32,7 +32,7 @@ use rustix::io::Errno;
 
 use super::{Errors, Outcome, Stage};
 use crate::args::JoinArgs;
-use crate::event_loop::{Load, ReadyQueue};
+use crate::event_loop::{Ended, Load, ReadyQueue};
 use crate::histogram::{self, Latency};
 use crate::jet::{Exchange, place_of};
 use crate::report::{Figures, JoinFigures, Report};
@@ -90,8 +90,6 @@ struct Joins {
     left: u32,
     /// Joins of this batch that were started.
     begun: u64,
-    /// Of those of an open loop, joins that the schedule released.
-    released: u64,
     running: usize,
     done: u64,
     done_told: u64,
@@ -103,6 +101,8 @@ struct Joins {
 struct Slot {
     step: Step,
     started: Timestamp,
+    /// From when its latency counts: of an open loop's join the scheduled time.
+    intended: Timestamp,
     near: Option<Leg>,
     far: Option<Leg>,
 }
@@ -162,7 +162,6 @@ impl Joins {
             free: Vec::new(),
             left: 0,
             begun: 0,
-            released: 0,
             running: 0,
             done: 0,
             done_told: 0,
@@ -178,14 +177,26 @@ impl Joins {
         let now = clock::now();
         self.left = count;
         self.begun = 0;
-        self.released = 0;
         self.schedule = self.rate.map(|rate| Schedule::new(now, rate, 1));
         self.free = (0..self.slots.len()).rev().collect();
+        debug_assert_eq!(self.running, 0, "the last batch is over");
         self.next_check = now + CHECK_INTERVAL;
         self.start_due(now);
-        stage
+        let ended = stage
             .event_loop
             .run_until(self, now + RUN_MAX, Self::is_over);
+        if ended == Ended::TimeUp {
+            self.errors.add(format_args!(
+                "{} joins did not come about in time",
+                self.left
+            ));
+            self.left = 0;
+            for index in 0..self.slots.len() {
+                if !matches!(self.slots[index].step, Step::Free) {
+                    self.end(index, Closing::Reset);
+                }
+            }
+        }
         self.done - before
     }
 
@@ -195,17 +206,14 @@ impl Joins {
 
     /// Starts joins that are due, as far as slots are free.
     fn start_due(&mut self, now: Timestamp) {
-        while let Some(schedule) = &mut self.schedule
-            && schedule.poll_due(now).is_some()
-        {
-            self.released += 1;
-        }
-        while let Some(started) = self.next_start(now)
+        while self.next_due().is_none_or(|due| due <= now)
+            && self.left > 0
             && let Some(index) = self.free.pop()
         {
+            let intended = self.next_due();
             self.left -= 1;
             self.begun += 1;
-            match self.start(index, started) {
+            match self.start(index, intended) {
                 Ok(()) => {
                     self.running += 1;
                     self.ready.push(token_of(index));
@@ -219,23 +227,17 @@ impl Joins {
         }
     }
 
-    /// From when the next join counts, if it may start.
-    fn next_start(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.left == 0 {
-            return None;
-        }
-        match &self.schedule {
-            None => Some(now),
-            Some(schedule) => {
-                (self.begun < self.released).then(|| schedule.intended(0, self.begun))
-            }
-        }
+    /// When the next join of an open loop is to start.
+    fn next_due(&self) -> Option<Timestamp> {
+        let schedule = self.schedule.as_ref()?;
+        Some(schedule.intended(0, self.begun))
     }
 
-    fn start(&mut self, index: usize, started: Timestamp) -> anyhow::Result<()> {
+    fn start(&mut self, index: usize, intended: Option<Timestamp>) -> anyhow::Result<()> {
         let (near, far) = owners(Self::TAG, token_of(index));
         let slot = &mut self.slots[index];
-        slot.started = started;
+        slot.started = clock::now();
+        slot.intended = intended.unwrap_or(slot.started);
         match &self.route {
             Route::Dial { address, .. } => {
                 slot.near = Some(Leg::dial(&self.reactor, *address, near)?);
@@ -325,7 +327,7 @@ impl Joins {
     /// The byte is there: the near leg has done its work.
     fn carried(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        histogram::record(&mut self.latency, clock::now().since(slot.started));
+        histogram::record(&mut self.latency, clock::now().since(slot.intended));
         if let Some(near) = slot.near.take() {
             near.close(&self.reactor, Closing::Clean);
         }
@@ -436,8 +438,9 @@ impl Load for Joins {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        let due = self.schedule.as_ref().map(Schedule::next_due);
-        let due = due.filter(|_| u64::from(self.left) > self.released - self.begun);
+        // Without a free slot the end of a join comes first.
+        let may_start = self.left > 0 && !self.free.is_empty();
+        let due = self.next_due().filter(|_| may_start);
         Some(due.map_or(self.next_check, |due| due.min(self.next_check)))
     }
 
@@ -454,6 +457,7 @@ impl Slot {
         Self {
             step: Step::Free,
             started: Timestamp::from_nanos(0),
+            intended: Timestamp::from_nanos(0),
             near: None,
             far: None,
         }
