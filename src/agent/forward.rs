@@ -14,7 +14,7 @@ use super::reconnect::Backoff;
 use super::tally::Tally;
 use super::ticket::{OnceTicket, ReusableTicket, Ticket};
 use crate::protocol::jet::{Status, Version};
-use crate::runtime::executor::run_or_spawn;
+use crate::runtime::executor::spawn;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
@@ -232,7 +232,7 @@ impl Proxy for ForwardService {
         if self.world.is_draining() {
             return local.reset();
         }
-        run_or_spawn(Rc::clone(self).forward(local));
+        spawn(Rc::clone(self).forward(local));
     }
 
     fn has_work(&self) -> bool {

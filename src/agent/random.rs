@@ -17,7 +17,7 @@ pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Seeds the calling thread's generator, which takes some 50 ms: better at its
+/// Seeds the calling thread's generator, which takes some 20 ms: better at its
 /// start than within somebody's first connection.
 pub(super) fn seed_randomness() {
     let _: [u8; 1] = random_bytes();

@@ -29,8 +29,8 @@ pub enum CloseReason {
 /// How a socket of an ended pair is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum How {
-    /// Just close: nothing is unread, so the peer gets our FIN, unless it had it
-    /// before or is gone.
+    /// Just close: of a pair that finished nothing is unread, so the peer gets our
+    /// FIN, unless it had it before.
     Clean,
     /// With a RST, so that the peer does not take the cut for an end.
     Reset,

@@ -48,7 +48,7 @@ const BUSY_MOVES_PER_TURN: u8 = 2;
 /// that, and cost bulk twice the CPU.
 pub(super) const BUSY_SPLICE_BYTES: u32 = 256 << 10;
 /// How long a shard of streams and no small messages waits for more than the
-/// first completion: what a message adds to its delay that comes now and then.
+/// first completion. A message that comes now and then is late by as much.
 pub(super) const BULK_MIN_WAIT: Duration = Duration::from_micros(200);
 /// The same after [`QUIET_TICKS_TO_WAIT_LONG`], when only a message after such a
 /// lull is delayed for longer.
@@ -513,7 +513,8 @@ impl Engine {
             }
         }
         let how = reason.how();
-        if how == How::Clean {
+        // Of a pair that finished, one end was passed on, and closing does the rest.
+        if reason == CloseReason::Terminated {
             for side in Side::BOTH {
                 if session.pair.from(side.other()).state() != State::Ended {
                     // A leg that is gone needs no FIN.

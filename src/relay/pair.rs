@@ -167,7 +167,8 @@ impl Pair {
     ///
     /// `perform` does each action and tells its outcome; where a read returned
     /// 0 it asks [`Pair::judge_end`] through its first argument. The end of the
-    /// second stream to end is passed on by closing, [`How::Clean`].
+    /// second stream to end is passed on by closing, [`How::Clean`]: a reset that
+    /// comes in that moment is noticed no more.
     ///
     /// [`How::Clean`]: super::close::How::Clean
     ///

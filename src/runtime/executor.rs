@@ -107,8 +107,8 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
 /// started as [`spawn`] does. The caller holds nothing that the task may want.
 pub fn run_or_spawn(task: impl Future<Output = ()> + 'static) {
     let mut task = Box::pin(task);
-    // Whoever keeps this waker gets another from the first run as a task, which
-    // comes before any event.
+    // Nothing is lost with this waker: a task that has to wait runs once more in
+    // any case, and then finds what has happened or leaves a waker of its own.
     let mut context = Context::from_waker(Waker::noop());
     if task.as_mut().poll(&mut context).is_pending() {
         spawn(task);

@@ -9,7 +9,7 @@
 //! ```text
 //! reactor.turn(..)                        sleep in the ring
 //! while let Some(event) = reactor.poll_event() { .. }    state machines run
-//! run_woken_tasks().await                 handshakes and agents run
+//! run_woken_tasks().await                 handshakes that waited and agents run
 //! ```
 
 pub mod clock;

@@ -13,7 +13,8 @@ pub struct PeerAddress {
 }
 
 impl PeerAddress {
-    /// A unix socket, or a peer that was gone before it was asked.
+    /// A unix socket, a peer that was gone before it was asked, or one that was
+    /// not asked, as nobody would read its address.
     pub const UNKNOWN: Self = Self {
         ip: [0; 16],
         port: 0,

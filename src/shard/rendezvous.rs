@@ -11,16 +11,17 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::session_log::{self, Party};
+use super::session_log::Party;
 use super::waiting::WaitingLeg;
 use super::world::{Leg, Service, TAG_SERVICE, World};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
 use crate::association::table::{Accepted, CandidateRef, Joined, OnUnknown};
+use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::{Count, Label};
 use crate::protocol::jet::{
     Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, Message, Packet, Place, Reply,
@@ -134,7 +135,7 @@ impl RelayService {
         let since = reactor.now();
         let deadline = since + self.settings.handshake_timeout;
         // Asked now: of a peer that has reset the kernel gives no address.
-        let peer = match session_log::names_peers() {
+        let peer = match names_peers() {
             true => PeerAddress::from(stream.socket().peer_address()),
             false => PeerAddress::UNKNOWN,
         };
@@ -205,6 +206,7 @@ impl RelayService {
         self.close_expired();
         let settled = match newcomer.arrival.request.message {
             Message::Accept(accept) => {
+                // Acceptors are counted by address, logged or not.
                 if newcomer.peer == PeerAddress::UNKNOWN {
                     newcomer.peer = newcomer.stream.socket().peer_address().into();
                 }
@@ -586,6 +588,12 @@ impl Drop for HandshakePermit {
     fn drop(&mut self) {
         self.0.handshakes.set(self.0.handshakes.get() - 1);
     }
+}
+
+/// Whether anybody reads who the peers are: in the access log, or in the line
+/// about one that was refused. If not, the system call that asks is saved.
+fn names_peers() -> bool {
+    enabled!(target: ACCESS_LOG, Level::INFO) || enabled!(Level::DEBUG)
 }
 
 /// The association that a request names; `None` when the relay is to name it.

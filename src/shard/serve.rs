@@ -187,8 +187,8 @@ impl BoundRelay {
 }
 
 async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
-    // The first draw seeds the thread's generator, which takes tens of
-    // milliseconds: now, and not while somebody waits for an id.
+    // The first draw seeds the thread's generator, which takes some 20 ms: now,
+    // and not while somebody waits for an id.
     let _ = (seed.random)();
     let shard = ShardId(index);
     let world = World::new(shard, seed.world, seed.shards, None)?;

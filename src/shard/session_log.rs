@@ -3,19 +3,13 @@
 
 use std::time::Duration;
 
-use tracing::{Level, enabled, info};
+use tracing::info;
 
 use super::peer_address::PeerAddress;
 use crate::metrics::ACCESS_LOG;
 use crate::relay::{CloseReason, Ended, Side};
 use crate::runtime::PollKey;
 use crate::time::Timestamp;
-
-/// Whether anybody reads who the peers are. If not, the system call that asks
-/// is saved.
-pub(super) fn names_peers() -> bool {
-    enabled!(target: ACCESS_LOG, Level::INFO) || enabled!(Level::DEBUG)
-}
 
 /// One side of a session.
 #[derive(Clone, Copy, Debug)]
