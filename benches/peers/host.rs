@@ -95,9 +95,11 @@ impl Host {
         let generator = Path::new(env!("CARGO_BIN_EXE_midspan")).with_file_name("midspan-loadgen");
         ensure!(
             generator.is_file(),
-            "{} is missing: build it first, with cargo build --workspace --release",
+            "{} is missing: build it first, in the same profile: cargo build --workspace --release",
             generator.display()
         );
+        // What fails here would fail in each cell.
+        drop(Namespace::new()?);
         Ok(Self {
             folder: tempfile::tempdir()?,
             relay_core,
@@ -123,7 +125,9 @@ impl Host {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
-        let child = pinned.spawn().context("cannot run setpriv and taskset")?;
+        let child = pinned
+            .spawn()
+            .context("cannot run nsenter, setpriv and taskset")?;
         let mut running = Running { child };
         for _ in 0..START_ATTEMPTS_MAX {
             if !running.is_running()? {

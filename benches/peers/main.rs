@@ -59,7 +59,7 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     host::find_peers()?;
-    namespace::enter_outer()?;
+    namespace::become_root()?;
     let host = Host::prepare(args.relay_core, args.generator_core)?;
     let rows = chosen(&Row::all(), &args.rows, Row::name);
     let columns = chosen(&Column::ALL, &args.columns, |column| {

@@ -11,9 +11,6 @@ use std::{env, fs};
 
 use anyhow::{Context, ensure};
 
-/// Set within the outer namespace, so that it is entered once.
-const INSIDE: &str = "MIDSPAN_PEERS_INSIDE";
-
 /// Ports of relay and backend stay out of the range that connections draw
 /// from, and the range is large enough for 18,000 connections to one port. The
 /// namespace lives until the pipe of the last process ends.
@@ -22,22 +19,19 @@ const SETUP: &str = "ip link set lo up && \
     sysctl -q -w net.ipv4.ip_local_port_range='20000 65000' && \
     echo ready && exec cat";
 
-/// Becomes the same program in a namespace that it may divide further, also as
-/// an ordinary user.
-pub(crate) fn enter_outer() -> anyhow::Result<()> {
-    if env::var_os(INSIDE).is_some() {
+/// Becomes the same program as root of a user namespace, unless it is root
+/// already: an ordinary user may make network namespaces only there.
+pub(crate) fn become_root() -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let mut command = Command::new("unshare");
-    command.arg("--net").env(INSIDE, "1");
-    if !rustix::process::geteuid().is_root() {
-        command.arg("--map-root-user");
-    }
     command
+        .arg("--map-root-user")
         .arg(env::current_exe()?)
         .args(env::args_os().skip(1));
     // Comes back only when it fails.
-    Err(command.exec()).context("cannot make a network namespace with unshare")
+    Err(command.exec()).context("cannot make a user namespace with unshare")
 }
 
 /// A namespace with a loopback of its own, until it is dropped.
