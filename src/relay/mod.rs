@@ -50,6 +50,8 @@ mod engine_rig;
 mod engine_tests;
 #[cfg(test)]
 mod ring_pair_tests;
+#[cfg(test)]
+mod stream_tests;
 
 pub use close::{CloseReason, How};
 pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage};
