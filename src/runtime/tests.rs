@@ -68,6 +68,12 @@ fn block_on<T>(reactor: &Reactor, future: impl Future<Output = T>) -> T {
     }
 }
 
+fn turn_until_ready(reactor: &Reactor) {
+    turn_until(reactor, |event| {
+        matches!(event, Event::Ready { .. }).then_some(())
+    });
+}
+
 fn turn_until_none_watched(reactor: &Reactor) {
     while reactor.watched() > 0 {
         reactor.turn(Sleep::UntilOne, None);
@@ -165,34 +171,47 @@ fn a_reactor_knows_when_there_may_be_news() {
     let (socket, peer) = tcp_pair();
     let poll = reactor.watch(&socket, OWNER);
     assert!(!reactor.is_caught_up(), "the poll is not armed");
-    let take_all = || {
-        reactor.turn(Sleep::No, None);
-        while reactor.poll_event().is_some() {}
-    };
-    turn_until(&reactor, |event| {
-        matches!(event, Event::Ready { .. }).then_some(())
-    });
+    turn_until_ready(&reactor);
     assert!(reactor.is_caught_up());
     drop(peer);
-    assert!(!reactor.is_caught_up(), "the peer went away");
-    take_all();
-    assert!(reactor.is_caught_up());
+    let limit = clock::now() + Duration::from_secs(30);
+    while reactor.is_caught_up() {
+        assert!(clock::now() < limit, "the peer went away");
+    }
+    while !reactor.is_caught_up() {
+        assert!(clock::now() < limit, "all was taken");
+        reactor.turn(Sleep::No, None);
+        while reactor.poll_event().is_some() {}
+    }
     reactor.retire(poll, socket, Closing::Clean);
     assert!(!reactor.is_caught_up(), "the cancel is not submitted");
     turn_until_none_watched(&reactor);
 }
 
 #[test]
-fn a_fin_does_not_wait_for_a_batch() {
+fn neither_a_fin_nor_a_hand_off_waits_for_a_batch() {
     let reactor = reactor();
     let (socket, mut peer) = tcp_pair();
+    let min_wait = BATCH_SLEEP_MAX;
+
     let poll = reactor.watch(&socket, OWNER);
-    turn_until(&reactor, |event| {
-        matches!(event, Event::Ready { .. }).then_some(())
-    });
+    turn_until_ready(&reactor);
+    let begun = clock::now();
+    let mut detached = pin!(reactor.detach(poll, socket));
+    let mut context = Context::from_waker(Waker::noop());
+    let socket = loop {
+        if let Poll::Ready(socket) = detached.as_mut().poll(&mut context) {
+            break socket;
+        }
+        reactor.turn(Sleep::Batch { min_wait }, None);
+        while reactor.poll_event().is_some() {}
+    };
+    assert!(clock::now().since(begun) < min_wait);
+
+    let poll = reactor.watch(&socket, OWNER);
+    turn_until_ready(&reactor);
     let begun = clock::now();
     reactor.retire(poll, socket, Closing::Clean);
-    let min_wait = BATCH_SLEEP_MAX;
     while reactor.watched() > 0 {
         reactor.turn(Sleep::Batch { min_wait }, None);
         while reactor.poll_event().is_some() {}

@@ -49,8 +49,9 @@ pub(super) struct Inner {
     /// The doorbells of other shards that were rung from here.
     pub(super) neighbours: Vec<Doorbell>,
     pub(super) events: VecDeque<Event>,
-    /// A socket was retired since the last turn.
-    pub(super) is_closing: bool,
+    /// An operation was cancelled since the last turn, and somebody waits for its
+    /// last completion: to close its socket, or to take it elsewhere.
+    pub(super) has_cancelled: bool,
 }
 
 pub(super) struct Listening {
@@ -141,6 +142,7 @@ impl Inner {
             .user_data(Kind::Ignored.with(0))
             .flags(squeue::Flags::SKIP_SUCCESS);
         self.push(&entry);
+        self.has_cancelled = true;
     }
 
     pub(super) fn neighbour_index(&mut self, doorbell: &Doorbell) -> usize {

@@ -110,7 +110,7 @@ impl Reactor {
                 doorbell: None,
                 neighbours: Vec::new(),
                 events: VecDeque::new(),
-                is_closing: false,
+                has_cancelled: false,
             }),
             now: Cell::new(now),
         }))
@@ -133,11 +133,11 @@ impl Reactor {
     /// [`Self::poll_event`].
     pub fn turn(&self, sleep: Sleep, deadline: Option<Timestamp>) {
         let mut inner = self.inner.borrow_mut();
-        let is_closing = std::mem::take(&mut inner.is_closing);
+        let has_cancelled = std::mem::take(&mut inner.has_cancelled);
         let sleep = match sleep {
             _ if !inner.events.is_empty() => Sleep::No,
-            // Its last completion is all that a FIN still waits for.
-            Sleep::Batch { .. } if is_closing => Sleep::UntilOne,
+            // A last completion is all that a FIN or a hand-off still waits for.
+            Sleep::Batch { .. } if has_cancelled => Sleep::UntilOne,
             sleep => sleep,
         };
         if sleep != Sleep::No {
@@ -245,7 +245,6 @@ impl Reactor {
         let mut inner = self.inner.borrow_mut();
         inner.polls.close(key, socket);
         inner.cancel_poll(key);
-        inner.is_closing = true;
     }
 
     /// Takes a watched socket off this shard: resolves once no operation holds
