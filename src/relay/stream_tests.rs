@@ -9,6 +9,7 @@ use super::engine::{
     Usage,
 };
 use super::engine_rig::{Peer, Rig, connection, joined};
+use super::slab::Key;
 use super::streaming::TICK;
 
 #[test]
@@ -45,16 +46,19 @@ fn a_quantum_is_bounded_and_pairs_take_turns() {
     assert!(*least * 4 > *most, "{moved:?}");
 }
 
+/// A pair for bulk, from the first of its peers to the second, and one for
+/// messages.
+fn bulk_beside_messages() -> (Rig, Key, [Peer; 2], [Peer; 2]) {
+    let (mut rig, bulk, source, drain) = joined(EngineSettings::default(), DataPlane::Auto);
+    let (left, left_leg) = connection();
+    let (right, right_leg) = connection();
+    rig.join(DataPlane::Auto, left_leg, right_leg);
+    (rig, bulk, [source, drain], [left, right])
+}
+
 #[test]
 fn splices_are_short_while_small_messages_come_and_go() {
-    let mut rig = Rig::new(EngineSettings::default());
-    let (mut source, source_leg) = connection();
-    let (mut drain, drain_leg) = connection();
-    let bulk = rig.join(DataPlane::Auto, source_leg, drain_leg);
-    let (mut left, left_leg) = connection();
-    let (mut right, right_leg) = connection();
-    rig.join(DataPlane::Auto, left_leg, right_leg);
-
+    let (mut rig, bulk, [mut source, mut drain], [mut left, mut right]) = bulk_beside_messages();
     let bytes = vec![0; 1 << 20];
     let mut sink = vec![0; 4 << 20];
     let mut most_moved = |rig: &mut Rig, turns: u32, message: &[u8]| {
@@ -81,14 +85,7 @@ fn splices_are_short_while_small_messages_come_and_go() {
 
 #[test]
 fn the_longer_no_message_came_the_longer_streams_gather() {
-    let mut rig = Rig::new(EngineSettings::default());
-    let (mut source, source_leg) = connection();
-    let (mut drain, drain_leg) = connection();
-    rig.join(DataPlane::Auto, source_leg, drain_leg);
-    let (mut left, left_leg) = connection();
-    let (mut right, right_leg) = connection();
-    rig.join(DataPlane::Auto, left_leg, right_leg);
-
+    let (mut rig, _, [mut source, mut drain], [mut left, mut right]) = bulk_beside_messages();
     let bytes = vec![0; 1 << 20];
     let mut sink = vec![0; 4 << 20];
     // What was waited for in so many ticks of streaming, longest last.
