@@ -84,11 +84,11 @@ struct Joins {
     rate: Option<u32>,
     /// When the joins of an open loop begin.
     schedule: Option<Schedule>,
-    /// Slots without a join. In a closed loop that is over with all its joins.
+    /// Slots without a join.
     free: Vec<usize>,
     /// Joins that are still to be started.
     left: u32,
-    /// Joins of this batch that were started.
+    /// Joins of this batch that were started: the next one's number.
     begun: u64,
     running: usize,
     done: u64,
@@ -187,7 +187,8 @@ impl Joins {
             .run_until(self, now + RUN_MAX, Self::is_over);
         if ended == Ended::TimeUp {
             self.errors.add(format_args!(
-                "{} joins did not come about in time",
+                "{} joins did not come about in time, {} of them not even begun",
+                self.running + self.left as usize,
                 self.left
             ));
             self.left = 0;
@@ -206,11 +207,14 @@ impl Joins {
 
     /// Starts joins that are due, as far as slots are free.
     fn start_due(&mut self, now: Timestamp) {
-        while self.next_due().is_none_or(|due| due <= now)
-            && self.left > 0
-            && let Some(index) = self.free.pop()
-        {
+        while self.left > 0 {
             let intended = self.next_due();
+            if intended.is_some_and(|due| due > now) {
+                return;
+            }
+            let Some(index) = self.free.pop() else {
+                return;
+            };
             self.left -= 1;
             self.begun += 1;
             match self.start(index, intended) {
