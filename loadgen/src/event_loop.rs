@@ -113,11 +113,11 @@ impl EventLoop {
         }
     }
 
-    /// Waits until every socket that was given back is closed.
+    /// Ends every connection that was given back.
     pub(crate) fn close(&self) {
         let until = clock::now() + Duration::from_secs(10);
-        while self.reactor.watched() > 0 && self.reactor.now() < until {
-            self.reactor.turn(Sleep::UntilOne, Some(until));
+        while !self.reactor.is_caught_up() && self.reactor.now() < until {
+            self.reactor.turn(Sleep::No, None);
             while self.reactor.poll_event().is_some() {}
         }
     }

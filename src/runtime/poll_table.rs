@@ -1,19 +1,13 @@
 //! The sockets whose readiness a shard watches: sixteen bytes each, so that
 //! ten thousand idle pairs stay cheap.
 
-#![expect(
-    unsafe_code,
-    reason = "a socket on its way out is kept as its number alone"
-)]
-
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::task::{Poll, Waker};
 
 use super::executor::wake;
 use super::reactor::TAG_TASK;
 use super::readiness::Readiness;
 use super::slot_key::SlotKey;
-use super::socket::Socket;
 
 /// Whom an event is for: a tag that tells the kind of owner, and its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +38,7 @@ pub enum Watch {}
 pub(crate) enum Stage {
     Free,
     Armed,
-    /// Cancelled; the final completion closes the socket.
+    /// Cancelled, its descriptor closed; the final completion frees the slot.
     Closing,
     /// Cancelled; the final completion sets the socket free for its task.
     Detaching,
@@ -55,8 +49,7 @@ pub(crate) enum Stage {
 const NONE: u32 = u32::MAX;
 
 struct Slot {
-    /// The descriptor, to arm its poll again. Owned by this slot while
-    /// `Closing`, else by whoever watches.
+    /// The descriptor, to arm its poll again; owned by whoever watches.
     fd: RawFd,
     /// The owner's token; for a task the index of its waker; for a free slot
     /// the next free one.
@@ -76,7 +69,10 @@ const CHUNK_SLOTS: usize = 256;
 pub(crate) struct PollTable {
     chunks: Vec<Vec<Slot>>,
     free: u32,
-    count: usize,
+    /// Slots whose socket is still somebody's.
+    watched: usize,
+    /// Slots whose socket is closed.
+    closing: usize,
     wakers: Vec<Option<Waker>>,
     wakers_free: Vec<u32>,
 }
@@ -86,14 +82,22 @@ impl PollTable {
         Self {
             chunks: Vec::new(),
             free: NONE,
-            count: 0,
+            watched: 0,
+            closing: 0,
             wakers: Vec::new(),
             wakers_free: Vec::new(),
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.count
+    /// Number of sockets whose poll is armed, or whose task takes them away.
+    pub(crate) fn watched(&self) -> usize {
+        self.watched
+    }
+
+    /// Number of final completions that are still to come for sockets that are
+    /// closed.
+    pub(crate) fn closing(&self) -> usize {
+        self.closing
     }
 
     pub(crate) fn insert(&mut self, fd: RawFd, owner: Owner) -> PollKey {
@@ -103,7 +107,7 @@ impl PollTable {
             self.free
         };
         self.free = self.slot(index).token;
-        self.count += 1;
+        self.watched += 1;
         let slot = self.slot_mut(index);
         slot.fd = fd;
         slot.token = owner.token;
@@ -140,10 +144,10 @@ impl PollTable {
         std::mem::take(&mut slot.latched)
     }
 
-    /// Takes a socket over; [`Self::finish`] closes it.
-    pub(crate) fn close(&mut self, key: PollKey, socket: Socket) {
+    /// Starts the end of a slot whose socket is closed.
+    pub(crate) fn close(&mut self, key: PollKey) {
         self.leave(key);
-        self.own(key, socket);
+        self.await_last(key);
     }
 
     /// Starts the way of a socket to its task.
@@ -152,26 +156,23 @@ impl PollTable {
         self.live_mut(key).stage = Stage::Detaching;
     }
 
-    /// Takes over the socket of a task that detaches it and has gone: an
-    /// operation that still holds it ends first, see [`Self::finish`].
-    pub(crate) fn abandon(&mut self, key: PollKey, socket: Socket) {
+    /// The task that detaches a socket has gone, and closes it.
+    pub(crate) fn abandon(&mut self, key: PollKey) {
         match self.stage(key) {
             Some(Stage::Detaching) => {
                 self.forget_waker(key);
-                self.own(key, socket);
+                self.await_last(key);
             }
-            Some(Stage::Detached) => self.release(key),
+            Some(Stage::Detached) => self.take_off(key),
             Some(Stage::Free | Stage::Armed | Stage::Closing) | None => {}
         }
     }
 
-    /// Makes a slot the owner of its socket.
-    fn own(&mut self, key: PollKey, socket: Socket) {
-        let fd = socket.into_fd().into_raw_fd();
-        let slot = self.live_mut(key);
-        debug_assert_eq!(slot.fd, fd, "a key goes with its socket");
-        slot.stage = Stage::Closing;
-        slot.fd = fd;
+    /// The socket is closed: only the final completion is still to come.
+    fn await_last(&mut self, key: PollKey) {
+        self.live_mut(key).stage = Stage::Closing;
+        self.watched -= 1;
+        self.closing += 1;
     }
 
     /// Takes a socket from its owner.
@@ -183,12 +184,12 @@ impl PollTable {
         slot.token = NONE;
     }
 
-    /// The final completion came: closes the socket, or wakes the task that
-    /// detaches it.
+    /// The final completion came: frees the slot, or wakes the task that detaches
+    /// its socket.
     pub(crate) fn finish(&mut self, key: PollKey) {
         match self.live(key).stage {
             Stage::Closing => {
-                drop(self.take_fd(key.index));
+                self.closing -= 1;
                 self.release(key);
             }
             Stage::Detaching => {
@@ -199,26 +200,11 @@ impl PollTable {
         }
     }
 
-    /// The descriptor that a closing slot owns; none for any other slot.
-    fn take_fd(&mut self, index: u32) -> Option<OwnedFd> {
-        let slot = self.slot_mut(index);
-        if slot.stage != Stage::Closing || slot.fd < 0 {
-            return None;
-        }
-        let fd = std::mem::replace(&mut slot.fd, -1);
-        // JUSTIFICATION: a number instead of an `OwnedFd` keeps a slot at 16 bytes.
-        // SAFETY: `from_raw_fd` asks for an open descriptor without another
-        // owner: in a slot that is closing the number came from `own`, which
-        // took it out of its `Socket` at that moment. It is taken once, since
-        // the slot has -1 from here on.
-        Some(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
-
     /// Whether a detaching socket is free; frees its slot once it is.
     pub(crate) fn poll_detached(&mut self, key: PollKey, waker: &Waker) -> Poll<()> {
         if self.live(key).stage == Stage::Detached {
             self.forget_waker(key);
-            self.release(key);
+            self.take_off(key);
             return Poll::Ready(());
         }
         self.remember_waker(key, waker);
@@ -274,6 +260,12 @@ impl PollTable {
         }
     }
 
+    /// A socket's task took it: nothing is left of it here.
+    fn take_off(&mut self, key: PollKey) {
+        self.watched -= 1;
+        self.release(key);
+    }
+
     fn release(&mut self, key: PollKey) {
         let free = self.free;
         let slot = self.live_mut(key);
@@ -281,7 +273,6 @@ impl PollTable {
         slot.generation = slot.generation.wrapping_add(1);
         slot.token = free;
         self.free = key.index;
-        self.count -= 1;
     }
 
     fn grow(&mut self) -> u32 {
@@ -327,16 +318,5 @@ impl PollTable {
 
     fn slot_mut(&mut self, index: u32) -> &mut Slot {
         &mut self.chunks[index as usize / CHUNK_SLOTS][index as usize % CHUNK_SLOTS]
-    }
-}
-
-impl Drop for PollTable {
-    fn drop(&mut self) {
-        for index in 0..u32::try_from(self.chunks.len() * CHUNK_SLOTS).unwrap_or(NONE) {
-            let chunk = &self.chunks[index as usize / CHUNK_SLOTS];
-            if chunk.len() > index as usize % CHUNK_SLOTS {
-                drop(self.take_fd(index));
-            }
-        }
     }
 }

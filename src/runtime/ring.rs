@@ -161,7 +161,7 @@ impl Ring {
     }
 
     /// Hands every queued entry to the kernel, without waiting.
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if let Err(error) = self.uring.submit() {
             fatal_unless_transient(&error);
         }
@@ -180,11 +180,13 @@ impl Ring {
         deferred || !self.uring.completion().is_empty()
     }
 
-    /// Submits what is queued, runs deferred work, and sleeps as told.
-    pub(crate) fn enter(&mut self, sleep: Sleep) {
+    /// Submits what is queued, runs deferred work, and sleeps as told. As many as
+    /// `expected` completions come of the queued entries themselves, at once, and
+    /// say nothing: they end no sleep.
+    pub(crate) fn enter(&mut self, sleep: Sleep, expected: usize) {
         let result = match sleep {
             Sleep::No => self.uring.submit(),
-            Sleep::UntilOne => self.uring.submit_and_wait(1),
+            Sleep::UntilOne => self.uring.submit_and_wait(1 + expected),
             Sleep::Batch { min_wait } => {
                 let timespec = Timespec::from(BATCH_SLEEP_MAX);
                 let min_wait_us = u32::try_from(min_wait.as_micros()).unwrap_or(u32::MAX);
@@ -251,7 +253,7 @@ mod tests {
             nop(&mut ring, user_data);
         }
         while seen.len() < 10 {
-            ring.enter(Sleep::UntilOne);
+            ring.enter(Sleep::UntilOne, 0);
             while let Some(completion) = ring.poll_completion() {
                 seen.push(completion.user_data);
             }
@@ -268,7 +270,7 @@ mod tests {
             nop(&mut ring, user_data);
         }
         while seen < 64 {
-            ring.enter(Sleep::UntilOne);
+            ring.enter(Sleep::UntilOne, 0);
             while ring.poll_completion().is_some() {
                 seen += 1;
             }
@@ -279,7 +281,7 @@ mod tests {
     #[test]
     fn a_sleep_that_is_not_wanted_returns_at_once() {
         let mut ring = ring(4, 16);
-        ring.enter(Sleep::No);
+        ring.enter(Sleep::No, 0);
         assert!(ring.poll_completion().is_none());
     }
 }

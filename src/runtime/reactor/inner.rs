@@ -17,7 +17,7 @@ use super::super::inbox::Doorbell;
 use super::super::listener::{Backlog, Listener};
 use super::super::poll_table::{Owner, PollKey, PollTable, Stage};
 use super::super::readiness::Readiness;
-use super::super::ring::{Completion, Ring};
+use super::super::ring::{Completion, Ring, Sleep};
 use super::super::socket::Socket;
 use super::super::timer_wheel::TimerWheel;
 use super::super::transfer::{TransferKey, Transfers};
@@ -49,8 +49,11 @@ pub(super) struct Inner {
     /// The doorbells of other shards that were rung from here.
     pub(super) neighbours: Vec<Doorbell>,
     pub(super) events: VecDeque<Event>,
+    /// A poll may be queued: it names its descriptor, which has to stay open until
+    /// the ring was told.
+    pub(super) has_armed: bool,
     /// An operation was cancelled since the last turn, and somebody waits for its
-    /// last completion: to close its socket, or to take it elsewhere.
+    /// last completion, to take its socket elsewhere.
     pub(super) has_cancelled: bool,
 }
 
@@ -126,23 +129,28 @@ impl Inner {
         // which the kernel copies while submitting (IORING_FEAT_SUBMIT_STABLE,
         // Linux 5.5): it has a box of its own behind `ring` in `self`, and it is
         // written between two enters on this thread, never during one.
-        // It also asks that descriptors are open until submitted. Those of
-        // sockets and listeners are closed only by the final completion of what
-        // names them; `watch_fd` has its caller promise more; our doorbell stays
+        // It also asks that descriptors are open until submitted. A socket is
+        // closed by `let_go`, which submits first; a listener by its accept's final
+        // completion; `watch_fd` has its caller promise more; our doorbell stays
         // in `self`. A neighbour's ring may be gone: MSG_RING does nothing to
         // what is no ring, and no ring is made once the shards have started.
         unsafe { self.ring.push(entry) };
     }
 
-    /// Cancels whatever runs under `target`. Only a failure completes: the
-    /// operation had ended by itself, and its final completion tells so.
+    /// Cancels whatever runs under `target`, for somebody who waits for the end.
     pub(super) fn cancel(&mut self, target: u64) {
+        self.push_cancel(target);
+        self.has_cancelled = true;
+    }
+
+    /// Only a failure completes: the operation had ended by itself, and its final
+    /// completion tells so.
+    fn push_cancel(&mut self, target: u64) {
         let entry = opcode::AsyncCancel::new(target)
             .build()
             .user_data(Kind::Ignored.with(0))
             .flags(squeue::Flags::SKIP_SUCCESS);
         self.push(&entry);
-        self.has_cancelled = true;
     }
 
     pub(super) fn neighbour_index(&mut self, doorbell: &Doorbell) -> usize {
@@ -159,12 +167,37 @@ impl Inner {
             .build()
             .user_data(Kind::Poll.with(key.to_bits()));
         self.push(&entry);
+        self.has_armed = true;
     }
 
     /// Not by `IORING_OP_POLL_REMOVE`: that one fails with `EALREADY` on a poll
     /// which is just triggering, and then the poll would stay.
     pub(super) fn cancel_poll(&mut self, key: PollKey) {
         self.cancel(Kind::Poll.with(key.to_bits()));
+    }
+
+    /// As [`Self::cancel_poll`], for a socket that nobody uses any more.
+    pub(super) fn retire_poll(&mut self, key: PollKey) {
+        self.push_cancel(Kind::Poll.with(key.to_bits()));
+    }
+
+    /// Closes a socket whose poll was or is to be cancelled. The poll holds the
+    /// file, and the last that lets go of it sends the FIN or the RST: that is the
+    /// cancel, in the next enter and before it sleeps.
+    pub(super) fn let_go(&mut self, socket: Socket) {
+        if std::mem::take(&mut self.has_armed) {
+            while self.ring.has_submissions() {
+                self.ring.flush();
+            }
+        }
+        drop(socket);
+    }
+
+    /// Submits what is queued and sleeps as told. The final completions of polls
+    /// whose socket is closed come at once and end no sleep.
+    pub(super) fn enter(&mut self, sleep: Sleep) {
+        self.ring.enter(sleep, self.polls.closing());
+        self.has_armed &= self.ring.has_submissions();
     }
 
     pub(super) fn arm_accept(&mut self, index: usize) {

@@ -9,12 +9,14 @@
 //!            watch                    retire / detach
 //!   (free) ─────────> Armed ────────────────────────────> Leaving ──> (free)
 //!                      │ ▲      cancel submitted            final completion:
-//!    no MORE (overflow) └─┘ armed again                     close, or hand out
+//!    no MORE (overflow) └─┘ armed again                     hand out
 //! ```
 //!
-//! An armed poll holds the file: closing the descriptor would send neither FIN
-//! nor RST. So a socket is given back here ([`Reactor::retire`]), its poll is
-//! cancelled, and only its final completion closes it.
+//! An armed poll holds the file: closing the descriptor alone sends neither FIN
+//! nor RST. So a socket is given back here ([`Reactor::retire`]), which closes it
+//! and has the next turn cancel its poll; the cancel lets go of the file, which
+//! ends the connection. A socket that is to go elsewhere leaves with the poll's
+//! final completion ([`Reactor::detach`]).
 //!
 //! Readiness is edge-triggered: an event carries only the bits that triggered,
 //! and its receiver latches them until a call says `EAGAIN`.
@@ -110,6 +112,7 @@ impl Reactor {
                 doorbell: None,
                 neighbours: Vec::new(),
                 events: VecDeque::new(),
+                has_armed: false,
                 has_cancelled: false,
             }),
             now: Cell::new(now),
@@ -136,7 +139,7 @@ impl Reactor {
         let has_cancelled = std::mem::take(&mut inner.has_cancelled);
         let sleep = match sleep {
             _ if !inner.events.is_empty() => Sleep::No,
-            // A last completion is all that a FIN or a hand-off still waits for.
+            // A last completion is all that a hand-off still waits for.
             Sleep::Batch { .. } if has_cancelled => Sleep::UntilOne,
             sleep => sleep,
         };
@@ -150,7 +153,7 @@ impl Reactor {
                 inner.arm_deadline(first);
             }
         }
-        inner.ring.enter(sleep);
+        inner.enter(sleep);
         drop(inner);
         self.now.set(clock::now());
     }
@@ -162,7 +165,7 @@ impl Reactor {
         let mut inner = self.inner.borrow_mut();
         // What the last turn queued must not wait for the spin to end.
         if inner.ring.has_submissions() {
-            inner.ring.enter(Sleep::No);
+            inner.enter(Sleep::No);
         }
         loop {
             for _ in 0..32 {
@@ -235,16 +238,18 @@ impl Reactor {
         self.inner.borrow_mut().polls.set_owner(key, owner)
     }
 
-    /// Ends a watched socket: cancels its poll, reaps the final completion,
-    /// then closes. No event of it is delivered any more.
+    /// Ends a watched socket: closes it and cancels its poll, which is the last to
+    /// hold the file. The next [`Self::turn`] sends the FIN or the RST, before it
+    /// sleeps. No event of it is delivered any more.
     pub fn retire(&self, key: PollKey, socket: Socket, closing: Closing) {
         if closing == Closing::Reset {
             // Fails only on a socket that is already dead.
             let _ = socket.set_linger_reset();
         }
         let mut inner = self.inner.borrow_mut();
-        inner.polls.close(key, socket);
-        inner.cancel_poll(key);
+        inner.polls.close(key);
+        inner.let_go(socket);
+        inner.retire_poll(key);
     }
 
     /// Takes a watched socket off this shard: resolves once no operation holds
@@ -273,10 +278,10 @@ impl Reactor {
         }
     }
 
-    /// Number of sockets whose poll is armed or on its way out.
+    /// Number of sockets that were given to this reactor and not yet back.
     #[must_use]
     pub fn watched(&self) -> usize {
-        self.inner.borrow().polls.len()
+        self.inner.borrow().polls.watched()
     }
 
     /// Latched readiness of a task's socket, taken; or registers the waker.
@@ -524,8 +529,7 @@ impl fmt::Debug for Reactor {
     }
 }
 
-/// A detach under way; a task that is dropped meanwhile leaves its socket to be
-/// closed by the final completion.
+/// A detach under way; a task that is dropped meanwhile closes its socket.
 struct Detaching<'a> {
     reactor: &'a Reactor,
     key: PollKey,
@@ -537,7 +541,8 @@ impl Drop for Detaching<'_> {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.take() {
             let mut inner = self.reactor.inner.borrow_mut();
-            inner.polls.abandon(self.key, socket);
+            inner.polls.abandon(self.key);
+            inner.let_go(socket);
         }
     }
 }
