@@ -13,10 +13,19 @@ pub(crate) enum Column {
     Echo,
     /// 64 bytes to and fro on one pair, while 16 others move bulk.
     Beside,
-    /// Pairs that come, carry a byte, and go, so many at a time.
-    Join { concurrency: u32 },
+    /// Pairs that come, carry a byte, and go.
+    Join(Pace),
     /// 9,000 pairs that carry nothing.
     Idle,
+}
+
+/// When the next pair comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// So many a second, whoever is measured.
+    PerSecond(u32),
+    /// When another one is done: so many at a time.
+    AtATime(u32),
 }
 
 /// One figure of a load, in the order of the table.
@@ -62,7 +71,7 @@ const CPU_PER_GIB: &str = "/relay_cpu_s_per_gib";
 const CPU_PER_JOIN: &str = "/relay_cpu_us_per_join";
 
 impl Column {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Bulk {
             pairs: 1,
             sink: "discard",
@@ -81,8 +90,9 @@ impl Column {
         },
         Self::Echo,
         Self::Beside,
-        Self::Join { concurrency: 4 },
-        Self::Join { concurrency: 16 },
+        Self::Join(Pace::PerSecond(8000)),
+        Self::Join(Pace::AtATime(4)),
+        Self::Join(Pace::AtATime(16)),
         Self::Idle,
     ];
 
@@ -130,10 +140,15 @@ impl Column {
                     ]
                 }
             }
-            Self::Join { concurrency: 4 } => {
+            Self::Join(Pace::PerSecond(_)) => {
+                const { &[figure("join 8000/s CPU", "µs", 1, CPU_PER_JOIN)] }
+            }
+            Self::Join(Pace::AtATime(4)) => {
                 const { &[figure("join 4 CPU", "µs", 1, CPU_PER_JOIN)] }
             }
-            Self::Join { .. } => const { &[figure("join 16 CPU", "µs", 1, CPU_PER_JOIN)] },
+            Self::Join(Pace::AtATime(_)) => {
+                const { &[figure("join 16 CPU", "µs", 1, CPU_PER_JOIN)] }
+            }
             Self::Idle => const { &[figure("idle pair", "bytes", 0, "/rss_bytes_per_pair")] },
         }
     }
@@ -151,7 +166,11 @@ impl Column {
             Self::Bulk { pairs, sink } => format!("bulk --pairs {pairs} --sink {sink} {window}"),
             Self::Echo => format!("echo --pairs 64 --size 64 {window}"),
             Self::Beside => format!("echo --pairs 1 --size 64 --beside-bulk 16 {window}"),
-            Self::Join { concurrency } => {
+            // Enough at a time that a late one holds up no other.
+            Self::Join(Pace::PerSecond(rate)) => {
+                format!("join --rate {rate} --concurrency 64 --count {joins}")
+            }
+            Self::Join(Pace::AtATime(concurrency)) => {
                 format!("join --concurrency {concurrency} --count {joins}")
             }
             Self::Idle => format!("idle --pairs {idle_pairs}"),
