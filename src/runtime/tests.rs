@@ -167,7 +167,10 @@ fn what_ends_with_a_socket_ends_no_sleep() {
     }
     let until = clock::now() + Duration::from_millis(20);
     reactor.turn(Sleep::UntilOne, Some(until));
-    assert!(reactor.now() >= until, "the final completions ended the sleep");
+    assert!(
+        reactor.now() >= until,
+        "the final completions ended the sleep"
+    );
     turn_until_caught_up(&reactor);
 }
 
