@@ -140,15 +140,16 @@ impl Column {
                     ]
                 }
             }
-            Self::Join(Pace::PerSecond(_)) => {
+            Self::Join(Pace::PerSecond(8000)) => {
                 const { &[figure("join 8000/s CPU", "µs", 1, CPU_PER_JOIN)] }
             }
             Self::Join(Pace::AtATime(4)) => {
                 const { &[figure("join 4 CPU", "µs", 1, CPU_PER_JOIN)] }
             }
-            Self::Join(Pace::AtATime(_)) => {
+            Self::Join(Pace::AtATime(16)) => {
                 const { &[figure("join 16 CPU", "µs", 1, CPU_PER_JOIN)] }
             }
+            Self::Join(_) => panic!("a column of joins has a title of its own"),
             Self::Idle => const { &[figure("idle pair", "bytes", 0, "/rss_bytes_per_pair")] },
         }
     }

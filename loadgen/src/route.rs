@@ -107,6 +107,17 @@ impl Leg {
     pub(crate) fn close(self, reactor: &Reactor, closing: Closing) {
         reactor.retire(self.poll, self.socket, closing);
     }
+
+    /// Closes the leg if what was done with it failed.
+    fn keep_if<T>(self, reactor: &Reactor, done: anyhow::Result<T>) -> anyhow::Result<(Self, T)> {
+        match done {
+            Ok(value) => Ok((self, value)),
+            Err(error) => {
+                self.close(reactor, Closing::Reset);
+                Err(error)
+            }
+        }
+    }
 }
 
 /// Both legs of a pair.
@@ -168,17 +179,22 @@ fn open_pair(
                     return Err(error).with_context(|| format!("cannot connect to {address}"));
                 }
                 Ok(accepted.pop_front())
-            })?;
+            });
+            let (near, far_socket) = near.keep_if(&reactor, far_socket)?;
             let far = Leg::watch(&reactor, far_socket, far);
             Ok(Pair { near, far })
         }
         Route::Jet(client) => {
             let (exchange, chosen) = client.accept();
             let far = Leg::dial(&reactor, client.relay, far)?;
-            let reply = finish_exchange(event_loop, &far, exchange)?;
-            let exchange = client.connect(place_of(chosen, &reply)?);
-            let near = Leg::dial(&reactor, client.relay, near)?;
-            finish_exchange(event_loop, &near, exchange)?;
+            let place = finish_exchange(event_loop, &far, exchange)
+                .and_then(|reply| place_of(chosen, &reply));
+            let (far, place) = far.keep_if(&reactor, place)?;
+            let near = Leg::dial(&reactor, client.relay, near).and_then(|near| {
+                let reply = finish_exchange(event_loop, &near, client.connect(place));
+                near.keep_if(&reactor, reply)
+            });
+            let (far, (near, _)) = far.keep_if(&reactor, near)?;
             Ok(Pair { near, far })
         }
     }

@@ -38,7 +38,7 @@ pub enum Watch {}
 pub(crate) enum Stage {
     Free,
     Armed,
-    /// Cancelled, its descriptor closed; the final completion frees the slot.
+    /// Cancelled, and closed by whoever watched; the final completion frees the slot.
     Closing,
     /// Cancelled; the final completion sets the socket free for its task.
     Detaching,
@@ -71,8 +71,6 @@ pub(crate) struct PollTable {
     free: u32,
     /// Slots whose socket is still somebody's.
     watched: usize,
-    /// Slots whose socket is closed.
-    closing: usize,
     wakers: Vec<Option<Waker>>,
     wakers_free: Vec<u32>,
 }
@@ -83,7 +81,6 @@ impl PollTable {
             chunks: Vec::new(),
             free: NONE,
             watched: 0,
-            closing: 0,
             wakers: Vec::new(),
             wakers_free: Vec::new(),
         }
@@ -92,12 +89,6 @@ impl PollTable {
     /// Number of sockets whose poll is armed, or whose task takes them away.
     pub(crate) fn watched(&self) -> usize {
         self.watched
-    }
-
-    /// Number of final completions that are still to come for sockets that are
-    /// closed.
-    pub(crate) fn closing(&self) -> usize {
-        self.closing
     }
 
     pub(crate) fn insert(&mut self, fd: RawFd, owner: Owner) -> PollKey {
@@ -144,10 +135,11 @@ impl PollTable {
         std::mem::take(&mut slot.latched)
     }
 
-    /// Starts the end of a slot whose socket is closed.
-    pub(crate) fn close(&mut self, key: PollKey) {
+    /// Leaves a slot, whose socket is closed, to the final completion.
+    pub(crate) fn retire(&mut self, key: PollKey) {
         self.leave(key);
-        self.await_last(key);
+        self.live_mut(key).stage = Stage::Closing;
+        self.watched -= 1;
     }
 
     /// Starts the way of a socket to its task.
@@ -156,23 +148,17 @@ impl PollTable {
         self.live_mut(key).stage = Stage::Detaching;
     }
 
-    /// The task that detaches a socket has gone, and closes it.
+    /// The task that detaches a socket has gone: as [`Self::retire`].
     pub(crate) fn abandon(&mut self, key: PollKey) {
         match self.stage(key) {
             Some(Stage::Detaching) => {
                 self.forget_waker(key);
-                self.await_last(key);
+                self.live_mut(key).stage = Stage::Closing;
+                self.watched -= 1;
             }
             Some(Stage::Detached) => self.take_off(key),
             Some(Stage::Free | Stage::Armed | Stage::Closing) | None => {}
         }
-    }
-
-    /// The socket is closed: only the final completion is still to come.
-    fn await_last(&mut self, key: PollKey) {
-        self.live_mut(key).stage = Stage::Closing;
-        self.watched -= 1;
-        self.closing += 1;
     }
 
     /// Takes a socket from its owner.
@@ -188,10 +174,7 @@ impl PollTable {
     /// its socket.
     pub(crate) fn finish(&mut self, key: PollKey) {
         match self.live(key).stage {
-            Stage::Closing => {
-                self.closing -= 1;
-                self.release(key);
-            }
+            Stage::Closing => self.release(key),
             Stage::Detaching => {
                 self.live_mut(key).stage = Stage::Detached;
                 self.wake(key);

@@ -188,13 +188,11 @@ impl Ring {
         deferred || !self.uring.completion().is_empty()
     }
 
-    /// Submits what is queued, runs deferred work, and sleeps as told. As many as
-    /// `expected` completions come of the queued entries themselves, at once, and
-    /// say nothing: they end no sleep.
-    pub(crate) fn enter(&mut self, sleep: Sleep, expected: usize) {
+    /// Submits what is queued, runs deferred work, and sleeps as told.
+    pub(crate) fn enter(&mut self, sleep: Sleep) {
         let result = match sleep {
             Sleep::No => self.uring.submit(),
-            Sleep::UntilOne => self.submit_and_wait(1 + expected, None),
+            Sleep::UntilOne => self.submit_and_wait(1, None),
             Sleep::Batch { min_wait } => {
                 let timespec = Timespec::from(BATCH_SLEEP_MAX);
                 let min_wait_us = u32::try_from(min_wait.as_micros()).unwrap_or(u32::MAX);
@@ -279,7 +277,7 @@ mod tests {
             nop(&mut ring, user_data);
         }
         while seen.len() < 10 {
-            ring.enter(Sleep::UntilOne, 0);
+            ring.enter(Sleep::UntilOne);
             while let Some(completion) = ring.poll_completion() {
                 seen.push(completion.user_data);
             }
@@ -296,7 +294,7 @@ mod tests {
             nop(&mut ring, user_data);
         }
         while seen < 64 {
-            ring.enter(Sleep::UntilOne, 0);
+            ring.enter(Sleep::UntilOne);
             while ring.poll_completion().is_some() {
                 seen += 1;
             }
@@ -307,7 +305,7 @@ mod tests {
     #[test]
     fn a_sleep_that_is_not_wanted_returns_at_once() {
         let mut ring = ring(4, 16);
-        ring.enter(Sleep::No, 0);
+        ring.enter(Sleep::No);
         assert!(ring.poll_completion().is_none());
     }
 }

@@ -383,8 +383,11 @@ pub async fn drive<S: Service>(
             break;
         }
     }
-    // Bells that the last turn rang are still in the queue.
-    reactor.turn(Sleep::No, None);
+    // Bells that the last turn rang are still in the queue, and the ends of the last
+    // pairs: one turn submits them, the next runs what comes of it.
+    for _ in 0..2 {
+        reactor.turn(Sleep::No, None);
+    }
     for mailbox in &world.shards {
         // This ring submits no more; and one that has ended needs no telling.
         let _ = mailbox.send(Envelope::Control(Control::Ended));

@@ -49,11 +49,13 @@ pub(super) struct Inner {
     /// The doorbells of other shards that were rung from here.
     pub(super) neighbours: Vec<Doorbell>,
     pub(super) events: VecDeque<Event>,
-    /// A poll may be queued: it names its descriptor, which has to stay open until
-    /// the ring was told.
-    pub(super) has_armed: bool,
+    /// Polls that are queued and not submitted: each names a descriptor that has to
+    /// stay open until then.
+    pub(super) queued_polls: Vec<PollKey>,
+    /// A transfer is queued likewise.
+    pub(super) has_queued_transfer: bool,
     /// An operation was cancelled since the last turn, and somebody waits for its
-    /// last completion, to take its socket elsewhere.
+    /// last completion: see [`Awaited`].
     pub(super) has_cancelled: bool,
 }
 
@@ -70,6 +72,14 @@ pub(super) enum Accepting {
     /// Told to stop, the final completion is on its way.
     Stopping,
     Stopped,
+}
+
+/// Whether somebody waits for the last completion of what is cancelled: to take a
+/// socket elsewhere, to end a transfer's pair, to take over a listener's backlog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Yes,
+    No,
 }
 
 /// What a completion is about: the top byte of its user data.
@@ -129,28 +139,24 @@ impl Inner {
         // which the kernel copies while submitting (IORING_FEAT_SUBMIT_STABLE,
         // Linux 5.5): it has a box of its own behind `ring` in `self`, and it is
         // written between two enters on this thread, never during one.
-        // It also asks that descriptors are open until submitted. A socket is
-        // closed by `let_go`, which submits first; a listener by its accept's final
-        // completion; `watch_fd` has its caller promise more; our doorbell stays
-        // in `self`. A neighbour's ring may be gone: MSG_RING does nothing to
+        // It also asks that descriptors are open until submitted. A watched socket
+        // is closed by `let_go`, which submits first what names it, or leaves by
+        // `detach`, after the final completion; a listener is closed by that of its
+        // accept; `watch_fd` has its caller promise more; our doorbell stays in
+        // `self`. A neighbour's ring may be gone: MSG_RING does nothing to
         // what is no ring, and no ring is made once the shards have started.
         unsafe { self.ring.push(entry) };
     }
 
-    /// Cancels whatever runs under `target`, for somebody who waits for the end.
-    pub(super) fn cancel(&mut self, target: u64) {
-        self.push_cancel(target);
-        self.has_cancelled = true;
-    }
-
-    /// Only a failure completes: the operation had ended by itself, and its final
-    /// completion tells so.
-    fn push_cancel(&mut self, target: u64) {
+    /// Cancels whatever runs under `target`. Only a failure completes: the
+    /// operation had ended by itself, and its final completion tells so.
+    pub(super) fn cancel(&mut self, target: u64, awaited: Awaited) {
         let entry = opcode::AsyncCancel::new(target)
             .build()
             .user_data(Kind::Ignored.with(0))
             .flags(squeue::Flags::SKIP_SUCCESS);
         self.push(&entry);
+        self.has_cancelled |= awaited == Awaited::Yes;
     }
 
     pub(super) fn neighbour_index(&mut self, doorbell: &Doorbell) -> usize {
@@ -167,37 +173,38 @@ impl Inner {
             .build()
             .user_data(Kind::Poll.with(key.to_bits()));
         self.push(&entry);
-        self.has_armed = true;
+        self.queued_polls.push(key);
     }
 
     /// Not by `IORING_OP_POLL_REMOVE`: that one fails with `EALREADY` on a poll
     /// which is just triggering, and then the poll would stay.
-    pub(super) fn cancel_poll(&mut self, key: PollKey) {
-        self.cancel(Kind::Poll.with(key.to_bits()));
+    pub(super) fn cancel_poll(&mut self, key: PollKey, awaited: Awaited) {
+        self.cancel(Kind::Poll.with(key.to_bits()), awaited);
     }
 
-    /// As [`Self::cancel_poll`], for a socket that nobody uses any more.
-    pub(super) fn retire_poll(&mut self, key: PollKey) {
-        self.push_cancel(Kind::Poll.with(key.to_bits()));
-    }
-
-    /// Closes a socket whose poll was or is to be cancelled. The poll holds the
-    /// file, and the last that lets go of it sends the FIN or the RST: that is the
-    /// cancel, in the next enter and before it sleeps.
-    pub(super) fn let_go(&mut self, socket: Socket) {
-        if std::mem::take(&mut self.has_armed) {
+    /// Closes a socket whose poll was or is to be cancelled. Until then the poll
+    /// holds the file, so that the cancel sends the FIN or the RST.
+    pub(super) fn let_go(&mut self, key: PollKey, socket: Socket) {
+        if self.has_queued_transfer || self.queued_polls.contains(&key) {
             while self.ring.has_submissions() {
                 self.ring.flush();
             }
+            self.note_submitted();
         }
         drop(socket);
     }
 
-    /// Submits what is queued and sleeps as told. The final completions of polls
-    /// whose socket is closed come at once and end no sleep.
+    /// Submits what is queued and sleeps as told.
     pub(super) fn enter(&mut self, sleep: Sleep) {
-        self.ring.enter(sleep, self.polls.closing());
-        self.has_armed &= self.ring.has_submissions();
+        self.ring.enter(sleep);
+        if !self.ring.has_submissions() {
+            self.note_submitted();
+        }
+    }
+
+    fn note_submitted(&mut self) {
+        self.queued_polls.clear();
+        self.has_queued_transfer = false;
     }
 
     pub(super) fn arm_accept(&mut self, index: usize) {
@@ -298,6 +305,11 @@ impl Inner {
 
     pub(super) fn handle_poll(&mut self, key: PollKey, completion: Completion) -> Option<Event> {
         let stage = self.polls.stage(key)?;
+        debug_assert_ne!(
+            completion.result,
+            -libc::EBADF,
+            "a descriptor was closed before the ring knew its file"
+        );
         if stage != Stage::Armed {
             if !completion.has_more() {
                 // The final completion: nothing holds the file any more.

@@ -8,8 +8,8 @@
 //! ```text
 //!            watch                    retire / detach
 //!   (free) ─────────> Armed ────────────────────────────> Leaving ──> (free)
-//!                      │ ▲      cancel submitted            final completion:
-//!    no MORE (overflow) └─┘ armed again                     hand out
+//!                      │ ▲         cancelled               final completion
+//!    no MORE (overflow) └─┘ armed again
 //! ```
 //!
 //! An armed poll holds the file: closing the descriptor alone sends neither FIN
@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
 
-use inner::{Accepting, DOORBELL_USER_DATA, Inner, Kind, Listening, TimerTarget};
+use inner::{Accepting, Awaited, DOORBELL_USER_DATA, Inner, Kind, Listening, TimerTarget};
 
 use super::clock;
 use super::executor::wake;
@@ -112,7 +112,8 @@ impl Reactor {
                 doorbell: None,
                 neighbours: Vec::new(),
                 events: VecDeque::new(),
-                has_armed: false,
+                queued_polls: Vec::new(),
+                has_queued_transfer: false,
                 has_cancelled: false,
             }),
             now: Cell::new(now),
@@ -139,7 +140,7 @@ impl Reactor {
         let has_cancelled = std::mem::take(&mut inner.has_cancelled);
         let sleep = match sleep {
             _ if !inner.events.is_empty() => Sleep::No,
-            // A last completion is all that a hand-off still waits for.
+            // A last completion is all that somebody waits for.
             Sleep::Batch { .. } if has_cancelled => Sleep::UntilOne,
             sleep => sleep,
         };
@@ -239,17 +240,22 @@ impl Reactor {
     }
 
     /// Ends a watched socket: closes it and cancels its poll, which is the last to
-    /// hold the file. The next [`Self::turn`] sends the FIN or the RST, before it
-    /// sleeps. No event of it is delivered any more.
+    /// hold the file. The FIN or the RST goes out with the next [`Self::turn`] that
+    /// may sleep, before it does. No event of the socket is delivered any more.
     pub fn retire(&self, key: PollKey, socket: Socket, closing: Closing) {
         if closing == Closing::Reset {
             // Fails only on a socket that is already dead.
             let _ = socket.set_linger_reset();
         }
         let mut inner = self.inner.borrow_mut();
-        inner.polls.close(key);
-        inner.let_go(socket);
-        inner.retire_poll(key);
+        debug_assert_eq!(
+            inner.polls.fd(key),
+            socket.as_fd().as_raw_fd(),
+            "a key goes with its socket"
+        );
+        inner.let_go(key, socket);
+        inner.cancel_poll(key, Awaited::No);
+        inner.polls.retire(key);
     }
 
     /// Takes a watched socket off this shard: resolves once no operation holds
@@ -258,7 +264,7 @@ impl Reactor {
         {
             let mut inner = self.inner.borrow_mut();
             inner.polls.detach(key);
-            inner.cancel_poll(key);
+            inner.cancel_poll(key, Awaited::Yes);
         }
         let mut detaching = Detaching {
             reactor: self,
@@ -333,7 +339,7 @@ impl Reactor {
         size: BufferSize,
         extent: Extent,
     ) -> TransferKey {
-        self.with_transfers(|transfers, ring| {
+        self.queue_transfer(|transfers, ring| {
             transfers.receive(ring, socket, owner, size, extent, |key| {
                 Kind::Transfer.with(key.to_bits())
             })
@@ -350,7 +356,7 @@ impl Reactor {
         owner: Owner,
         segments: impl Iterator<Item = Segment>,
     ) -> TransferKey {
-        self.with_transfers(|transfers, ring| {
+        self.queue_transfer(|transfers, ring| {
             transfers.send(ring, socket, owner, segments, |key| {
                 Kind::Transfer.with(key.to_bits())
             })
@@ -365,7 +371,7 @@ impl Reactor {
             .as_ref()
             .is_some_and(|transfers| transfers.is_under_way(key))
         {
-            inner.cancel(Kind::Transfer.with(key.to_bits()));
+            inner.cancel(Kind::Transfer.with(key.to_bits()), Awaited::Yes);
         }
     }
 
@@ -395,6 +401,11 @@ impl Reactor {
             transfers.recycle(segment);
             value
         })
+    }
+
+    fn queue_transfer<T>(&self, act: impl FnOnce(&mut Transfers, &mut Ring) -> T) -> T {
+        self.inner.borrow_mut().has_queued_transfer = true;
+        self.with_transfers(act)
     }
 
     fn with_transfers<T>(&self, act: impl FnOnce(&mut Transfers, &mut Ring) -> T) -> T {
@@ -431,7 +442,7 @@ impl Reactor {
             match inner.listeners[index].state {
                 Accepting::Armed => {
                     inner.listeners[index].state = Accepting::Stopping;
-                    inner.cancel(Kind::Accept.with(index as u64));
+                    inner.cancel(Kind::Accept.with(index as u64), Awaited::Yes);
                 }
                 Accepting::Resting => inner.drain_backlog(index),
                 Accepting::Stopping | Accepting::Stopped => {}
@@ -541,8 +552,8 @@ impl Drop for Detaching<'_> {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.take() {
             let mut inner = self.reactor.inner.borrow_mut();
+            inner.let_go(self.key, socket);
             inner.polls.abandon(self.key);
-            inner.let_go(socket);
         }
     }
 }
