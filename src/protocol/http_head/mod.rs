@@ -5,14 +5,15 @@
 //! Nothing is copied: a head borrows the bytes that it was decoded from, and
 //! the caller lends the slots for its headers, so that decoding needs no heap.
 //!
-//! Left out: the framing of a body. Nothing here looks at `Content-Length` or
-//! `Transfer-Encoding`, nor refuses their duplicates and contradictions
-//! (RFC 9112 §6.3); who reads a body must do that first. Obsolete line folding
-//! is refused.
+//! [`RequestHead::body`] and [`ResponseHead::body`] tell where the body ends that
+//! follows. Obsolete line folding is refused.
+//!
+//! Left out: what is in a body, chunks included.
 //!
 //! Decoding begins at the first byte each time. Who expects a head of many
 //! kilobytes in small pieces should wait for an empty line before asking.
 
+mod framing;
 mod request;
 mod response;
 
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 use crate::protocol::Progress;
 
+pub use framing::{Body, FramingError};
 pub use request::RequestHead;
 pub use response::ResponseHead;
 
@@ -124,6 +126,11 @@ impl<const N: usize> fmt::Debug for HeaderSlots<'_, N> {
     }
 }
 
+/// A header that has to be the only one of its name is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a header came twice that may come once")]
+pub struct CameTwice;
+
 /// The headers of one head, in the order in which they came.
 #[derive(Clone, Copy)]
 pub struct Headers<'slots, 'bytes> {
@@ -140,11 +147,51 @@ impl<'slots, 'bytes> Headers<'slots, 'bytes> {
     }
 
     /// The value of the first header of this name, in whatever case. Where
-    /// a second one matters, use [`Headers::iter`].
+    /// a second one matters, use [`Headers::find_only`].
     pub fn find(&self, name: &str) -> Option<&'bytes [u8]> {
-        self.iter()
-            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v)
+        self.values(name).next()
+    }
+
+    fn values<'name>(
+        &self,
+        name: &'name str,
+    ) -> impl Iterator<Item = &'bytes [u8]> + use<'slots, 'bytes, 'name> {
+        self.headers
+            .iter()
+            .filter(move |header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value)
+    }
+
+    /// The value of the one header of this name, in whatever case.
+    ///
+    /// # Errors
+    /// If there are several: they could be read in more than one way.
+    pub fn find_only(&self, name: &str) -> Result<Option<&'bytes [u8]>, CameTwice> {
+        let mut found = self.values(name);
+        let first = found.next();
+        match found.next() {
+            None => Ok(first),
+            Some(_) => Err(CameTwice),
+        }
+    }
+
+    /// The members of a list that may be spread over several headers of this name,
+    /// without empty ones: RFC 9110 §5.6.1. A value that is not UTF-8 has none.
+    pub fn tokens<'name>(
+        &self,
+        name: &'name str,
+    ) -> impl Iterator<Item = &'bytes str> + use<'slots, 'bytes, 'name> {
+        self.values(name)
+            .filter_map(|value| str::from_utf8(value).ok())
+            .flat_map(|value| value.split(','))
+            .map(|member| member.trim_matches([' ', '\t']))
+            .filter(|member| !member.is_empty())
+    }
+
+    /// Whether such a list has this member, in whatever case.
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.tokens(name)
+            .any(|member| member.eq_ignore_ascii_case(token))
     }
 
     /// How many headers came.

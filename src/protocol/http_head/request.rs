@@ -153,6 +153,31 @@ mod tests {
             HeadPolicy::HTTP,
             malformed(httparse::Error::HeaderName),
         );
+        for value in ["a\0b", "a\rb", "a\r", "\u{b}a", "\u{7f}"] {
+            check(
+                &format!("GET / HTTP/1.1\r\na: {value}\r\n\r\n"),
+                HeadPolicy::HTTP,
+                malformed(httparse::Error::HeaderValue),
+            );
+        }
+        for name in ["a\0", "a\r", "", "\u{e9}"] {
+            check(
+                &format!("GET / HTTP/1.1\r\n{name}: 1\r\n\r\n"),
+                HeadPolicy::HTTP,
+                malformed(httparse::Error::HeaderName),
+            );
+        }
+        for target in ["/a\0", "/a\rb", "/a b"] {
+            check(
+                &format!("GET {target} HTTP/1.1\r\n\r\n"),
+                HeadPolicy::HTTP,
+                malformed(if target == "/a b" {
+                    httparse::Error::Version
+                } else {
+                    httparse::Error::Token
+                }),
+            );
+        }
         check(
             "\u{16}\u{3}\u{1}",
             HeadPolicy::HTTP,
