@@ -1,14 +1,15 @@
 //! What a handshake costs in its protocol core: decode one request, encode
-//! one reply.
+//! one reply. And what masking costs, beside a copy of as many bytes.
 
 use std::hint::black_box;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use midspan::protocol::Progress;
 use midspan::protocol::jet::{
     Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, MASK_DEFAULT, Message, Place,
     Reply, Request, Status, Version,
 };
+use midspan::protocol::websocket::MaskKey;
 use uuid::Uuid;
 
 const PLACE: Place = Place {
@@ -67,5 +68,19 @@ fn jet(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, jet);
+fn websocket(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("websocket");
+    let mut payload = vec![7; 16 << 10];
+    let mut elsewhere = payload.clone();
+    group.throughput(Throughput::Bytes(payload.len() as u64));
+    group.bench_function("mask_16k", |bencher| {
+        bencher.iter(|| black_box(MaskKey([1, 2, 3, 4])).apply(black_box(&mut payload)));
+    });
+    group.bench_function("copy_16k", |bencher| {
+        bencher.iter(|| black_box(&mut elsewhere).copy_from_slice(black_box(&payload)));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, jet, websocket);
 criterion_main!(benches);

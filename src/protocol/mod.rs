@@ -6,6 +6,7 @@
 
 pub mod http_head;
 pub mod jet;
+pub mod websocket;
 
 mod progress;
 
