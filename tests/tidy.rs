@@ -25,7 +25,8 @@ const PURE: [&str; 4] = ["protocol", "association", "access", "config"];
 /// Below everything: `time` names nothing, `metrics` only `time`.
 const GROUND: [&str; 2] = ["time", "metrics"];
 /// A protocol core builds on others only as listed here.
-const CORES: [(&str, &[&str]); 8] = [
+const CORES: [(&str, &[&str]); 9] = [
+    ("proxy_protocol", &[]),
     ("http_head", &[]),
     ("websocket", &["http_head"]),
     ("socks5", &[]),

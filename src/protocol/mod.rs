@@ -4,8 +4,10 @@
 //! what has arrived so far and answers [`Progress`]: incomplete is not an
 //! error, and only bytes that no continuation could repair are one.
 
+pub mod detect;
 pub mod http_head;
 pub mod jet;
+pub mod proxy_protocol;
 pub mod websocket;
 
 mod progress;
