@@ -18,9 +18,11 @@
 //! one segment (clients read it with one `read`), so an encoder gives one
 //! contiguous [`Packet`], and its caller one write.
 //!
+//! Over HTTP a method and a path say the same, and more: [`RestRequest`].
+//!
 //! Left out: who may join whom and how long anybody waits (that is the
-//! association table's), the REST interface and JET over WebSocket. `protocol`
-//! knows no association keys: ids are plain [`uuid::Uuid`].
+//! association table's). `protocol` knows no association keys: ids are plain
+//! [`uuid::Uuid`].
 
 mod accept;
 mod connect;
@@ -31,16 +33,18 @@ mod place;
 mod refusal;
 mod reply;
 mod request;
+mod rest;
 
 pub use accept::{Accept, AcceptPlace};
 pub use connect::Connect;
 pub use connectivity_test::ConnectivityTest;
 pub use host_name::{HOST_NAME_BYTES_MAX, HostName, HostNameError};
 pub use message::{PACKET_BYTES_MAX, PACKET_HEADER_BYTES, Packet, PacketError, SIGNATURE};
-pub use place::Place;
+pub use place::{Place, Verb};
 pub use refusal::{RefusalReason, RequestError, RequestFault};
 pub use reply::{AcceptDetails, Reply, ReplyError, Status};
 pub use request::{Gate, MASK_DEFAULT, Message, Request, Version};
+pub use rest::{RestError, RestRequest};
 
 use crate::protocol::http_head::{HeadPolicy, LineEnding};
 

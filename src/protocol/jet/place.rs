@@ -28,9 +28,12 @@ pub(super) enum Target<'head> {
 
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
+pub enum Verb {
+    /// To wait for a connector.
     Accept,
+    /// To be joined with an acceptor that waits.
     Connect,
+    /// Whether the place exists.
     Test,
 }
 
