@@ -8,16 +8,20 @@ mod http_response_head;
 mod jet_reply;
 mod jet_request;
 mod prefixes;
+mod proxy_header;
+mod websocket_frames;
 
 /// A target's name, and what it does with one input: panic if it finds
 /// something.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 4] = [
+pub(crate) const TARGETS: [Target; 6] = [
     ("http_request_head", http_request_head::run),
     ("http_response_head", http_response_head::run),
     ("jet_reply", jet_reply::run),
     ("jet_request", jet_request::run),
+    ("proxy_header", proxy_header::run),
+    ("websocket_frames", websocket_frames::run),
 ];
 
 /// Runs the target of this name.
