@@ -22,6 +22,7 @@ pub mod memory_file;
 pub mod pipe;
 pub(crate) mod poll_table;
 pub mod provided;
+pub mod question;
 pub mod reactor;
 pub mod readiness;
 pub mod resolver;

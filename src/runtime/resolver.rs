@@ -1,17 +1,10 @@
 //! Name resolution off the shards: `getaddrinfo(3)` blocks, so eight threads
 //! do nothing else. Seven dead names do not delay the eighth.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::rc::Rc;
 use std::sync::{Arc, mpsc};
-use std::task::{Poll, Waker};
 use std::thread;
-
-use super::executor::wake;
 
 /// Threads that resolve.
 pub const RESOLVER_THREADS: usize = 8;
@@ -97,86 +90,6 @@ impl Resolver {
                     "{RESOLVER_QUEUE_MAX} names wait to be resolved already"
                 ))
             })
-    }
-}
-
-/// Answers that tasks of one shard wait for.
-#[derive(Clone, Debug, Default)]
-pub struct Pending {
-    inner: Rc<RefCell<HashMap<u64, Waiting>>>,
-    next: Rc<RefCell<u64>>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    waker: Option<Waker>,
-    answer: Option<io::Result<Vec<SocketAddr>>>,
-}
-
-/// One question under way; forgotten when dropped.
-#[derive(Debug)]
-pub struct Question {
-    id: u64,
-    pending: Pending,
-}
-
-impl Pending {
-    /// Opens a question. Its id travels with the answer.
-    #[must_use]
-    pub fn open(&self) -> Question {
-        let mut next = self.next.borrow_mut();
-        *next += 1;
-        self.inner.borrow_mut().insert(*next, Waiting::default());
-        Question {
-            id: *next,
-            pending: self.clone(),
-        }
-    }
-
-    /// Delivers an answer that came through the shard's inbox. One that nobody
-    /// waits for any more is dropped.
-    pub fn deliver(&self, id: u64, answer: io::Result<Vec<SocketAddr>>) {
-        let waker = self.inner.borrow_mut().get_mut(&id).and_then(|waiting| {
-            waiting.answer = Some(answer);
-            waiting.waker.take()
-        });
-        if let Some(waker) = waker {
-            wake(waker);
-        }
-    }
-}
-
-impl Question {
-    /// The id under which the answer is delivered.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Waits for the answer.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `getaddrinfo(3)` says.
-    pub async fn answer(self) -> io::Result<Vec<SocketAddr>> {
-        poll_fn(|context| {
-            let mut inner = self.pending.inner.borrow_mut();
-            let Some(waiting) = inner.get_mut(&self.id) else {
-                return Poll::Ready(Err(io::ErrorKind::NotFound.into()));
-            };
-            if let Some(answer) = waiting.answer.take() {
-                return Poll::Ready(answer);
-            }
-            waiting.waker = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Drop for Question {
-    fn drop(&mut self) {
-        self.pending.inner.borrow_mut().remove(&self.id);
     }
 }
 

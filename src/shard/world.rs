@@ -21,9 +21,10 @@ use crate::relay::{
 use crate::runtime::Owner;
 use crate::runtime::executor::run_woken_tasks;
 use crate::runtime::inbox::{Inbox, Mailbox};
+use crate::runtime::question::Pending;
 use crate::runtime::reactor::{Closing, Event, Reactor};
 use crate::runtime::readiness::Readiness;
-use crate::runtime::resolver::{Pending, Resolver};
+use crate::runtime::resolver::Resolver;
 use crate::runtime::ring::{RingSize, Sleep};
 use crate::runtime::signal::{Signal, Signals};
 use crate::runtime::socket::Socket;
@@ -106,7 +107,7 @@ pub struct World<C, M> {
     /// The inboxes of all shards, this one's among them, by shard.
     pub shards: Vec<Mailbox<Envelope<M>>>,
     resolver: Option<Resolver>,
-    questions: Pending,
+    questions: Pending<io::Result<Vec<SocketAddr>>>,
     planes: RefCell<Planes>,
     /// By the index of the pair's key.
     sessions: RefCell<Vec<Option<Session<C>>>>,
