@@ -24,7 +24,6 @@ use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::error::AgentError;
-use super::flag::{Flag, either};
 use super::leg::{self, HANDSHAKE_TIMEOUT, LegError, WaitingLeg};
 use super::meeting::{Answer, DOORS, HELLO_BYTES, decode_hello, door_id, session_id};
 use super::proxy::Proxy;
@@ -36,6 +35,7 @@ use super::target::Service as Exposed;
 use super::ticket::{RelayUrl, Secret};
 use crate::protocol::jet::Status;
 use crate::runtime::executor::spawn;
+use crate::runtime::flag::{Flag, either};
 use crate::runtime::stream::Stream;
 use crate::shard::world::World;
 use crate::time::Timestamp;

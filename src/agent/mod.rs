@@ -20,7 +20,6 @@ pub mod settings;
 pub mod target;
 pub mod ticket;
 
-mod flag;
 mod proxy;
 mod random;
 mod relay_watch;

@@ -26,7 +26,6 @@ use tracing::warn;
 use uuid::Builder;
 
 use super::error::AgentError;
-use super::flag::Flag;
 use super::leg::{self, LegError, WaitingLeg};
 use super::proxy::Proxy;
 use super::random::{random_bytes, random_number};
@@ -39,6 +38,7 @@ use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::protocol::jet::Status;
 use crate::relay::{CloseReason, Side};
 use crate::runtime::executor::spawn;
+use crate::runtime::flag::Flag;
 use crate::shard::world::World;
 
 /// How long a connection to the service waits for a client at most: half of

@@ -15,6 +15,7 @@
 pub mod clock;
 pub mod cores;
 pub mod executor;
+pub mod flag;
 pub mod inbox;
 pub mod kernel;
 pub mod listener;

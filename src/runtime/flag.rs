@@ -7,11 +7,11 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use crate::runtime::executor::wake;
+use super::executor::wake;
 
 /// Raised once, seen by every task of the shard.
 #[derive(Debug, Default)]
-pub(super) struct Flag {
+pub struct Flag {
     raised: Cell<bool>,
     next: Cell<u64>,
     waiting: RefCell<HashMap<u64, Waker>>,
@@ -19,7 +19,7 @@ pub(super) struct Flag {
 
 impl Flag {
     /// Raises it. The tasks see it when they next run.
-    pub(super) fn raise(&self) {
+    pub fn raise(&self) {
         self.raised.set(true);
         for (_, waker) in self.waiting.take() {
             wake(waker);
@@ -27,7 +27,7 @@ impl Flag {
     }
 
     /// Runs `future` until it is done; `None` when the flag was raised before.
-    pub(super) async fn or_raised<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub async fn or_raised<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         match either(self.raised(), future).await {
             Either::First(()) => None,
             Either::Second(value) => Some(value),
@@ -35,7 +35,7 @@ impl Flag {
     }
 
     /// Waits until it is raised.
-    pub(super) async fn raised(&self) {
+    pub async fn raised(&self) {
         let place = Place {
             flag: self,
             id: self.next.get(),
@@ -67,14 +67,14 @@ impl Drop for Place<'_> {
 
 /// Which of two futures was done first.
 #[derive(Debug)]
-pub(super) enum Either<A, B> {
+pub enum Either<A, B> {
     First(A),
     Second(B),
 }
 
 /// Runs two futures until one of them is done, and drops the other. The first
 /// one has the say when both are.
-pub(super) async fn either<A, B>(
+pub async fn either<A, B>(
     first: impl Future<Output = A>,
     second: impl Future<Output = B>,
 ) -> Either<A, B> {
