@@ -12,7 +12,7 @@ pub(crate) fn run(data: &[u8]) {
         assert!(ProxyHeader::may_begin(data));
     }
     let whole = detect(data);
-    for cut in 0..data.len().min(8) {
+    for cut in 0..data.len().min(64) {
         let part = detect(&data[..cut]);
         assert!(
             part == Detection::Undecided || part == whole,

@@ -9,12 +9,13 @@
 //! Left out on purpose: where the secret is kept, and the source of randomness.
 
 use std::fmt;
+use std::hash::Hasher;
 use std::num::NonZeroU16;
 
 use siphasher::sip::SipHasher24;
 use uuid::Builder;
 
-use super::key::{AssociationKey, ShardId};
+use super::key::{AssociationKey, CandidateKey, ShardId};
 
 /// Draws that [`Owner::mint`] makes at most, for each shard that there is.
 ///
@@ -58,6 +59,22 @@ impl Owner {
         let hash = SipHasher24::new_with_key(&self.secret).hash(association.0.as_bytes());
         let shard = hash % u64::from(self.shards.get());
         ShardId(u16::try_from(shard).unwrap_or_else(|_| unreachable!("a remainder of a u16")))
+    }
+
+    /// The id of an association's candidate number `index`: the same whenever it
+    /// is asked for, so that nobody has to remember it. In form a UUID v4.
+    #[must_use]
+    pub fn candidate(&self, association: AssociationKey, index: u16) -> CandidateKey {
+        let mut bytes = [0; 16];
+        for (half, chunk) in (0_u8..).zip(bytes.chunks_exact_mut(8)) {
+            let mut hasher = SipHasher24::new_with_key(&self.secret);
+            // Longer than what the owner function hashes, so never the same.
+            hasher.write(association.0.as_bytes());
+            hasher.write(&index.to_le_bytes());
+            hasher.write(&[half]);
+            chunk.copy_from_slice(&hasher.finish().to_le_bytes());
+        }
+        CandidateKey(Builder::from_random_bytes(bytes).into_uuid())
     }
 
     /// Draws a UUID v4 (RFC 9562 §5.4) that `home` owns, so that an acceptor

@@ -9,7 +9,7 @@
 //! Left out on purpose: the move itself.
 
 use super::answer::Refusal;
-use super::key::{AssociationKey, RendezvousKey, ShardId};
+use super::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use super::owner::{MintError, Owner};
 use super::table::{Accepted, CandidateRef, Closing, Joined, OnUnknown, Stale, Table};
 use crate::time::Timestamp;
@@ -66,6 +66,35 @@ impl<L: Copy> Rendezvous<L> {
     pub fn create(&mut self, key: RendezvousKey, now: Timestamp) -> Result<(), Refusal> {
         self.assert_owned(&key);
         self.table.create(key, now)
+    }
+
+    /// Makes an association known with as many candidates as there are routes to
+    /// it, and gives their ids, in order: the same when it is asked again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Table::create`].
+    pub fn gather(
+        &mut self,
+        association: AssociationKey,
+        routes: u16,
+        now: Timestamp,
+    ) -> Result<Vec<CandidateKey>, Refusal> {
+        let implicit = RendezvousKey {
+            association,
+            candidate: None,
+        };
+        self.create(implicit, now)?;
+        (0..routes)
+            .map(|index| {
+                let candidate = self.owner.candidate(association, index);
+                let key = RendezvousKey {
+                    association,
+                    candidate: Some(candidate),
+                };
+                self.create(key, now).map(|()| candidate)
+            })
+            .collect()
     }
 
     /// See [`Table::accept`]; the association must live here.
@@ -196,6 +225,27 @@ mod tests {
                 assert!(others.into_iter().all(|(_, route)| *route == away));
             }
         }
+    }
+
+    #[test]
+    fn candidates_are_the_same_whenever_they_are_gathered() {
+        let shard = &mut shards(1)[0];
+        let now = Timestamp::default();
+        let association = AssociationKey(Uuid::from_u128(5));
+        let gathered = shard.gather(association, 3, now).unwrap();
+        assert_eq!(shard.gather(association, 3, now), Ok(gathered.clone()));
+        assert_eq!(shard.table().len(), 1);
+        for (index, candidate) in gathered.iter().enumerate() {
+            assert!(!gathered[..index].contains(candidate));
+            assert_eq!(candidate.0.get_version_num(), 4);
+            let key = RendezvousKey {
+                association,
+                candidate: Some(*candidate),
+            };
+            assert_eq!(shard.test(key, now), Ok(()));
+        }
+        let other = shard.gather(AssociationKey(Uuid::from_u128(6)), 1, now);
+        assert_ne!(other.unwrap()[0], gathered[0]);
     }
 
     #[test]

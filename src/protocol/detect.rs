@@ -28,6 +28,9 @@ pub enum Detection {
 /// Every byte of these has to be there: another protocol may begin the same.
 const SIGNATURES: [(Spoken, &[u8]); 2] = [(Spoken::Tls, &[0x16, 0x03]), (Spoken::Jet, &SIGNATURE)];
 
+/// The longest method that is taken for one. All that HTTP has are shorter.
+const METHOD_BYTES_MAX: usize = 16;
+
 /// Looks at the first bytes of a connection, as far as they came.
 #[must_use]
 pub fn detect(bytes: &[u8]) -> Detection {
@@ -39,11 +42,18 @@ pub fn detect(bytes: &[u8]) -> Detection {
             return Detection::Undecided;
         }
     }
-    // A method is a token; all that we serve are in capitals. Empty lines before
-    // the request line are to be skipped: RFC 9112 §2.2.
-    match bytes.first() {
-        Some(b'A'..=b'Z' | b'\r') => Detection::Is(Spoken::Http),
+    // Empty lines before the request line are to be skipped: RFC 9112 §2.2.
+    let line = match bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) {
+        Some(start) => &bytes[start..],
+        None if bytes.len() > METHOD_BYTES_MAX => return Detection::Unknown,
+        None => return Detection::Undecided,
+    };
+    // A method is in capitals, and a space follows it.
+    let method = &line[..line.len().min(METHOD_BYTES_MAX)];
+    match method.iter().position(|byte| !byte.is_ascii_uppercase()) {
+        Some(end) if end > 0 && method[end] == b' ' => Detection::Is(Spoken::Http),
         Some(_) => Detection::Unknown,
+        None if method.len() == METHOD_BYTES_MAX => Detection::Unknown,
         None => Detection::Undecided,
     }
 }
@@ -66,14 +76,23 @@ mod tests {
             (b"JET", Undecided),
             (b"JET\0", Is(Spoken::Jet)),
             (b"JET\0\0\x10", Is(Spoken::Jet)),
-            (b"JETT", Is(Spoken::Http)),
-            (b"G", Is(Spoken::Http)),
+            (b"JETT", Undecided),
+            (b"JEX\0", Unknown),
+            (b"G", Undecided),
+            (b"GET", Undecided),
+            (b"GET ", Is(Spoken::Http)),
             (b"GET / HTTP/1.1\r\n", Is(Spoken::Http)),
-            (b"\r\nGET", Is(Spoken::Http)),
+            (b"\r\n", Undecided),
+            (b"\r\nGET ", Is(Spoken::Http)),
+            (b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r", Unknown),
+            (b"ABCDEFGHIJKLMNO ", Is(Spoken::Http)),
+            (b"ABCDEFGHIJKLMNOP", Unknown),
+            (b" GET", Unknown),
+            (b"Get ", Unknown),
             (b"\0", Unknown),
             (b"get", Unknown),
             (b"\x80\x2e\x01", Unknown),
-            (b"SSH-2.0-x\r\n", Is(Spoken::Http)),
+            (b"SSH-2.0-x\r\n", Unknown),
         ] {
             assert_eq!(detect(bytes), expected, "{bytes:?}");
         }

@@ -1,4 +1,5 @@
-//! Reads one JET request, however it is cut, and ends connections politely.
+//! Reads what a connection opens with, however it is cut, and ends connections
+//! politely.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use rustix::io::Errno;
 
 use super::refused::Refused;
 use crate::protocol::Progress;
+use crate::protocol::detect::{Detection, Spoken, detect};
 use crate::protocol::jet::{PACKET_BYTES_MAX, Packet, Request};
 use crate::runtime::reactor::Reactor;
 use crate::runtime::readiness::Readiness;
@@ -55,7 +57,16 @@ impl Arrival {
     }
 }
 
-/// Why there is no request.
+/// What a connection opens with.
+#[derive(Debug)]
+pub enum Opening {
+    /// One JET request.
+    Jet(Arrival),
+    /// HTTP, of which these bytes have come.
+    Http(Vec<u8>),
+}
+
+/// Why there is neither.
 #[derive(Debug)]
 pub struct Failure {
     pub refused: Refused,
@@ -63,18 +74,18 @@ pub struct Failure {
     pub reply: Option<Packet>,
 }
 
-/// Reads from `stream` until it holds one request or cannot become one, at
-/// most until `deadline`.
+/// Reads from `stream` until it holds one JET request, or is known to be HTTP, or
+/// cannot become either, at most until `deadline`.
 ///
 /// # Errors
 ///
 /// Why the connection is to be closed.
-pub async fn read_request(
+pub async fn read_opening(
     reactor: &Reactor,
     stream: &mut Stream,
     buffer: &ReadBuffer,
     deadline: Timestamp,
-) -> Result<Arrival, Failure> {
+) -> Result<Opening, Failure> {
     let mut received = Vec::new();
     // Most requests arrive whole, and then no timer is needed.
     if let Some(outcome) = try_read(stream, buffer, &mut received) {
@@ -116,12 +127,12 @@ pub async fn refuse(reactor: &Reactor, mut stream: Stream, words: &[u8]) {
     reactor.deadline(until, read_away).await;
 }
 
-/// Reads what is there. `None`: the request is not complete yet.
+/// Reads what is there. `None`: it is not complete yet.
 fn try_read(
     stream: &Stream,
     buffer: &ReadBuffer,
     received: &mut Vec<u8>,
-) -> Option<Result<Arrival, Failure>> {
+) -> Option<Result<Opening, Failure>> {
     let mut buffer = buffer.0.borrow_mut();
     loop {
         let count = match stream.socket().recv(&mut buffer[..]) {
@@ -137,14 +148,21 @@ fn try_read(
             received.extend_from_slice(fresh);
             &received[..]
         };
-        match Request::decode(bytes) {
+        let decoded = match detect(bytes) {
+            Detection::Is(Spoken::Http) => {
+                return Some(Ok(Opening::Http(bytes.to_vec())));
+            }
+            Detection::Undecided => Ok(Progress::Partial { more_bytes_min: 1 }),
+            Detection::Is(Spoken::Jet | Spoken::Tls) | Detection::Unknown => Request::decode(bytes),
+        };
+        match decoded {
             Ok(Progress::Complete { value, consumed }) => {
                 let prefix = bytes[consumed..].to_vec();
-                return Some(Ok(Arrival {
+                return Some(Ok(Opening::Jet(Arrival {
                     request: value,
                     prefix,
                     was_full: count == buffer.len(),
-                }));
+                })));
             }
             Ok(Progress::Partial { .. }) => {
                 if received.is_empty() {

@@ -5,4 +5,5 @@
 //! for whom is `association`'s, where a leg goes is `shard`'s.
 
 pub mod handshake;
+pub mod http;
 pub mod refused;

@@ -2,7 +2,7 @@
 //! one place that turns it into an answer.
 
 use crate::association::Refusal;
-use crate::protocol::jet::{RefusalReason, Status};
+use crate::protocol::jet::{RefusalReason, RestError, Status};
 
 /// Every reason for which a connection is turned away. Stable names: they are
 /// counters' labels.
@@ -21,6 +21,14 @@ pub enum Refused {
     NoJetMethod,
     BadAssociation,
     BadCandidate,
+    /// An HTTP head is longer than we take.
+    HeadTooLong,
+    /// It is not certain where an HTTP request's body ends.
+    AmbiguousBody,
+    /// An HTTP request's body is longer than we take, or does not tell its length.
+    BodyTooLong,
+    /// This release does not answer such requests.
+    NotServed,
     /// Not one byte came before the handshake's deadline.
     Silent,
     /// The request was not complete at the handshake's deadline.
@@ -67,6 +75,10 @@ crate::labels!(Refused {
     NoJetMethod = "no_jet_method",
     BadAssociation = "bad_association",
     BadCandidate = "bad_candidate",
+    HeadTooLong = "head_too_long",
+    AmbiguousBody = "ambiguous_body",
+    BodyTooLong = "body_too_long",
+    NotServed = "not_served",
     Silent = "silent",
     TooSlow = "too_slow",
     ClosedEarly = "closed_early",
@@ -94,6 +106,36 @@ impl Refused {
             Self::TooManyWaiting => Status::TOO_MANY_REQUESTS,
             Self::TableFull | Self::Draining => Status::SERVICE_UNAVAILABLE,
             _ => Status::BAD_REQUEST,
+        }
+    }
+}
+
+impl Refused {
+    /// What an HTTP request is answered when it is refused.
+    #[must_use]
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::V1Denied => 403,
+            Self::NotFound | Self::BadPath => 404,
+            Self::BadMethod => 405,
+            Self::AlreadyConnected => 409,
+            Self::BodyTooLong => 413,
+            Self::NotWaiting => 428,
+            Self::TooManyWaiting => 429,
+            Self::TooManyHeaders | Self::HeadTooLong => 431,
+            Self::NotServed => 501,
+            Self::TableFull | Self::Draining => 503,
+            _ => 400,
+        }
+    }
+}
+
+impl From<RestError> for Refused {
+    fn from(error: RestError) -> Self {
+        match error {
+            RestError::UnknownPath => Self::BadPath,
+            RestError::WrongMethod { .. } => Self::BadMethod,
+            RestError::BadId => Self::BadAssociation,
         }
     }
 }

@@ -15,6 +15,7 @@
 pub mod control;
 pub mod peer_address;
 pub mod rendezvous;
+pub mod rest;
 pub mod serve;
 pub mod session_log;
 pub mod share;

@@ -15,6 +15,7 @@ use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
+use super::rest::{Ask, Told};
 use super::session_log::Party;
 use super::waiting::WaitingLeg;
 use super::world::{Leg, Service, TAG_SERVICE, World};
@@ -24,18 +25,20 @@ use crate::association::table::{Accepted, CandidateRef, Joined, OnUnknown};
 use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::{Count, Label};
 use crate::protocol::jet::{
-    Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, Message, Packet, Place, Reply,
-    Request, Status,
+    self, Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, Packet, Place, PublicUrl,
+    Reply, Request, Status,
 };
 use crate::relay::slab::{Key, Slab};
 use crate::relay::{CloseReason, GateHold, LegIo};
 use crate::runtime::Owner;
 use crate::runtime::executor::{run_or_spawn, spawn};
+use crate::runtime::flag::Flag;
+use crate::runtime::question::Pending;
 use crate::runtime::reactor::Closing;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::{Stream, Watched};
-use crate::session::handshake::{Arrival, Failure, ReadBuffer, read_request, refuse};
+use crate::session::handshake::{Arrival, Failure, Opening, ReadBuffer, read_opening, refuse};
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -53,6 +56,8 @@ pub struct RendezvousSettings {
     pub v1_allowed: bool,
     /// What an acceptor of version 1 is told to name as the relay.
     pub instance: HostName,
+    /// How peers reach this relay: an association has a candidate for each.
+    pub routes: Vec<PublicUrl>,
     pub association_ttl: Duration,
     pub handshake_timeout: Duration,
     pub handshakes_max: usize,
@@ -69,15 +74,33 @@ pub struct Handoff {
     since: Timestamp,
 }
 
+/// What the shards of a relay tell each other.
+#[derive(Debug)]
+pub enum Message {
+    /// A leg comes home.
+    Handoff(Box<Handoff>),
+    /// Something is asked of an association's owner, which answers `asker`.
+    Ask {
+        asker: ShardId,
+        question: u64,
+        ask: Ask,
+    },
+    /// The answer.
+    Told { question: u64, told: Told },
+}
+
 /// One shard's part of the relay.
 #[derive(Debug)]
 pub struct RelayService {
-    world: Rc<World<CandidateRef, Box<Handoff>>>,
-    settings: RendezvousSettings,
-    rendezvous: RefCell<Rendezvous<Key>>,
+    pub(super) world: Rc<World<CandidateRef, Message>>,
+    pub(super) settings: RendezvousSettings,
+    pub(super) rendezvous: RefCell<Rendezvous<Key>>,
+    pub(super) questions: Pending<Told>,
+    /// For the tasks that would wait for more.
+    pub(super) draining: Flag,
     waiting: RefCell<Slab<WaitingLeg>>,
     waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
-    random: Random,
+    pub(super) random: Random,
     read_buffer: ReadBuffer,
     handshakes: Cell<usize>,
 }
@@ -113,7 +136,7 @@ struct HandshakePermit(Rc<RelayService>);
 impl RelayService {
     #[must_use]
     pub fn new(
-        world: Rc<World<CandidateRef, Box<Handoff>>>,
+        world: Rc<World<CandidateRef, Message>>,
         settings: RendezvousSettings,
         rendezvous: Rendezvous<Key>,
         random: Random,
@@ -122,6 +145,8 @@ impl RelayService {
             world,
             settings,
             rendezvous: RefCell::new(rendezvous),
+            questions: Pending::default(),
+            draining: Flag::default(),
             waiting: RefCell::new(Slab::new()),
             waiting_by_address: RefCell::default(),
             random,
@@ -139,8 +164,9 @@ impl RelayService {
             true => PeerAddress::from(stream.socket().peer_address()),
             false => PeerAddress::UNKNOWN,
         };
-        match read_request(reactor, &mut stream, &self.read_buffer, deadline).await {
-            Ok(arrival) => {
+        match read_opening(reactor, &mut stream, &self.read_buffer, deadline).await {
+            Ok(Opening::Http(received)) => self.serve_http(stream, received, peer).await,
+            Ok(Opening::Jet(arrival)) => {
                 self.place(Newcomer {
                     stream,
                     arrival,
@@ -193,7 +219,7 @@ impl RelayService {
             peer,
             since,
         });
-        if self.world.send(shard, handoff).is_err() {
+        if self.world.send(shard, Message::Handoff(handoff)).is_err() {
             // That shard has drained already, so the leg is closed with the message.
             self.count_refused(peer, Refused::Draining);
         }
@@ -205,7 +231,7 @@ impl RelayService {
         // leave its slot in between.
         self.close_expired();
         let settled = match newcomer.arrival.request.message {
-            Message::Accept(accept) => {
+            jet::Message::Accept(accept) => {
                 // Acceptors are counted by address, logged or not.
                 if newcomer.peer == PeerAddress::UNKNOWN {
                     newcomer.peer = newcomer.stream.socket().peer_address().into();
@@ -213,8 +239,8 @@ impl RelayService {
                 self.admit_acceptor(accept, &newcomer.peer)
                     .map(Settled::Accepted)
             }
-            Message::Connect(connect) => self.find_acceptor(connect).map(Settled::Joined),
-            Message::Test(test) => self.look_up(test.place).map(|()| Settled::Known),
+            jet::Message::Connect(connect) => self.find_acceptor(connect).map(Settled::Joined),
+            jet::Message::Test(test) => self.look_up(test.place).map(|()| Settled::Known),
         };
         match settled {
             Ok(Settled::Accepted(admission)) => self.store_acceptor(newcomer, admission),
@@ -379,7 +405,7 @@ impl RelayService {
     }
 
     /// Counts and logs why a peer is turned away.
-    fn count_refused(&self, peer: PeerAddress, refused: Refused) {
+    pub(super) fn count_refused(&self, peer: PeerAddress, refused: Refused) {
         self.world.count_refused(refused);
         debug!(%peer, reason = refused.as_str(), "refused");
     }
@@ -412,6 +438,37 @@ impl RelayService {
         self.handshakes.set(self.handshakes.get() + 1);
         let stream = Stream::new(Rc::clone(&self.world.reactor), socket);
         (stream, HandshakePermit(Rc::clone(self)))
+    }
+
+    /// A leg came from another shard.
+    fn take_in(self: &Rc<Self>, handoff: Handoff) {
+        let Handoff {
+            socket,
+            arrival,
+            peer,
+            since,
+        } = handoff;
+        self.world.counters.counts.increment(Count::HandedIn);
+        if self.connections() >= self.settings.connections_max {
+            // The leg is closed with the message.
+            return self.count_refused(peer, Refused::TooManyConnections);
+        }
+        let (stream, permit) = self.begin(socket);
+        let newcomer = Newcomer {
+            stream,
+            arrival,
+            peer,
+            since,
+        };
+        let service = Rc::clone(self);
+        spawn(async move {
+            if service.world.is_draining() {
+                service.turn_away(newcomer, Refused::Draining).await;
+            } else {
+                service.settle(newcomer).await;
+            }
+            drop(permit);
+        });
     }
 
     /// Connections that live on this shard, whatever they are at.
@@ -473,7 +530,7 @@ impl RelayService {
     }
 
     /// Closes acceptors whose association is gone.
-    fn close_expired(&self) {
+    pub(super) fn close_expired(&self) {
         let now = self.world.reactor.now();
         loop {
             let closing = self.rendezvous.borrow_mut().poll_close(now);
@@ -487,9 +544,9 @@ impl RelayService {
 
 impl Service for RelayService {
     type Context = CandidateRef;
-    type Message = Box<Handoff>;
+    type Message = Message;
 
-    fn world(&self) -> &Rc<World<CandidateRef, Box<Handoff>>> {
+    fn world(&self) -> &Rc<World<CandidateRef, Message>> {
         &self.world
     }
 
@@ -520,34 +577,20 @@ impl Service for RelayService {
         }
     }
 
-    fn handle_message(self: &Rc<Self>, handoff: Box<Handoff>) {
-        let Handoff {
-            socket,
-            arrival,
-            peer,
-            since,
-        } = *handoff;
-        self.world.counters.counts.increment(Count::HandedIn);
-        if self.connections() >= self.settings.connections_max {
-            // The leg is closed with the message.
-            return self.count_refused(peer, Refused::TooManyConnections);
-        }
-        let (stream, permit) = self.begin(socket);
-        let newcomer = Newcomer {
-            stream,
-            arrival,
-            peer,
-            since,
-        };
-        let service = Rc::clone(self);
-        spawn(async move {
-            if service.world.is_draining() {
-                service.turn_away(newcomer, Refused::Draining).await;
-            } else {
-                service.settle(newcomer).await;
+    fn handle_message(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Handoff(handoff) => self.take_in(*handoff),
+            Message::Ask {
+                asker,
+                question,
+                ask,
+            } => {
+                let told = self.tell(ask);
+                // A shard that has ended asks no more.
+                let _ = self.world.send(asker, Message::Told { question, told });
             }
-            drop(permit);
-        });
+            Message::Told { question, told } => self.questions.deliver(question, told),
+        }
     }
 
     fn handle_session_ended(
@@ -573,6 +616,7 @@ impl Service for RelayService {
     }
 
     fn handle_drain(self: &Rc<Self>) {
+        self.draining.raise();
         let legs: Vec<Key> = self.waiting.borrow().keys().collect();
         for leg in legs {
             self.lose_waiting(leg);
@@ -599,16 +643,16 @@ fn names_peers() -> bool {
 /// The association that a request names; `None` when the relay is to name it.
 fn request_key(request: &Request) -> Option<RendezvousKey> {
     match request.message {
-        Message::Accept(Accept {
+        jet::Message::Accept(Accept {
             place: AcceptPlace::Minted,
             ..
         }) => None,
-        Message::Accept(Accept {
+        jet::Message::Accept(Accept {
             place: AcceptPlace::Named(place),
             ..
         })
-        | Message::Connect(Connect { place, .. }) => Some(rendezvous_key(place)),
-        Message::Test(test) => Some(rendezvous_key(test.place)),
+        | jet::Message::Connect(Connect { place, .. }) => Some(rendezvous_key(place)),
+        jet::Message::Test(test) => Some(rendezvous_key(test.place)),
     }
 }
 
@@ -623,12 +667,14 @@ fn rendezvous_key(place: Place) -> RendezvousKey {
 /// now.
 fn gate_hold(request: &Request, now: Timestamp) -> GateHold {
     match request.message {
-        Message::Accept(Accept {
+        jet::Message::Accept(Accept {
             gate: Gate::Hold, ..
         })
-        | Message::Connect(Connect {
+        | jet::Message::Connect(Connect {
             gate: Gate::Hold, ..
         }) => GateHold::Replied(now),
-        Message::Accept(_) | Message::Connect(_) | Message::Test(_) => GateHold::Open,
+        jet::Message::Accept(_) | jet::Message::Connect(_) | jet::Message::Test(_) => {
+            GateHold::Open
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use super::control::Envelope;
-use super::rendezvous::{Handoff, Random, RelayService, RendezvousSettings};
+use super::rendezvous::{Message, Random, RelayService, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
 use super::world::{ShardSnapshot, World, WorldSettings, drive};
 use crate::association::key::ShardId;
@@ -18,7 +18,7 @@ use crate::association::rendezvous::Rendezvous;
 use crate::association::table::{Limits as TableLimits, OnUnknown, Table};
 use crate::config::JetV1;
 use crate::config::settings::RelaySettings;
-use crate::protocol::jet::{HostName, HostNameError};
+use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, Transport};
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::{ExecutorError, run_shards};
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
@@ -37,6 +37,8 @@ pub enum ServeError {
     Cores(#[from] CoresError),
     #[error("jet.instance: {0}")]
     Instance(#[from] HostNameError),
+    #[error("jet.instance: {0}")]
+    Route(#[from] PublicUrlError),
     #[error("cannot ask which cores this process may use")]
     Affinity(#[source] io::Error),
     #[error("cannot set up a shard")]
@@ -76,8 +78,8 @@ struct Seed {
     owner: Owner,
     random: Random,
     listeners: Vec<Listener>,
-    inbox: Inbox<Envelope<Box<Handoff>>>,
-    shards: Vec<Mailbox<Envelope<Box<Handoff>>>>,
+    inbox: Inbox<Envelope<Message>>,
+    shards: Vec<Mailbox<Envelope<Message>>>,
     signals: Option<Signals>,
 }
 
@@ -119,7 +121,7 @@ impl BoundRelay {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let service = service_settings(settings, shard_count)?;
+        let service = service_settings(settings, &addresses, shard_count)?;
         let mut seeds = Vec::new();
         let mut congestion_control = String::from("unknown");
         for inbox in inboxes {
@@ -212,9 +214,23 @@ fn world_settings(settings: &RelaySettings, shards: NonZeroU16) -> WorldSettings
 
 fn service_settings(
     settings: &RelaySettings,
+    addresses: &[SocketAddr],
     shards: NonZeroU16,
 ) -> Result<RendezvousSettings, ServeError> {
     let limits = &settings.limits;
+    // The instance's name may bring a port, which then is the one to be told.
+    let instance = settings.jet.instance.as_str();
+    let (host, port) = match instance.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (instance, None),
+    };
+    let mut routes = Vec::new();
+    for address in addresses {
+        let url = PublicUrl::new(Transport::Tcp, host, port.unwrap_or(address.port()))?;
+        if !routes.contains(&url) {
+            routes.push(url);
+        }
+    }
     Ok(RendezvousSettings {
         on_unknown: if settings.create_on_accept {
             OnUnknown::Create
@@ -222,7 +238,8 @@ fn service_settings(
             OnUnknown::Refuse
         },
         v1_allowed: settings.jet.v1 == JetV1::Allow,
-        instance: HostName::new(settings.jet.instance.as_str())?,
+        instance: HostName::new(instance)?,
+        routes,
         association_ttl: Duration::from_secs(limits.association_ttl_s),
         handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),
         handshakes_max: to_usize(share(limits.handshakes_max, shards)),

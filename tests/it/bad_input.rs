@@ -27,11 +27,6 @@ fn cases() -> Vec<(Vec<u8>, &'static str, Option<u16>)> {
     vec![
         (b"JEX\0\0\x20\0\x73".to_vec(), "bad_signature", None),
         (b"\x16\x03\x01\x02\0\x01".to_vec(), "bad_signature", None),
-        (
-            b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
-            "bad_signature",
-            None,
-        ),
         (b"JET\0\0\0\0\0".to_vec(), "packet_too_short", None),
         (b"JET\0\0\x07\0\0".to_vec(), "packet_too_short", None),
         (b"JET\0\xff\xff\0\0".to_vec(), "packet_too_long", None),

@@ -22,6 +22,7 @@ mod patience;
 mod peers;
 mod relay_process;
 mod require;
+mod rest;
 mod ring_plane;
 mod start;
 mod status_table;

@@ -13,6 +13,7 @@
 //! Decoding begins at the first byte each time. Who expects a head of many
 //! kilobytes in small pieces should wait for an empty line before asking.
 
+mod answer;
 mod framing;
 mod request;
 mod response;
@@ -25,6 +26,7 @@ use thiserror::Error;
 
 use crate::protocol::Progress;
 
+pub use answer::{Answer, Persistence};
 pub use framing::{Body, FramingError};
 pub use request::RequestHead;
 pub use response::ResponseHead;

@@ -1,0 +1,281 @@
+//! Reads HTTP requests from a connection, one after the other.
+//!
+//! Left out: bodies mean nothing here, so that short ones are read away and others
+//! refused.
+
+use memchr::{memchr_iter, memmem};
+use rustix::io::Errno;
+
+use super::refused::Refused;
+use crate::protocol::Progress;
+use crate::protocol::http_head::{
+    Body, HEAD_BYTES_MAX, HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, HttpVersion,
+    Persistence, RequestHead,
+};
+use crate::protocol::jet::{RestError, RestRequest};
+use crate::runtime::reactor::Reactor;
+use crate::runtime::stream::Stream;
+use crate::time::Timestamp;
+
+/// The longest body that is read away.
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 4 << 10;
+
+/// One request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// What is asked; or why nothing that there is, which leaves the connection
+    /// as it is.
+    pub asked: Result<RestRequest, RestError>,
+    /// What the client wants to become of the connection.
+    pub persistence: Persistence,
+}
+
+/// Why there is no request any more on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpEnd {
+    /// The client has no more to ask, or did not for too long.
+    Idle,
+    /// It is to be told so, and the connection is to be closed.
+    Refused(Refused),
+    /// The connection broke within a request.
+    Broken(Refused),
+}
+
+/// A connection's requests, as far as they came.
+#[derive(Debug)]
+pub struct HttpReader {
+    received: Vec<u8>,
+    /// Bytes of `received` in which no head ends.
+    searched: usize,
+    /// Bytes of the head that has come and of its body.
+    wanted: usize,
+}
+
+impl HttpReader {
+    /// A reader that begins with what came already.
+    #[must_use]
+    pub const fn new(received: Vec<u8>) -> Self {
+        Self {
+            received,
+            searched: 0,
+            wanted: 0,
+        }
+    }
+
+    /// Whether nothing of a next request has come.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.received.is_empty()
+    }
+
+    /// Reads the next request, at most until `deadline`. What has come of it stays
+    /// when this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub async fn next(
+        &mut self,
+        reactor: &Reactor,
+        stream: &mut Stream,
+        deadline: Timestamp,
+    ) -> Result<HttpRequest, HttpEnd> {
+        let read = async {
+            loop {
+                if let Some((request, consumed)) = self.parse()? {
+                    self.take(consumed);
+                    return Ok(request);
+                }
+                self.read(stream).await?;
+            }
+        };
+        match reactor.deadline(deadline, read).await {
+            Some(outcome) => outcome,
+            None if self.received.is_empty() => Err(HttpEnd::Idle),
+            None => Err(HttpEnd::Broken(Refused::TooSlow)),
+        }
+    }
+
+    async fn read(&mut self, stream: &mut Stream) -> Result<(), HttpEnd> {
+        loop {
+            let mut buffer = [0; READ_BYTES];
+            match stream.socket().recv(&mut buffer) {
+                Ok(0) if self.received.is_empty() => return Err(HttpEnd::Idle),
+                Ok(0) => return Err(HttpEnd::Broken(Refused::ClosedEarly)),
+                Ok(count) => {
+                    self.received.extend_from_slice(&buffer[..count]);
+                    return Ok(());
+                }
+                Err(Errno::AGAIN) => {}
+                Err(_) => return Err(HttpEnd::Broken(Refused::ResetEarly)),
+            }
+            stream.readiness().await;
+        }
+    }
+
+    /// The request that has come whole with its body, and its length.
+    fn parse(&mut self) -> Result<Option<(HttpRequest, usize)>, HttpEnd> {
+        if self.received.len() < self.wanted || !self.may_hold_head() {
+            return Ok(None);
+        }
+        let Some((request, wanted)) = parse(&self.received).map_err(HttpEnd::Refused)? else {
+            return Ok(None);
+        };
+        self.wanted = wanted;
+        Ok((wanted <= self.received.len()).then_some((request, wanted)))
+    }
+
+    /// A head is looked at when its empty line is there, when it is too long, or
+    /// when a line ends as none may; not for each piece.
+    fn may_hold_head(&mut self) -> bool {
+        let bytes = &self.received;
+        let from = self.searched.saturating_sub(3);
+        let is_bare = |at: usize| at == 0 || bytes[at - 1] != b'\r';
+        let holds_head = self.wanted > 0
+            || bytes.len() > HEAD_BYTES_MAX
+            || memmem::find(&bytes[from..], b"\r\n\r\n").is_some()
+            || memchr_iter(b'\n', &bytes[from..]).any(|at| is_bare(from + at));
+        self.searched = bytes.len();
+        holds_head
+    }
+
+    fn take(&mut self, consumed: usize) {
+        self.received.drain(..consumed);
+        self.searched = 0;
+        self.wanted = 0;
+        if self.received.is_empty() {
+            self.received = Vec::new();
+        }
+    }
+}
+
+/// The request at the start of `bytes`, and where its body ends, which may not
+/// have come yet.
+fn parse(bytes: &[u8]) -> Result<Option<(HttpRequest, usize)>, Refused> {
+    let mut slots = HeaderSlots::<HEADERS_MAX>::new();
+    let (head, head_bytes): (RequestHead<'_, '_>, _) =
+        match RequestHead::decode(bytes, HeadPolicy::HTTP, &mut slots) {
+            Ok(Progress::Partial { .. }) => return Ok(None),
+            Ok(Progress::Complete { value, consumed }) => (value, consumed),
+            Err(HeadError::TooLong { .. }) => return Err(Refused::HeadTooLong),
+            Err(HeadError::TooManyHeaders { .. }) => return Err(Refused::TooManyHeaders),
+            Err(HeadError::Malformed(_) | HeadError::BareLineFeed { .. }) => {
+                return Err(Refused::NotHttp);
+            }
+        };
+    let is_current = head.version == HttpVersion::Http11;
+    // RFC 9112 §3.2: one, and in HTTP/1.0 none is needed.
+    match head.headers.find_only("Host") {
+        Ok(Some(_)) => {}
+        Ok(None) if !is_current => {}
+        Ok(None) | Err(_) => return Err(Refused::NoHost),
+    }
+    let body_bytes = match head.body().map_err(|_| Refused::AmbiguousBody)? {
+        Body::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
+        Body::Chunked | Body::UntilClose => return Err(Refused::BodyTooLong),
+    };
+    if body_bytes > BODY_BYTES_MAX {
+        return Err(Refused::BodyTooLong);
+    }
+    let persistence = if is_current && !head.headers.has_token("Connection", "close") {
+        Persistence::KeepAlive
+    } else {
+        Persistence::Close
+    };
+    let request = HttpRequest {
+        asked: RestRequest::from_head(&head),
+        persistence,
+    };
+    Ok(Some((request, head_bytes + body_bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEALTH: HttpRequest = HttpRequest {
+        asked: Ok(RestRequest::Health),
+        persistence: Persistence::KeepAlive,
+    };
+
+    /// What comes of a connection's bytes, cut in pieces of this size.
+    fn check(wire: &[u8], piece: usize) -> (Vec<HttpRequest>, Option<HttpEnd>) {
+        let mut reader = HttpReader::new(Vec::new());
+        let mut requests = Vec::new();
+        for bytes in wire.chunks(piece) {
+            reader.received.extend_from_slice(bytes);
+            loop {
+                match reader.parse() {
+                    Ok(Some((request, consumed))) => {
+                        requests.push(request);
+                        reader.take(consumed);
+                    }
+                    Ok(None) => break,
+                    Err(end) => return (requests, Some(end)),
+                }
+            }
+        }
+        (requests, None)
+    }
+
+    #[test]
+    fn requests_come_one_after_the_other_however_they_are_cut() {
+        let wire = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n\
+            POST /health HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n\r\n\r\n1\
+            GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let wrong = HttpRequest {
+            asked: Err(RestError::WrongMethod { allow: "GET" }),
+            persistence: Persistence::KeepAlive,
+        };
+        let last = HttpRequest {
+            persistence: Persistence::Close,
+            ..HEALTH
+        };
+        for piece in 1..=wire.len() {
+            assert_eq!(check(wire, piece), (vec![HEALTH, wrong, last], None));
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_ends_the_connection() {
+        let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(HEAD_BYTES_MAX));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(65));
+        for (wire, expected) in [
+            ("GET /health HTTP/1.1\r\n\r\n", Refused::NoHost),
+            (
+                "GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+                Refused::NoHost,
+            ),
+            ("GET /health HTTP/1.1\nHost: a\n\n", Refused::NotHttp),
+            ("GET /health HTTP/3.1\r\n\r\n", Refused::NotHttp),
+            (&long, Refused::HeadTooLong),
+            (&many, Refused::TooManyHeaders),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                Refused::AmbiguousBody,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n",
+                Refused::BodyTooLong,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Refused::BodyTooLong,
+            ),
+        ] {
+            let end = Some(HttpEnd::Refused(expected));
+            for piece in [1, 7, wire.len()] {
+                assert_eq!(check(wire.as_bytes(), piece), (vec![], end), "{wire:.60}");
+            }
+        }
+        let old = check(b"GET /health HTTP/1.0\r\n\r\n", 100);
+        let closing = HttpRequest {
+            persistence: Persistence::Close,
+            ..HEALTH
+        };
+        assert_eq!(old, (vec![closing], None));
+    }
+}

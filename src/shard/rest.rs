@@ -1,0 +1,195 @@
+//! What HTTP requests ask of the relay's associations.
+//!
+//! A connection stays on the shard that it came to. What it asks about an
+//! association that lives elsewhere goes to its owner as a message, and the answer
+//! comes back as one.
+
+use std::rc::Rc;
+
+use super::peer_address::PeerAddress;
+use super::rendezvous::{Message, RelayService};
+use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
+use crate::association::rendezvous::Route;
+use crate::protocol::http_head::{Answer, Persistence};
+use crate::protocol::jet::rest_answer::{self, RouteTo};
+use crate::protocol::jet::{RestError, RestRequest};
+use crate::runtime::stream::Stream;
+use crate::session::handshake::refuse;
+use crate::session::http::{HttpEnd, HttpReader};
+use crate::session::refused::Refused;
+
+/// What is asked of an association's owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// To make it known, with a candidate for each route.
+    Gather(AssociationKey),
+    /// Whether it is known.
+    Show(AssociationKey),
+}
+
+/// What its owner says: its candidates, if that was asked.
+pub type Told = Result<Vec<CandidateKey>, Refused>;
+
+impl RelayService {
+    /// Answers the requests of one connection until it ends. `received` has come
+    /// of them already.
+    pub(super) async fn serve_http(
+        self: &Rc<Self>,
+        mut stream: Stream,
+        received: Vec<u8>,
+        peer: PeerAddress,
+    ) {
+        let reactor = &self.world.reactor;
+        let mut reader = HttpReader::new(received);
+        loop {
+            let deadline = reactor.now() + self.settings.handshake_timeout;
+            let next = reader.next(reactor, &mut stream, deadline);
+            let next = match self.draining.or_raised(next).await {
+                Some(Ok(request)) => Ok(request),
+                Some(Err(end)) => Err(end),
+                None if reader.is_empty() => Err(HttpEnd::Idle),
+                None => Err(HttpEnd::Refused(Refused::Draining)),
+            };
+            let request = match next {
+                Ok(request) => request,
+                Err(HttpEnd::Idle) => return,
+                Err(HttpEnd::Broken(refused)) => return self.count_refused(peer, refused),
+                Err(HttpEnd::Refused(refused)) => {
+                    self.count_refused(peer, refused);
+                    let answer = Answer::new(refused.http_status());
+                    return refuse(reactor, stream, &answer.encode(Persistence::Close)).await;
+                }
+            };
+            let answer = match self.answer_http(request.asked).await {
+                Ok(answer) => answer,
+                Err(refused) => {
+                    self.count_refused(peer, refused);
+                    refusal(request.asked, refused)
+                }
+            };
+            if request.persistence == Persistence::Close || self.world.is_draining() {
+                return refuse(reactor, stream, &answer.encode(Persistence::Close)).await;
+            }
+            let bytes = answer.encode(Persistence::KeepAlive);
+            match reactor.deadline(deadline, stream.send_all(&bytes)).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) | None => return self.count_refused(peer, Refused::ReplyFailed),
+            }
+        }
+    }
+
+    async fn answer_http(
+        self: &Rc<Self>,
+        asked: Result<RestRequest, RestError>,
+    ) -> Result<Answer, Refused> {
+        match asked? {
+            RestRequest::Health => Ok(rest_answer::healthy(self.settings.instance.as_str())),
+            RestRequest::Create { association } => {
+                let association = match association {
+                    Some(chosen) => AssociationKey(chosen),
+                    None => self
+                        .rendezvous
+                        .borrow()
+                        .mint(self.random)
+                        .map_err(|_| Refused::TableFull)?,
+                };
+                let candidates = self.ask(Ask::Gather(association)).await?;
+                let routes = self.routes(&candidates);
+                Ok(rest_answer::created(association.0, &[], &routes))
+            }
+            RestRequest::CreateAssociation(id) => {
+                self.ask(Ask::Gather(AssociationKey(id))).await?;
+                Ok(Answer::new(200))
+            }
+            RestRequest::GatherCandidates(id) => {
+                let candidates = self.ask(Ask::Gather(AssociationKey(id))).await?;
+                Ok(rest_answer::gathered(id, &self.routes(&candidates)))
+            }
+            RestRequest::ShowAssociation(id) => {
+                self.ask(Ask::Show(AssociationKey(id))).await?;
+                Ok(Answer::new(200))
+            }
+            RestRequest::DeleteAssociation(_)
+            | RestRequest::ListAssociations { .. }
+            | RestRequest::Heartbeat
+            | RestRequest::ListSessions
+            | RestRequest::CountSessions
+            | RestRequest::TerminateSession(_)
+            | RestRequest::Meet { .. } => Err(Refused::NotServed),
+        }
+    }
+
+    /// Asks an association's owner, this shard or another.
+    async fn ask(&self, ask: Ask) -> Told {
+        let route = self.rendezvous.borrow().route(&ask.key());
+        let shard = match route {
+            Route::Here => return self.tell(ask),
+            Route::Handoff(shard) => shard,
+        };
+        let question = self.questions.open();
+        let message = Message::Ask {
+            asker: self.world.shard,
+            question: question.id(),
+            ask,
+        };
+        if self.world.send(shard, message).is_err() {
+            return Err(Refused::Draining);
+        }
+        // A shard that ends meanwhile does not answer.
+        let deadline = self.world.reactor.now() + self.settings.handshake_timeout;
+        let answer = self.world.reactor.deadline(deadline, question.answer());
+        answer.await.unwrap_or(Err(Refused::Draining))
+    }
+
+    /// Answers as an association's owner.
+    pub(super) fn tell(&self, ask: Ask) -> Told {
+        if self.world.is_draining() {
+            return Err(Refused::Draining);
+        }
+        self.close_expired();
+        let now = self.world.reactor.now();
+        let mut rendezvous = self.rendezvous.borrow_mut();
+        match ask {
+            Ask::Gather(association) => {
+                let routes = u16::try_from(self.settings.routes.len()).unwrap_or(u16::MAX);
+                Ok(rendezvous.gather(association, routes, now)?)
+            }
+            Ask::Show(_) => {
+                rendezvous.test(ask.key(), now)?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// The routes to an association with these candidates.
+    fn routes(&self, candidates: &[CandidateKey]) -> Vec<RouteTo<'_>> {
+        self.settings
+            .routes
+            .iter()
+            .zip(candidates)
+            .map(|(url, candidate)| RouteTo {
+                candidate: candidate.0,
+                url,
+            })
+            .collect()
+    }
+}
+
+impl Ask {
+    fn key(self) -> RendezvousKey {
+        let (Self::Gather(association) | Self::Show(association)) = self;
+        RendezvousKey {
+            association,
+            candidate: None,
+        }
+    }
+}
+
+/// The answer to a request that is refused.
+fn refusal(asked: Result<RestRequest, RestError>, refused: Refused) -> Answer {
+    let answer = Answer::new(refused.http_status());
+    match asked {
+        Err(RestError::WrongMethod { allow }) => answer.with_header("Allow", allow),
+        _ => answer,
+    }
+}

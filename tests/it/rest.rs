@@ -1,0 +1,271 @@
+//! JET over HTTP: associations are made by requests, and met over TCP.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use midspan::protocol::Progress;
+use midspan::protocol::http_head::{Body, HeadPolicy, HeaderSlots, ResponseHead};
+use midspan::protocol::jet::Place;
+use rustix::process::Signal;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::jet_client::{
+    End, accept, connect, dial, granted, implicit, new_association, ping_pong, read_to_end, refused,
+};
+use super::relay_process::Relay;
+use super::require::{require, require_cores};
+
+/// One response, as far as these tests look at it.
+struct Response {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Response {
+    fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("json")
+    }
+}
+
+fn request(line: &str, headers: &str) -> String {
+    format!("{line} HTTP/1.1\r\nHost: relay\r\n{headers}\r\n")
+}
+
+/// The next response on a connection; what comes behind it stays unread.
+fn read_response(stream: &mut TcpStream) -> Response {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    loop {
+        let mut slots = HeaderSlots::<16>::new();
+        if let Ok(Progress::Complete { value, consumed }) =
+            ResponseHead::decode(&bytes, HeadPolicy::HTTP, &mut slots)
+        {
+            let Ok(Body::Length(length)) = value.body("GET") else {
+                panic!("no length");
+            };
+            let wanted = consumed + usize::try_from(length).expect("short");
+            if bytes.len() == wanted {
+                let headers = value.headers.iter().map(|(name, value)| {
+                    (name.to_owned(), String::from_utf8_lossy(value).into_owned())
+                });
+                return Response {
+                    status: value.status,
+                    headers: headers.collect(),
+                    body: String::from_utf8_lossy(&bytes[consumed..]).into_owned(),
+                };
+            }
+        }
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a response");
+        bytes.push(byte[0]);
+    }
+}
+
+fn exchange(relay: SocketAddr, line: &str, headers: &str) -> Response {
+    let mut stream = dial(relay);
+    stream
+        .write_all(request(line, headers).as_bytes())
+        .expect("sent");
+    read_response(&mut stream)
+}
+
+fn two_ids(association: Uuid, candidate: &Value) -> Place {
+    let candidate = candidate.as_str().expect("an id").parse().expect("a uuid");
+    Place {
+        association,
+        candidate: Some(candidate),
+    }
+}
+
+#[test]
+fn an_association_that_was_created_is_met_by_its_ids() {
+    let relay = Relay::start(&[
+        "--create-on-accept=false",
+        "--jet-instance",
+        "relay.example",
+    ]);
+    let address = relay.address;
+    refused(address, &accept(new_association()), 404);
+
+    let created = exchange(address, "GET /jet/create", "Jet-Version: 1\r\n");
+    assert_eq!(created.status, 200);
+    assert_eq!(created.header("Jet-Version"), Some("1"));
+    let association = created.header("Jet-Association").expect("an association");
+    let association: Uuid = association.parse().expect("a uuid");
+    let json = created.json();
+    assert_eq!(json["s"], "ok");
+    let server = &json["v"]["iceServers"][0];
+    let url = format!("jet:relay.example:{}?transport=tcp", address.port());
+    assert_eq!(server["url"], url.as_str());
+
+    // By its candidate, and by the association alone. Both stay: the end of the first
+    // would delete the association.
+    let mut pairs = Vec::new();
+    for place in [
+        two_ids(association, &server["candidate"]),
+        implicit(association),
+    ] {
+        let mut acceptor = granted(address, &accept(place));
+        let mut connector = granted(address, &connect(place));
+        ping_pong(&mut connector, &mut acceptor);
+        pairs.push((acceptor, connector));
+    }
+    drop(pairs);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn an_association_of_the_clients_choice_lives_with_its_owner() {
+    if !require_cores(2) {
+        return;
+    }
+    let mut relay = Relay::start(&["--create-on-accept=false", "--cores", "2"]);
+    let address = relay.address;
+    // Enough that both shards own some, and that some are asked for on the other.
+    for _ in 0..16 {
+        let place = new_association();
+        let id = place.association.hyphenated();
+        let path = format!("/jet/association/{id}");
+        assert_eq!(exchange(address, &format!("GET {path}"), "").status, 404);
+        let posted = exchange(address, &format!("POST {path}"), "Content-Length: 0\r\n");
+        assert_eq!((posted.status, posted.body.as_str()), (200, ""));
+        assert_eq!(exchange(address, &format!("GET {path}"), "").status, 200);
+        let gathered = exchange(address, &format!("POST {path}/candidates"), "").json();
+        let again = exchange(address, &format!("POST {path}/candidates"), "").json();
+        assert_eq!(gathered, again);
+        assert_eq!(gathered["id"], id.to_string().as_str());
+        let chosen = exchange(
+            address,
+            "GET /jet/create",
+            &format!("Jet-Association: {id}\r\n"),
+        );
+        let server = chosen.json()["v"]["iceServers"][0]["candidate"].clone();
+        assert_eq!(gathered["candidates"][0]["id"], server);
+        let place = two_ids(place.association, &server);
+        let mut acceptor = granted(address, &accept(place));
+        let mut connector = granted(address, &connect(place));
+        ping_pong(&mut connector, &mut acceptor);
+    }
+    let counters = relay.counters();
+    assert_eq!(counters.count("paired"), 16);
+    assert_eq!(counters.count("refused.not_found"), 16);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_connection_takes_one_request_after_the_other() {
+    let relay = Relay::start(&[]);
+    let mut stream = dial(relay.address);
+    // Cut anywhere, and the next one right behind.
+    let wire = [
+        request("GET /jet/health", ""),
+        request("POST /jet/health", "Content-Length: 3\r\n"),
+        "abc".to_owned(),
+        request("GET /jet/health", "Connection: close\r\n"),
+    ]
+    .concat();
+    for piece in wire.as_bytes().chunks(7) {
+        stream.write_all(piece).expect("sent");
+    }
+    let first = read_response(&mut stream);
+    assert_eq!(first.status, 200);
+    assert!(first.body.ends_with("is alive and healthy."));
+    let second = read_response(&mut stream);
+    assert_eq!((second.status, second.header("Allow")), (405, Some("GET")));
+    let third = read_response(&mut stream);
+    assert_eq!(third.header("Connection"), Some("close"));
+    assert_eq!(read_to_end(&mut stream), (Vec::new(), End::Closed));
+    relay.stop().check_clean();
+}
+
+#[test]
+fn what_is_refused_is_answered_and_counted() {
+    let mut relay = Relay::start(&[]);
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(16 << 10));
+    let many = request("GET /", &"a: b\r\n".repeat(64));
+    for (wire, status, reason) in [
+        (request("GET /", ""), 404, "bad_path"),
+        (request("GET /favicon.ico", ""), 404, "bad_path"),
+        (request("DELETE /jet/create", ""), 405, "bad_method"),
+        (
+            request("GET /jet/association/x", ""),
+            400,
+            "bad_association",
+        ),
+        (request("GET /jet/sessions", ""), 501, "not_served"),
+        ("GET / HTTP/1.1\r\n\r\n".into(), 400, "no_host"),
+        ("GET / HTTP/1.1\nHost: a\n\n".into(), 400, "not_http"),
+        ("GET /a\0 HTTP/1.1\r\n\r\n".into(), 400, "not_http"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n".into(),
+            400,
+            "not_http",
+        ),
+        (
+            request("GET /", "Content-Length: 1\r\nContent-Length: 2\r\n"),
+            400,
+            "ambiguous_body",
+        ),
+        (
+            request(
+                "GET /",
+                "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            ),
+            400,
+            "ambiguous_body",
+        ),
+        (
+            request("POST /", "Content-Length: 70000\r\n"),
+            413,
+            "body_too_long",
+        ),
+        (long, 431, "head_too_long"),
+        (many, 431, "too_many_headers"),
+    ] {
+        let counter = format!("refused.{reason}");
+        let before = relay.counters().count(&counter);
+        let mut stream = dial(relay.address);
+        stream.write_all(wire.as_bytes()).expect("sent");
+        assert_eq!(read_response(&mut stream).status, status, "{wire:.60}");
+        assert_eq!(relay.counters().count(&counter), before + 1, "{reason}");
+    }
+    relay.stop().check_clean();
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_up_a_relay_that_stops() {
+    let relay = Relay::start(&["--limit", "handshake_timeout_s=60"]);
+    let mut stream = dial(relay.address);
+    stream
+        .write_all(request("GET /jet/health", "").as_bytes())
+        .expect("sent");
+    assert_eq!(read_response(&mut stream).status, 200);
+    relay.signal(Signal::TERM);
+    assert_eq!(read_to_end(&mut stream), (Vec::new(), End::Closed));
+    relay.wait().check_clean();
+}
+
+#[test]
+fn curl_asks_as_scripts_do() {
+    let Some(curl) = require("curl") else {
+        return;
+    };
+    let relay = Relay::start(&[]);
+    let url = format!("http://{}/jet/health", relay.address);
+    let output = Command::new(curl)
+        .args(["--silent", "--show-error", "--fail", &url, &url])
+        .output()
+        .expect("curl runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(said.matches("is alive and healthy.").count(), 2, "{said}");
+    relay.stop().check_clean();
+}
