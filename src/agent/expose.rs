@@ -55,7 +55,7 @@ const WAY_TIME: Duration = Duration::from_secs(1);
 /// So many doors in a row without a client are worth a word.
 const VAIN_USES_SUSPICIOUS: u32 = 5;
 
-const SUSPICION: &str = "nobody comes through a door that was used: is the same ticket exposed \
+const SUSPICION: &str = "clients take a number here and do not come: is the same ticket exposed \
                          elsewhere, or does it circulate?";
 
 /// One shard's part of the proxy.

@@ -33,7 +33,9 @@ const _: () = assert!(ANSWER_TIMEOUT.as_secs() > CONNECT_TIMEOUT.as_secs());
 #[derive(Debug, thiserror::Error)]
 enum MeetError {
     /// No other proxy is there, or none that has time.
-    #[error("nobody waits under this ticket; is `midspan expose` running?")]
+    #[error(
+        "nobody waits under this ticket; is `midspan expose` running, or is the ticket an old one?"
+    )]
     NobodyWaits,
     /// The relay cannot be had.
     #[error(transparent)]
@@ -109,7 +111,7 @@ impl ForwardService {
                 self.world.join(left, right, since, ());
             }
             Err(error) => {
-                warn!(relay = %self.ticket.relay(), %error, "connection refused");
+                warn!(relay = %self.ticket.relay(), %error, "no session: connection reset");
                 local.reset();
             }
         }

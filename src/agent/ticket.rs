@@ -45,9 +45,7 @@ pub enum TicketError {
     #[error("a relay's URL ends after its port; this one goes on, as a ticket does")]
     PathAfterRelay,
     /// Nothing behind the relay's port.
-    #[error(
-        "a ticket names more than the relay: {SCHEME}://HOST:PORT/ticket/… as `midspan expose` prints it"
-    )]
+    #[error("a ticket is written {SCHEME}://HOST:PORT/ticket/…, as `midspan expose` prints it")]
     NoTicket,
     /// A secret that is not 16 bytes.
     #[error("the ticket's secret is not 22 characters of base64url; was it copied whole?")]
@@ -193,7 +191,10 @@ impl FromStr for Ticket {
     type Err = TicketError;
 
     fn from_str(written: &str) -> Result<Self, TicketError> {
-        let (relay, path) = split(written)?;
+        let (relay, path) = split(written).map_err(|error| match error {
+            TicketError::NoScheme => TicketError::NoTicket,
+            error => error,
+        })?;
         let path = path.strip_prefix('/').unwrap_or(path);
         let path = path.strip_suffix('/').unwrap_or(path);
         if path.is_empty() {
@@ -354,8 +355,8 @@ mod tests {
             "jet+tcp://relay/ticket/AAECAwQFBgcICQoLDA0ODw",
             "has no port",
         );
-        check("jet+tcp://relay:8080", "names more than the relay");
-        check("jet+tcp://relay:8080/", "names more than the relay");
+        check("jet+tcp://relay:8080", "as `midspan expose` prints it");
+        check("jet+tcp://relay:8080/", "as `midspan expose` prints it");
         check("jet+tcp://relay:8080/ticket", "was it copied whole");
         check(
             "jet+tcp://relay:8080/ticket/AAECAwQFBgcICQoLDA0O",

@@ -1,6 +1,7 @@
 //! `midspan expose`: its arguments, and the ticket that it prints.
 
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
@@ -68,15 +69,7 @@ impl ExposeArgs {
         let sessions = match self.once {
             true => Sessions::Once,
             false => {
-                let given = self
-                    .state_dir
-                    .as_ref()
-                    .map(|dir| host.current_dir.join(dir));
-                let state_dir = given
-                    .or_else(|| host.state_dir.clone())
-                    .context("nowhere to keep the ticket's secret")
-                    .advise("pass --state-dir DIR, or set $HOME")?;
-                let secret = StateDir::open(&state_dir)?.ticket_secret(&self.name)?;
+                let secret = self.state_dir(host)?.ticket_secret(&self.name)?;
                 Sessions::Reusable(Secret::from_bytes(secret))
             }
         };
@@ -87,6 +80,27 @@ impl ExposeArgs {
             sessions,
             agent,
         })
+    }
+
+    /// Claims the ticket, see [`StateDir::claim_ticket`]. One session has one of
+    /// its own.
+    fn claim(&self, host: &HostFacts) -> anyhow::Result<Option<File>> {
+        if self.once {
+            return Ok(None);
+        }
+        Ok(Some(self.state_dir(host)?.claim_ticket(&self.name)?))
+    }
+
+    fn state_dir(&self, host: &HostFacts) -> anyhow::Result<StateDir> {
+        let given = self
+            .state_dir
+            .as_ref()
+            .map(|dir| host.current_dir.join(dir));
+        let state_dir = given
+            .or_else(|| host.state_dir.clone())
+            .context("nowhere to keep the ticket's secret")
+            .advise("pass --state-dir DIR, or set $HOME")?;
+        Ok(StateDir::open(&state_dir)?)
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -138,7 +152,9 @@ pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<()> {
     let signals = Signals::block().context("cannot block signals")?;
     // Raises the descriptor limit, from which limits are derived.
     kernel::probe()?;
-    let settings = args.settings(&host::facts()?)?;
+    let host = host::facts()?;
+    let settings = args.settings(&host)?;
+    let _claim = args.claim(&host)?;
     let log = logging::init(settings.agent.log)?;
     if let Some(report) = ExposeReport::reusable(&settings) {
         print(&report);

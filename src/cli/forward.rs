@@ -4,7 +4,7 @@ use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
@@ -168,12 +168,20 @@ pub struct ForwardReport<'a> {
 impl fmt::Display for ForwardReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { listening, relay } = self;
-        writeln!(f, "forwarding {listening} through {relay}")?;
+        let ip = listening.ip();
+        let reach = match ip.is_loopback() {
+            true => "this host only",
+            false => "other hosts can reach it",
+        };
+        writeln!(f, "forwarding {listening} ({reach}) through {relay}")?;
+        let port = listening.port();
+        let ip = match ip.is_unspecified() {
+            true => IpAddr::from(Ipv4Addr::LOCALHOST),
+            false => ip,
+        };
         writeln!(
             f,
-            "If an SSH server is exposed there:\n  ssh -p {} {}",
-            listening.port(),
-            listening.ip()
+            "If an SSH server is exposed there:\n  ssh -p {port} {ip}"
         )
     }
 }

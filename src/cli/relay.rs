@@ -269,7 +269,11 @@ impl fmt::Display for StartupReport<'_> {
         let cores: Vec<String> = self.facts.cores.iter().map(usize::to_string).collect();
         writeln!(f, "  cores        {}", cores.join(", "))?;
         writeln!(f, "  data plane   {}", settings.data_plane)?;
-        writeln!(f, "  congestion   {}", self.facts.congestion_control)?;
+        let price = match self.facts.congestion_control.as_str() {
+            "bbr" => " (costs more CPU per byte on near paths; see tuning/README.md)",
+            _ => "",
+        };
+        writeln!(f, "  congestion   {}{price}", self.facts.congestion_control)?;
         let created = match settings.create_on_accept {
             true => "created by whoever accepts",
             false => "created by the relay only (--create-on-accept lets acceptors create them)",

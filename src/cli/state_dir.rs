@@ -6,7 +6,7 @@
 //! is readable by its owner alone, and one that others can read is refused,
 //! since it may be known to them already.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -40,6 +40,9 @@ pub enum StateDirError {
     /// A key of another length.
     #[error("the key file {} holds {bytes} bytes instead of {KEY_BYTES}", .path.display())]
     Length { path: PathBuf, bytes: u64 },
+    /// Another process serves under a ticket.
+    #[error("another process serves under the ticket {}", .path.display())]
+    InUse { path: PathBuf },
     /// The system has no randomness to give.
     #[error("the system gives no random bytes for {}", .path.display())]
     Random { path: PathBuf },
@@ -61,6 +64,9 @@ impl StateDirError {
                 "restore {} from a backup, or remove it, and the next start makes a new one",
                 path.display()
             ),
+            Self::InUse { .. } => {
+                "stop it, or choose another NAME: two would get each other's clients".into()
+            }
             Self::Random { .. } => {
                 "check that getrandom(2) is not forbidden to this process".into()
             }
@@ -113,7 +119,28 @@ impl StateDir {
     /// See [`StateDirError`].
     pub fn ticket_secret(&self, name: &str) -> Result<[u8; KEY_BYTES], StateDirError> {
         debug_assert!(!name.contains('/'), "a name is one part of a path");
-        self.key(&format!("ticket-{name}.key"))
+        self.key(&ticket_file(name))
+    }
+
+    /// Claims the ticket called `name`, whose secret is there, for as long as the
+    /// file is open: of two that serve under one ticket, each would get clients of
+    /// the other.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDirError::InUse`], or the key file cannot be opened.
+    pub fn claim_ticket(&self, name: &str) -> Result<File, StateDirError> {
+        let path = self.path.join(ticket_file(name));
+        let claimed = File::open(&path).and_then(|file| match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        });
+        match claimed {
+            Ok(Some(file)) => Ok(file),
+            Ok(None) => Err(StateDirError::InUse { path }),
+            Err(source) => Err(StateDirError::Read { path, source }),
+        }
     }
 
     fn key(&self, file_name: &str) -> Result<[u8; KEY_BYTES], StateDirError> {
@@ -154,6 +181,10 @@ impl StateDir {
                 source,
             })
     }
+}
+
+fn ticket_file(name: &str) -> String {
+    format!("ticket-{name}.key")
 }
 
 fn write_new(path: &Path, key: &[u8]) -> io::Result<()> {
@@ -225,6 +256,17 @@ mod tests {
         assert_eq!(mode(&state.path.join("owner.key")), 0o600);
         let names = fs::read_dir(&state.path).expect("a directory").count();
         assert_eq!(names, 2, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_ticket_serves_one_at_a_time() {
+        let (_folder, state) = state();
+        state.ticket_secret("home").expect("a secret");
+        let claim = state.claim_ticket("home").expect("nobody has it");
+        let error = state.claim_ticket("home").expect_err("in use");
+        assert!(matches!(error, StateDirError::InUse { .. }), "{error}");
+        drop(claim);
+        state.claim_ticket("home").expect("nobody has it any more");
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub const KERNEL_FLOOR: (u32, u32) = (6, 1);
 pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// Descriptors below which a relay is refused rather than started to fail.
-pub const DESCRIPTORS_MIN: u64 = 64;
+pub const DESCRIPTORS_MIN: u64 = 128;
 
 /// What this kernel offers beyond the floor.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,13 +23,7 @@ pub(crate) struct Program {
 impl Program {
     /// Starts `midspan` with these arguments.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
-        command
-            .args(args)
-            .env_remove("MIDSPAN_LOG")
-            .env_remove("MIDSPAN_TICKET")
-            .stdin(Stdio::null());
-        Self::start_other(command)
+        Self::start_other(command(args))
     }
 
     /// Starts somebody else's program and reads its standard output and error streams.
@@ -134,8 +128,19 @@ pub(crate) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, 
     (relay, address.expect("an address"))
 }
 
-/// Starts a server-side proxy for `targets` and gives its ticket.
-pub(crate) fn expose(folder: &Path, relay: SocketAddr, targets: &[&str]) -> (Program, String) {
+/// What starts `midspan` with these arguments.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
+    command
+        .args(args)
+        .env_remove("MIDSPAN_LOG")
+        .env_remove("MIDSPAN_TICKET")
+        .stdin(Stdio::null());
+    command
+}
+
+/// What starts a server-side proxy for `targets`.
+pub(crate) fn expose_command(folder: &Path, relay: SocketAddr, targets: &[&str]) -> Command {
     let state = folder.join("expose");
     let relay = format!("jet+tcp://{relay}");
     let mut args = vec!["expose", "home", "--relay", &relay];
@@ -143,7 +148,12 @@ pub(crate) fn expose(folder: &Path, relay: SocketAddr, targets: &[&str]) -> (Pro
     for target in targets {
         args.extend(["--to", target]);
     }
-    let expose = Program::start(&args);
+    command(&args)
+}
+
+/// Starts a server-side proxy for `targets` and gives its ticket.
+pub(crate) fn expose(folder: &Path, relay: SocketAddr, targets: &[&str]) -> (Program, String) {
+    let expose = Program::start_other(expose_command(folder, relay, targets));
     let ticket = expose.reported("  jet+tcp://");
     expose.logged("waiting at the relay");
     (expose, format!("jet+tcp://{ticket}"))

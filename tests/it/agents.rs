@@ -10,7 +10,7 @@ use midspan::protocol::jet::{
 };
 use uuid::Uuid;
 
-use super::agent_process::{Program, expose, forward, relay};
+use super::agent_process::{Program, expose, expose_command, forward, relay};
 use super::patience::PATIENCE;
 
 const BANNER: &[u8] = b"220 the service speaks first\r\n";
@@ -141,7 +141,7 @@ fn services_are_asked_for_by_port() {
         let (forward, local) = forward(&wrong);
         let error = dial(local).read(&mut [0]).expect_err("a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        assert!(forward.logged("connection refused").contains(reason));
+        assert!(forward.logged("no session").contains(reason));
     }
 }
 
@@ -160,9 +160,27 @@ fn a_service_that_is_away_resets_the_client() {
     let (forward, local) = forward(&ticket);
     let error = dial(local).read(&mut [0]).expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    let line = forward.logged("connection refused");
+    let line = forward.logged("no session");
     assert!(line.contains("does not answer"), "{line}");
     expose.logged("cannot reach the service");
+}
+
+#[test]
+fn a_ticket_is_served_by_one_at_a_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_relay, address) = relay(folder.path(), "127.0.0.1:0", &[]);
+    let (first, _) = expose(folder.path(), address, &["127.0.0.1:1"]);
+    let again = expose_command(folder.path(), address, &["127.0.0.1:2"]).output();
+    let again = again.expect("it can be started");
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert_eq!(again.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("another process serves under the ticket"),
+        "{said}"
+    );
+    assert!(said.contains("choose another NAME"), "{said}");
+    assert!(first.stop().success());
+    expose(folder.path(), address, &["127.0.0.1:2"]);
 }
 
 #[test]
