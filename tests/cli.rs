@@ -39,9 +39,31 @@ fn help_is_an_answer() {
         ("relay", "midspan relay --listen 0.0.0.0:8080"),
         ("expose", "midspan expose home --to 127.0.0.1:22"),
         ("forward", "midspan forward 2222 --to jet+tcp://"),
+        ("check", "midspan check /etc/midspan.toml"),
     ] {
         check(&[command, "--help"], 0, example, "");
     }
+}
+
+#[test]
+fn a_file_is_checked_without_starting_anything() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("relay.toml");
+    let file = path.to_str().expect("text");
+    let state = folder.path().join("state");
+    let text = format!("drain_timeout = \"5s\"\nstate_dir = {state:?}\n");
+    std::fs::write(&path, &text).expect("written");
+    check(&["check", file], 0, "is valid.", "");
+    let printed = midspan(&["check", file]).stdout;
+    assert!(!state.exists(), "nothing is made");
+    // What it prints is a file that says the same.
+    std::fs::write(&path, &printed).expect("written");
+    assert_eq!(midspan(&["check", file]).stdout, printed);
+
+    std::fs::write(&path, "drain_timeuot = \"5s\"\n").expect("written");
+    check(&["check", file], 1, "", "did you mean \"drain_timeout\"?");
+    check(&["check", "/nonexistent/file"], 1, "", "/nonexistent/file");
+    check(&["check"], 2, "", "Usage: midspan check <FILE>");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! standard output, logs and errors to standard error.
 
 mod agent;
+mod check;
 mod expose;
 mod failure;
 mod forward;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use agent::AgentArgs;
+pub use check::CheckArgs;
 pub use expose::{ExposeArgs, ExposeReport};
 pub use failure::{Advise, report};
 pub use forward::{ForwardArgs, ForwardReport};
@@ -55,6 +57,7 @@ pub enum Command {
     Relay(Box<RelayArgs>),
     Expose(ExposeArgs),
     Forward(ForwardArgs),
+    Check(CheckArgs),
 }
 
 /// Runs the command that `args` ask for; the first of them is the program's
@@ -72,6 +75,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Relay(args) => relay::run(&args),
         Command::Expose(args) => expose::run(&args),
         Command::Forward(args) => forward::run(&args),
+        Command::Check(args) => check::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
