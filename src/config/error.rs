@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{ListenAddress, ValueError};
+use crate::protocol::jet::{PublicUrl, PublicUrlError};
 
 /// One thing wrong with the configuration.
 ///
@@ -163,6 +164,18 @@ pub enum Problem {
         "{address} can be reached from other hosts, and the relay would serve anybody without asking for credentials"
     )]
     NotOpen { address: ListenAddress },
+    /// Not the URL of a listener.
+    #[error(transparent)]
+    Url(PublicUrlError),
+    /// The same URL twice.
+    #[error("{url} is listed twice")]
+    UrlTwice { url: PublicUrl },
+    /// More URLs than an association may have candidates.
+    #[error("{count} URLs are listed; an association has a candidate for each, and {max} at most")]
+    TooManyUrls { count: usize, max: usize },
+    /// Not the URL of a STUN or TURN server.
+    #[error("\"{}\" is not a URL such as stun:stun.example or turn:turn.example:3478", .written.escape_default())]
+    Stun { written: String },
     /// More shards than cores.
     #[error("{asked} cores asked for, but this process may use {} ({})", .allowed.len(), CoreList(.allowed))]
     TooManyCores { asked: usize, allowed: Vec<usize> },

@@ -101,6 +101,9 @@ pub(super) struct WrittenLog {
 pub(super) struct WrittenJet {
     pub(super) v1: Option<JetV1>,
     pub(super) instance: Option<Instance>,
+    pub(super) urls: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    pub(super) stun: Vec<Spanned<String>>,
 }
 
 /// A file's text and name: turns offsets into places.

@@ -13,10 +13,14 @@ use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel,
     Period, Place, Problem,
 };
+use crate::protocol::jet::PublicUrl;
 
 /// How long a shard may spin before it sleeps, at most, in microseconds.
 /// Beyond a millisecond spinning costs a core and gains nothing.
 pub const SPIN_US_MAX: u32 = 1000;
+
+/// The most URLs by which a relay is reached.
+pub const URLS_MAX: usize = 8;
 
 /// Where the relay listens when nobody says: loopback, JET's usual port.
 pub const LISTEN_DEFAULT: ListenAddress = ListenAddress(std::net::SocketAddr::new(
@@ -72,6 +76,11 @@ pub struct JetSettings {
     pub v1: JetV1,
     /// The name by which peers reach this relay (`Jet-Instance`).
     pub instance: Instance,
+    /// The URLs by which peers reach this relay: an association has a candidate for
+    /// each. Without any, there is one for each listener, at `instance`.
+    pub urls: Vec<PublicUrl>,
+    /// STUN and TURN servers that `GET /jet/create` lists beside them.
+    pub stun: Vec<String>,
 }
 
 /// What the command line says about the relay; `None` where it is silent.
@@ -191,6 +200,8 @@ impl RelaySettings {
             jet: JetSettings {
                 v1: flags.jet_v1.or(jet.and_then(|j| j.v1)).unwrap_or_default(),
                 instance: instance(flags, file, host)?,
+                urls: urls(file)?,
+                stun: stun(file)?,
             },
             limits: limits(flags, file, host)?,
         })
@@ -323,6 +334,57 @@ fn instance(
     }
 }
 
+fn urls(file: Option<&ConfigFile>) -> Result<Vec<PublicUrl>, ConfigError> {
+    let in_file = file.and_then(|file| Some((file, file.written().jet.urls.as_ref()?)));
+    let Some((file, written)) = in_file else {
+        return Ok(Vec::new());
+    };
+    let count = written.get_ref().len();
+    if count > URLS_MAX {
+        let problem = Problem::TooManyUrls {
+            count,
+            max: URLS_MAX,
+        };
+        return Err(ConfigError::new(file.place(written), problem));
+    }
+    let mut urls = Vec::new();
+    for written in written.get_ref() {
+        let problem = match written.get_ref().parse::<PublicUrl>() {
+            Ok(url) if urls.contains(&url) => Problem::UrlTwice { url },
+            Ok(url) => {
+                urls.push(url);
+                continue;
+            }
+            Err(error) => Problem::Url(error),
+        };
+        return Err(ConfigError::new(file.place(written), problem));
+    }
+    Ok(urls)
+}
+
+fn stun(file: Option<&ConfigFile>) -> Result<Vec<String>, ConfigError> {
+    let Some(file) = file else {
+        return Ok(Vec::new());
+    };
+    let check = |written: &toml::Spanned<String>| {
+        let url = written.get_ref();
+        let (scheme, host) = url.split_once(':').unwrap_or_default();
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:?=".contains(&byte);
+        let is_url = matches!(scheme, "stun" | "stuns" | "turn" | "turns")
+            && !host.is_empty()
+            && host.bytes().all(is_host);
+        if is_url {
+            return Ok(url.clone());
+        }
+        let written_url = url.clone();
+        let problem = Problem::Stun {
+            written: written_url,
+        };
+        Err(ConfigError::new(file.place(written), problem))
+    };
+    file.written().jet.stun.iter().map(check).collect()
+}
+
 fn limits(
     flags: &Flags,
     file: Option<&ConfigFile>,
@@ -422,6 +484,15 @@ impl fmt::Display for RelaySettings {
             "\n[jet]\nv1 = \"{}\"\ninstance = \"{}\"",
             self.jet.v1, self.jet.instance
         )?;
+        // An empty list would be read as no list.
+        if !self.jet.urls.is_empty() {
+            let urls: Vec<_> = self.jet.urls.iter().map(|u| format!("\"{u}\"")).collect();
+            writeln!(f, "urls = [{}]", urls.join(", "))?;
+        }
+        if !self.jet.stun.is_empty() {
+            let stun: Vec<_> = self.jet.stun.iter().map(|u| format!("\"{u}\"")).collect();
+            writeln!(f, "stun = [{}]", stun.join(", "))?;
+        }
         writeln!(f, "\n[limits]")?;
         for (name, value) in self.limits.named() {
             writeln!(f, "{name} = {value}")?;

@@ -58,6 +58,8 @@ pub struct RendezvousSettings {
     pub instance: HostName,
     /// How peers reach this relay: an association has a candidate for each.
     pub routes: Vec<PublicUrl>,
+    /// STUN and TURN servers that clients are told.
+    pub stun: Vec<String>,
     pub association_ttl: Duration,
     pub handshake_timeout: Duration,
     pub handshakes_max: usize,

@@ -95,7 +95,11 @@ impl RelayService {
                 };
                 let candidates = self.ask(Ask::Gather(association)).await?;
                 let routes = self.routes(&candidates);
-                Ok(rest_answer::created(association.0, &[], &routes))
+                Ok(rest_answer::created(
+                    association.0,
+                    &self.settings.stun,
+                    &routes,
+                ))
             }
             RestRequest::CreateAssociation(id) => {
                 self.ask(Ask::Gather(AssociationKey(id))).await?;

@@ -17,7 +17,7 @@ use crate::association::owner::Owner;
 use crate::association::rendezvous::Rendezvous;
 use crate::association::table::{Limits as TableLimits, OnUnknown, Table};
 use crate::config::JetV1;
-use crate::config::settings::RelaySettings;
+use crate::config::settings::{RelaySettings, URLS_MAX};
 use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, Transport};
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::{ExecutorError, run_shards};
@@ -218,8 +218,34 @@ fn service_settings(
     shards: NonZeroU16,
 ) -> Result<RendezvousSettings, ServeError> {
     let limits = &settings.limits;
-    // The instance's name may bring a port, which then is the one to be told.
     let instance = settings.jet.instance.as_str();
+    Ok(RendezvousSettings {
+        on_unknown: if settings.create_on_accept {
+            OnUnknown::Create
+        } else {
+            OnUnknown::Refuse
+        },
+        v1_allowed: settings.jet.v1 == JetV1::Allow,
+        instance: HostName::new(instance)?,
+        routes: match settings.jet.urls.is_empty() {
+            true => listener_urls(instance, addresses)?,
+            false => settings.jet.urls.clone(),
+        },
+        stun: settings.jet.stun.clone(),
+        association_ttl: Duration::from_secs(limits.association_ttl_s),
+        handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),
+        handshakes_max: to_usize(share(limits.handshakes_max, shards)),
+        connections_max: to_usize(share(limits.connections_max, shards)),
+        waiting_per_address_max: to_u32(share(limits.waiting_per_address_max, shards)),
+    })
+}
+
+/// How peers reach the listeners, as far as the relay knows.
+fn listener_urls(
+    instance: &str,
+    addresses: &[SocketAddr],
+) -> Result<Vec<PublicUrl>, PublicUrlError> {
+    // The instance's name may bring a port, which then is the one to be told.
     let (host, port) = match instance.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok()),
         None => (instance, None),
@@ -231,21 +257,8 @@ fn service_settings(
             routes.push(url);
         }
     }
-    Ok(RendezvousSettings {
-        on_unknown: if settings.create_on_accept {
-            OnUnknown::Create
-        } else {
-            OnUnknown::Refuse
-        },
-        v1_allowed: settings.jet.v1 == JetV1::Allow,
-        instance: HostName::new(instance)?,
-        routes,
-        association_ttl: Duration::from_secs(limits.association_ttl_s),
-        handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),
-        handshakes_max: to_usize(share(limits.handshakes_max, shards)),
-        connections_max: to_usize(share(limits.connections_max, shards)),
-        waiting_per_address_max: to_u32(share(limits.waiting_per_address_max, shards)),
-    })
+    routes.truncate(URLS_MAX);
+    Ok(routes)
 }
 
 fn table_limits(settings: &RelaySettings, shards: NonZeroU16) -> TableLimits {

@@ -123,6 +123,34 @@ fn an_association_that_was_created_is_met_by_its_ids() {
 }
 
 #[test]
+fn clients_are_told_the_urls_of_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("relay.toml");
+    let text = "create_on_accept = true\n[jet]\nstun = [\"stun:stun.example\"]\n\
+                urls = [\"tcp://relay.example:443\", \"wss://relay.example\"]\n";
+    std::fs::write(&path, text).expect("written");
+    let relay = Relay::start(&["--config", path.to_str().expect("text")]);
+    let created = exchange(relay.address, "GET /jet/create", "").json();
+    let servers = created["v"]["iceServers"].as_array().expect("a list");
+    let urls: Vec<_> = servers.iter().map(|server| &server["url"]).collect();
+    assert_eq!(
+        urls,
+        [
+            "stun:stun.example",
+            "jet:relay.example:443?transport=tcp",
+            "jet:relay.example?transport=wss"
+        ]
+    );
+    let path = format!(
+        "POST /jet/association/{}/candidates",
+        new_association().association
+    );
+    let gathered = exchange(relay.address, &path, "").json();
+    assert_eq!(gathered["candidates"][1]["url"], "wss://relay.example/");
+    relay.stop().check_clean();
+}
+
+#[test]
 fn an_association_of_the_clients_choice_lives_with_its_owner() {
     if !require_cores(2) {
         return;
