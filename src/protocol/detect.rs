@@ -31,6 +31,9 @@ const SIGNATURES: [(Spoken, &[u8]); 2] = [(Spoken::Tls, &[0x16, 0x03]), (Spoken:
 /// The longest method that is taken for one. All that HTTP has are shorter.
 const METHOD_BYTES_MAX: usize = 16;
 
+/// Carriage returns and line feeds that are skipped before a request.
+const LINE_ENDS_MAX: usize = 4;
+
 /// Looks at the first bytes of a connection, as far as they came.
 #[must_use]
 pub fn detect(bytes: &[u8]) -> Detection {
@@ -43,11 +46,12 @@ pub fn detect(bytes: &[u8]) -> Detection {
         }
     }
     // Empty lines before the request line are to be skipped: RFC 9112 §2.2.
-    let line = match bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) {
-        Some(start) => &bytes[start..],
-        None if bytes.len() > METHOD_BYTES_MAX => return Detection::Unknown,
-        None => return Detection::Undecided,
-    };
+    let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let start = bytes.iter().take_while(|byte| is_line_end(byte)).count();
+    if start > LINE_ENDS_MAX {
+        return Detection::Unknown;
+    }
+    let line = &bytes[start..];
     // A method is in capitals, and a space follows it.
     let method = &line[..line.len().min(METHOD_BYTES_MAX)];
     match method.iter().position(|byte| !byte.is_ascii_uppercase()) {
@@ -84,7 +88,9 @@ mod tests {
             (b"GET / HTTP/1.1\r\n", Is(Spoken::Http)),
             (b"\r\n", Undecided),
             (b"\r\nGET ", Is(Spoken::Http)),
-            (b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r", Unknown),
+            (b"\r\n\r\nGET ", Is(Spoken::Http)),
+            (b"\r\n\r\n\r", Unknown),
+            (b"\r\n\r\n\rGET ", Unknown),
             (b"ABCDEFGHIJKLMNO ", Is(Spoken::Http)),
             (b"ABCDEFGHIJKLMNOP", Unknown),
             (b" GET", Unknown),
