@@ -1,0 +1,14 @@
+//! Who may do what: credentials and their scopes, sans-IO.
+//!
+//! A relay keeps hashes of keys, never keys: whoever reads its files can do nothing
+//! with them. A key is 24 random bytes, so that a plain SHA-256 of it is as good as
+//! any slower hash.
+//!
+//! Left out: where keys come from (that is `config`), and what an answer to a peer
+//! without one looks like (that is `session`).
+
+mod api_key;
+mod keyring;
+
+pub use api_key::{ApiKey, KEY_PREFIX, KeyHash, KeyHashError};
+pub use keyring::{Denied, KeyEntry, Keyring, Scope};
