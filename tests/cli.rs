@@ -40,6 +40,7 @@ fn help_is_an_answer() {
         ("expose", "midspan expose home --to 127.0.0.1:22"),
         ("forward", "midspan forward 2222 --to jet+tcp://"),
         ("check", "midspan check /etc/midspan.toml"),
+        ("key", "midspan key signalling --scope create"),
     ] {
         check(&[command, "--help"], 0, example, "");
     }
@@ -67,9 +68,33 @@ fn a_file_is_checked_without_starting_anything() {
 }
 
 #[test]
+fn a_key_is_printed_once_with_what_the_relay_keeps_of_it() {
+    let print = || {
+        let output = midspan(&["key", "ci", "--scope", "read", "--scope", "create"]);
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let printed = print();
+    assert_ne!(print(), printed, "each is another");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("relay.toml");
+    std::fs::write(&path, &printed).expect("written");
+    let file = path.to_str().expect("text");
+    let part = "scopes = [\"read\", \"create\"]";
+    check(&["check", file], 0, part, "");
+    check(&["key", "no name"], 2, "", "NAME \"no name\" is not");
+    check(
+        &["key", "ci", "--scope", "all"],
+        2,
+        "",
+        "invalid value 'all'",
+    );
+}
+
+#[test]
 fn wrong_usage_is_2() {
     check(&[], 2, "", "Usage: midspan <COMMAND>");
-    check(&["rely"], 2, "", "a similar subcommand exists: 'relay'");
+    check(&["relai"], 2, "", "a similar subcommand exists: 'relay'");
     check(
         &["relay", "--cores", "none"],
         2,

@@ -19,6 +19,10 @@ const KEY_BYTES: usize = 24;
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(String);
 
+/// What a peer says is its key. Never shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Presented(String);
+
 /// What a relay keeps of a key.
 #[derive(Clone, Copy)]
 pub struct KeyHash([u8; digest::SHA256_OUTPUT_LEN]);
@@ -54,10 +58,28 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-impl KeyHash {
-    /// The hash of what a peer says is its key.
+impl Presented {
+    /// Takes what a peer sent.
     #[must_use]
-    pub fn of(presented: &str) -> Self {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// What to look for among the hashes that are kept.
+    #[must_use]
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(&self.0)
+    }
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Presented(…)")
+    }
+}
+
+impl KeyHash {
+    pub(super) fn of(presented: &str) -> Self {
         let hash = digest::digest(&digest::SHA256, presented.as_bytes());
         let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
         bytes.copy_from_slice(hash.as_ref());

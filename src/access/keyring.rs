@@ -1,6 +1,6 @@
 //! The keys that a relay knows, and what each of them is good for.
 
-use super::api_key::KeyHash;
+use super::api_key::{KeyHash, Presented};
 
 /// What a key may be good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,14 +72,24 @@ impl Keyring {
         self.keys.is_empty()
     }
 
+    /// Every key.
+    #[must_use]
+    pub fn keys(&self) -> &[KeyEntry] {
+        &self.keys
+    }
+
     /// Whose key a peer shows, if it is good for `scope`. How long this takes does
     /// not depend on the key.
     ///
     /// # Errors
     ///
     /// Why the peer may not do it.
-    pub fn authorize(&self, presented: Option<&str>, scope: Scope) -> Result<&KeyEntry, Denied> {
-        let hash = KeyHash::of(presented.ok_or(Denied::NoKey)?);
+    pub fn authorize(
+        &self,
+        presented: Option<&Presented>,
+        scope: Scope,
+    ) -> Result<&KeyEntry, Denied> {
+        let hash = presented.ok_or(Denied::NoKey)?.hash();
         let mut found = None;
         for key in &self.keys {
             if key.hash == hash {
@@ -113,7 +123,11 @@ mod tests {
             entry("signalling", "one", &[Scope::Create]),
             entry("operator", "two", &[Scope::Read, Scope::Terminate]),
         ]);
-        let check = |key, scope| ring.authorize(key, scope).map(|entry| entry.name.as_str());
+        let check = |key: Option<&str>, scope| {
+            let presented = key.map(Presented::new);
+            let entry = ring.authorize(presented.as_ref(), scope);
+            entry.map(|entry| entry.name.as_str())
+        };
         assert_eq!(check(Some("one"), Scope::Create), Ok("signalling"));
         assert_eq!(check(Some("two"), Scope::Terminate), Ok("operator"));
         assert_eq!(check(Some("one"), Scope::Read), Err(Denied::OutOfScope));
@@ -124,7 +138,7 @@ mod tests {
         let empty = Keyring::default();
         assert!(empty.is_empty() && !ring.is_empty());
         assert_eq!(
-            empty.authorize(Some("one"), Scope::Create),
+            empty.authorize(Some(&Presented::new("one")), Scope::Create),
             Err(Denied::UnknownKey)
         );
     }

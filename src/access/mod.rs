@@ -10,5 +10,5 @@
 mod api_key;
 mod keyring;
 
-pub use api_key::{ApiKey, KEY_PREFIX, KeyHash, KeyHashError};
+pub use api_key::{ApiKey, KEY_PREFIX, KeyHash, KeyHashError, Presented};
 pub use keyring::{Denied, KeyEntry, Keyring, Scope};

@@ -11,6 +11,7 @@ mod expose;
 mod failure;
 mod forward;
 mod host;
+mod key;
 pub mod logging;
 mod relay;
 mod state_dir;
@@ -26,6 +27,7 @@ pub use check::CheckArgs;
 pub use expose::{ExposeArgs, ExposeReport};
 pub use failure::{Advise, report};
 pub use forward::{ForwardArgs, ForwardReport};
+pub use key::KeyArgs;
 pub use relay::{RelayArgs, StartupFacts, StartupReport};
 pub use state_dir::{StateDir, StateDirError};
 
@@ -58,6 +60,7 @@ pub enum Command {
     Expose(ExposeArgs),
     Forward(ForwardArgs),
     Check(CheckArgs),
+    Key(KeyArgs),
 }
 
 /// Runs the command that `args` ask for; the first of them is the program's
@@ -76,6 +79,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Expose(args) => expose::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Key(args) => key::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

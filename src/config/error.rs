@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{ListenAddress, ValueError};
+use crate::access::KeyHashError;
 use crate::protocol::jet::{PublicUrl, PublicUrlError};
 
 /// One thing wrong with the configuration.
@@ -61,6 +62,7 @@ impl ConfigError {
             Problem::ConnectionsOverDescriptors { needed, .. } => Some(format!(
                 "lower it, or raise the descriptor limit: `ulimit -n {needed}`, or LimitNOFILE={needed} in the systemd unit"
             )),
+            Problem::KeyHash(_) => Some("make a key with `midspan key NAME`".into()),
             Problem::NoStateDir => {
                 Some("pass --state-dir DIR (in the file: state_dir = \"DIR\")".into())
             }
@@ -173,6 +175,15 @@ pub enum Problem {
     /// More URLs than an association may have candidates.
     #[error("{count} URLs are listed; an association has a candidate for each, and {max} at most")]
     TooManyUrls { count: usize, max: usize },
+    /// Not the hash of a key.
+    #[error(transparent)]
+    KeyHash(KeyHashError),
+    /// Two keys of one name, or two names for one key.
+    #[error("the key \"{name}\" is listed twice, by its name or by its hash")]
+    KeyTwice { name: String },
+    /// A key for nothing.
+    #[error("the key \"{name}\" is good for nothing; scopes are create, read and terminate")]
+    NoScope { name: String },
     /// Not the URL of a STUN or TURN server.
     #[error("\"{}\" is not a URL such as stun:stun.example or turn:turn.example:3478", .written.escape_default())]
     Stun { written: String },

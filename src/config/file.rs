@@ -16,6 +16,7 @@ use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, LogFormat, LogLevel, Period, Place,
     Problem,
 };
+use crate::access::Scope;
 
 /// A parsed file, with its text to find places in.
 #[derive(Debug)]
@@ -85,6 +86,8 @@ pub(super) struct Written {
     pub(super) jet: WrittenJet,
     #[serde(default)]
     pub(super) limits: WrittenLimits,
+    #[serde(default)]
+    pub(super) access: WrittenAccess,
 }
 
 /// `[log]`
@@ -104,6 +107,42 @@ pub(super) struct WrittenJet {
     pub(super) urls: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     pub(super) stun: Vec<Spanned<String>>,
+}
+
+/// `[access]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenAccess {
+    #[serde(default)]
+    pub(super) keys: Vec<WrittenKey>,
+}
+
+/// `[[access.keys]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenKey {
+    pub(super) name: Spanned<String>,
+    pub(super) sha256: Spanned<String>,
+    pub(super) scopes: Spanned<Vec<WrittenScope>>,
+}
+
+/// A scope as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum WrittenScope {
+    Create,
+    Read,
+    Terminate,
+}
+
+impl From<WrittenScope> for Scope {
+    fn from(written: WrittenScope) -> Self {
+        match written {
+            WrittenScope::Create => Self::Create,
+            WrittenScope::Read => Self::Read,
+            WrittenScope::Terminate => Self::Terminate,
+        }
+    }
 }
 
 /// A file's text and name: turns offsets into places.

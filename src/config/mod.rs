@@ -7,22 +7,25 @@
 //! environment, the clock or the kernel; the command line gathers
 //! [`settings::HostFacts`] and the file's text.
 //!
-//! Left out: who may do what (that is `access`), and credentials, which never
-//! stand in this file.
+//! Left out: who may do what (that is `access`), and credentials: of keys only the
+//! hashes stand in the file.
 //!
 //! [`Flags`]: settings::Flags
 
 mod cores;
 mod error;
 pub mod file;
+mod keys;
 pub mod limits;
 pub mod settings;
+mod urls;
 mod value;
 
 use serde::Deserialize;
 
 pub use cores::CoreChoice;
 pub use error::{ConfigError, Place, Problem};
+pub use urls::URLS_MAX;
 pub use value::{Instance, ListenAddress, Period, ValueError};
 
 /// Names a set of words that are written in lower case, in the file and on the

@@ -8,19 +8,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::ConfigFile;
+use super::keys::keyring;
 use super::limits::{LimitFlag, Limits, handshakes_for, spec_of};
+use super::urls::{stun, urls};
 use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel,
     Period, Place, Problem,
 };
+use crate::access::{KeyEntry, Keyring};
 use crate::protocol::jet::PublicUrl;
 
 /// How long a shard may spin before it sleeps, at most, in microseconds.
 /// Beyond a millisecond spinning costs a core and gains nothing.
 pub const SPIN_US_MAX: u32 = 1000;
-
-/// The most URLs by which a relay is reached.
-pub const URLS_MAX: usize = 8;
 
 /// Where the relay listens when nobody says: loopback, JET's usual port.
 pub const LISTEN_DEFAULT: ListenAddress = ListenAddress(std::net::SocketAddr::new(
@@ -58,6 +58,9 @@ pub struct RelaySettings {
     pub jet: JetSettings,
     /// Every limit.
     pub limits: Limits,
+    /// Who may create associations by HTTP requests, and list and end what there
+    /// is. Without a key anybody may create, and nobody may do the rest.
+    pub keyring: Keyring,
 }
 
 /// What to log, and how.
@@ -204,6 +207,7 @@ impl RelaySettings {
                 stun: stun(file)?,
             },
             limits: limits(flags, file, host)?,
+            keyring: keyring(file)?,
         })
     }
 
@@ -334,57 +338,6 @@ fn instance(
     }
 }
 
-fn urls(file: Option<&ConfigFile>) -> Result<Vec<PublicUrl>, ConfigError> {
-    let in_file = file.and_then(|file| Some((file, file.written().jet.urls.as_ref()?)));
-    let Some((file, written)) = in_file else {
-        return Ok(Vec::new());
-    };
-    let count = written.get_ref().len();
-    if count > URLS_MAX {
-        let problem = Problem::TooManyUrls {
-            count,
-            max: URLS_MAX,
-        };
-        return Err(ConfigError::new(file.place(written), problem));
-    }
-    let mut urls = Vec::new();
-    for written in written.get_ref() {
-        let problem = match written.get_ref().parse::<PublicUrl>() {
-            Ok(url) if urls.contains(&url) => Problem::UrlTwice { url },
-            Ok(url) => {
-                urls.push(url);
-                continue;
-            }
-            Err(error) => Problem::Url(error),
-        };
-        return Err(ConfigError::new(file.place(written), problem));
-    }
-    Ok(urls)
-}
-
-fn stun(file: Option<&ConfigFile>) -> Result<Vec<String>, ConfigError> {
-    let Some(file) = file else {
-        return Ok(Vec::new());
-    };
-    let check = |written: &toml::Spanned<String>| {
-        let url = written.get_ref();
-        let (scheme, host) = url.split_once(':').unwrap_or_default();
-        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:?=".contains(&byte);
-        let is_url = matches!(scheme, "stun" | "stuns" | "turn" | "turns")
-            && !host.is_empty()
-            && host.bytes().all(is_host);
-        if is_url {
-            return Ok(url.clone());
-        }
-        let written_url = url.clone();
-        let problem = Problem::Stun {
-            written: written_url,
-        };
-        Err(ConfigError::new(file.place(written), problem))
-    };
-    file.written().jet.stun.iter().map(check).collect()
-}
-
 fn limits(
     flags: &Flags,
     file: Option<&ConfigFile>,
@@ -496,6 +449,18 @@ impl fmt::Display for RelaySettings {
         writeln!(f, "\n[limits]")?;
         for (name, value) in self.limits.named() {
             writeln!(f, "{name} = {value}")?;
+        }
+        for KeyEntry { name, hash, scopes } in self.keyring.keys() {
+            let name = toml::Value::String(name.clone());
+            let scopes: Vec<_> = scopes
+                .iter()
+                .map(|s| format!("\"{}\"", s.as_str()))
+                .collect();
+            let scopes = scopes.join(", ");
+            writeln!(
+                f,
+                "\n[[access.keys]]\nname = {name}\nsha256 = \"{hash}\"\nscopes = [{scopes}]"
+            )?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use memchr::{memchr_iter, memmem};
 use rustix::io::Errno;
 
 use super::refused::Refused;
+use crate::access::Presented;
 use crate::protocol::Progress;
 use crate::protocol::http_head::{
     Body, HEAD_BYTES_MAX, HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, HttpVersion,
@@ -24,11 +25,13 @@ pub const BODY_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES: usize = 4 << 10;
 
 /// One request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRequest {
     /// What is asked; or why nothing that there is, which leaves the connection
     /// as it is.
     pub asked: Result<RestRequest, RestError>,
+    /// The key that the client shows: RFC 6750 §2.1, or `token` in the query.
+    pub key: Option<Presented>,
     /// What the client wants to become of the connection.
     pub persistence: Persistence,
 }
@@ -187,9 +190,24 @@ fn parse(bytes: &[u8]) -> Result<Option<(HttpRequest, usize)>, Refused> {
     };
     let request = HttpRequest {
         asked: RestRequest::from_head(&head),
+        key: presented_key(&head),
         persistence,
     };
     Ok(Some((request, head_bytes + body_bytes)))
+}
+
+fn presented_key(head: &RequestHead<'_, '_>) -> Option<Presented> {
+    let header = head.headers.find("Authorization");
+    let bearer = header
+        .and_then(|value| std::str::from_utf8(value).ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"))
+        .map(|(_, key)| key.trim_start_matches(' '));
+    let query = head.target.split_once('?').map_or("", |(_, query)| query);
+    let token = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("token="));
+    bearer.or(token).map(Presented::new)
 }
 
 #[cfg(test)]
@@ -198,6 +216,7 @@ mod tests {
 
     const HEALTH: HttpRequest = HttpRequest {
         asked: Ok(RestRequest::Health),
+        key: None,
         persistence: Persistence::KeepAlive,
     };
 
@@ -228,15 +247,41 @@ mod tests {
             GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         let wrong = HttpRequest {
             asked: Err(RestError::WrongMethod { allow: "GET" }),
-            persistence: Persistence::KeepAlive,
+            ..HEALTH
         };
         let last = HttpRequest {
             persistence: Persistence::Close,
             ..HEALTH
         };
         for piece in 1..=wire.len() {
-            assert_eq!(check(wire, piece), (vec![HEALTH, wrong, last], None));
+            let expected = vec![HEALTH, wrong.clone(), last.clone()];
+            assert_eq!(check(wire, piece), (expected, None));
         }
+    }
+
+    #[test]
+    fn a_key_comes_in_a_header_or_in_the_query() {
+        for (target, header, expected) in [
+            ("/health", "", None),
+            ("/health", "Authorization: Bearer abc\r\n", Some("abc")),
+            ("/health", "authorization: bearer  abc\r\n", Some("abc")),
+            ("/health", "Authorization: Basic abc\r\n", None),
+            ("/health?x=y&token=abc", "", Some("abc")),
+            (
+                "/health?token=other",
+                "Authorization: Bearer abc\r\n",
+                Some("abc"),
+            ),
+        ] {
+            let wire = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{header}\r\n");
+            let request = HttpRequest {
+                key: expected.map(Presented::new),
+                ..HEALTH
+            };
+            assert_eq!(check(wire.as_bytes(), 100), (vec![request], None), "{wire}");
+        }
+        let shown = format!("{:?}", Presented::new("abc"));
+        assert!(!shown.contains("abc"));
     }
 
     #[test]

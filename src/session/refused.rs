@@ -1,6 +1,7 @@
 //! Why a connection did not become a leg: one name for each reason, and the
 //! one place that turns it into an answer.
 
+use crate::access::Denied;
 use crate::association::Refusal;
 use crate::protocol::jet::{RefusalReason, RestError, Status};
 
@@ -27,6 +28,12 @@ pub enum Refused {
     AmbiguousBody,
     /// An HTTP request's body is longer than we take, or does not tell its length.
     BodyTooLong,
+    /// A key is needed, and none was shown.
+    NoKey,
+    /// Nobody has the key that was shown.
+    UnknownKey,
+    /// The key that was shown is good for something else.
+    OutOfScope,
     /// This release does not answer such requests.
     NotServed,
     /// Not one byte came before the handshake's deadline.
@@ -78,6 +85,9 @@ crate::labels!(Refused {
     HeadTooLong = "head_too_long",
     AmbiguousBody = "ambiguous_body",
     BodyTooLong = "body_too_long",
+    NoKey = "no_key",
+    UnknownKey = "unknown_key",
+    OutOfScope = "out_of_scope",
     NotServed = "not_served",
     Silent = "silent",
     TooSlow = "too_slow",
@@ -115,7 +125,8 @@ impl Refused {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::V1Denied => 403,
+            Self::NoKey | Self::UnknownKey => 401,
+            Self::V1Denied | Self::OutOfScope => 403,
             Self::NotFound | Self::BadPath => 404,
             Self::BadMethod => 405,
             Self::AlreadyConnected => 409,
@@ -126,6 +137,16 @@ impl Refused {
             Self::NotServed => 501,
             Self::TableFull | Self::Draining => 503,
             _ => 400,
+        }
+    }
+}
+
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::NoKey => Self::NoKey,
+            Denied::UnknownKey => Self::UnknownKey,
+            Denied::OutOfScope => Self::OutOfScope,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::rest::{Ask, Told};
 use super::session_log::Party;
 use super::waiting::WaitingLeg;
 use super::world::{Leg, Service, TAG_SERVICE, World};
+use crate::access::Keyring;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
 use crate::association::table::{Accepted, CandidateRef, Joined, OnUnknown};
@@ -58,6 +59,8 @@ pub struct RendezvousSettings {
     pub instance: HostName,
     /// How peers reach this relay: an association has a candidate for each.
     pub routes: Vec<PublicUrl>,
+    /// Who may create associations by HTTP requests.
+    pub keyring: Keyring,
     /// STUN and TURN servers that clients are told.
     pub stun: Vec<String>,
     pub association_ttl: Duration,

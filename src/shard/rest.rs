@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService};
+use crate::access::{Presented, Scope};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::association::rendezvous::Route;
 use crate::protocol::http_head::{Answer, Persistence};
@@ -60,7 +61,7 @@ impl RelayService {
                     return refuse(reactor, stream, &answer.encode(Persistence::Close)).await;
                 }
             };
-            let answer = match self.answer_http(request.asked).await {
+            let answer = match self.answer_http(request.asked, request.key.as_ref()).await {
                 Ok(answer) => answer,
                 Err(refused) => {
                     self.count_refused(peer, refused);
@@ -81,8 +82,13 @@ impl RelayService {
     async fn answer_http(
         self: &Rc<Self>,
         asked: Result<RestRequest, RestError>,
+        key: Option<&Presented>,
     ) -> Result<Answer, Refused> {
-        match asked? {
+        let request = asked?;
+        if let Some(scope) = self.needed_scope(request) {
+            self.settings.keyring.authorize(key, scope)?;
+        }
+        match request {
             RestRequest::Health => Ok(rest_answer::healthy(self.settings.instance.as_str())),
             RestRequest::Create { association } => {
                 let association = match association {
@@ -120,6 +126,29 @@ impl RelayService {
             | RestRequest::CountSessions
             | RestRequest::TerminateSession(_)
             | RestRequest::Meet { .. } => Err(Refused::NotServed),
+        }
+    }
+
+    /// What a key has to be good for; `None` where none is needed. Without any key
+    /// anybody may create, as any acceptor of version 1 may, and nobody may see or
+    /// end what is others': ids are credentials.
+    fn needed_scope(&self, request: RestRequest) -> Option<Scope> {
+        match request {
+            RestRequest::Create { .. }
+            | RestRequest::CreateAssociation(_)
+            | RestRequest::GatherCandidates(_) => {
+                (!self.settings.keyring.is_empty()).then_some(Scope::Create)
+            }
+            RestRequest::ListAssociations { .. }
+            | RestRequest::Heartbeat
+            | RestRequest::ListSessions
+            | RestRequest::CountSessions => Some(Scope::Read),
+            RestRequest::DeleteAssociation(_) | RestRequest::TerminateSession(_) => {
+                Some(Scope::Terminate)
+            }
+            RestRequest::ShowAssociation(_) | RestRequest::Health | RestRequest::Meet { .. } => {
+                None
+            }
         }
     }
 
@@ -194,6 +223,7 @@ fn refusal(asked: Result<RestRequest, RestError>, refused: Refused) -> Answer {
     let answer = Answer::new(refused.http_status());
     match asked {
         Err(RestError::WrongMethod { allow }) => answer.with_header("Allow", allow),
+        _ if answer.status() == 401 => answer.with_header("WWW-Authenticate", "Bearer"),
         _ => answer,
     }
 }

@@ -16,8 +16,8 @@ use crate::association::key::ShardId;
 use crate::association::owner::Owner;
 use crate::association::rendezvous::Rendezvous;
 use crate::association::table::{Limits as TableLimits, OnUnknown, Table};
-use crate::config::JetV1;
-use crate::config::settings::{RelaySettings, URLS_MAX};
+use crate::config::settings::RelaySettings;
+use crate::config::{JetV1, URLS_MAX};
 use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, Transport};
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::{ExecutorError, run_shards};
@@ -231,6 +231,7 @@ fn service_settings(
             true => listener_urls(instance, addresses)?,
             false => settings.jet.urls.clone(),
         },
+        keyring: settings.keyring.clone(),
         stun: settings.jet.stun.clone(),
         association_ttl: Duration::from_secs(limits.association_ttl_s),
         handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),

@@ -151,6 +151,48 @@ fn clients_are_told_the_urls_of_the_file() {
 }
 
 #[test]
+fn a_key_is_needed_where_the_relay_has_some() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("relay.toml");
+    let make = |name: &str, scope: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_midspan"))
+            .args(["key", name, "--scope", scope])
+            .output()
+            .expect("it runs");
+        let printed = String::from_utf8(output.stdout).expect("text");
+        let key = printed.lines().nth(1).expect("a key");
+        let key = key.trim_start_matches("# ").to_owned();
+        assert!(key.starts_with("midspan_"), "{printed}");
+        (printed, key)
+    };
+    let (for_creating, creator) = make("signalling", "create");
+    let (for_reading, reader) = make("operator", "read");
+    std::fs::write(&path, format!("{for_creating}\n{for_reading}")).expect("written");
+    let mut relay = Relay::start(&["--config", path.to_str().expect("text")]);
+    let address = relay.address;
+    let create = "GET /jet/create";
+    let bearer = |key: &str| format!("Authorization: Bearer {key}\r\n");
+
+    assert_eq!(exchange(address, create, &bearer(&creator)).status, 200);
+    let line = format!("{create}?token={creator}");
+    assert_eq!(exchange(address, &line, "").status, 200);
+    assert_eq!(exchange(address, "GET /jet/health", "").status, 200);
+    for (headers, status, reason) in [
+        (String::new(), 401, "no_key"),
+        (bearer("midspan_x"), 401, "unknown_key"),
+        (bearer(&reader), 403, "out_of_scope"),
+    ] {
+        let refused = exchange(address, create, &headers);
+        assert_eq!(refused.status, status, "{reason}");
+        let challenge = (status == 401).then_some("Bearer");
+        assert_eq!(refused.header("WWW-Authenticate"), challenge);
+        assert_eq!(relay.counters().count(&format!("refused.{reason}")), 1);
+    }
+    let log = relay.stop().log;
+    assert!(!log.contains(&creator) && !log.contains(&reader), "{log}");
+}
+
+#[test]
 fn an_association_of_the_clients_choice_lives_with_its_owner() {
     if !require_cores(2) {
         return;
@@ -228,7 +270,7 @@ fn what_is_refused_is_answered_and_counted() {
             400,
             "bad_association",
         ),
-        (request("GET /jet/sessions", ""), 501, "not_served"),
+        (request("GET /jet/sessions", ""), 401, "no_key"),
         ("GET / HTTP/1.1\r\n\r\n".into(), 400, "no_host"),
         ("GET / HTTP/1.1\nHost: a\n\n".into(), 400, "not_http"),
         ("GET /a\0 HTTP/1.1\r\n\r\n".into(), 400, "not_http"),

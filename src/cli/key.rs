@@ -1,0 +1,113 @@
+//! `midspan key`: makes a key, and what the relay keeps of it.
+
+use std::fmt;
+
+use anyhow::{Context, ensure};
+use aws_lc_rs::rand;
+use clap::{Args, ValueEnum};
+
+use super::{Advise, print};
+use crate::access::{ApiKey, Scope};
+
+/// Most letters of a key's name.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Make a key for a relay's HTTP interface
+///
+/// Prints the key, which nobody can print again, and the lines for the relay's
+/// configuration, which hold only its hash.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Example:
+  midspan key signalling --scope create
+  curl -H 'Authorization: Bearer KEY' http://relay.example:8080/jet/create")]
+pub struct KeyArgs {
+    /// Whose key it is, for the relay's log
+    name: String,
+
+    /// What it is good for; repeat for several
+    #[arg(long, value_name = "SCOPE", default_value = "create")]
+    scope: Vec<ScopeWord>,
+}
+
+/// A scope on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScopeWord {
+    /// To create associations, and to gather their candidates
+    Create,
+    /// To list associations and sessions
+    Read,
+    /// To delete associations, and to end sessions
+    Terminate,
+}
+
+impl ScopeWord {
+    const fn scope(self) -> Scope {
+        match self {
+            Self::Create => Scope::Create,
+            Self::Read => Scope::Read,
+            Self::Terminate => Scope::Terminate,
+        }
+    }
+}
+
+/// Makes and prints a key.
+///
+/// # Errors
+///
+/// A name that is none, or a system without randomness.
+pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
+    let character = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@".contains(&byte);
+    let check = || {
+        ensure!(
+            (1..=NAME_BYTES_MAX).contains(&args.name.len()) && args.name.bytes().all(character),
+            "NAME \"{}\" is not 1 to {NAME_BYTES_MAX} letters, digits, dots, dashes, underscores and @",
+            args.name.escape_default()
+        );
+        Ok(())
+    };
+    check().usage()?;
+    let mut random = [0; 24];
+    rand::fill(&mut random)
+        .ok()
+        .context("the system gives no random bytes")?;
+    let mut scopes: Vec<Scope> = Vec::new();
+    for word in &args.scope {
+        if !scopes.contains(&word.scope()) {
+            scopes.push(word.scope());
+        }
+    }
+    print(&KeyReport {
+        name: &args.name,
+        key: ApiKey::from_random(random),
+        scopes,
+    });
+    Ok(())
+}
+
+/// A new key, for its bearer and for the relay.
+struct KeyReport<'a> {
+    name: &'a str,
+    key: ApiKey,
+    scopes: Vec<Scope>,
+}
+
+impl fmt::Display for KeyReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scopes: Vec<_> = self
+            .scopes
+            .iter()
+            .map(|scope| format!("\"{}\"", scope.as_str()))
+            .collect();
+        writeln!(
+            f,
+            "# The key, shown this once, for whoever is to have it:\n# {}\n\n\
+             # For the relay's configuration:\n[[access.keys]]\nname = \"{}\"\n\
+             sha256 = \"{}\"\nscopes = [{}]",
+            self.key,
+            self.name,
+            self.key.hash(),
+            scopes.join(", ")
+        )
+    }
+}
