@@ -16,7 +16,7 @@ pub enum Scope {
 /// A key that the relay knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyEntry {
-    /// Whose it is, for logs.
+    /// Whose it is, for people.
     pub name: String,
     /// What is kept of it.
     pub hash: KeyHash,

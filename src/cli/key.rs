@@ -1,28 +1,29 @@
 //! `midspan key`: makes a key, and what the relay keeps of it.
 
 use std::fmt;
+use std::io::{self, Write};
 
 use anyhow::{Context, ensure};
 use aws_lc_rs::rand;
 use clap::{Args, ValueEnum};
 
 use super::{Advise, print};
-use crate::access::{ApiKey, Scope};
+use crate::access::{ApiKey, KeyHash, Scope};
 
 /// Most letters of a key's name.
 const NAME_BYTES_MAX: usize = 64;
 
 /// Make a key for a relay's HTTP interface
 ///
-/// Prints the key, which nobody can print again, and the lines for the relay's
-/// configuration, which hold only its hash.
+/// Prints the lines for the relay's configuration, which hold only the key's hash, on
+/// standard output, and the key, which nobody can print again, on standard error.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
-  midspan key signalling --scope create
+  midspan key signalling --scope create >> /etc/midspan.toml
   curl -H 'Authorization: Bearer KEY' http://relay.example:8080/jet/create")]
 pub struct KeyArgs {
-    /// Whose key it is, for the relay's log
+    /// Whose key it is
     name: String,
 
     /// What it is good for; repeat for several
@@ -77,18 +78,24 @@ pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
             scopes.push(word.scope());
         }
     }
+    let key = ApiKey::from_random(random);
     print(&KeyReport {
         name: &args.name,
-        key: ApiKey::from_random(random),
+        hash: key.hash(),
         scopes,
     });
-    Ok(())
+    writeln!(
+        io::stderr().lock(),
+        "The key of \"{}\", shown this once, for whoever is to have it:\n{key}",
+        args.name
+    )
+    .context("cannot print the key")
 }
 
-/// A new key, for its bearer and for the relay.
+/// What the relay keeps of a new key.
 struct KeyReport<'a> {
     name: &'a str,
-    key: ApiKey,
+    hash: KeyHash,
     scopes: Vec<Scope>,
 }
 
@@ -101,12 +108,9 @@ impl fmt::Display for KeyReport<'_> {
             .collect();
         writeln!(
             f,
-            "# The key, shown this once, for whoever is to have it:\n# {}\n\n\
-             # For the relay's configuration:\n[[access.keys]]\nname = \"{}\"\n\
-             sha256 = \"{}\"\nscopes = [{}]",
-            self.key,
+            "[[access.keys]]\nname = \"{}\"\nsha256 = \"{}\"\nscopes = [{}]",
             self.name,
-            self.key.hash(),
+            self.hash,
             scopes.join(", ")
         )
     }

@@ -200,6 +200,12 @@ impl Instance {
         self.split().0
     }
 
+    /// The port, where one is written.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.split().1.and_then(|port| port.parse().ok())
+    }
+
     fn split(&self) -> (&str, Option<&str>) {
         split_instance(&self.0)
     }

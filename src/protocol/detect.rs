@@ -28,7 +28,8 @@ pub enum Detection {
 /// Every byte of these has to be there: another protocol may begin the same.
 const SIGNATURES: [(Spoken, &[u8]); 2] = [(Spoken::Tls, &[0x16, 0x03]), (Spoken::Jet, &SIGNATURE)];
 
-/// The longest method that is taken for one. All that HTTP has are shorter.
+/// Letters of a method and the space behind it, at most. All methods of RFC 9110 are
+/// shorter.
 const METHOD_BYTES_MAX: usize = 16;
 
 /// Carriage returns and line feeds that are skipped before a request.

@@ -6,9 +6,10 @@
 //! only when the shard's loop yields.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::mem;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use glommio::{CpuSet, GlommioError, LocalExecutorPoolBuilder, PoolPlacement};
 
@@ -113,6 +114,20 @@ pub fn run_or_spawn(task: impl Future<Output = ()> + 'static) {
     if task.as_mut().poll(&mut context).is_pending() {
         spawn(task);
     }
+}
+
+/// Lets everything else of the shard have its turn before the task goes on: for a
+/// task that may never have to wait.
+pub async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        wake(context.waker().clone());
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Wakes a task. Tasks are woken in no other way: the shard's loop lets them

@@ -106,12 +106,18 @@ pub async fn read_opening(
     }
 }
 
-/// Tells a peer why it is refused and closes: the words first, then the FIN,
-/// then what it still sends is read away for a while and up to a limit, since
-/// closing over unread bytes would turn into a reset that overtakes the words.
-pub async fn refuse(reactor: &Reactor, mut stream: Stream, words: &[u8]) {
-    let sent = stream.socket().send(words);
-    if sent != Ok(words.len()) || stream.socket().shutdown_write().is_err() {
+/// Tells a peer in a few words why it is refused, and parts with it.
+pub async fn refuse(reactor: &Reactor, stream: Stream, words: &[u8]) {
+    if stream.socket().send(words) == Ok(words.len()) {
+        part_with(reactor, stream).await;
+    }
+}
+
+/// Closes a connection on which all is said: the FIN, and what the peer still sends
+/// is read away for a while and up to a limit, since closing over unread bytes would
+/// turn into a reset that overtakes the words.
+pub async fn part_with(reactor: &Reactor, mut stream: Stream) {
+    if stream.socket().shutdown_write().is_err() {
         return;
     }
     let until = reactor.now() + FAREWELL_MAX;

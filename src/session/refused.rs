@@ -26,8 +26,10 @@ pub enum Refused {
     HeadTooLong,
     /// It is not certain where an HTTP request's body ends.
     AmbiguousBody,
-    /// An HTTP request's body is longer than we take, or does not tell its length.
+    /// An HTTP request's body is longer than we take.
     BodyTooLong,
+    /// An HTTP request's body does not tell its length.
+    NoLength,
     /// A key is needed, and none was shown.
     NoKey,
     /// Nobody has the key that was shown.
@@ -85,6 +87,7 @@ crate::labels!(Refused {
     HeadTooLong = "head_too_long",
     AmbiguousBody = "ambiguous_body",
     BodyTooLong = "body_too_long",
+    NoLength = "no_length",
     NoKey = "no_key",
     UnknownKey = "unknown_key",
     OutOfScope = "out_of_scope",
@@ -130,6 +133,7 @@ impl Refused {
             Self::NotFound | Self::BadPath => 404,
             Self::BadMethod => 405,
             Self::AlreadyConnected => 409,
+            Self::NoLength => 411,
             Self::BodyTooLong => 413,
             Self::NotWaiting => 428,
             Self::TooManyWaiting => 429,

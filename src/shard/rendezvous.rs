@@ -170,7 +170,10 @@ impl RelayService {
             false => PeerAddress::UNKNOWN,
         };
         match read_opening(reactor, &mut stream, &self.read_buffer, deadline).await {
-            Ok(Opening::Http(received)) => self.serve_http(stream, received, peer).await,
+            // In a box of its own: what it needs is no part of every handshake.
+            Ok(Opening::Http(received)) => {
+                Box::pin(self.serve_http(stream, received, peer)).await;
+            }
             Ok(Opening::Jet(arrival)) => {
                 self.place(Newcomer {
                     stream,

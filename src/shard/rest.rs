@@ -14,8 +14,9 @@ use crate::association::rendezvous::Route;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, RouteTo};
 use crate::protocol::jet::{RestError, RestRequest};
+use crate::runtime::executor::yield_now;
 use crate::runtime::stream::Stream;
-use crate::session::handshake::refuse;
+use crate::session::handshake::{part_with, refuse};
 use crate::session::http::{HttpEnd, HttpReader};
 use crate::session::refused::Refused;
 
@@ -42,9 +43,11 @@ impl RelayService {
     ) {
         let reactor = &self.world.reactor;
         let mut reader = HttpReader::new(received);
+        // As long as it has no place of its own among the limits, a connection has
+        // that of a handshake, and no longer than one.
+        let until = reactor.now() + self.settings.handshake_timeout;
         loop {
-            let deadline = reactor.now() + self.settings.handshake_timeout;
-            let next = reader.next(reactor, &mut stream, deadline);
+            let next = reader.next(reactor, &mut stream, until);
             let next = match self.draining.or_raised(next).await {
                 Some(Ok(request)) => Ok(request),
                 Some(Err(end)) => Err(end),
@@ -68,14 +71,21 @@ impl RelayService {
                     refusal(request.asked, refused)
                 }
             };
-            if request.persistence == Persistence::Close || self.world.is_draining() {
-                return refuse(reactor, stream, &answer.encode(Persistence::Close)).await;
-            }
-            let bytes = answer.encode(Persistence::KeepAlive);
+            let persistence = match self.world.is_draining() {
+                true => Persistence::Close,
+                false => request.persistence,
+            };
+            let bytes = answer.encode(persistence);
+            let deadline = reactor.now() + self.settings.handshake_timeout;
             match reactor.deadline(deadline, stream.send_all(&bytes)).await {
                 Some(Ok(())) => {}
                 Some(Err(_)) | None => return self.count_refused(peer, Refused::ReplyFailed),
             }
+            if persistence == Persistence::Close {
+                return part_with(reactor, stream).await;
+            }
+            // A client that never lets us wait would keep the shard to itself.
+            yield_now().await;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::association::owner::Owner;
 use crate::association::rendezvous::Rendezvous;
 use crate::association::table::{Limits as TableLimits, OnUnknown, Table};
 use crate::config::settings::RelaySettings;
-use crate::config::{JetV1, URLS_MAX};
+use crate::config::{Instance, JetV1, URLS_MAX};
 use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, Transport};
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::{ExecutorError, run_shards};
@@ -218,7 +218,7 @@ fn service_settings(
     shards: NonZeroU16,
 ) -> Result<RendezvousSettings, ServeError> {
     let limits = &settings.limits;
-    let instance = settings.jet.instance.as_str();
+    let instance = &settings.jet.instance;
     Ok(RendezvousSettings {
         on_unknown: if settings.create_on_accept {
             OnUnknown::Create
@@ -226,7 +226,7 @@ fn service_settings(
             OnUnknown::Refuse
         },
         v1_allowed: settings.jet.v1 == JetV1::Allow,
-        instance: HostName::new(instance)?,
+        instance: HostName::new(instance.as_str())?,
         routes: match settings.jet.urls.is_empty() {
             true => listener_urls(instance, addresses)?,
             false => settings.jet.urls.clone(),
@@ -243,14 +243,11 @@ fn service_settings(
 
 /// How peers reach the listeners, as far as the relay knows.
 fn listener_urls(
-    instance: &str,
+    instance: &Instance,
     addresses: &[SocketAddr],
 ) -> Result<Vec<PublicUrl>, PublicUrlError> {
     // The instance's name may bring a port, which then is the one to be told.
-    let (host, port) = match instance.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok()),
-        None => (instance, None),
-    };
+    let (host, port) = (instance.host(), instance.port());
     let mut routes = Vec::new();
     for address in addresses {
         let url = PublicUrl::new(Transport::Tcp, host, port.unwrap_or(address.port()))?;

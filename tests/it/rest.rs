@@ -12,7 +12,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::jet_client::{
-    End, accept, connect, dial, granted, implicit, new_association, ping_pong, read_to_end, refused,
+    End, accept, connect, dial, granted, implicit, new_association, new_place, pair, ping_pong,
+    read_to_end, refused,
 };
 use super::relay_process::Relay;
 use super::require::{require, require_cores};
@@ -159,10 +160,11 @@ fn a_key_is_needed_where_the_relay_has_some() {
             .args(["key", name, "--scope", scope])
             .output()
             .expect("it runs");
+        let said = String::from_utf8(output.stderr).expect("text");
+        let key = said.lines().last().expect("a key").to_owned();
+        assert!(key.starts_with("midspan_"), "{said}");
         let printed = String::from_utf8(output.stdout).expect("text");
-        let key = printed.lines().nth(1).expect("a key");
-        let key = key.trim_start_matches("# ").to_owned();
-        assert!(key.starts_with("midspan_"), "{printed}");
+        assert!(!printed.contains("midspan_"), "{printed}");
         (printed, key)
     };
     let (for_creating, creator) = make("signalling", "create");
@@ -257,6 +259,43 @@ fn a_connection_takes_one_request_after_the_other() {
 }
 
 #[test]
+fn who_never_stops_asking_leaves_others_their_turn() {
+    let relay = Relay::start(&["--cores", "1"]);
+    let (mut acceptor, mut connector) = pair(relay.address, new_place());
+    let mut asking = dial(relay.address);
+    let mut reading = asking.try_clone().expect("a second handle");
+    let asker = std::thread::spawn(move || {
+        let burst = request("GET /health", "").repeat(100);
+        // Until the relay, which parts with it in the end, takes no more.
+        while asking.write_all(burst.as_bytes()).is_ok() {}
+    });
+    let reader = std::thread::spawn(move || read_to_end(&mut reading).0.len());
+    for _ in 0..50 {
+        ping_pong(&mut acceptor, &mut connector);
+    }
+    assert!(!asker.is_finished(), "others had to wait until it stopped");
+    drop((acceptor, connector));
+    relay.stop().check_clean();
+    asker.join().expect("it ended");
+    assert!(reader.join().expect("it ended") > 0, "it was answered");
+}
+
+#[test]
+fn a_relay_may_be_known_by_an_address() {
+    for (instance, host) in [("[2001:db8::1]", "[2001:db8::1]"), ("[::1]:9", "[::1]")] {
+        let relay = Relay::start(&["--jet-instance", instance]);
+        let port = match instance.ends_with(']') {
+            true => relay.address.port(),
+            false => 9,
+        };
+        let created = exchange(relay.address, "GET /jet/create", "").json();
+        let url = format!("jet:{host}:{port}?transport=tcp");
+        assert_eq!(created["v"]["iceServers"][0]["url"], url.as_str());
+        relay.stop().check_clean();
+    }
+}
+
+#[test]
 fn what_is_refused_is_answered_and_counted() {
     let mut relay = Relay::start(&[]);
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(16 << 10));
@@ -293,7 +332,7 @@ fn what_is_refused_is_answered_and_counted() {
             "ambiguous_body",
         ),
         (
-            request("POST /", "Content-Length: 70000\r\n"),
+            request("POST /", "Content-Length: 7000\r\n"),
             413,
             "body_too_long",
         ),
@@ -312,7 +351,16 @@ fn what_is_refused_is_answered_and_counted() {
 
 #[test]
 fn an_idle_connection_does_not_hold_up_a_relay_that_stops() {
-    let relay = Relay::start(&["--limit", "handshake_timeout_s=60"]);
+    let relay = Relay::start(&[
+        "--limit",
+        "handshake_timeout_s=300",
+        "--drain-timeout",
+        "1h",
+    ]);
+    let mut halfway = dial(relay.address);
+    halfway
+        .write_all(b"GET /jet/health HTTP/1.1\r\n")
+        .expect("sent");
     let mut stream = dial(relay.address);
     stream
         .write_all(request("GET /jet/health", "").as_bytes())
@@ -320,6 +368,8 @@ fn an_idle_connection_does_not_hold_up_a_relay_that_stops() {
     assert_eq!(read_response(&mut stream).status, 200);
     relay.signal(Signal::TERM);
     assert_eq!(read_to_end(&mut stream), (Vec::new(), End::Closed));
+    assert_eq!(read_response(&mut halfway).status, 503);
+    drop(halfway);
     relay.wait().check_clean();
 }
 

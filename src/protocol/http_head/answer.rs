@@ -1,13 +1,23 @@
 //! A response that is written whole, with a body that is there: RFC 9112 §4.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-/// One response.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One response. No cache may keep it: what we answer is of this moment, and an id in
+/// it is a credential. There is no `Date`, since a core reads no clock.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
+}
+
+/// Its status: the rest may hold ids.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What becomes of the connection behind a response: RFC 9112 §9.
@@ -69,7 +79,7 @@ impl Answer {
         // Writing to a string does not fail.
         let _ = write!(
             head,
-            "Content-Length: {length}\r\nConnection: {connection}\r\n"
+            "Content-Length: {length}\r\nConnection: {connection}\r\nCache-Control: no-store\r\n"
         );
         for (name, value) in &self.headers {
             let _ = write!(head, "{name}: {value}\r\n");
@@ -91,6 +101,7 @@ const fn phrase(status: u16) -> &'static str {
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        411 => "Length Required",
         409 => "Conflict",
         410 => "Gone",
         413 => "Content Too Large",
@@ -129,7 +140,8 @@ mod tests {
         let closing = Answer::new(404).encode(Persistence::Close);
         assert_eq!(
             closing,
-            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\
+              Cache-Control: no-store\r\n\r\n"
         );
     }
 

@@ -34,7 +34,7 @@ pub enum FramingError {
     /// Chunks in HTTP/1.0, which has none: §6.1.
     #[error("header Transfer-Encoding in HTTP/1.0")]
     CodingInHttp10,
-    /// Anything but `chunked`, once. To be answered with 501.
+    /// Anything but `chunked`, once.
     #[error("header Transfer-Encoding is not chunked alone")]
     UnknownCoding,
 }

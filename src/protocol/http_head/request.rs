@@ -1,10 +1,12 @@
 //! The head of a request: RFC 9112 §3.
 
+use std::fmt;
+
 use super::{HeadError, HeadPolicy, HeaderSlots, Headers, HttpVersion, Window};
 use crate::protocol::Progress;
 
 /// A request's head, borrowed from the bytes that it was decoded from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct RequestHead<'slots, 'bytes> {
     /// As it came; methods are case-sensitive in HTTP proper.
     pub method: &'bytes str,
@@ -14,6 +16,18 @@ pub struct RequestHead<'slots, 'bytes> {
     pub version: HttpVersion,
     /// What follows the request line.
     pub headers: Headers<'slots, 'bytes>,
+}
+
+/// Without the target's query, which may hold a key.
+impl fmt::Debug for RequestHead<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.target.split('?').next().unwrap_or_default();
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("path", &path)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'slots, 'bytes> RequestHead<'slots, 'bytes> {

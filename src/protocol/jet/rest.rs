@@ -77,7 +77,8 @@ impl RestRequest {
     /// # Errors
     /// If there is nothing to do.
     pub fn from_head(head: &RequestHead<'_, '_>) -> Result<Self, RestError> {
-        let (path, query) = head.target.split_once('?').unwrap_or((head.target, ""));
+        let target = origin_form(head.target).ok_or(RestError::UnknownPath)?;
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let lower = path.to_ascii_lowercase();
         let path = lower.strip_suffix('/').unwrap_or(&lower);
         let segments: Vec<&str> = path.split('/').skip(1).collect();
@@ -112,7 +113,7 @@ impl RestRequest {
             ["jet", "session", id, "terminate"] => {
                 post(method, || parse_id(id).map(Self::TerminateSession))
             }
-            _ => match Target::parse(head.target) {
+            _ => match Target::parse(target) {
                 Ok(Target::Verb { verb, ids }) => get(method, || {
                     let place = ids.parse().map_err(|_| RestError::BadId)?;
                     Ok(Self::Meet { verb, place })
@@ -122,6 +123,19 @@ impl RestRequest {
             },
         }
     }
+}
+
+/// The path and query of a target in origin form or absolute form: RFC 9112 §3.2.
+fn origin_form(target: &str) -> Option<&str> {
+    if target.starts_with('/') {
+        return Some(target);
+    }
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = ["http", "https"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known));
+    let path = rest.find('/').map(|at| &rest[at..])?;
+    is_http.then_some(path)
 }
 
 fn get(
@@ -207,6 +221,8 @@ mod tests {
                 ListAssociations { with_detail: true },
             ),
             ("GET /jet/health", Health),
+            ("GET http://relay:80/jet/health", Health),
+            ("GET HTTPS://relay/health?x", Health),
             ("GET /health", Health),
             ("GET /jet/heartbeat", Heartbeat),
             ("GET /jet/sessions", ListSessions),
@@ -263,6 +279,11 @@ mod tests {
             ("GET /jet/", UnknownPath),
             ("GET /jetcreate", UnknownPath),
             ("GET /favicon.ico", UnknownPath),
+            ("GET x/jet/create", UnknownPath),
+            ("GET http:/jet/create", UnknownPath),
+            ("GET ftp://relay/jet/create", UnknownPath),
+            ("GET http://relay", UnknownPath),
+            ("OPTIONS *", UnknownPath),
             ("GET /create", UnknownPath),
             (
                 &format!("POST /jet/association/{a}/candidates//x"),

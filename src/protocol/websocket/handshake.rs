@@ -54,7 +54,7 @@ impl<'bytes> Upgrade<'bytes> {
         {
             return Err(UpgradeError::NotAsked);
         }
-        if headers.find("Sec-WebSocket-Version") != Some(VERSION.as_bytes()) {
+        if headers.find_only("Sec-WebSocket-Version") != Ok(Some(VERSION.as_bytes())) {
             return Err(UpgradeError::UnsupportedVersion);
         }
         let key = match headers.find_only("Sec-WebSocket-Key") {
@@ -166,10 +166,10 @@ impl ClientHandshake {
         if headers.find_only("Sec-WebSocket-Accept") != Ok(Some(expected.as_bytes())) {
             return Err(AnswerError::WrongAccept);
         }
-        let protocol = headers.find("Sec-WebSocket-Protocol");
-        let is_offered = match protocol {
-            Some(chosen) => self.protocol.map(str::as_bytes) == Some(chosen),
-            None => true,
+        let is_offered = match headers.find_only("Sec-WebSocket-Protocol") {
+            Ok(Some(chosen)) => self.protocol.map(str::as_bytes) == Some(chosen),
+            Ok(None) => true,
+            Err(_) => false,
         };
         if !is_offered || headers.find("Sec-WebSocket-Extensions").is_some() {
             return Err(AnswerError::NotOffered);
