@@ -274,6 +274,10 @@ impl Proxy for OnceService {
         &self.world
     }
 
+    fn is_session(&self, reason: CloseReason, bytes: [u64; 2]) -> bool {
+        Outcome::of(reason, bytes) == Outcome::Served
+    }
+
     fn end_session(&self, number: u32, reason: CloseReason, bytes: [u64; 2]) {
         let round = self.live_round().filter(|round| round.number == number);
         if let Some(round) = round {

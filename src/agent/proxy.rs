@@ -25,6 +25,11 @@ pub trait Proxy: 'static {
         unreachable!("this proxy listens nowhere")
     }
 
+    /// See [`Service::is_session`].
+    fn is_session(&self, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
+        true
+    }
+
     /// A session ended, see [`Service::handle_session_ended`].
     fn end_session(&self, _session: Self::Session, _reason: CloseReason, _bytes: [u64; 2]) {}
 
@@ -53,6 +58,10 @@ impl<P: Proxy> Service for P {
 
     fn handle_message(self: &Rc<Self>, message: Infallible) {
         match message {}
+    }
+
+    fn is_session(&self, reason: CloseReason, bytes: [u64; 2]) -> bool {
+        Proxy::is_session(self, reason, bytes)
     }
 
     fn handle_session_ended(

@@ -76,6 +76,12 @@ pub trait Service: 'static {
     /// Another shard sent a message.
     fn handle_message(self: &Rc<Self>, message: Self::Message);
 
+    /// Whether a pair that ended so belongs in the access log. A proxy that dials in
+    /// advance has pairs to which nobody came.
+    fn is_session(&self, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
+        true
+    }
+
     /// A session ended; its sockets are taken care of. `bytes` were delivered:
     /// those that came from the left, from the right.
     fn handle_session_ended(
@@ -554,7 +560,9 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
         let Some(session) = session else {
             unreachable!("every pair has its session");
         };
-        session.log(&ended, now);
+        if service.is_session(ended.reason, ended.bytes) {
+            session.log(&ended, now);
+        }
         world.counters.ended.increment(ended.reason);
         world
             .counters

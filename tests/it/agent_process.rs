@@ -68,6 +68,11 @@ impl Program {
         }
     }
 
+    /// What it logs from now on until it ends.
+    pub(crate) fn rest_of_log(&self) -> String {
+        self.log.iter().collect::<Vec<_>>().join("\n")
+    }
+
     /// Tells it to stop, and waits until it has.
     pub(crate) fn stop(mut self) -> ExitStatus {
         self.terminate();

@@ -321,8 +321,13 @@ fn forward_takes_a_ticket_for_one_session() {
 #[test]
 fn one_session_to_which_nobody_came_stops_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (_relay, expose, _ticket) = expose_once(folder.path(), &[]);
-    assert!(expose.stop().success());
+    let (_relay, mut expose, _ticket) = expose_once(folder.path(), &[]);
+    expose.terminate();
+    assert!(expose.wait().success());
+    // The pair that waited for somebody was no session.
+    let log = expose.rest_of_log();
+    assert!(log.contains("stopped"), "{log}");
+    assert!(!log.contains("session ended"), "{log}");
 }
 
 #[test]
