@@ -35,7 +35,6 @@ use crate::runtime::Owner;
 use crate::runtime::executor::{run_or_spawn, spawn};
 use crate::runtime::flag::Flag;
 use crate::runtime::question::Pending;
-use crate::runtime::reactor::Closing;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::{Stream, Watched};
@@ -103,8 +102,8 @@ pub struct RelayService {
     pub(super) questions: Pending<Told>,
     /// For the tasks that would wait for more.
     pub(super) draining: Flag,
-    waiting: RefCell<Slab<WaitingLeg>>,
-    waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
+    pub(super) waiting: RefCell<Slab<WaitingLeg>>,
+    pub(super) waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
     pub(super) random: Random,
     read_buffer: ReadBuffer,
     handshakes: Cell<usize>,
@@ -482,71 +481,6 @@ impl RelayService {
     /// Connections that live on this shard, whatever they are at.
     fn connections(&self) -> usize {
         self.handshakes.get() + self.waiting.borrow().len() + 2 * self.world.pairs()
-    }
-
-    fn is_dead(&self, leg: Key) -> bool {
-        let waiting = self.waiting.borrow();
-        waiting.get(leg).is_some_and(WaitingLeg::is_dead)
-    }
-
-    fn has_gone(&self, leg: Key, readiness: Readiness) -> bool {
-        self.waiting
-            .borrow()
-            .get(leg)
-            .is_some_and(|waiting| waiting.is_gone(readiness))
-    }
-
-    /// An acceptor died while it waited, or was never told that it waits.
-    fn lose_waiting(&self, leg: Key) {
-        if let Some(waiting) = self.close_waiting(leg) {
-            let now = self.world.reactor.now();
-            // Stale only if the table gave it up in the same breath.
-            let _ = self.rendezvous.borrow_mut().waiting_leg_gone(waiting, now);
-        }
-    }
-
-    /// Closes an acceptor without a word.
-    fn close_waiting(&self, leg: Key) -> Option<CandidateRef> {
-        let waiting = self.take_waiting(leg)?;
-        self.world
-            .reactor
-            .retire(waiting.poll, waiting.socket, Closing::Clean);
-        Some(waiting.candidate)
-    }
-
-    fn take_waiting(&self, leg: Key) -> Option<WaitingLeg> {
-        let waiting = self.waiting.borrow_mut().remove(leg)?;
-        if let Some(ip) = waiting.peer.ip() {
-            let mut by_address = self.waiting_by_address.borrow_mut();
-            if let Some(count) = by_address.get_mut(&ip) {
-                *count -= 1;
-                if *count == 0 {
-                    by_address.remove(&ip);
-                }
-            }
-        }
-        Some(waiting)
-    }
-
-    fn admits_waiting(&self, peer: &PeerAddress) -> bool {
-        let by_address = self.waiting_by_address.borrow();
-        let count = peer
-            .ip()
-            .and_then(|ip| by_address.get(&ip).copied())
-            .unwrap_or(0);
-        count < self.settings.waiting_per_address_max
-    }
-
-    /// Closes acceptors whose association is gone.
-    pub(super) fn close_expired(&self) {
-        let now = self.world.reactor.now();
-        loop {
-            let closing = self.rendezvous.borrow_mut().poll_close(now);
-            match closing {
-                Some(closing) => self.close_waiting(closing.leg),
-                None => break,
-            };
-        }
     }
 }
 
