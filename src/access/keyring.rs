@@ -1,9 +1,13 @@
 //! The keys that a relay knows, and what each of them is good for.
 
+use serde::Deserialize;
+
 use super::api_key::{KeyHash, Presented};
 
-/// What a key may be good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What a key may be good for; written in lower case, in the file and on the command
+/// line alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// To create associations, and to gather their candidates.
     Create,
@@ -45,10 +49,7 @@ pub enum Denied {
 }
 
 impl Scope {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Create, Self::Read, Self::Terminate];
-
-    /// As it is written in the configuration.
+    /// As it is written.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

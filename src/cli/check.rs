@@ -1,7 +1,6 @@
 //! `midspan check`: what the relay would make of a file.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -35,26 +34,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let _ = kernel::probe();
     let file = ConfigFile::read(&args.file)?;
     let settings = RelaySettings::resolve(&Flags::default(), Some(&file), &host::facts()?)?;
-    print(&CheckReport {
-        file: &args.file,
-        settings: &settings,
-    });
+    print(&format_args!(
+        "# {} is valid. On this host the relay would run with:\n{settings}",
+        args.file.display()
+    ));
     Ok(())
-}
-
-/// A valid file's settings, as a file.
-struct CheckReport<'a> {
-    file: &'a Path,
-    settings: &'a RelaySettings,
-}
-
-impl fmt::Display for CheckReport<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "# {} is valid. On this host the relay would run with:",
-            self.file.display()
-        )?;
-        write!(f, "{}", self.settings)
-    }
 }

@@ -1,14 +1,13 @@
 //! `midspan key`: makes a key, and what the relay keeps of it.
 
-use std::fmt;
 use std::io::{self, Write};
 
 use anyhow::{Context, ensure};
 use aws_lc_rs::rand;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{Advise, print};
-use crate::access::{ApiKey, KeyHash, Scope};
+use crate::access::{ApiKey, KeyEntry, Scope};
 
 /// Most letters of a key's name.
 const NAME_BYTES_MAX: usize = 64;
@@ -28,28 +27,7 @@ pub struct KeyArgs {
 
     /// What it is good for; repeat for several
     #[arg(long, value_name = "SCOPE", default_value = "create")]
-    scope: Vec<ScopeWord>,
-}
-
-/// A scope on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ScopeWord {
-    /// To create associations, and to gather their candidates
-    Create,
-    /// To list associations and sessions
-    Read,
-    /// To delete associations, and to end sessions
-    Terminate,
-}
-
-impl ScopeWord {
-    const fn scope(self) -> Scope {
-        match self {
-            Self::Create => Scope::Create,
-            Self::Read => Scope::Read,
-            Self::Terminate => Scope::Terminate,
-        }
-    }
+    scope: Vec<Scope>,
 }
 
 /// Makes and prints a key.
@@ -73,14 +51,14 @@ pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
         .ok()
         .context("the system gives no random bytes")?;
     let mut scopes: Vec<Scope> = Vec::new();
-    for word in &args.scope {
-        if !scopes.contains(&word.scope()) {
-            scopes.push(word.scope());
+    for scope in &args.scope {
+        if !scopes.contains(scope) {
+            scopes.push(*scope);
         }
     }
     let key = ApiKey::from_random(random);
-    print(&KeyReport {
-        name: &args.name,
+    print(&KeyEntry {
+        name: args.name.clone(),
         hash: key.hash(),
         scopes,
     });
@@ -90,28 +68,4 @@ pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
         args.name
     )
     .context("cannot print the key")
-}
-
-/// What the relay keeps of a new key.
-struct KeyReport<'a> {
-    name: &'a str,
-    hash: KeyHash,
-    scopes: Vec<Scope>,
-}
-
-impl fmt::Display for KeyReport<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scopes: Vec<_> = self
-            .scopes
-            .iter()
-            .map(|scope| format!("\"{}\"", scope.as_str()))
-            .collect();
-        writeln!(
-            f,
-            "[[access.keys]]\nname = \"{}\"\nsha256 = \"{}\"\nscopes = [{}]",
-            self.name,
-            self.hash,
-            scopes.join(", ")
-        )
-    }
 }

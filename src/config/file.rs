@@ -123,26 +123,7 @@ pub(super) struct WrittenAccess {
 pub(super) struct WrittenKey {
     pub(super) name: Spanned<String>,
     pub(super) sha256: Spanned<String>,
-    pub(super) scopes: Spanned<Vec<WrittenScope>>,
-}
-
-/// A scope as it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum WrittenScope {
-    Create,
-    Read,
-    Terminate,
-}
-
-impl From<WrittenScope> for Scope {
-    fn from(written: WrittenScope) -> Self {
-        match written {
-            WrittenScope::Create => Self::Create,
-            WrittenScope::Read => Self::Read,
-            WrittenScope::Terminate => Self::Terminate,
-        }
-    }
+    pub(super) scopes: Spanned<Vec<Scope>>,
 }
 
 /// A file's text and name: turns offsets into places.

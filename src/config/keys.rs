@@ -1,8 +1,27 @@
 //! The keys of the file: `[[access.keys]]`.
 
+use std::fmt;
+
 use super::file::ConfigFile;
 use super::{ConfigError, Problem};
-use crate::access::{KeyEntry, KeyHash, Keyring, Scope};
+use crate::access::{KeyEntry, KeyHash, Keyring};
+
+/// As the file writes it.
+impl fmt::Display for KeyEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, hash, scopes } = self;
+        let name = toml::Value::String(name.clone());
+        let scopes: Vec<_> = scopes
+            .iter()
+            .map(|scope| format!("\"{}\"", scope.as_str()))
+            .collect();
+        let scopes = scopes.join(", ");
+        writeln!(
+            f,
+            "[[access.keys]]\nname = {name}\nsha256 = \"{hash}\"\nscopes = [{scopes}]"
+        )
+    }
+}
 
 /// The keys that the file lists.
 pub(super) fn keyring(file: Option<&ConfigFile>) -> Result<Keyring, ConfigError> {
@@ -19,12 +38,7 @@ pub(super) fn keyring(file: Option<&ConfigFile>) -> Result<Keyring, ConfigError>
             let problem = Problem::KeyTwice { name };
             return Err(ConfigError::new(file.place(&written.name), problem));
         }
-        let scopes: Vec<Scope> = written
-            .scopes
-            .get_ref()
-            .iter()
-            .map(|scope| Scope::from(*scope))
-            .collect();
+        let scopes = written.scopes.get_ref().clone();
         if scopes.is_empty() {
             let problem = Problem::NoScope { name };
             return Err(ConfigError::new(file.place(&written.scopes), problem));

@@ -15,7 +15,7 @@ use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel,
     Period, Place, Problem,
 };
-use crate::access::{KeyEntry, Keyring};
+use crate::access::Keyring;
 use crate::protocol::jet::PublicUrl;
 
 /// How long a shard may spin before it sleeps, at most, in microseconds.
@@ -450,17 +450,8 @@ impl fmt::Display for RelaySettings {
         for (name, value) in self.limits.named() {
             writeln!(f, "{name} = {value}")?;
         }
-        for KeyEntry { name, hash, scopes } in self.keyring.keys() {
-            let name = toml::Value::String(name.clone());
-            let scopes: Vec<_> = scopes
-                .iter()
-                .map(|s| format!("\"{}\"", s.as_str()))
-                .collect();
-            let scopes = scopes.join(", ");
-            writeln!(
-                f,
-                "\n[[access.keys]]\nname = {name}\nsha256 = \"{hash}\"\nscopes = [{scopes}]"
-            )?;
+        for key in self.keyring.keys() {
+            write!(f, "\n{key}")?;
         }
         Ok(())
     }

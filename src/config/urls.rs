@@ -51,9 +51,8 @@ pub(super) fn stun(file: Option<&ConfigFile>) -> Result<Vec<String>, ConfigError
         if is_url {
             return Ok(url.clone());
         }
-        let written_url = url.clone();
         let problem = Problem::Stun {
-            written: written_url,
+            written: url.clone(),
         };
         Err(ConfigError::new(file.place(written), problem))
     };

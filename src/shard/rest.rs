@@ -49,8 +49,7 @@ impl RelayService {
         loop {
             let next = reader.next(reactor, &mut stream, until);
             let next = match self.draining.or_raised(next).await {
-                Some(Ok(request)) => Ok(request),
-                Some(Err(end)) => Err(end),
+                Some(next) => next,
                 None if reader.is_empty() => Err(HttpEnd::Idle),
                 None => Err(HttpEnd::Refused(Refused::Draining)),
             };

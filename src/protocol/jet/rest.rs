@@ -82,18 +82,23 @@ impl RestRequest {
         let lower = path.to_ascii_lowercase();
         let path = lower.strip_suffix('/').unwrap_or(&lower);
         let segments: Vec<&str> = path.split('/').skip(1).collect();
-        let method = head.method;
+        let only = |allow| match head.method == allow {
+            true => Ok(()),
+            false => Err(RestError::WrongMethod { allow }),
+        };
         match segments[..] {
-            ["jet", "create"] => get(method, || {
+            ["jet", "create"] => {
+                only("GET")?;
                 let association = head.headers.find("Jet-Association");
                 let association = association.map(parse_id_bytes).transpose()?;
                 Ok(Self::Create { association })
-            }),
-            ["jet", "association"] => get(method, || {
+            }
+            ["jet", "association"] => {
+                only("GET")?;
                 let with_detail = query.split('&').any(|pair| pair == "detail=true");
                 Ok(Self::ListAssociations { with_detail })
-            }),
-            ["jet", "association", id] => match method {
+            }
+            ["jet", "association", id] => match head.method {
                 "GET" => parse_id(id).map(Self::ShowAssociation),
                 "POST" => parse_id(id).map(Self::CreateAssociation),
                 "DELETE" => parse_id(id).map(Self::DeleteAssociation),
@@ -102,22 +107,25 @@ impl RestRequest {
                 }),
             },
             ["jet", "association", id, "candidates"] => {
-                post(method, || parse_id(id).map(Self::GatherCandidates))
+                only("POST")?;
+                parse_id(id).map(Self::GatherCandidates)
             }
-            ["jet", "health"] | ["health"] => get(method, || Ok(Self::Health)),
-            ["jet", "heartbeat"] => get(method, || Ok(Self::Heartbeat)),
-            ["jet", "sessions"] | ["sessions"] => get(method, || Ok(Self::ListSessions)),
+            ["jet", "health"] | ["health"] => only("GET").map(|()| Self::Health),
+            ["jet", "heartbeat"] => only("GET").map(|()| Self::Heartbeat),
+            ["jet", "sessions"] | ["sessions"] => only("GET").map(|()| Self::ListSessions),
             ["jet", "sessions", "count"] | ["sessions", "count"] => {
-                get(method, || Ok(Self::CountSessions))
+                only("GET").map(|()| Self::CountSessions)
             }
             ["jet", "session", id, "terminate"] => {
-                post(method, || parse_id(id).map(Self::TerminateSession))
+                only("POST")?;
+                parse_id(id).map(Self::TerminateSession)
             }
             _ => match Target::parse(target) {
-                Ok(Target::Verb { verb, ids }) => get(method, || {
+                Ok(Target::Verb { verb, ids }) => {
+                    only("GET")?;
                     let place = ids.parse().map_err(|_| RestError::BadId)?;
                     Ok(Self::Meet { verb, place })
-                }),
+                }
                 Ok(Target::Root) | Err(RequestFault::BadPath) => Err(RestError::UnknownPath),
                 Err(_) => Err(RestError::BadId),
             },
@@ -136,32 +144,6 @@ fn origin_form(target: &str) -> Option<&str> {
         .any(|known| scheme.eq_ignore_ascii_case(known));
     let path = rest.find('/').map(|at| &rest[at..])?;
     is_http.then_some(path)
-}
-
-fn get(
-    method: &str,
-    request: impl FnOnce() -> Result<RestRequest, RestError>,
-) -> Result<RestRequest, RestError> {
-    only("GET", method, request)
-}
-
-fn post(
-    method: &str,
-    request: impl FnOnce() -> Result<RestRequest, RestError>,
-) -> Result<RestRequest, RestError> {
-    only("POST", method, request)
-}
-
-fn only(
-    allow: &'static str,
-    method: &str,
-    request: impl FnOnce() -> Result<RestRequest, RestError>,
-) -> Result<RestRequest, RestError> {
-    if method == allow {
-        request()
-    } else {
-        Err(RestError::WrongMethod { allow })
-    }
 }
 
 fn parse_id(id: &str) -> Result<Uuid, RestError> {
