@@ -276,6 +276,7 @@ pub(super) fn into_leg(stream: Stream) -> Leg {
     } = stream.into_watched(Owner::TASK);
     Leg {
         io: LegIo {
+            codec: None,
             socket,
             prefix: Vec::new(),
             gate: GateHold::Open,

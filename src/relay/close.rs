@@ -18,6 +18,8 @@ pub enum CloseReason {
     Failed(Side, Errno),
     /// The leg never acknowledged its reply, see [`super::gate`].
     ReplyUnacknowledged(Side),
+    /// The leg's peer broke the protocol of its leg.
+    Broken(Side),
     /// An operator or the peer's credential ended the session.
     Terminated,
     /// The session lived or idled as long as it may.
@@ -32,13 +34,16 @@ pub enum How {
     /// Just close: of a pair that finished nothing is unread, so the peer gets our
     /// FIN, unless it had it before.
     Clean,
+    /// As [`How::Clean`], once what the peer still sends was read away for a while:
+    /// unread it would turn the close into a reset, which overtakes what was sent.
+    Parting,
     /// With a RST, so that the peer does not take the cut for an end.
     Reset,
 }
 
 impl CloseReason {
     /// Every label that [`CloseReason::label`] gives, for counters.
-    pub const LABELS: [&'static str; 13] = [
+    pub const LABELS: [&'static str; 15] = [
         "finished_by_left",
         "finished_by_right",
         "reset_by_left",
@@ -49,6 +54,8 @@ impl CloseReason {
         "right_failed",
         "left_reply_unacknowledged",
         "right_reply_unacknowledged",
+        "left_broke_protocol",
+        "right_broke_protocol",
         "terminated",
         "expired",
         "drained",
@@ -77,9 +84,10 @@ impl CloseReason {
             Self::TimedOut(side) => 4 + side.index(),
             Self::Failed(side, _) => 6 + side.index(),
             Self::ReplyUnacknowledged(side) => 8 + side.index(),
-            Self::Terminated => 10,
-            Self::Expired => 11,
-            Self::Drained => 12,
+            Self::Broken(side) => 10 + side.index(),
+            Self::Terminated => 12,
+            Self::Expired => 13,
+            Self::Drained => 14,
         }
     }
 
@@ -97,20 +105,23 @@ impl CloseReason {
             | Self::Reset(side)
             | Self::TimedOut(side)
             | Self::Failed(side, _)
-            | Self::ReplyUnacknowledged(side) => Some(side),
+            | Self::ReplyUnacknowledged(side)
+            | Self::Broken(side) => Some(side),
             Self::Terminated | Self::Expired | Self::Drained => None,
         }
     }
 
-    /// How both sockets are closed.
+    /// How the socket of the leg at `side` is closed.
     ///
     /// A session that an operator ended shows its peers an end of stream; all
     /// else that cuts a stream short is a reset, also towards the leg that
-    /// failed, of which nothing is expected any more.
+    /// failed, of which nothing is expected any more. Only a leg that broke its
+    /// protocol is left to read what it was told.
     #[must_use]
-    pub const fn how(self) -> How {
+    pub fn how(self, side: Side) -> How {
         match self {
             Self::Finished(_) | Self::Terminated => How::Clean,
+            Self::Broken(broken) if broken == side => How::Parting,
             _ => How::Reset,
         }
     }
@@ -126,6 +137,7 @@ impl Label for CloseReason {
             Self::TimedOut,
             |side| Self::Failed(side, Errno::IO),
             Self::ReplyUnacknowledged,
+            Self::Broken,
         ];
         of_side
             .into_iter()
@@ -155,6 +167,7 @@ mod tests {
                 CloseReason::TimedOut(side),
                 CloseReason::Failed(side, Errno::HOSTUNREACH),
                 CloseReason::ReplyUnacknowledged(side),
+                CloseReason::Broken(side),
             ]
         };
         let mut seen: Vec<usize> = of_a_side(Side::Left)

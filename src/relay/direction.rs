@@ -36,6 +36,8 @@
 
 use rustix::io::Errno;
 
+use super::codec::Heard;
+
 /// Size of the shard's scratch buffer, and what counts as a full read.
 pub const SCRATCH_BYTES: u32 = 64 << 10;
 /// Full reads in a row after which a direction splices.
@@ -70,6 +72,12 @@ pub enum Mode {
     CopyAlways,
     /// Splicing, always, as long as a pipe is to be had.
     SpliceAlways,
+    /// Copying through the codec of a leg, or of both.
+    Transform {
+        /// The destination's codec has words, or is to be told that nothing
+        /// follows.
+        has_words: bool,
+    },
 }
 
 /// What a direction waits for.
@@ -105,6 +113,11 @@ pub enum Action {
         /// The destination was found full lately: near the end of the spill
         /// budget such a direction reads little at a time.
         slow: bool,
+    },
+    /// Send the words of the destination's codec: [`Outcome::Said`].
+    Say {
+        /// Behind them nothing follows.
+        is_end: bool,
     },
     /// Splice from the source into an empty pipe: [`Outcome::Filled`].
     Fill {
@@ -155,6 +168,22 @@ pub enum Outcome {
         /// Where the rest is, when there is one.
         spill: Option<SpillKey>,
     },
+    /// Bytes were read, decoded, encoded, and as many of them sent as possible.
+    Transformed {
+        /// Application bytes among them.
+        bytes: u32,
+        /// The source had less than was asked for.
+        source_drained: bool,
+        /// What was not sent, in encoded bytes: never 0.
+        spill: Option<(SpillKey, u32)>,
+        /// How the source's stream stands behind them.
+        heard: Heard,
+    },
+    /// Words were sent, or are in the spill.
+    Said {
+        /// What was not sent, in bytes: never 0.
+        spill: Option<(SpillKey, u32)>,
+    },
     /// A pipe was filled.
     Filled {
         /// The chain that it belongs to.
@@ -177,6 +206,8 @@ pub enum Outcome {
     Done,
     /// The source's socket failed.
     SourceFailed(Errno),
+    /// The source broke its protocol.
+    SourceBroken,
     /// The destination's socket failed.
     DestinationFailed(Errno),
 }
@@ -186,6 +217,8 @@ pub enum Outcome {
 pub enum Failure {
     /// Reading failed.
     Source(Errno),
+    /// What was read is not what the source's protocol allows.
+    Broken,
     /// Writing failed.
     Destination(Errno),
 }
@@ -212,6 +245,8 @@ enum SourceEnd {
     HungUp,
     /// It was read.
     Read,
+    /// What it may still send is not wanted: the other leg takes no more.
+    GivenUp,
 }
 
 /// One direction of a pair, at rest 32 bytes.
@@ -332,10 +367,39 @@ impl Direction {
         matches!(self.source_end, SourceEnd::Open)
     }
 
-    /// Whether the source's end was read.
+    /// Whether nothing of the source is read any more.
     #[must_use]
     pub const fn source_ended(&self) -> bool {
-        matches!(self.source_end, SourceEnd::Read)
+        matches!(self.source_end, SourceEnd::Read | SourceEnd::GivenUp)
+    }
+
+    /// Whether the source may still send what nobody wants.
+    #[must_use]
+    pub const fn source_is_given_up(&self) -> bool {
+        matches!(self.source_end, SourceEnd::GivenUp)
+    }
+
+    /// Reads no more, and passes on an end. Transforms only.
+    pub const fn give_source_up(&mut self) {
+        if !self.source_ended() {
+            self.source_end = SourceEnd::GivenUp;
+            self.add_words();
+        }
+    }
+
+    /// Notes that the destination's codec has words.
+    pub const fn add_words(&mut self) {
+        if let Mode::Transform { has_words } = &mut self.mode {
+            *has_words = true;
+        }
+    }
+
+    /// Whether words wait that a turn would send.
+    #[must_use]
+    pub const fn wakes_for_words(&self) -> bool {
+        matches!(self.mode, Mode::Transform { has_words: true })
+            && matches!(self.state, State::AwaitSource)
+            && !self.gated
     }
 
     /// Whether the source's low-water mark stands above 1.
@@ -367,7 +431,10 @@ impl Direction {
                 self.source_end = SourceEnd::HungUp;
             }
             SourceEnd::Open => self.source_end = SourceEnd::FinReported,
-            SourceEnd::FinReported | SourceEnd::HungUp | SourceEnd::Read => {}
+            SourceEnd::FinReported
+            | SourceEnd::HungUp
+            | SourceEnd::Read
+            | SourceEnd::GivenUp => {}
         }
     }
 
@@ -378,7 +445,7 @@ impl Direction {
         match self.source_end {
             SourceEnd::FinReported => true,
             SourceEnd::HungUp => our_half_ended,
-            SourceEnd::Open | SourceEnd::Read => false,
+            SourceEnd::Open | SourceEnd::Read | SourceEnd::GivenUp => false,
         }
     }
 
@@ -482,6 +549,11 @@ impl Direction {
             }
             Hold::Chain(_) | Hold::Nothing => {}
         }
+        if let Mode::Transform { has_words: true } = self.mode {
+            return Some(Action::Say {
+                is_end: self.source_ended(),
+            });
+        }
         if self.source_ended() {
             return Some(Action::ShutdownWrite);
         }
@@ -547,6 +619,27 @@ impl Direction {
                     }
                 }
             }
+            Outcome::Transformed {
+                bytes,
+                source_drained,
+                spill,
+                heard,
+            } => {
+                // Counted when they are taken: encoded they are not the same.
+                self.relayed_bytes += u64::from(bytes);
+                self.slow = spill.is_some();
+                if source_drained && self.source_is_open() {
+                    self.state = State::AwaitSource;
+                }
+                self.hold_spill(spill);
+                if heard != Heard::Open {
+                    self.end_source();
+                }
+            }
+            Outcome::Said { spill } => {
+                self.mode = Mode::Transform { has_words: false };
+                self.hold_spill(spill);
+            }
             Outcome::Sent(bytes) => self.handle_sent(action, bytes),
             Outcome::Filled {
                 chain,
@@ -555,9 +648,9 @@ impl Direction {
             } => self.handle_filled(action, chain, bytes, caught_up),
             Outcome::SourceEmpty if self.held_bytes > 0 => self.extensions_left = 0,
             Outcome::SourceEmpty => self.state = State::AwaitSource,
-            Outcome::SourceEnded => self.source_end = SourceEnd::Read,
+            Outcome::SourceEnded => self.end_source(),
             Outcome::DestinationFull => {
-                debug_assert!(self.held_bytes > 0);
+                debug_assert!(self.held_bytes > 0 || self.transforms());
                 self.slow = true;
                 self.state = State::AwaitDestination;
             }
@@ -573,6 +666,7 @@ impl Direction {
                 _ => self.state = State::Ended,
             },
             Outcome::SourceFailed(error) => return Err(Failure::Source(error)),
+            Outcome::SourceBroken => return Err(Failure::Broken),
             Outcome::DestinationFailed(error) => return Err(Failure::Destination(error)),
         }
         self.invariants();
@@ -604,7 +698,30 @@ impl Direction {
             Mode::Small => self.streak = 0,
             // Copying for want of a pipe.
             Mode::Bulk => self.note_bulk_read(received),
-            Mode::CopyAlways | Mode::SpliceAlways => {}
+            Mode::CopyAlways | Mode::SpliceAlways | Mode::Transform { .. } => {}
+        }
+    }
+
+    const fn transforms(&self) -> bool {
+        matches!(self.mode, Mode::Transform { .. })
+    }
+
+    /// Notes that nothing more is read; in a transform the destination is to be
+    /// told.
+    const fn end_source(&mut self) {
+        self.source_end = SourceEnd::Read;
+        self.add_words();
+        if matches!(self.state, State::AwaitSource) {
+            self.state = State::Running;
+        }
+    }
+
+    /// Waits for the destination to take what it did not.
+    fn hold_spill(&mut self, spill: Option<(SpillKey, u32)>) {
+        if let Some((spill, bytes)) = spill {
+            self.hold = Hold::Spill(spill);
+            self.held_bytes = bytes;
+            self.state = State::AwaitDestination;
         }
     }
 
@@ -627,7 +744,9 @@ impl Direction {
 
     fn handle_sent(&mut self, action: Action, bytes: u32) {
         debug_assert!(bytes > 0 && bytes <= self.held_bytes);
-        self.relayed_bytes += u64::from(bytes);
+        if !self.transforms() {
+            self.relayed_bytes += u64::from(bytes);
+        }
         self.held_bytes -= bytes;
         if let Action::SendSpill { .. } = action {
             if self.held_bytes == 0 {

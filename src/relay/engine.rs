@@ -26,6 +26,7 @@ use crate::runtime::socket::Socket;
 use crate::time::Timestamp;
 
 use super::close::{CloseReason, How};
+use super::codec::Codec;
 use super::deadline::{GateCheck, Watched};
 use super::direction::{Action, Hold, Mode, Outcome, SCRATCH_BYTES, State};
 use super::gate::{CHECK_INTERVAL, Gate, SETTLED_BY_KERNEL};
@@ -35,6 +36,7 @@ use super::pipe_pool::{PipePool, PipePoolLimits};
 use super::slab::{Key, Slab};
 use super::spill::SpillPool;
 use super::streaming::TICK;
+use super::transform::{Route, Transforms, Workshop};
 use super::{copy, splice};
 
 /// Copies in one turn of a direction that copies.
@@ -95,6 +97,9 @@ pub struct LegIo {
     pub prefix: Vec<u8>,
     /// Whether this leg's reply may still be unread.
     pub gate: GateHold,
+    /// What its bytes are wrapped in. The prefix is then what
+    /// [`Codec::keep`] made of it.
+    pub codec: Option<Box<Codec>>,
 }
 
 /// Whether bytes towards a leg wait for its reply to be read.
@@ -194,9 +199,11 @@ pub(super) struct Session {
     pub(super) sockets: [Socket; 2],
     /// The ring plane is to take the pair over.
     pub(super) is_leaving: bool,
+    /// For a pair of which a leg has a codec.
+    pub(super) transforms: Option<Box<Transforms>>,
 }
 
-const _: () = assert!(size_of::<super::slab::Slot<Session>>() <= 96);
+const _: () = assert!(size_of::<super::slab::Slot<Session>>() <= 104);
 
 /// What the directions of a shard share.
 #[derive(Debug)]
@@ -206,6 +213,7 @@ pub(super) struct Means {
     pub(super) pipes: PipePool,
     /// The most that one splice moves now.
     pub(super) splice_bytes_max: u32,
+    pub(super) workshop: Workshop,
     pub(super) counters: EngineCounters,
 }
 
@@ -232,6 +240,7 @@ impl Engine {
                     idle_max: settings.pipe_idle_max,
                 }),
                 splice_bytes_max: u32::MAX,
+                workshop: Workshop::new(),
                 counters: EngineCounters::default(),
             },
             queue: VecDeque::new(),
@@ -251,19 +260,26 @@ impl Engine {
     /// the pair may have ended when this returns, which
     /// [`Engine::poll_ended`] then tells.
     pub fn start(&mut self, left: LegIo, right: LegIo, plane: DataPlane, now: Timestamp) -> Key {
+        let has_codec = left.codec.is_some() || right.codec.is_some();
         let mode = match plane {
+            _ if has_codec => Mode::Transform { has_words: false },
             DataPlane::Auto => Mode::Small,
             DataPlane::Splice => Mode::SpliceAlways,
             DataPlane::Copy | DataPlane::Ring => Mode::CopyAlways,
         };
         let mut pair = Pair::new(mode);
         let mut gates = [None, None];
+        let mut kept = [None, None];
         for (side, leg) in [(Side::Left, &left), (Side::Right, &right)] {
             if !leg.prefix.is_empty() {
                 let bytes = u32::try_from(leg.prefix.len())
                     .expect("a handshake bounds its prefix to far less than 4 GiB");
                 let spill = self.means.spills.insert(leg.prefix.as_slice().into());
-                pair.from_mut(side).set_prefix(spill, bytes);
+                if has_codec {
+                    kept[side.index()] = Some(spill);
+                } else {
+                    pair.from_mut(side).set_prefix(spill, bytes);
+                }
             }
             if let GateHold::Replied(at) = leg.gate
                 && !is_settled(&leg.socket)
@@ -272,11 +288,14 @@ impl Engine {
                 gates[side.index()] = Some(Gate::new(at));
             }
         }
-        let is_leaving = plane == DataPlane::Ring;
+        let transforms =
+            has_codec.then(|| Box::new(Transforms::new([left.codec, right.codec], kept)));
+        let is_leaving = plane == DataPlane::Ring && !has_codec;
         let key = self.pairs.insert(Session {
             pair,
             sockets: [left.socket, right.socket],
             is_leaving,
+            transforms,
         });
         if is_leaving {
             self.leaving.push_back(key);
@@ -289,11 +308,14 @@ impl Engine {
         for side in Side::BOTH {
             let has_prefix = self.pairs.get(key).is_some_and(|session| {
                 let direction = session.pair.from(side);
-                direction.held_bytes() > 0 && direction.wakes_on_source()
+                let transforms = session.transforms.as_ref();
+                let is_begun = transforms.is_some_and(|transforms| transforms.is_begun(side));
+                (direction.held_bytes() > 0 || is_begun) && direction.wakes_on_source()
             });
             if has_prefix {
                 self.run(key, side, SMALL_MOVES_PER_TURN);
             }
+            self.say_words(key, side);
         }
         key
     }
@@ -460,6 +482,7 @@ impl Engine {
             pair,
             sockets,
             is_leaving,
+            transforms,
         } = session;
         let ends = Ends {
             source: &sockets[source.index()],
@@ -473,9 +496,20 @@ impl Engine {
                 // What the source holds is for the ring to read.
                 return Outcome::SourceEmpty;
             }
-            means.perform(ends, action, |ends| {
-                pair.judge_end(source, || ends.evidence())
-            })
+            match transforms {
+                None => means.perform(ends, action, |ends| {
+                    pair.judge_end(source, || ends.evidence())
+                }),
+                Some(transforms) => means.transform(
+                    Route {
+                        pair,
+                        transforms,
+                        ends,
+                        source,
+                    },
+                    action,
+                ),
+            }
         }) {
             Ok(turn) => turn,
             Err(reason) => {
@@ -494,8 +528,34 @@ impl Engine {
         if turn.state == State::Queued {
             self.queue.push_back((key, source));
         }
-        if turn.opened_gate {
-            self.wake(key, source.other());
+        let has_codecs = transforms.is_some();
+        if has_codecs {
+            self.say_words(key, source);
+        }
+        let opposite = source.other();
+        let waits = |session: &Session| session.pair.from(opposite).wakes_on_source();
+        if turn.wakes_opposite && self.pairs.get(key).is_some_and(waits) {
+            self.wake(key, opposite);
+        }
+    }
+
+    /// Has what the codec of the leg at `side` wants to say go out.
+    pub(super) fn say_words(&mut self, key: Key, side: Side) {
+        let Some(Session {
+            pair,
+            transforms: Some(transforms),
+            ..
+        }) = self.pairs.get_mut(key)
+        else {
+            return;
+        };
+        let direction = pair.from_mut(side.other());
+        if transforms.has_words(side) {
+            direction.add_words();
+        }
+        if direction.wakes_for_words() {
+            direction.enqueue();
+            self.queue.push_back((key, side.other()));
         }
     }
 
@@ -512,7 +572,17 @@ impl Engine {
                 Hold::Chain(chain) => self.means.pipes.release(chain),
             }
         }
-        let how = reason.how();
+        let mut how = Side::BOTH.map(|side| reason.how(side));
+        if let Some(transforms) = &mut session.transforms {
+            self.means
+                .part(&session.pair, transforms, &session.sockets, reason);
+            transforms.discard(&mut self.means.spills);
+            for side in Side::BOTH {
+                if session.pair.from(side).source_is_given_up() && how[side.index()] == How::Clean {
+                    how[side.index()] = How::Parting;
+                }
+            }
+        }
         // Of a pair that finished, one end was passed on, and closing does the rest.
         if reason == CloseReason::Terminated {
             for side in Side::BOTH {
@@ -526,7 +596,7 @@ impl Engine {
             pair: key,
             bytes: session.pair.bytes(),
             sockets: session.sockets,
-            how: [how; 2],
+            how,
             reason,
         });
         true
@@ -585,7 +655,7 @@ fn is_settled(socket: &Socket) -> bool {
 
 impl Means {
     #[inline]
-    fn perform(
+    pub(super) fn perform(
         &mut self,
         ends: Ends<'_>,
         action: Action,
@@ -597,6 +667,8 @@ impl Means {
             Action::Fill { chain } => splice::fill(self, ends, chain, judge_end),
             Action::Extend { chain } => splice::extend(self, ends, chain, judge_end),
             Action::Drain { chain, .. } => splice::drain(self, ends, chain),
+            // Only a codec has words.
+            Action::Say { .. } => Outcome::Said { spill: None },
             Action::ReleaseChain { chain } => {
                 self.pipes.release(chain);
                 Outcome::Done

@@ -262,6 +262,7 @@ pub(super) fn connection() -> (Peer, LegIo) {
         socket,
         prefix: Vec::new(),
         gate: GateHold::Open,
+        codec: None,
     };
     (Peer { stream }, leg)
 }

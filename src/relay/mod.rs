@@ -9,8 +9,9 @@
 //!   do no system call: `tests/sim` runs them against sockets made up from a
 //!   seed;
 //! - [`ring_pair`] decides likewise for pairs that [`ring_plane`] moves;
-//! - `copy` and `splice` do the system calls that [`direction`] asks for, with
-//!   what `spill` and `pipe_pool` keep for the whole shard.
+//! - `copy`, `splice` and `transform` do the system calls that [`direction`] asks
+//!   for, with what `spill` and `pipe_pool` keep for the whole shard;
+//! - [`codec`] knows what a leg's bytes are wrapped in.
 //!
 //! Rules of the room:
 //!
@@ -25,6 +26,7 @@
 //! behind the mark may wait for the peer's next segment.
 
 pub mod close;
+pub mod codec;
 pub mod direction;
 pub mod engine;
 pub mod gate;
@@ -41,6 +43,7 @@ pub mod ring_plane;
 pub(crate) mod slab;
 mod spill;
 mod splice;
+mod transform;
 
 #[cfg(test)]
 mod direction_tests;

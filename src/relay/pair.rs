@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use crate::runtime::readiness::Readiness;
 
 use super::close::CloseReason;
+use super::codec::Heard;
 use super::direction::{Action, Direction, Failure, Mode, Outcome, State};
 
 /// One of the two legs of a pair.
@@ -81,9 +82,9 @@ pub struct Wakes {
 pub struct Turn {
     /// Where the direction stopped.
     pub state: State,
-    /// The source's first byte opened the gate of the opposite direction,
-    /// which wants a turn.
-    pub opened_gate: bool,
+    /// The opposite direction wants a turn: the source's first byte opened its gate,
+    /// or the source takes no more.
+    pub wakes_opposite: bool,
     /// The direction began to splice, or goes on: the streaming rule may watch
     /// it.
     pub bulk: bool,
@@ -182,7 +183,7 @@ impl Pair {
         mut perform: impl FnMut(&Self, Action) -> Outcome,
     ) -> Result<Turn, CloseReason> {
         self.from_mut(source).begin_turn(moves_max);
-        let mut opened_gate = false;
+        let mut wakes_opposite = false;
         while let Some(action) = self.from_mut(source).poll_action() {
             let outcome = match action {
                 // The pair ends with it, and closing the socket sends this FIN.
@@ -191,16 +192,28 @@ impl Pair {
             };
             match outcome {
                 Outcome::Copied { received: 1.., .. } | Outcome::Filled { .. } => {
-                    opened_gate |= self.from_mut(source.other()).open_gate();
+                    wakes_opposite |= self.from_mut(source.other()).open_gate();
                 }
                 Outcome::SourceEnded => {
                     self.first_to_end.get_or_insert(source);
+                }
+                Outcome::Transformed { bytes, heard, .. } => {
+                    let opposite = self.from_mut(source.other());
+                    if bytes > 0 || heard == Heard::Closed {
+                        wakes_opposite |= opposite.open_gate();
+                    }
+                    if heard == Heard::Closed {
+                        opposite.give_source_up();
+                        wakes_opposite = true;
+                        self.first_to_end.get_or_insert(source);
+                    }
                 }
                 _ => {}
             }
             if let Err(failure) = self.from_mut(source).handle_outcome(action, outcome) {
                 return Err(match failure {
                     Failure::Source(error) => CloseReason::from_error(source, error),
+                    Failure::Broken => CloseReason::Broken(source),
                     Failure::Destination(error) => CloseReason::from_error(source.other(), error),
                 });
             }
@@ -212,7 +225,7 @@ impl Pair {
         let direction = self.from(source);
         Ok(Turn {
             state: direction.state(),
-            opened_gate,
+            wakes_opposite,
             bulk: direction.mode() == Mode::Bulk,
         })
     }
@@ -335,7 +348,7 @@ mod tests {
             spill: None,
         };
         let turn = run(&mut pair, Side::Left, &[copied]).expect("a turn");
-        assert!(turn.opened_gate);
+        assert!(turn.wakes_opposite);
         assert!(!pair.from(Side::Right).is_gated());
     }
 }

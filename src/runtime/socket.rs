@@ -9,6 +9,7 @@
     reason = "SO_RCVLOWAT, SIOCOUTQ and TCP_INFO have no safe wrapper in rustix"
 )]
 
+use std::io::IoSlice;
 use std::mem::{size_of, zeroed};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -18,8 +19,8 @@ use rustix::event::{PollFd, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, connect, getpeername,
-    recv, send, shutdown, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
+    connect, getpeername, recv, send, sendmsg, shutdown, socket_with, sockopt,
 };
 
 use super::readiness::Readiness;
@@ -155,6 +156,20 @@ impl Socket {
     pub fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         retry_on_intr(|| send(&self.fd, bytes, flags))
+    }
+
+    /// As [`Socket::send`], of bytes that lie in several places, in one call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::send`].
+    #[inline]
+    pub fn send_gathered(&self, places: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        if let [place] = places {
+            return self.send(place);
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        retry_on_intr(|| sendmsg(&self.fd, places, &mut SendAncillaryBuffer::default(), flags))
     }
 
     /// Ends our half of the stream: a FIN goes out behind what was sent.

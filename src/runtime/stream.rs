@@ -183,6 +183,23 @@ impl Stream {
         }
     }
 
+    /// A stream of a socket that another owner on this shard had watched.
+    #[must_use]
+    pub fn from_watched(reactor: Rc<Reactor>, watched: Watched) -> Self {
+        let Watched {
+            socket,
+            poll,
+            readiness,
+        } = watched;
+        let seen = readiness | reactor.set_owner(poll, Owner::TASK);
+        Self {
+            reactor,
+            socket: Some(socket),
+            poll: Some(poll),
+            seen,
+        }
+    }
+
     /// Gives the socket up to another owner on this shard. It is watched for
     /// `owner` from now on.
     #[must_use]

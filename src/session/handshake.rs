@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::arrival::Arrival;
 use super::refused::Refused;
 use crate::protocol::Progress;
 use crate::protocol::detect::{Detection, Spoken, detect};
 use crate::protocol::jet::{PACKET_BYTES_MAX, Packet, Request};
 use crate::runtime::reactor::Reactor;
-use crate::runtime::readiness::Readiness;
 use crate::runtime::stream::Stream;
 use crate::time::Timestamp;
 
@@ -32,28 +32,6 @@ pub struct ReadBuffer(RefCell<Box<[u8; PACKET_BYTES_MAX]>>);
 impl Default for ReadBuffer {
     fn default() -> Self {
         Self(RefCell::new(Box::new([0; PACKET_BYTES_MAX])))
-    }
-}
-
-/// A complete request, and what came behind it.
-#[derive(Debug)]
-pub struct Arrival {
-    pub request: Request,
-    /// Application bytes of an eager peer: they go to the other leg first.
-    pub prefix: Vec<u8>,
-    /// The last read filled its buffer, so more may be there unannounced.
-    was_full: bool,
-}
-
-impl Arrival {
-    /// What the socket may have ready without saying so again.
-    #[must_use]
-    pub fn left_unread(&self) -> Readiness {
-        if self.was_full {
-            Readiness::READABLE
-        } else {
-            Readiness::NONE
-        }
     }
 }
 
@@ -164,11 +142,8 @@ fn try_read(
         match decoded {
             Ok(Progress::Complete { value, consumed }) => {
                 let prefix = bytes[consumed..].to_vec();
-                return Some(Ok(Opening::Jet(Arrival {
-                    request: value,
-                    prefix,
-                    was_full: count == buffer.len(),
-                })));
+                let was_full = count == buffer.len();
+                return Some(Ok(Opening::Jet(Arrival::packet(value, prefix, was_full))));
             }
             Ok(Progress::Partial { .. }) => {
                 if received.is_empty() {

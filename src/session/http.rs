@@ -16,6 +16,7 @@ use crate::protocol::http_head::{
     Persistence, RequestHead,
 };
 use crate::protocol::jet::{RestError, RestRequest};
+use crate::protocol::websocket::{Upgrade, UpgradeError};
 use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
 use crate::time::Timestamp;
@@ -36,6 +37,8 @@ pub struct HttpRequest {
     pub key: Option<Presented>,
     /// What the client wants to become of the connection.
     pub persistence: Persistence,
+    /// How it is answered when it becomes a WebSocket; or why it cannot.
+    pub upgrade: Result<String, UpgradeError>,
 }
 
 /// Why there is no request any more on a connection.
@@ -82,6 +85,12 @@ impl HttpReader {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.received.is_empty()
+    }
+
+    /// What has come behind the last request.
+    #[must_use]
+    pub fn into_rest(self) -> Vec<u8> {
+        self.received
     }
 
     /// Reads the next request, at most until `deadline`. What has come of it stays
@@ -203,6 +212,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(HttpRequest, usize)>, Refused> {
         asked: RestRequest::from_head(&head),
         key: presented_key(&head),
         persistence,
+        upgrade: Upgrade::from_head(&head).map(|upgrade| upgrade.response(upgrade.protocol)),
     };
     Ok(Some((request, head_bytes + body_bytes)))
 }
@@ -229,6 +239,7 @@ mod tests {
         asked: Ok(RestRequest::Health),
         key: None,
         persistence: Persistence::KeepAlive,
+        upgrade: Err(UpgradeError::NotAsked),
     };
 
     /// What comes of a connection's bytes, cut in pieces of this size.

@@ -4,6 +4,7 @@
 //! until that core has decided. Knows nothing of other connections: who waits
 //! for whom is `association`'s, where a leg goes is `shard`'s.
 
+pub mod arrival;
 pub mod handshake;
 pub mod http;
 pub mod refused;

@@ -4,6 +4,7 @@
 use crate::access::Denied;
 use crate::association::Refusal;
 use crate::protocol::jet::{RefusalReason, RestError, Status};
+use crate::protocol::websocket::UpgradeError;
 
 /// Every reason for which a connection is turned away. Stable names: they are
 /// counters' labels.
@@ -36,6 +37,13 @@ pub enum Refused {
     UnknownKey,
     /// The key that was shown is good for something else.
     OutOfScope,
+    /// A leg asks over HTTP without an upgrade to WebSocket, or to a version that we
+    /// do not speak.
+    UpgradeRequired,
+    /// The upgrade has no key to answer.
+    NoWebSocketKey,
+    /// What came behind an upgrade is no WebSocket.
+    NotWebSocket,
     /// This release does not answer such requests.
     NotServed,
     /// Not one byte came before the handshake's deadline.
@@ -91,6 +99,9 @@ crate::labels!(Refused {
     NoKey = "no_key",
     UnknownKey = "unknown_key",
     OutOfScope = "out_of_scope",
+    UpgradeRequired = "upgrade_required",
+    NoWebSocketKey = "no_websocket_key",
+    NotWebSocket = "not_websocket",
     NotServed = "not_served",
     Silent = "silent",
     TooSlow = "too_slow",
@@ -135,6 +146,7 @@ impl Refused {
             Self::AlreadyConnected => 409,
             Self::NoLength => 411,
             Self::BodyTooLong => 413,
+            Self::UpgradeRequired => 426,
             Self::NotWaiting => 428,
             Self::TooManyWaiting => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
@@ -151,6 +163,15 @@ impl From<Denied> for Refused {
             Denied::NoKey => Self::NoKey,
             Denied::UnknownKey => Self::UnknownKey,
             Denied::OutOfScope => Self::OutOfScope,
+        }
+    }
+}
+
+impl From<UpgradeError> for Refused {
+    fn from(error: UpgradeError) -> Self {
+        match error {
+            UpgradeError::NotAsked | UpgradeError::UnsupportedVersion => Self::UpgradeRequired,
+            UpgradeError::NoKey => Self::NoWebSocketKey,
         }
     }
 }

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod control;
+mod ear;
 pub mod peer_address;
 pub mod rendezvous;
 pub mod rest;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
+use super::ear::Ear;
 use super::peer_address::PeerAddress;
 use super::rest::{Ask, Told};
 use super::session_log::Party;
@@ -26,11 +27,10 @@ use crate::association::table::{Accepted, CandidateRef, Joined, OnUnknown};
 use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::{Count, Label};
 use crate::protocol::jet::{
-    self, Accept, AcceptDetails, AcceptPlace, Connect, Gate, HostName, Packet, Place, PublicUrl,
-    Reply, Request, Status,
+    self, Accept, AcceptDetails, AcceptPlace, Connect, HostName, Place, PublicUrl,
 };
 use crate::relay::slab::{Key, Slab};
-use crate::relay::{CloseReason, GateHold, LegIo};
+use crate::relay::{CloseReason, LegIo};
 use crate::runtime::Owner;
 use crate::runtime::executor::{run_or_spawn, spawn};
 use crate::runtime::flag::Flag;
@@ -38,7 +38,8 @@ use crate::runtime::question::Pending;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::{Stream, Watched};
-use crate::session::handshake::{Arrival, Failure, Opening, ReadBuffer, read_opening, refuse};
+use crate::session::arrival::Arrival;
+use crate::session::handshake::{Failure, Opening, ReadBuffer, read_opening, refuse};
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -105,6 +106,8 @@ pub struct RelayService {
     pub(super) waiting: RefCell<Slab<WaitingLeg>>,
     pub(super) waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
     pub(super) random: Random,
+    /// For acceptors with a codec.
+    pub(super) ear: RefCell<Ear>,
     read_buffer: ReadBuffer,
     handshakes: Cell<usize>,
 }
@@ -113,11 +116,11 @@ pub struct RelayService {
 pub type Random = fn() -> [u8; 16];
 
 /// A leg whose request has been read, on the shard that it came to.
-struct Newcomer {
-    stream: Stream,
-    arrival: Arrival,
-    peer: PeerAddress,
-    since: Timestamp,
+pub(super) struct Newcomer {
+    pub(super) stream: Stream,
+    pub(super) arrival: Arrival,
+    pub(super) peer: PeerAddress,
+    pub(super) since: Timestamp,
 }
 
 /// What became of a request in the table.
@@ -154,6 +157,7 @@ impl RelayService {
             waiting: RefCell::new(Slab::new()),
             waiting_by_address: RefCell::default(),
             random,
+            ear: RefCell::default(),
             handshakes: Cell::new(0),
             read_buffer: ReadBuffer::default(),
         })
@@ -171,7 +175,7 @@ impl RelayService {
         match read_opening(reactor, &mut stream, &self.read_buffer, deadline).await {
             // In a box of its own: what it needs is no part of every handshake.
             Ok(Opening::Http(received)) => {
-                Box::pin(self.serve_http(stream, received, peer)).await;
+                Box::pin(self.serve_http(stream, received, peer, since)).await;
             }
             Ok(Opening::Jet(arrival)) => {
                 self.place(Newcomer {
@@ -193,11 +197,11 @@ impl RelayService {
     }
 
     /// Brings a leg to its association, here or on another shard.
-    async fn place(self: &Rc<Self>, newcomer: Newcomer) {
+    pub(super) async fn place(self: &Rc<Self>, newcomer: Newcomer) {
         if self.world.is_draining() {
             return self.turn_away(newcomer, Refused::Draining).await;
         }
-        let Some(key) = request_key(&newcomer.arrival.request) else {
+        let Some(key) = message_key(&newcomer.arrival.message) else {
             if !self.settings.v1_allowed {
                 return self.turn_away(newcomer, Refused::V1Denied).await;
             }
@@ -237,7 +241,7 @@ impl RelayService {
         // First: an acceptor's key is known before it is stored, so nothing may
         // leave its slot in between.
         self.close_expired();
-        let settled = match newcomer.arrival.request.message {
+        let settled = match newcomer.arrival.message {
             jet::Message::Accept(accept) => {
                 // Acceptors are counted by address, logged or not.
                 if newcomer.peer == PeerAddress::UNKNOWN {
@@ -252,7 +256,10 @@ impl RelayService {
         match settled {
             Ok(Settled::Accepted(admission)) => self.store_acceptor(newcomer, admission),
             Ok(Settled::Joined(joined)) => self.join(newcomer, joined),
-            Ok(Settled::Known) => self.answer(newcomer, Status::OK).await,
+            Ok(Settled::Known) => {
+                let words = newcomer.arrival.confirm();
+                refuse(&self.world.reactor, newcomer.stream, words.as_bytes()).await;
+            }
             Err(refused) => self.turn_away(newcomer, refused).await,
         }
     }
@@ -319,22 +326,21 @@ impl RelayService {
         } = newcomer;
         let leg = admission.leg;
         let left_unread = arrival.left_unread();
-        let Arrival {
-            request, prefix, ..
-        } = arrival;
+        let gate = arrival.gate_hold(self.world.reactor.now());
+        let reply = arrival.welcome(|| self.accept_details(admission.association.0));
         let watched = stream.into_watched(Owner {
             tag: TAG_WAITING,
             token: leg.index,
         });
         let readiness = watched.readiness | left_unread;
-        let gate = gate_hold(&request, self.world.reactor.now());
         let candidate = admission.accepted.candidate;
         let mut waiting = self.waiting.borrow_mut();
         let stored = waiting.insert(WaitingLeg {
             socket: watched.socket,
             poll: watched.poll,
             candidate,
-            prefix,
+            prefix: arrival.prefix,
+            codec: arrival.codec,
             gate,
             peer,
             since,
@@ -344,7 +350,6 @@ impl RelayService {
         if let Some(ip) = peer.ip() {
             *self.waiting_by_address.borrow_mut().entry(ip).or_insert(0) += 1;
         }
-        let reply = self.reply(&request, Status::OK, admission.association.0);
         let sent = waiting
             .get(leg)
             .map(|stored| stored.socket.send(reply.as_bytes()));
@@ -373,24 +378,22 @@ impl RelayService {
             since: _,
         } = newcomer;
         let left_unread = arrival.left_unread();
-        let Arrival {
-            request, prefix, ..
-        } = arrival;
+        let gate = arrival.gate_hold(self.world.reactor.now());
+        let reply = arrival.welcome(|| self.accept_details(Uuid::nil()));
         let Watched {
             socket,
             poll,
             readiness,
         } = stream.into_watched(Owner::TASK);
-        let reply = self.reply(&request, Status::OK, Uuid::nil());
         // A connector that is gone already ends the pair like any other that
         // goes at once: the engine finds out.
         let _ = socket.send(reply.as_bytes());
-        let gate = gate_hold(&request, self.world.reactor.now());
         let right = Leg {
             io: LegIo {
                 socket,
-                prefix,
+                prefix: arrival.prefix,
                 gate,
+                codec: arrival.codec,
             },
             party: Party { poll, peer },
             readiness: readiness | left_unread,
@@ -400,6 +403,7 @@ impl RelayService {
                 socket: acceptor.socket,
                 prefix: acceptor.prefix,
                 gate: acceptor.gate,
+                codec: acceptor.codec,
             },
             party: Party {
                 poll: acceptor.poll,
@@ -420,25 +424,17 @@ impl RelayService {
     /// Answers a well-formed request with a refusal.
     async fn turn_away(&self, newcomer: Newcomer, refused: Refused) {
         self.count_refused(newcomer.peer, refused);
-        self.answer(newcomer, refused.jet_status()).await;
+        let arrival = &newcomer.arrival;
+        let words = arrival.refuse(refused, || self.accept_details(Uuid::nil()));
+        refuse(&self.world.reactor, newcomer.stream, words.as_bytes()).await;
     }
 
-    /// Answers a request that leads to no pair, and closes.
-    async fn answer(&self, newcomer: Newcomer, status: Status) {
-        let reply = self.reply(&newcomer.arrival.request, status, Uuid::nil());
-        refuse(&self.world.reactor, newcomer.stream, reply.as_bytes()).await;
-    }
-
-    fn reply(&self, request: &Request, status: Status, association: Uuid) -> Packet {
-        let mut reply = Reply::new(status, request.version);
-        if request.wants_accept_details() {
-            reply.details = Some(AcceptDetails {
-                association,
-                instance: Some(self.settings.instance.clone()),
-                timeout_s: u32::try_from(self.settings.association_ttl.as_secs()).ok(),
-            });
+    fn accept_details(&self, association: Uuid) -> AcceptDetails {
+        AcceptDetails {
+            association,
+            instance: Some(self.settings.instance.clone()),
+            timeout_s: u32::try_from(self.settings.association_ttl.as_secs()).ok(),
         }
-        reply.encode(request.mask)
     }
 
     fn begin(self: &Rc<Self>, socket: Socket) -> (Stream, HandshakePermit) {
@@ -582,9 +578,9 @@ fn names_peers() -> bool {
     enabled!(target: ACCESS_LOG, Level::INFO) || enabled!(Level::DEBUG)
 }
 
-/// The association that a request names; `None` when the relay is to name it.
-fn request_key(request: &Request) -> Option<RendezvousKey> {
-    match request.message {
+/// The association that a leg names; `None` when the relay is to name it.
+fn message_key(message: &jet::Message) -> Option<RendezvousKey> {
+    match *message {
         jet::Message::Accept(Accept {
             place: AcceptPlace::Minted,
             ..
@@ -602,21 +598,5 @@ fn rendezvous_key(place: Place) -> RendezvousKey {
     RendezvousKey {
         association: AssociationKey(place.association),
         candidate: place.candidate.map(CandidateKey),
-    }
-}
-
-/// Whether the peer may lose what comes right behind the reply that is written
-/// now.
-fn gate_hold(request: &Request, now: Timestamp) -> GateHold {
-    match request.message {
-        jet::Message::Accept(Accept {
-            gate: Gate::Hold, ..
-        })
-        | jet::Message::Connect(Connect {
-            gate: Gate::Hold, ..
-        }) => GateHold::Replied(now),
-        jet::Message::Accept(_) | jet::Message::Connect(_) | jet::Message::Test(_) => {
-            GateHold::Open
-        }
     }
 }

@@ -7,18 +7,21 @@
 use std::rc::Rc;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Message, RelayService};
+use super::rendezvous::{Message, Newcomer, RelayService};
 use crate::access::{Presented, Scope};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::association::rendezvous::Route;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, RouteTo};
 use crate::protocol::jet::{RestError, RestRequest};
+use crate::protocol::websocket;
 use crate::runtime::executor::yield_now;
 use crate::runtime::stream::Stream;
+use crate::session::arrival::Arrival;
 use crate::session::handshake::{part_with, refuse};
 use crate::session::http::{HttpEnd, HttpReader};
 use crate::session::refused::Refused;
+use crate::time::Timestamp;
 
 /// What is asked of an association's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,7 @@ impl RelayService {
         mut stream: Stream,
         received: Vec<u8>,
         peer: PeerAddress,
+        since: Timestamp,
     ) {
         let reactor = &self.world.reactor;
         let mut reader = HttpReader::new(received);
@@ -63,6 +67,30 @@ impl RelayService {
                     return refuse(reactor, stream, &answer.encode(Persistence::Close)).await;
                 }
             };
+            if let Ok(RestRequest::Meet { verb, place }) = request.asked {
+                let switching = match request.upgrade {
+                    Ok(switching) => switching,
+                    Err(error) => {
+                        let refused = error.into();
+                        self.count_refused(peer, refused);
+                        let answer = refusal(request.asked, refused);
+                        return refuse(reactor, stream, &answer.encode(Persistence::Close)).await;
+                    }
+                };
+                let early = reader.into_rest();
+                let arrival = match Arrival::websocket(verb, place, switching, early) {
+                    Ok(arrival) => arrival,
+                    Err(_) => return self.count_refused(peer, Refused::NotWebSocket),
+                };
+                return self
+                    .place(Newcomer {
+                        stream,
+                        arrival,
+                        peer,
+                        since,
+                    })
+                    .await;
+            }
             let answer = match self.answer_http(request.asked, request.key.as_ref()).await {
                 Ok(answer) => answer,
                 Err(refused) => {
@@ -133,8 +161,8 @@ impl RelayService {
             | RestRequest::Heartbeat
             | RestRequest::ListSessions
             | RestRequest::CountSessions
-            | RestRequest::TerminateSession(_)
-            | RestRequest::Meet { .. } => Err(Refused::NotServed),
+            | RestRequest::TerminateSession(_) => Err(Refused::NotServed),
+            RestRequest::Meet { .. } => unreachable!("answered with an upgrade"),
         }
     }
 
@@ -231,6 +259,9 @@ impl Ask {
 fn refusal(asked: Result<RestRequest, RestError>, refused: Refused) -> Answer {
     let answer = Answer::new(refused.http_status());
     match asked {
+        Ok(RestRequest::Meet { .. }) if answer.status() == 426 => answer
+            .with_header("Upgrade", "websocket")
+            .with_header("Sec-WebSocket-Version", websocket::VERSION),
         Err(RestError::WrongMethod { allow }) => answer.with_header("Allow", allow),
         _ if answer.status() == 401 => answer.with_header("WWW-Authenticate", "Bearer"),
         _ => answer,

@@ -3,9 +3,12 @@
 
 use rustix::io::Errno;
 
+use super::ear::{Ear, Waits};
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use crate::association::table::CandidateRef;
+use crate::protocol::websocket::CloseCode;
+use crate::relay::codec::Codec;
 use crate::relay::GateHold;
 use crate::relay::slab::Key;
 use crate::runtime::PollKey;
@@ -20,8 +23,10 @@ pub struct WaitingLeg {
     pub socket: Socket,
     pub poll: PollKey,
     pub candidate: CandidateRef,
-    /// Application bytes that came behind its request.
+    /// Application bytes that came behind its request. With a codec, as
+    /// [`Codec::keep`] has them.
     pub prefix: Vec<u8>,
+    pub codec: Option<Box<Codec>>,
     pub gate: GateHold,
     pub peer: PeerAddress,
     pub since: Timestamp,
@@ -32,8 +37,8 @@ pub struct WaitingLeg {
 impl WaitingLeg {
     /// Whether nobody waits any more, whatever the ring has said until now.
     #[must_use]
-    pub fn is_dead(&self) -> bool {
-        self.is_gone(self.socket.poll_now())
+    pub fn is_dead(&mut self, ear: &mut Ear) -> bool {
+        self.is_gone(self.socket.poll_now(), ear)
     }
 
     /// Whether what happened on the socket means that nobody waits any more.
@@ -42,9 +47,12 @@ impl WaitingLeg {
     /// unread bytes is a half-close: those bytes are still to be delivered. A
     /// FIN behind nothing is an acceptor that went away.
     #[must_use]
-    pub fn is_gone(&self, readiness: Readiness) -> bool {
+    pub fn is_gone(&mut self, readiness: Readiness, ear: &mut Ear) -> bool {
         if readiness.is_error() || readiness.is_hangup() {
             return true;
+        }
+        if let Some(codec) = &mut self.codec {
+            return ear.listen(&self.socket, codec, &mut self.prefix) == Waits::NoMore;
         }
         if !readiness.is_read_closed() {
             return false;
@@ -59,15 +67,17 @@ impl WaitingLeg {
 
 impl RelayService {
     pub(super) fn is_dead(&self, leg: Key) -> bool {
-        let waiting = self.waiting.borrow();
-        waiting.get(leg).is_some_and(WaitingLeg::is_dead)
+        let ear = &mut self.ear.borrow_mut();
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.get_mut(leg).is_some_and(|leg| leg.is_dead(ear))
     }
 
     pub(super) fn has_gone(&self, leg: Key, readiness: Readiness) -> bool {
-        self.waiting
-            .borrow()
-            .get(leg)
-            .is_some_and(|waiting| waiting.is_gone(readiness))
+        let ear = &mut self.ear.borrow_mut();
+        let mut waiting = self.waiting.borrow_mut();
+        waiting
+            .get_mut(leg)
+            .is_some_and(|leg| leg.is_gone(readiness, ear))
     }
 
     /// An acceptor died while it waited, or was never told that it waits.
@@ -79,9 +89,13 @@ impl RelayService {
         }
     }
 
-    /// Closes an acceptor without a word.
+    /// Closes an acceptor, with a word if its protocol has one.
     pub(super) fn close_waiting(&self, leg: Key) -> Option<CandidateRef> {
-        let waiting = self.take_waiting(leg)?;
+        let mut waiting = self.take_waiting(leg)?;
+        if let Some(codec) = &mut waiting.codec {
+            let ear = &mut self.ear.borrow_mut();
+            ear.bid_farewell(&waiting.socket, codec, CloseCode::GOING_AWAY);
+        }
         self.world
             .reactor
             .retire(waiting.poll, waiting.socket, Closing::Clean);

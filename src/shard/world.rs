@@ -19,7 +19,7 @@ use crate::relay::{
     CloseReason, EngineSettings, How, LegIo, PairKey, Planes, PlanesCounts, Side, Usage,
 };
 use crate::runtime::Owner;
-use crate::runtime::executor::run_woken_tasks;
+use crate::runtime::executor::{run_or_spawn, run_woken_tasks};
 use crate::runtime::inbox::{Inbox, Mailbox};
 use crate::runtime::question::Pending;
 use crate::runtime::reactor::{Closing, Event, Reactor};
@@ -28,6 +28,8 @@ use crate::runtime::resolver::Resolver;
 use crate::runtime::ring::{RingSize, Sleep};
 use crate::runtime::signal::{Signal, Signals};
 use crate::runtime::socket::Socket;
+use crate::runtime::stream::{Stream, Watched};
+use crate::session::handshake::part_with;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -572,6 +574,17 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
             let closing = match how {
                 How::Clean => Closing::Clean,
                 How::Reset => Closing::Reset,
+                How::Parting => {
+                    let watched = Watched {
+                        socket,
+                        poll: party.poll,
+                        readiness: Readiness::NONE,
+                    };
+                    let stream = Stream::from_watched(Rc::clone(&world.reactor), watched);
+                    let reactor = Rc::clone(&world.reactor);
+                    run_or_spawn(async move { part_with(&reactor, stream).await });
+                    continue;
+                }
             };
             world.reactor.retire(party.poll, socket, closing);
         }

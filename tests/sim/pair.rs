@@ -423,7 +423,7 @@ impl World {
                 if turn.state == State::Queued {
                     self.queue.push_back(source);
                 }
-                if turn.opened_gate {
+                if turn.wakes_opposite {
                     return self.wake(source.other());
                 }
                 None
@@ -447,11 +447,11 @@ impl World {
                 }
                 let shut = self.legs.iter().filter(|leg| leg.write_shut).count();
                 assert_eq!(shut, 1, "one end was passed on; closing does the other");
-                assert_eq!(end.how(), How::Clean);
+                assert_eq!(Side::BOTH.map(|side| end.how(side)), [How::Clean; 2]);
             }
             CloseReason::Reset(_) => {
                 assert!(self.first_reset.is_some(), "nobody reset");
-                assert_eq!(end.how(), How::Reset);
+                assert_eq!(Side::BOTH.map(|side| end.how(side)), [How::Reset; 2]);
             }
             other => panic!("{other:?} is nothing that happened"),
         }
@@ -499,6 +499,7 @@ fn perform(
     };
     match action {
         Action::Copy { slow } => copy(pair, source, destination, pools, source_side, slow),
+        Action::Say { .. } => panic!("there is no codec that has words"),
         Action::SendSpill { spill } => {
             let range = pools.spills.get_mut(&spill.0).expect("a live spill");
             match destination.send(range.clone()) {

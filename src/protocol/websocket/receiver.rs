@@ -160,10 +160,14 @@ impl Receiver {
         }
     }
 
-    /// Whether a message has begun and not ended.
+    /// Whether nothing has begun that did not end: no message and no frame.
     #[must_use]
-    pub const fn is_within_message(&self) -> bool {
-        self.message.is_some()
+    pub const fn may_end_here(&self) -> bool {
+        match self.stage {
+            Stage::Header => self.message.is_none() && self.begun.is_empty(),
+            Stage::Data { .. } | Stage::Control { .. } => false,
+            Stage::Closed => true,
+        }
     }
 
     /// Takes the next item from `bytes`; call again with the rest until there is
@@ -553,7 +557,7 @@ mod tests {
         for byte in wire {
             receiver.receive(&mut [byte]).unwrap();
         }
-        assert!(!receiver.is_within_message());
+        assert!(receiver.may_end_here());
         assert_eq!(receiver.begun.capacity(), 0);
     }
 }

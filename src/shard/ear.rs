@@ -1,0 +1,92 @@
+//! Listens to acceptors whose bytes are wrapped in something, while they wait: their
+//! pings are to be answered, and their Close is to be noticed.
+
+use rustix::io::Errno;
+
+use crate::protocol::websocket::CloseCode;
+use crate::relay::codec::{Chunk, Codec, Heard, MaskKeys};
+use crate::runtime::socket::Socket;
+
+/// What acceptors with a codec are heard with: one for a whole shard.
+#[derive(Debug)]
+pub struct Ear {
+    buffer: Box<[u8; PREFIX_BYTES_MAX]>,
+    chunks: Vec<Chunk>,
+    masks: MaskKeys,
+    words: Vec<u8>,
+}
+
+/// Bytes that are taken in for a leg that waits. What it sends beyond that stays
+/// with the kernel until it is joined, its pings and its Close with it.
+const PREFIX_BYTES_MAX: usize = 4 << 10;
+
+/// Whether somebody waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    Still,
+    NoMore,
+}
+
+impl Default for Ear {
+    fn default() -> Self {
+        Self {
+            buffer: Box::new([0; PREFIX_BYTES_MAX]),
+            chunks: Vec::new(),
+            masks: MaskKeys::new(),
+            words: Vec::new(),
+        }
+    }
+}
+
+impl Ear {
+    /// Takes in what has come from a leg, answers what asks for an answer, and says
+    /// whether the leg still waits. One that has ended its stream behind bytes that
+    /// are still to be delivered does.
+    pub fn listen(&mut self, socket: &Socket, codec: &mut Codec, prefix: &mut Vec<u8>) -> Waits {
+        loop {
+            let room = PREFIX_BYTES_MAX.saturating_sub(prefix.len());
+            if room == 0 || codec.heard() != Heard::Open {
+                break;
+            }
+            self.chunks.clear();
+            let heard = match socket.recv(&mut self.buffer[..room]) {
+                Ok(0) => codec.end_of_input(),
+                Ok(count) => {
+                    codec.note_life();
+                    let fresh = 0..count;
+                    let (chunks, masks) = (&mut self.chunks, &mut self.masks);
+                    codec.decode(&mut self.buffer[..], fresh, chunks, masks)
+                }
+                Err(Errno::AGAIN) => break,
+                Err(_) => return Waits::NoMore,
+            };
+            Codec::keep(&self.buffer[..], &self.chunks, prefix);
+            if let Err(error) = heard {
+                self.bid_farewell(socket, codec, error.close_code());
+                return Waits::NoMore;
+            }
+        }
+        let is_over = codec.heard() != Heard::Open && prefix.is_empty();
+        let is_heard = self.say_words(socket, codec, is_over);
+        match is_over || !is_heard {
+            true => Waits::NoMore,
+            false => Waits::Still,
+        }
+    }
+
+    /// Says what the codec has to say, and with `is_end` that nothing follows; false
+    /// when the leg does not take it.
+    pub fn say_words(&mut self, socket: &Socket, codec: &mut Codec, is_end: bool) -> bool {
+        self.words.clear();
+        codec.take_words(is_end, &mut self.masks, &mut self.words);
+        // Nobody whose few words find no room reads at all.
+        self.words.is_empty() || socket.send(&self.words) == Ok(self.words.len())
+    }
+
+    /// Says the last words to a leg.
+    pub fn bid_farewell(&mut self, socket: &Socket, codec: &mut Codec, code: CloseCode) {
+        self.words.clear();
+        codec.take_farewell(code, &mut self.masks, &mut self.words);
+        let _ = socket.send(&self.words);
+    }
+}
