@@ -15,6 +15,8 @@ pub mod metrics;
 
 pub mod runtime;
 
+pub mod tls;
+
 pub mod relay;
 pub mod session;
 pub mod shard;

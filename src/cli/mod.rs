@@ -15,6 +15,7 @@ mod key;
 pub mod logging;
 mod relay;
 mod state_dir;
+mod tls;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -11,9 +11,10 @@ use clap::{Args, value_parser};
 use tracing::info;
 
 use super::state_dir::StateDir;
-use super::{host, logging, print};
+use super::{host, logging, print, tls};
 use crate::config::file::ConfigFile;
 use crate::config::limits::{LIMITS, LimitFlag};
+use crate::config::tls::CertificateFiles;
 use crate::config::settings::{Flags, HostFacts, RelaySettings, SPIN_US_MAX};
 use crate::config::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel, Period,
@@ -83,6 +84,15 @@ pub struct RelayArgs {
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
+    /// Be this to those who come over TLS: a chain in PEM [default: a certificate
+    /// made here, whose fingerprint is told at start]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+
+    /// The key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+
     /// Invent the association of an acceptor that names none, as version 1 of
     /// JET has it [default: allow]
     #[arg(long, value_enum, value_name = "WORD")]
@@ -138,6 +148,10 @@ impl RelayArgs {
             state_dir: args.state_dir,
             jet_v1: args.jet_v1,
             jet_instance: args.jet_instance,
+            tls: args
+                .tls_certificate
+                .zip(args.tls_key)
+                .map(|(chain, key)| CertificateFiles { chain, key }),
             limits: args.limit,
         }
     }
@@ -154,15 +168,20 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     // Raises the descriptor limit, from which limits are derived.
     let features = kernel::probe()?;
     let settings = args.settings(&host::facts()?)?;
-    let owner_secret = StateDir::open(&settings.state_dir)?.owner_key()?;
-    let relay = BoundRelay::bind(&settings, owner_secret, random_id, signals)?;
+    let state = StateDir::open(&settings.state_dir)?;
+    let identities = tls::identities(&settings, &state)?;
+    let tls_config = tls::server_config(&settings, &identities)?;
+    let owner_secret = state.owner_key()?;
+    let relay = BoundRelay::bind(&settings, tls_config, owner_secret, random_id, signals)?;
     let log = logging::init(settings.log)?;
     let facts = StartupFacts {
         listening: relay.addresses().to_vec(),
         cores: relay.cores().as_slice().to_vec(),
         congestion_control: relay.congestion_control().to_owned(),
+        fingerprint: tls::fingerprint(&settings, &identities),
         notes: notes(&features, &settings),
     };
+    tls::watch(settings.tls.certificates.clone(), identities);
     print(&StartupReport {
         settings: &settings,
         facts: &facts,
@@ -223,6 +242,8 @@ pub struct StartupFacts {
     pub cores: Vec<usize>,
     /// The congestion control of accepted connections.
     pub congestion_control: String,
+    /// The fingerprint of the certificate, if the relay made it.
+    pub fingerprint: Option<String>,
     /// What the probe of the kernel found worth telling, a sentence each.
     pub notes: Vec<String>,
 }
@@ -256,7 +277,7 @@ impl fmt::Display for StartupReport<'_> {
         let limits = &settings.limits;
         writeln!(
             f,
-            "midspan {} relays JET over TCP",
+            "midspan {} relays JET over TCP, TLS and WebSocket",
             env!("CARGO_PKG_VERSION")
         )?;
         for address in &self.facts.listening {
@@ -267,6 +288,14 @@ impl fmt::Display for StartupReport<'_> {
             writeln!(f, "  listening    {address} ({reach})")?;
         }
         let cores: Vec<String> = self.facts.cores.iter().map(usize::to_string).collect();
+        match &self.facts.fingerprint {
+            Some(fingerprint) => writeln!(f, "  certificate  made here, SHA-256 {fingerprint}")?,
+            None => {
+                for files in &settings.tls.certificates {
+                    writeln!(f, "  certificate  {}", files.chain.display())?;
+                }
+            }
+        }
         writeln!(f, "  cores        {}", cores.join(", "))?;
         writeln!(f, "  data plane   {}", settings.data_plane)?;
         let price = match self.facts.congestion_control.as_str() {
@@ -404,6 +433,7 @@ mod tests {
                 .collect(),
             cores: vec![0, 1],
             congestion_control: "cubic".into(),
+            fingerprint: Some("00ff".into()),
             notes: vec!["this kernel has no kTLS".into()],
         };
         StartupReport {
@@ -416,8 +446,9 @@ mod tests {
     #[test]
     fn a_relay_on_loopback_tells_what_to_try() {
         let expected = format!(
-            "midspan {} relays JET over TCP
+            "midspan {} relays JET over TCP, TLS and WebSocket
   listening    127.0.0.1:40001 (this host only)
+  certificate  made here, SHA-256 00ff
   cores        0, 1
   data plane   auto
   congestion   cubic

@@ -1,5 +1,5 @@
 //! The directory that keeps what must survive a restart: keys of 16 random
-//! bytes, one a file.
+//! bytes and the like, one a file.
 //!
 //! A key file appears whole or not at all: it is written under another name
 //! and then linked, so two processes that start at once agree on one key. It
@@ -15,6 +15,9 @@ use aws_lc_rs::rand;
 
 /// How long every key is.
 const KEY_BYTES: usize = 16;
+
+/// What is read of a file, at most.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 /// Bits of a file's mode that give others access.
 const OTHERS: u32 = 0o077;
@@ -39,7 +42,7 @@ pub enum StateDirError {
     Readable { path: PathBuf, mode: u32 },
     /// A key of another length.
     #[error("the key file {} holds {bytes} bytes instead of {KEY_BYTES}", .path.display())]
-    Length { path: PathBuf, bytes: u64 },
+    Length { path: PathBuf, bytes: usize },
     /// Another process serves under a ticket.
     #[error("another process serves under the ticket {}", .path.display())]
     InUse { path: PathBuf },
@@ -143,11 +146,34 @@ impl StateDir {
         }
     }
 
+    /// The content of the file `file_name`, which `make` makes if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`StateDirError`]; or whatever `make` says.
+    pub fn kept(
+        &self,
+        file_name: &str,
+        make: impl FnOnce() -> anyhow::Result<Vec<u8>>,
+    ) -> anyhow::Result<Vec<u8>> {
+        let path = self.path.join(file_name);
+        match read_secret(&path) {
+            Err(StateDirError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.make(&path, &make()?)?;
+                // Perhaps another process's: the first link wins.
+                Ok(read_secret(&path)?)
+            }
+            result => Ok(result?),
+        }
+    }
+
     fn key(&self, file_name: &str) -> Result<[u8; KEY_BYTES], StateDirError> {
         let path = self.path.join(file_name);
         match read_key(&path) {
             Err(StateDirError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                self.make_key(&path)?;
+                let mut key = [0; KEY_BYTES];
+                fill(&mut key, &path)?;
+                self.make(&path, &key)?;
                 // Perhaps another process's: the first link wins.
                 read_key(&path)
             }
@@ -155,20 +181,15 @@ impl StateDir {
         }
     }
 
-    fn make_key(&self, path: &Path) -> Result<(), StateDirError> {
-        let no_random = |_| StateDirError::Random {
-            path: path.to_owned(),
-        };
-        let mut key = [0; KEY_BYTES];
-        rand::fill(&mut key).map_err(no_random)?;
+    fn make(&self, path: &Path, content: &[u8]) -> Result<(), StateDirError> {
         let mut suffix = [0; 8];
-        rand::fill(&mut suffix).map_err(no_random)?;
+        fill(&mut suffix, path)?;
 
         let temporary = self
             .path
             .join(format!("new-{:016x}", u64::from_be_bytes(suffix)));
         let linked =
-            write_new(&temporary, &key).and_then(|()| match fs::hard_link(&temporary, path) {
+            write_new(&temporary, content).and_then(|()| match fs::hard_link(&temporary, path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 result => result,
             });
@@ -187,24 +208,41 @@ fn ticket_file(name: &str) -> String {
     format!("ticket-{name}.key")
 }
 
-fn write_new(path: &Path, key: &[u8]) -> io::Result<()> {
+fn fill(bytes: &mut [u8], path: &Path) -> Result<(), StateDirError> {
+    rand::fill(bytes).map_err(|_| StateDirError::Random {
+        path: path.to_owned(),
+    })
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(key)?;
+    file.write_all(content)?;
     file.sync_all()
 }
 
 fn read_key(path: &Path) -> Result<[u8; KEY_BYTES], StateDirError> {
+    let content = read_secret(path)?;
+    content.try_into().map_err(|content: Vec<u8>| {
+        let path = path.to_owned();
+        StateDirError::Length {
+            path,
+            bytes: content.len(),
+        }
+    })
+}
+
+fn read_secret(path: &Path) -> Result<Vec<u8>, StateDirError> {
     let failed = |source| StateDirError::Read {
         path: path.to_owned(),
         source,
     };
     // Neither follow a link that somebody else may have placed, nor wait for
     // the other end of a pipe.
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
@@ -218,16 +256,11 @@ fn read_key(path: &Path) -> Result<[u8; KEY_BYTES], StateDirError> {
     if mode & OTHERS != 0 {
         return Err(StateDirError::Readable { path: path(), mode });
     }
-    let mut key = [0; KEY_BYTES];
-    let bytes = metadata.len();
-    if bytes != 16 {
-        return Err(StateDirError::Length {
-            path: path(),
-            bytes,
-        });
-    }
-    file.read_exact(&mut key).map_err(failed)?;
-    Ok(key)
+    let mut content = Vec::new();
+    file.take(SECRET_BYTES_MAX)
+        .read_to_end(&mut content)
+        .map_err(failed)?;
+    Ok(content)
 }
 
 #[cfg(test)]

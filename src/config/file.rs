@@ -88,6 +88,8 @@ pub(super) struct Written {
     pub(super) limits: WrittenLimits,
     #[serde(default)]
     pub(super) access: WrittenAccess,
+    #[serde(default)]
+    pub(super) tls: WrittenTls,
 }
 
 /// `[log]`
@@ -107,6 +109,23 @@ pub(super) struct WrittenJet {
     pub(super) urls: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     pub(super) stun: Vec<Spanned<String>>,
+}
+
+/// `[tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenTls {
+    #[serde(default)]
+    pub(super) certificates: Vec<WrittenCertificate>,
+    pub(super) client_ca: Option<Spanned<PathBuf>>,
+}
+
+/// `[[tls.certificates]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenCertificate {
+    pub(super) chain: Spanned<PathBuf>,
+    pub(super) key: Spanned<PathBuf>,
 }
 
 /// `[access]`

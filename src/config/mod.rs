@@ -18,6 +18,7 @@ pub mod file;
 mod keys;
 pub mod limits;
 pub mod settings;
+pub mod tls;
 mod urls;
 mod value;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::file::ConfigFile;
 use super::keys::keyring;
 use super::limits::{LimitFlag, Limits, handshakes_for, spec_of};
+use super::tls::{CertificateFiles, TlsSettings, tls};
 use super::urls::{stun, urls};
 use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel,
@@ -61,6 +62,8 @@ pub struct RelaySettings {
     /// Who may create associations by HTTP requests, and list and end what there
     /// is. Without a key anybody may create, and nobody may do the rest.
     pub keyring: Keyring,
+    /// Who the relay is to those who come over TLS.
+    pub tls: TlsSettings,
 }
 
 /// What to log, and how.
@@ -113,6 +116,8 @@ pub struct Flags {
     pub jet_v1: Option<JetV1>,
     /// `--jet-instance`
     pub jet_instance: Option<Instance>,
+    /// `--tls-certificate` and `--tls-key`
+    pub tls: Option<CertificateFiles>,
     /// `--limit`, repeated; the last of a name holds.
     pub limits: Vec<LimitFlag>,
 }
@@ -208,6 +213,7 @@ impl RelaySettings {
             },
             limits: limits(flags, file, host)?,
             keyring: keyring(file)?,
+            tls: tls(flags.tls.clone().map(|files| files.under(&host.current_dir)), file)?,
         })
     }
 

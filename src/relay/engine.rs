@@ -26,7 +26,7 @@ use crate::runtime::socket::Socket;
 use crate::time::Timestamp;
 
 use super::close::{CloseReason, How};
-use super::codec::Codec;
+use super::codec::{Codec, Workshop};
 use super::deadline::{GateCheck, Watched};
 use super::direction::{Action, Hold, Mode, Outcome, SCRATCH_BYTES, State};
 use super::gate::{CHECK_INTERVAL, Gate, SETTLED_BY_KERNEL};
@@ -36,7 +36,7 @@ use super::pipe_pool::{PipePool, PipePoolLimits};
 use super::slab::{Key, Slab};
 use super::spill::SpillPool;
 use super::streaming::TICK;
-use super::transform::{Route, Transforms, Workshop};
+use super::transform::{Route, Transforms};
 use super::{copy, splice};
 
 /// Copies in one turn of a direction that copies.
@@ -240,7 +240,7 @@ impl Engine {
                     idle_max: settings.pipe_idle_max,
                 }),
                 splice_bytes_max: u32::MAX,
-                workshop: Workshop::new(),
+                workshop: Workshop::new(SCRATCH_BYTES as usize),
                 counters: EngineCounters::default(),
             },
             queue: VecDeque::new(),

@@ -491,6 +491,7 @@ fn unix_sockets_are_relayed_too() {
         let (mut left, left_leg) = connection();
         let (mut right, ours) = UnixStream::pair().unwrap();
         let right_leg = LegIo {
+            codec: None,
             socket: Socket::adopt(ours.into()).unwrap(),
             prefix: Vec::new(),
             gate: GateHold::Open,

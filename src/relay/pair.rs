@@ -205,6 +205,8 @@ impl Pair {
                     if heard == Heard::Closed {
                         opposite.give_source_up();
                         wakes_opposite = true;
+                    }
+                    if heard != Heard::Open {
                         self.first_to_end.get_or_insert(source);
                     }
                 }

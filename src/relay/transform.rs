@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use tracing::debug;
 
 use super::close::CloseReason;
-use super::codec::{Chunk, Codec, CodecError, Gather, Heard, MaskKeys, ROOM_BYTES};
+use super::codec::{Codec, CodecError, Heard, Outgoing, Workshop};
 use super::direction::{Action, Outcome, SCRATCH_BYTES, SpillKey};
 use super::engine::{Ends, Means};
 use super::pair::{Pair, Side};
@@ -24,29 +24,6 @@ pub(super) struct Transforms {
     /// What was read before there was a pair: plain bytes, or what
     /// [`Codec::keep`] made of them.
     kept: [Option<SpillKey>; 2],
-}
-
-/// What the transforms of a shard share.
-#[derive(Debug)]
-pub(super) struct Workshop {
-    /// Room for a header, and what is read at a time.
-    bytes: Box<[u8]>,
-    chunks: Vec<Chunk>,
-    masks: MaskKeys,
-    /// Words on their way.
-    wire: Vec<u8>,
-}
-
-impl Workshop {
-    pub(super) fn new() -> Self {
-        Self {
-            // Not touched before it is needed, so not there before.
-            bytes: vec![0; ROOM_BYTES + SCRATCH_BYTES as usize].into(),
-            chunks: Vec::new(),
-            masks: MaskKeys::new(),
-            wire: Vec::new(),
-        }
-    }
 }
 
 impl Transforms {
@@ -121,8 +98,8 @@ impl Means {
         }
     }
 
-    /// Tells the legs of a pair that the relay ends what they have not ended, as
-    /// far as they can be told.
+    /// Tells the legs of a pair, as it ends, what they have not been told yet, as far
+    /// as they can be told.
     pub(super) fn part(
         &mut self,
         pair: &Pair,
@@ -130,88 +107,65 @@ impl Means {
         sockets: &[Socket; 2],
         reason: CloseReason,
     ) {
-        if reason != CloseReason::Terminated {
-            return;
-        }
+        let code = match reason {
+            CloseReason::Finished(_) => CloseCode::NORMAL,
+            CloseReason::Terminated => CloseCode::GOING_AWAY,
+            _ => return,
+        };
         for side in Side::BOTH {
             if let Some(codec) = transforms.codec_mut(side)
                 && pair.from(side.other()).held_bytes() == 0
             {
-                self.workshop
-                    .bid_farewell(codec, &sockets[side.index()], CloseCode::GOING_AWAY);
+                let socket = &sockets[side.index()];
+                bid_farewell(&mut self.workshop, codec, socket, code);
             }
         }
     }
 }
 
-impl Workshop {
-    /// Says the last words to a leg whose stream is not within a frame. Nobody
-    /// waits until it takes them.
-    fn bid_farewell(&mut self, codec: &mut Codec, socket: &Socket, code: CloseCode) {
-        self.wire.clear();
-        codec.take_farewell(code, &mut self.masks, &mut self.wire);
-        let _ = socket.send(&self.wire);
-    }
+/// Says the last words to a leg whose stream is not within a frame. Nobody waits
+/// until it takes them.
+fn bid_farewell(workshop: &mut Workshop, codec: &mut Codec, socket: &Socket, code: CloseCode) {
+    workshop.take_farewell(codec, code);
+    let _ = socket.send(workshop.wire());
 }
 
 /// Reads once, or takes of what was kept, and sends on what comes of it.
 fn copy(means: &mut Means, route: &mut Route<'_>, slow: bool) -> Outcome {
-    let source = route.source.index();
     let asked = match means.spills.read_max(slow, SCRATCH_BYTES) {
         // What is sent now has to be taken: it cannot be left with the source.
         0 if !route.ends.destination.poll_now().is_writable() => return Outcome::DestinationFull,
         0 => CAREFUL_READ_BYTES,
         asked => asked,
     } as usize;
-    means.workshop.chunks.clear();
-    let (heard, source_drained) = if let Some(kept) = route.transforms.kept[source] {
+    let (heard, source_drained) = if let Some(kept) = route.transforms.kept[route.source.index()] {
         match take_kept(means, route, kept, asked) {
             Ok(()) => (Heard::Open, false),
-            Err(error) => return fail(means, route, error),
+            Err(error) => return fail(means, route, &error),
         }
-    } else if route.transforms.heard(route.source) == Heard::Closed {
-        (Heard::Closed, true)
+    } else if route.transforms.heard(route.source) != Heard::Open {
+        means.workshop.clear();
+        (route.transforms.heard(route.source), true)
     } else {
-        let workshop = &mut means.workshop;
+        let codec = route.transforms.codec_mut(route.source);
+        let landing = means.workshop.landing(codec.as_deref(), asked);
+        let asked = landing.len();
         means.counters.receives += 1;
-        let place = ROOM_BYTES..ROOM_BYTES + asked;
-        match route.ends.source.recv(&mut workshop.bytes[place]) {
+        let received = match route.ends.source.recv(landing) {
             Ok(0) => return end_of_input(means, route),
+            Ok(received) => received,
             Err(Errno::AGAIN) => return Outcome::SourceEmpty,
             Err(error) => return Outcome::SourceFailed(error),
-            Ok(received) => {
-                let fresh = ROOM_BYTES..ROOM_BYTES + received;
-                let heard = match route.transforms.codec_mut(route.source) {
-                    Some(codec) => {
-                        codec.note_life();
-                        codec.decode(
-                            &mut workshop.bytes,
-                            fresh,
-                            &mut workshop.chunks,
-                            &mut workshop.masks,
-                        )
-                    }
-                    None => {
-                        workshop.chunks.push(Chunk::plain(fresh));
-                        Ok(Heard::Open)
-                    }
-                };
-                match heard {
-                    Ok(heard) => (heard, received < asked),
-                    Err(error) => return fail(means, route, error),
-                }
-            }
+        };
+        match means.workshop.decode(codec, received) {
+            Ok(heard) => (heard, received < asked),
+            Err(error) => return fail(means, route, &error),
         }
     };
-    let bytes: usize = means
-        .workshop
-        .chunks
-        .iter()
-        .map(|chunk| chunk.range.len())
-        .sum();
-    match send_chunks(means, route) {
+    let bytes = size(means.workshop.decoded_bytes());
+    match send_decoded(means, route) {
         Ok(spill) => Outcome::Transformed {
-            bytes: size(bytes),
+            bytes,
             source_drained,
             spill,
             heard,
@@ -227,86 +181,81 @@ fn take_kept(
     kept: SpillKey,
     asked: usize,
 ) -> Result<(), CodecError> {
-    let Means {
-        spills, workshop, ..
-    } = means;
-    let bytes = spills.bytes(kept);
+    let bytes = means.spills.bytes(kept);
     let count = bytes.len().min(asked);
     let is_last = count == bytes.len();
-    let place = ROOM_BYTES..ROOM_BYTES + count;
-    workshop.bytes[place.clone()].copy_from_slice(&bytes[..count]);
-    spills.consume(kept, count);
+    let mut codec = route.transforms.codec_mut(route.source);
+    means
+        .workshop
+        .decode_kept(codec.as_deref_mut(), &bytes[..count])?;
+    means.spills.consume(kept, count);
     if is_last {
+        if let Some(codec) = codec {
+            codec.end_kept();
+        }
         route.transforms.kept[route.source.index()] = None;
-    }
-    let Some(codec) = route.transforms.codec_mut(route.source) else {
-        workshop.chunks.push(Chunk::plain(place));
-        return Ok(());
-    };
-    codec.decode_kept(&mut workshop.bytes, place, &mut workshop.chunks)?;
-    if is_last {
-        codec.end_kept();
     }
     Ok(())
 }
 
-/// Encodes the chunks and sends them; gives back what was not taken.
-fn send_chunks(
+/// Encodes what was decoded and sends it; gives back what was not taken.
+fn send_decoded(
     means: &mut Means,
     route: &mut Route<'_>,
 ) -> Result<Option<(SpillKey, u32)>, Errno> {
-    let Workshop {
-        bytes,
-        chunks,
-        masks,
-        ..
-    } = &mut means.workshop;
-    let mut codec = route.transforms.codec_mut(route.source.other());
-    let mut gather = Gather::new();
-    for chunk in chunks.iter() {
-        let place = match &mut codec {
-            Some(codec) => codec.encode(bytes, chunk, masks),
-            None => chunk.range.clone(),
-        };
-        gather.push(bytes, place);
-    }
+    let codec = route.transforms.codec_mut(route.source.other());
+    let workshop = &mut means.workshop;
+    let Ok(outgoing) = workshop.encode(codec) else {
+        return Err(Errno::PROTO);
+    };
+    let destination = route.ends.destination;
+    let Outgoing::Gathered(gather) = outgoing else {
+        return send_wire(means, destination);
+    };
     let total = gather.bytes();
     if total == 0 {
         return Ok(None);
     }
     means.counters.sends += 1;
-    let (slices, count) = gather.slices(bytes);
-    let sent = match route.ends.destination.send_gathered(&slices[..count]) {
+    let (slices, count) = gather.slices(workshop.bytes());
+    let sent = match destination.send_gathered(&slices[..count]) {
         Ok(sent) => sent,
         Err(Errno::AGAIN) => 0,
         Err(error) => return Err(error),
     };
     Ok((sent < total).then(|| {
-        let rest = gather.rest(bytes, sent);
+        let rest = gather.rest(workshop.bytes(), sent);
         (means.spills.insert(rest), size(total - sent))
     }))
 }
 
-/// Sends the words of the destination's codec.
-fn say(means: &mut Means, route: &mut Route<'_>, is_end: bool) -> Outcome {
-    let Workshop { masks, wire, .. } = &mut means.workshop;
-    wire.clear();
-    if let Some(codec) = route.transforms.codec_mut(route.source.other()) {
-        codec.take_words(is_end, masks, wire);
-    }
+/// Sends what is in the workshop's wire; gives back what was not taken.
+fn send_wire(means: &mut Means, destination: &Socket) -> Result<Option<(SpillKey, u32)>, Errno> {
+    let wire = means.workshop.wire();
     if wire.is_empty() {
-        return Outcome::Said { spill: None };
+        return Ok(None);
     }
     means.counters.sends += 1;
-    let sent = match route.ends.destination.send(wire) {
+    let sent = match destination.send(wire) {
         Ok(sent) => sent,
         Err(Errno::AGAIN) => 0,
-        Err(error) => return Outcome::DestinationFailed(error),
+        Err(error) => return Err(error),
     };
     let rest = &wire[sent..];
-    Outcome::Said {
-        spill: (!rest.is_empty())
-            .then(|| (means.spills.insert(rest.into()), size(rest.len()))),
+    Ok((!rest.is_empty()).then(|| (means.spills.insert(rest.into()), size(rest.len()))))
+}
+
+/// Sends the words of the destination's codec.
+fn say(means: &mut Means, route: &mut Route<'_>, is_end: bool) -> Outcome {
+    let Some(codec) = route.transforms.codec_mut(route.source.other()) else {
+        return Outcome::Said { spill: None };
+    };
+    if means.workshop.take_words(codec, is_end).is_err() {
+        return Outcome::DestinationFailed(Errno::PROTO);
+    }
+    match send_wire(means, route.ends.destination) {
+        Ok(spill) => Outcome::Said { spill },
+        Err(error) => Outcome::DestinationFailed(error),
     }
 }
 
@@ -321,21 +270,20 @@ fn end_of_input(means: &mut Means, route: &mut Route<'_>) -> Outcome {
                 spill: None,
                 heard,
             },
-            Err(error) => fail(means, route, error),
+            Err(error) => fail(means, route, &error),
         },
         (_, judged) => judged,
     }
 }
 
 /// The source sends what cannot be decoded, and is told so.
-fn fail(means: &mut Means, route: &mut Route<'_>, error: CodecError) -> Outcome {
+fn fail(means: &mut Means, route: &mut Route<'_>, error: &CodecError) -> Outcome {
     debug!(side = ?route.source, %error, "a leg broke its protocol");
     if route.pair.from(route.source.other()).held_bytes() == 0
         && let Some(codec) = route.transforms.codec_mut(route.source)
     {
-        means
-            .workshop
-            .bid_farewell(codec, route.ends.source, error.close_code());
+        let code = error.close_code();
+        bid_farewell(&mut means.workshop, codec, route.ends.source, code);
     }
     Outcome::SourceBroken
 }

@@ -7,9 +7,10 @@ use crate::protocol::jet::{
 };
 use crate::protocol::websocket::{CloseCode, ControlFrame, Role};
 use crate::relay::GateHold;
-use crate::relay::codec::{Chunk, Codec, CodecError, MaskKeys, WebSocket};
+use crate::relay::codec::{Codec, CodecError, WebSocket};
 use crate::runtime::readiness::Readiness;
 use crate::time::Timestamp;
+use crate::tls::{SealError, Session, Wire};
 
 use super::refused::Refused;
 
@@ -41,7 +42,7 @@ enum Dialect {
 #[derive(Debug)]
 pub enum Words {
     Packet(Packet),
-    Http(Vec<u8>),
+    Bytes(Vec<u8>),
 }
 
 impl Words {
@@ -50,7 +51,7 @@ impl Words {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Packet(packet) => packet.as_bytes(),
-            Self::Http(bytes) => bytes,
+            Self::Bytes(bytes) => bytes,
         }
     }
 }
@@ -58,13 +59,19 @@ impl Words {
 impl Arrival {
     /// A leg that asked with a packet.
     #[must_use]
-    pub const fn packet(request: Request, prefix: Vec<u8>, was_full: bool) -> Self {
+    pub fn packet(
+        request: Request,
+        prefix: Vec<u8>,
+        tls: Option<Box<Session>>,
+        was_full: bool,
+    ) -> Self {
         Self {
             message: request.message,
             prefix,
-            codec: None,
+            // What TLS has read says nothing about the socket.
+            was_full: was_full || tls.is_some(),
+            codec: Codec::new(tls, None),
             dialect: Dialect::Packets(request),
-            was_full,
         }
     }
 
@@ -78,14 +85,14 @@ impl Arrival {
         verb: Verb,
         place: Place,
         switching: String,
-        mut early: Vec<u8>,
+        early: Vec<u8>,
+        tls: Option<Box<Session>>,
     ) -> Result<Self, CodecError> {
-        let mut codec = Box::new(Codec::websocket(WebSocket::new(Role::Server)));
-        let mut chunks: Vec<Chunk> = Vec::new();
-        let fresh = 0..early.len();
-        codec.decode(&mut early, fresh, &mut chunks, &mut MaskKeys::new())?;
-        let mut prefix = Vec::new();
-        Codec::keep(&early, &chunks, &mut prefix);
+        let mut codec = Codec::new(tls, Some(WebSocket::new(Role::Server)));
+        let prefix = match &mut codec {
+            Some(codec) => codec.keep_early(early)?,
+            None => early,
+        };
         // What is framed cannot be taken for a part of the answer.
         let gate = Gate::Off;
         let message = match verb {
@@ -99,7 +106,7 @@ impl Arrival {
         Ok(Self {
             message,
             prefix,
-            codec: Some(codec),
+            codec,
             dialect: Dialect::WebSocket { switching },
             // The bytes of a head are read before it is known how many they are.
             was_full: true,
@@ -134,17 +141,33 @@ impl Arrival {
     /// The answer to a leg that is let in. `details` are for acceptors that need
     /// them.
     #[must_use]
-    pub fn welcome(&self, details: impl FnOnce() -> AcceptDetails) -> Words {
-        match &self.dialect {
+    pub fn welcome(&mut self, details: impl FnOnce() -> AcceptDetails) -> Words {
+        let words = match &self.dialect {
             Dialect::Packets(request) => Words::Packet(packet(request, Status::OK, details)),
-            Dialect::WebSocket { switching } => Words::Http(switching.clone().into_bytes()),
-        }
+            Dialect::WebSocket { switching } => Words::Bytes(switching.clone().into_bytes()),
+        };
+        self.wrapped(words, Codec::wrap)
+    }
+
+    /// Words as the leg's codec has them.
+    fn wrapped(
+        &mut self,
+        words: Words,
+        wrap: fn(&mut Codec, &[u8], &mut Wire) -> Result<(), SealError>,
+    ) -> Words {
+        let Some(codec) = &mut self.codec else {
+            return words;
+        };
+        let mut wire = Wire::default();
+        // A connection that cannot seal any more has said its last before.
+        let _ = wrap(codec, words.as_bytes(), &mut wire);
+        Words::Bytes(wire.as_bytes().to_vec())
     }
 
     /// The answer to a test of what is known; the connection ends with it.
     #[must_use]
-    pub fn confirm(&self) -> Words {
-        match &self.dialect {
+    pub fn confirm(&mut self) -> Words {
+        let words = match &self.dialect {
             Dialect::Packets(request) => {
                 Words::Packet(Reply::new(Status::OK, request.version).encode(request.mask))
             }
@@ -152,22 +175,24 @@ impl Arrival {
                 let close = ControlFrame::close(Some(CloseCode::NORMAL), None);
                 let mut bytes = switching.clone().into_bytes();
                 bytes.extend_from_slice(close.as_bytes());
-                Words::Http(bytes)
+                Words::Bytes(bytes)
             }
-        }
+        };
+        self.wrapped(words, Codec::wrap_last)
     }
 
     /// The answer to a leg that is not let in; the connection ends with it.
     #[must_use]
-    pub fn refuse(&self, refused: Refused, details: impl FnOnce() -> AcceptDetails) -> Words {
-        match &self.dialect {
+    pub fn refuse(&mut self, refused: Refused, details: impl FnOnce() -> AcceptDetails) -> Words {
+        let words = match &self.dialect {
             Dialect::Packets(request) => {
                 Words::Packet(packet(request, refused.jet_status(), details))
             }
             Dialect::WebSocket { .. } => {
-                Words::Http(Answer::new(refused.http_status()).encode(Persistence::Close))
+                Words::Bytes(Answer::new(refused.http_status()).encode(Persistence::Close))
             }
-        }
+        };
+        self.wrapped(words, Codec::wrap_last)
     }
 }
 

@@ -4,9 +4,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use rustix::io::Errno;
-
-use super::arrival::Arrival;
+use super::link::{Link, NotRead};
 use super::refused::Refused;
 use crate::protocol::Progress;
 use crate::protocol::detect::{Detection, Spoken, detect};
@@ -38,13 +36,25 @@ impl Default for ReadBuffer {
 /// What a connection opens with.
 #[derive(Debug)]
 pub enum Opening {
-    /// One JET request.
-    Jet(Arrival),
+    /// One JET request, and what came behind it.
+    Jet(Jet),
     /// HTTP, of which these bytes have come.
     Http(Vec<u8>),
+    /// TLS, of which these bytes have come.
+    Tls(Vec<u8>),
 }
 
-/// Why there is neither.
+/// A connection's only request.
+#[derive(Debug)]
+pub struct Jet {
+    pub request: Request,
+    /// Application bytes of an eager peer.
+    pub prefix: Vec<u8>,
+    /// The last read filled its buffer, so more may be there unannounced.
+    pub was_full: bool,
+}
+
+/// Why there is none of them.
 #[derive(Debug)]
 pub struct Failure {
     pub refused: Refused,
@@ -52,27 +62,27 @@ pub struct Failure {
     pub reply: Option<Packet>,
 }
 
-/// Reads from `stream` until it holds one JET request, or is known to be HTTP, or
-/// cannot become either, at most until `deadline`.
+/// Reads from `link` until it holds one JET request, or is known to be HTTP or TLS,
+/// or cannot become any, at most until `deadline`.
 ///
 /// # Errors
 ///
 /// Why the connection is to be closed.
 pub async fn read_opening(
     reactor: &Reactor,
-    stream: &mut Stream,
+    link: &mut Link,
     buffer: &ReadBuffer,
     deadline: Timestamp,
 ) -> Result<Opening, Failure> {
     let mut received = Vec::new();
     // Most requests arrive whole, and then no timer is needed.
-    if let Some(outcome) = try_read(stream, buffer, &mut received) {
+    if let Some(outcome) = try_read(link, buffer, &mut received) {
         return outcome;
     }
     let rest = async {
         loop {
-            stream.readiness().await;
-            if let Some(outcome) = try_read(stream, buffer, &mut received) {
+            link.readiness().await;
+            if let Some(outcome) = try_read(link, buffer, &mut received) {
                 return outcome;
             }
         }
@@ -113,17 +123,18 @@ pub async fn part_with(reactor: &Reactor, mut stream: Stream) {
 
 /// Reads what is there. `None`: it is not complete yet.
 fn try_read(
-    stream: &Stream,
+    link: &mut Link,
     buffer: &ReadBuffer,
     received: &mut Vec<u8>,
 ) -> Option<Result<Opening, Failure>> {
     let mut buffer = buffer.0.borrow_mut();
     loop {
-        let count = match stream.socket().recv(&mut buffer[..]) {
-            Ok(0) => return Some(Err(Failure::silent(Refused::ClosedEarly))),
+        let count = match link.try_recv(&mut buffer[..]) {
             Ok(count) => count,
-            Err(Errno::AGAIN) => return None,
-            Err(_) => return Some(Err(Failure::silent(Refused::ResetEarly))),
+            Err(NotRead::Again) => return None,
+            Err(NotRead::Ended) => return Some(Err(Failure::silent(Refused::ClosedEarly))),
+            Err(NotRead::Broken) => return Some(Err(Failure::silent(Refused::ResetEarly))),
+            Err(NotRead::Tls) => return Some(Err(Failure::silent(Refused::TlsFailed))),
         };
         let fresh = &buffer[..count];
         let bytes = if received.is_empty() {
@@ -136,6 +147,9 @@ fn try_read(
             Detection::Is(Spoken::Http) => {
                 return Some(Ok(Opening::Http(bytes.to_vec())));
             }
+            Detection::Is(Spoken::Tls) if !link.is_tls() => {
+                return Some(Ok(Opening::Tls(bytes.to_vec())));
+            }
             Detection::Undecided => Ok(Progress::Partial { more_bytes_min: 1 }),
             Detection::Is(Spoken::Jet | Spoken::Tls) | Detection::Unknown => Request::decode(bytes),
         };
@@ -143,7 +157,11 @@ fn try_read(
             Ok(Progress::Complete { value, consumed }) => {
                 let prefix = bytes[consumed..].to_vec();
                 let was_full = count == buffer.len();
-                return Some(Ok(Opening::Jet(Arrival::packet(value, prefix, was_full))));
+                return Some(Ok(Opening::Jet(Jet {
+                    request: value,
+                    prefix,
+                    was_full,
+                })));
             }
             Ok(Progress::Partial { .. }) => {
                 if received.is_empty() {
@@ -162,7 +180,8 @@ fn try_read(
 }
 
 impl Failure {
-    fn silent(refused: Refused) -> Self {
+    #[must_use]
+    pub const fn silent(refused: Refused) -> Self {
         Self {
             refused,
             reply: None,

@@ -6,8 +6,8 @@
 use std::fmt;
 
 use memchr::{memchr_iter, memmem};
-use rustix::io::Errno;
 
+use super::link::{Link, NotRead};
 use super::refused::Refused;
 use crate::access::Presented;
 use crate::protocol::Progress;
@@ -18,7 +18,6 @@ use crate::protocol::http_head::{
 use crate::protocol::jet::{RestError, RestRequest};
 use crate::protocol::websocket::{Upgrade, UpgradeError};
 use crate::runtime::reactor::Reactor;
-use crate::runtime::stream::Stream;
 use crate::time::Timestamp;
 
 /// The longest body that is read away.
@@ -89,8 +88,8 @@ impl HttpReader {
 
     /// What has come behind the last request.
     #[must_use]
-    pub fn into_rest(self) -> Vec<u8> {
-        self.received
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.received)
     }
 
     /// Reads the next request, at most until `deadline`. What has come of it stays
@@ -102,7 +101,7 @@ impl HttpReader {
     pub async fn next(
         &mut self,
         reactor: &Reactor,
-        stream: &mut Stream,
+        link: &mut Link,
         deadline: Timestamp,
     ) -> Result<HttpRequest, HttpEnd> {
         let read = async {
@@ -111,8 +110,8 @@ impl HttpReader {
                     self.take(consumed);
                     return Ok(request);
                 }
-                if !self.try_read(stream)? {
-                    stream.readiness().await;
+                if !self.try_read(link)? {
+                    link.readiness().await;
                 }
             }
         };
@@ -124,18 +123,19 @@ impl HttpReader {
     }
 
     /// Reads what is there; returns whether anything was.
-    fn try_read(&mut self, stream: &Stream) -> Result<bool, HttpEnd> {
+    fn try_read(&mut self, link: &mut Link) -> Result<bool, HttpEnd> {
         // Not a part of the task, which would carry it while it waits.
         let mut buffer = [0; READ_BYTES];
-        match stream.socket().recv(&mut buffer) {
-            Ok(count @ 1..) => {
+        match link.try_recv(&mut buffer) {
+            Ok(count) => {
                 self.received.extend_from_slice(&buffer[..count]);
                 Ok(true)
             }
-            Err(Errno::AGAIN) => Ok(false),
-            Ok(0) | Err(_) if self.received.is_empty() => Err(HttpEnd::Idle),
-            Ok(_) => Err(HttpEnd::Broken(Refused::ClosedEarly)),
-            Err(_) => Err(HttpEnd::Broken(Refused::ResetEarly)),
+            Err(NotRead::Again) => Ok(false),
+            Err(NotRead::Tls) => Err(HttpEnd::Broken(Refused::TlsFailed)),
+            Err(_) if self.received.is_empty() => Err(HttpEnd::Idle),
+            Err(NotRead::Ended) => Err(HttpEnd::Broken(Refused::ClosedEarly)),
+            Err(NotRead::Broken) => Err(HttpEnd::Broken(Refused::ResetEarly)),
         }
     }
 

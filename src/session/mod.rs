@@ -7,4 +7,5 @@
 pub mod arrival;
 pub mod handshake;
 pub mod http;
+pub mod link;
 pub mod refused;

@@ -46,6 +46,9 @@ pub enum Refused {
     NotWebSocket,
     /// This release does not answer such requests.
     NotServed,
+    /// TLS came to nothing: not TLS, no version or suite in common, or no
+    /// certificate that we take.
+    TlsFailed,
     /// Not one byte came before the handshake's deadline.
     Silent,
     /// The request was not complete at the handshake's deadline.
@@ -103,6 +106,7 @@ crate::labels!(Refused {
     NoWebSocketKey = "no_websocket_key",
     NotWebSocket = "not_websocket",
     NotServed = "not_served",
+    TlsFailed = "tls_failed",
     Silent = "silent",
     TooSlow = "too_slow",
     ClosedEarly = "closed_early",

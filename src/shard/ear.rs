@@ -4,16 +4,13 @@
 use rustix::io::Errno;
 
 use crate::protocol::websocket::CloseCode;
-use crate::relay::codec::{Chunk, Codec, Heard, MaskKeys};
+use crate::relay::codec::{Codec, Heard, Workshop};
 use crate::runtime::socket::Socket;
 
 /// What acceptors with a codec are heard with: one for a whole shard.
 #[derive(Debug)]
 pub struct Ear {
-    buffer: Box<[u8; PREFIX_BYTES_MAX]>,
-    chunks: Vec<Chunk>,
-    masks: MaskKeys,
-    words: Vec<u8>,
+    workshop: Workshop,
 }
 
 /// Bytes that are taken in for a leg that waits. What it sends beyond that stays
@@ -30,10 +27,7 @@ pub enum Waits {
 impl Default for Ear {
     fn default() -> Self {
         Self {
-            buffer: Box::new([0; PREFIX_BYTES_MAX]),
-            chunks: Vec::new(),
-            masks: MaskKeys::new(),
-            words: Vec::new(),
+            workshop: Workshop::new(PREFIX_BYTES_MAX),
         }
     }
 }
@@ -48,19 +42,17 @@ impl Ear {
             if room == 0 || codec.heard() != Heard::Open {
                 break;
             }
-            self.chunks.clear();
-            let heard = match socket.recv(&mut self.buffer[..room]) {
+            let landing = self.workshop.landing(Some(codec), room);
+            let heard = match socket.recv(landing) {
                 Ok(0) => codec.end_of_input(),
                 Ok(count) => {
-                    codec.note_life();
-                    let fresh = 0..count;
-                    let (chunks, masks) = (&mut self.chunks, &mut self.masks);
-                    codec.decode(&mut self.buffer[..], fresh, chunks, masks)
+                    let heard = self.workshop.decode(Some(codec), count);
+                    self.workshop.keep(codec, prefix);
+                    heard
                 }
                 Err(Errno::AGAIN) => break,
                 Err(_) => return Waits::NoMore,
             };
-            Codec::keep(&self.buffer[..], &self.chunks, prefix);
             if let Err(error) = heard {
                 self.bid_farewell(socket, codec, error.close_code());
                 return Waits::NoMore;
@@ -77,16 +69,15 @@ impl Ear {
     /// Says what the codec has to say, and with `is_end` that nothing follows; false
     /// when the leg does not take it.
     pub fn say_words(&mut self, socket: &Socket, codec: &mut Codec, is_end: bool) -> bool {
-        self.words.clear();
-        codec.take_words(is_end, &mut self.masks, &mut self.words);
+        let is_said = self.workshop.take_words(codec, is_end);
+        let words = self.workshop.wire();
         // Nobody whose few words find no room reads at all.
-        self.words.is_empty() || socket.send(&self.words) == Ok(self.words.len())
+        is_said.is_ok() && (words.is_empty() || socket.send(words) == Ok(words.len()))
     }
 
     /// Says the last words to a leg.
     pub fn bid_farewell(&mut self, socket: &Socket, codec: &mut Codec, code: CloseCode) {
-        self.words.clear();
-        codec.take_farewell(code, &mut self.masks, &mut self.words);
-        let _ = socket.send(&self.words);
+        self.workshop.take_farewell(codec, code);
+        let _ = socket.send(self.workshop.wire());
     }
 }

@@ -9,8 +9,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
@@ -40,6 +42,7 @@ use crate::runtime::socket::Socket;
 use crate::runtime::stream::{Stream, Watched};
 use crate::session::arrival::Arrival;
 use crate::session::handshake::{Failure, Opening, ReadBuffer, read_opening, refuse};
+use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -59,6 +62,8 @@ pub struct RendezvousSettings {
     pub instance: HostName,
     /// How peers reach this relay: an association has a candidate for each.
     pub routes: Vec<PublicUrl>,
+    /// For those who come over TLS.
+    pub tls: Arc<ServerConfig>,
     /// Who may create associations by HTTP requests.
     pub keyring: Keyring,
     /// STUN and TURN servers that clients are told.
@@ -163,7 +168,7 @@ impl RelayService {
         })
     }
 
-    async fn handshake(self: Rc<Self>, mut stream: Stream, permit: HandshakePermit) {
+    async fn handshake(self: Rc<Self>, stream: Stream, permit: HandshakePermit) {
         let reactor = &self.world.reactor;
         let since = reactor.now();
         let deadline = since + self.settings.handshake_timeout;
@@ -172,28 +177,55 @@ impl RelayService {
             true => PeerAddress::from(stream.socket().peer_address()),
             false => PeerAddress::UNKNOWN,
         };
-        match read_opening(reactor, &mut stream, &self.read_buffer, deadline).await {
+        let mut link = Link::new(stream);
+        let opening = read_opening(reactor, &mut link, &self.read_buffer, deadline).await;
+        let opening = match opening {
             // In a box of its own: what it needs is no part of every handshake.
-            Ok(Opening::Http(received)) => {
-                Box::pin(self.serve_http(stream, received, peer, since)).await;
+            Ok(Opening::Tls(first)) => {
+                Box::pin(self.open_tls(&mut link, first, deadline)).await
             }
-            Ok(Opening::Jet(arrival)) => {
+            opening => opening,
+        };
+        match opening {
+            Ok(Opening::Http(received)) => {
+                Box::pin(self.serve_http(link, received, peer, since)).await;
+            }
+            Ok(Opening::Jet(jet)) => {
+                let (stream, tls, opened) = link.into_parts();
+                let mut prefix = jet.prefix;
+                prefix.extend_from_slice(&opened);
                 self.place(Newcomer {
                     stream,
-                    arrival,
+                    arrival: Arrival::packet(jet.request, prefix, tls, jet.was_full),
                     peer,
                     since,
                 })
                 .await;
             }
+            Ok(Opening::Tls(_)) => unreachable!("there is no TLS within TLS"),
             Err(Failure { refused, reply }) => {
                 self.count_refused(peer, refused);
                 if let Some(reply) = reply {
-                    refuse(reactor, stream, reply.as_bytes()).await;
+                    link.refuse(reactor, reply.as_bytes()).await;
                 }
             }
         }
         drop(permit);
+    }
+
+    /// Has TLS begin on a connection, and reads what it opens with inside.
+    async fn open_tls(
+        &self,
+        link: &mut Link,
+        first: Vec<u8>,
+        deadline: Timestamp,
+    ) -> Result<Opening, Failure> {
+        let reactor = &self.world.reactor;
+        let config = Arc::clone(&self.settings.tls);
+        link.begin_tls(reactor, config, first, deadline)
+            .await
+            .map_err(Failure::silent)?;
+        read_opening(reactor, link, &self.read_buffer, deadline).await
     }
 
     /// Brings a leg to its association, here or on another shard.
@@ -320,7 +352,7 @@ impl RelayService {
     fn store_acceptor(&self, newcomer: Newcomer, admission: Admission) {
         let Newcomer {
             stream,
-            arrival,
+            mut arrival,
             peer,
             since,
         } = newcomer;
@@ -373,7 +405,7 @@ impl RelayService {
         };
         let Newcomer {
             stream,
-            arrival,
+            mut arrival,
             peer,
             since: _,
         } = newcomer;
@@ -422,9 +454,9 @@ impl RelayService {
     }
 
     /// Answers a well-formed request with a refusal.
-    async fn turn_away(&self, newcomer: Newcomer, refused: Refused) {
+    async fn turn_away(&self, mut newcomer: Newcomer, refused: Refused) {
         self.count_refused(newcomer.peer, refused);
-        let arrival = &newcomer.arrival;
+        let arrival = &mut newcomer.arrival;
         let words = arrival.refuse(refused, || self.accept_details(Uuid::nil()));
         refuse(&self.world.reactor, newcomer.stream, words.as_bytes()).await;
     }

@@ -16,10 +16,9 @@ use crate::protocol::jet::rest_answer::{self, RouteTo};
 use crate::protocol::jet::{RestError, RestRequest};
 use crate::protocol::websocket;
 use crate::runtime::executor::yield_now;
-use crate::runtime::stream::Stream;
 use crate::session::arrival::Arrival;
-use crate::session::handshake::{part_with, refuse};
 use crate::session::http::{HttpEnd, HttpReader};
+use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -40,7 +39,7 @@ impl RelayService {
     /// of them already.
     pub(super) async fn serve_http(
         self: &Rc<Self>,
-        mut stream: Stream,
+        mut link: Link,
         received: Vec<u8>,
         peer: PeerAddress,
         since: Timestamp,
@@ -51,7 +50,7 @@ impl RelayService {
         // that of a handshake, and no longer than one.
         let until = reactor.now() + self.settings.handshake_timeout;
         loop {
-            let next = reader.next(reactor, &mut stream, until);
+            let next = reader.next(reactor, &mut link, until);
             let next = match self.draining.or_raised(next).await {
                 Some(next) => next,
                 None if reader.is_empty() => Err(HttpEnd::Idle),
@@ -64,7 +63,7 @@ impl RelayService {
                 Err(HttpEnd::Refused(refused)) => {
                     self.count_refused(peer, refused);
                     let answer = Answer::new(refused.http_status());
-                    return refuse(reactor, stream, &answer.encode(Persistence::Close)).await;
+                    return link.refuse(reactor, &answer.encode(Persistence::Close)).await;
                 }
             };
             if let Ok(RestRequest::Meet { verb, place }) = request.asked {
@@ -74,11 +73,13 @@ impl RelayService {
                         let refused = error.into();
                         self.count_refused(peer, refused);
                         let answer = refusal(request.asked, refused);
-                        return refuse(reactor, stream, &answer.encode(Persistence::Close)).await;
+                        return link.refuse(reactor, &answer.encode(Persistence::Close)).await;
                     }
                 };
-                let early = reader.into_rest();
-                let arrival = match Arrival::websocket(verb, place, switching, early) {
+                let (stream, tls, opened) = link.into_parts();
+                let mut early = reader.take_rest();
+                early.extend_from_slice(&opened);
+                let arrival = match Arrival::websocket(verb, place, switching, early, tls) {
                     Ok(arrival) => arrival,
                     Err(_) => return self.count_refused(peer, Refused::NotWebSocket),
                 };
@@ -104,12 +105,12 @@ impl RelayService {
             };
             let bytes = answer.encode(persistence);
             let deadline = reactor.now() + self.settings.handshake_timeout;
-            match reactor.deadline(deadline, stream.send_all(&bytes)).await {
+            match reactor.deadline(deadline, link.send_all(&bytes)).await {
                 Some(Ok(())) => {}
                 Some(Err(_)) | None => return self.count_refused(peer, Refused::ReplyFailed),
             }
             if persistence == Persistence::Close {
-                return part_with(reactor, stream).await;
+                return link.refuse(reactor, &[]).await;
             }
             // A client that never lets us wait would keep the shard to itself.
             yield_now().await;

@@ -4,9 +4,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
+use rustls::ServerConfig;
 
 use super::control::Envelope;
 use super::rendezvous::{Message, Random, RelayService, RendezvousSettings};
@@ -17,7 +19,7 @@ use crate::association::owner::Owner;
 use crate::association::rendezvous::Rendezvous;
 use crate::association::table::{Limits as TableLimits, OnUnknown, Table};
 use crate::config::settings::RelaySettings;
-use crate::config::{Instance, JetV1, URLS_MAX};
+use crate::config::{JetV1, URLS_MAX};
 use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, Transport};
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::{ExecutorError, run_shards};
@@ -86,14 +88,15 @@ struct Seed {
 impl BoundRelay {
     /// Claims the addresses and makes everything that the shards need.
     ///
-    /// `owner_secret` keys the owner function; `random` must be fit for
-    /// credentials.
+    /// `tls` is for those who come over it, `owner_secret` keys the owner function;
+    /// `random` must be fit for credentials.
     ///
     /// # Errors
     ///
     /// When an address, a core or a descriptor cannot be had.
     pub fn bind(
         settings: &RelaySettings,
+        tls: Arc<ServerConfig>,
         owner_secret: [u8; 16],
         random: Random,
         signals: Signals,
@@ -121,7 +124,7 @@ impl BoundRelay {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let service = service_settings(settings, &addresses, shard_count)?;
+        let service = service_settings(settings, tls, &addresses, shard_count)?;
         let mut seeds = Vec::new();
         let mut congestion_control = String::from("unknown");
         for inbox in inboxes {
@@ -214,6 +217,7 @@ fn world_settings(settings: &RelaySettings, shards: NonZeroU16) -> WorldSettings
 
 fn service_settings(
     settings: &RelaySettings,
+    tls: Arc<ServerConfig>,
     addresses: &[SocketAddr],
     shards: NonZeroU16,
 ) -> Result<RendezvousSettings, ServeError> {
@@ -228,9 +232,10 @@ fn service_settings(
         v1_allowed: settings.jet.v1 == JetV1::Allow,
         instance: HostName::new(instance.as_str())?,
         routes: match settings.jet.urls.is_empty() {
-            true => listener_urls(instance, addresses)?,
+            true => listener_urls(settings, addresses)?,
             false => settings.jet.urls.clone(),
         },
+        tls,
         keyring: settings.keyring.clone(),
         stun: settings.jet.stun.clone(),
         association_ttl: Duration::from_secs(limits.association_ttl_s),
@@ -243,16 +248,29 @@ fn service_settings(
 
 /// How peers reach the listeners, as far as the relay knows.
 fn listener_urls(
-    instance: &Instance,
+    settings: &RelaySettings,
     addresses: &[SocketAddr],
 ) -> Result<Vec<PublicUrl>, PublicUrlError> {
     // The instance's name may bring a port, which then is the one to be told.
+    let instance = &settings.jet.instance;
     let (host, port) = (instance.host(), instance.port());
+    // Nobody whom we tell of it could trust a certificate made here.
+    let transports: &[Transport] = match settings.tls.certificates.is_empty() {
+        true => &[Transport::Tcp, Transport::Ws],
+        false => &[
+            Transport::Tcp,
+            Transport::Tls,
+            Transport::Ws,
+            Transport::Wss,
+        ],
+    };
     let mut routes = Vec::new();
     for address in addresses {
-        let url = PublicUrl::new(Transport::Tcp, host, port.unwrap_or(address.port()))?;
-        if !routes.contains(&url) {
-            routes.push(url);
+        for &transport in transports {
+            let url = PublicUrl::new(transport, host, port.unwrap_or(address.port()))?;
+            if !routes.contains(&url) {
+                routes.push(url);
+            }
         }
     }
     routes.truncate(URLS_MAX);

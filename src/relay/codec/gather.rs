@@ -95,7 +95,8 @@ mod tests {
             let mut at = 0;
             loop {
                 let start = at + random.usize(0..3) * random.usize(0..20);
-                let end = start + random.usize(0..1 << random.u32(1..15));
+                let largest = 1 << random.u32(1..15);
+                let end = start + random.usize(0..largest);
                 if end > buffer.len() {
                     break;
                 }

@@ -1,39 +1,45 @@
 //! What a leg's bytes are wrapped in, taken off and put on without a system call.
 //!
-//! A [`Codec`] is one leg's. What came from the leg is decoded where it lies, into
-//! [`Chunk`]s of application bytes; what goes to the leg is encoded where it lies,
-//! its headers written into the gaps that decoding left between the chunks. So
-//! between a read and a write no byte is copied but to close a gap:
+//! A [`Codec`] is one leg's: TLS, WebSocket, or the second within the first. The
+//! bytes themselves are in a [`Workshop`], which a whole shard shares. What came
+//! from a leg is opened and decoded where it lies, into [`Chunk`]s of application
+//! bytes; what goes to a leg is encoded where it lies, its headers written into the
+//! gaps that decoding left between the chunks:
 //!
 //! ```text
-//!   work buffer  │ room │ header │ payload │ header │ payload │ ...   as it came
+//!   as it came   │ room │ header │ payload │ header │ payload │ ...
 //!   decode                       └─ chunk ─┘        └─ chunk ─┘
-//!   encode           └─ header ──┴─ chunk ─┘└ header┴─ chunk ─┘       what is sent
+//!   encode           └─ header ──┴─ chunk ─┘└ header┴─ chunk ─┘
 //! ```
 //!
-//! What the codec itself has to say (a pong, a close) are its *words*. They are
-//! sent between two frames, by the direction that leads to the leg.
+//! What the codec itself has to say (a pong, a close, a handshake's last part) are
+//! its *words*. They are sent between two frames, by the direction that leads to the
+//! leg.
 
 mod chunk;
 mod gather;
 mod masks;
 mod websocket;
+mod workshop;
 
 pub use chunk::{Chunk, ROOM_BYTES};
-pub(crate) use gather::Gather;
 pub use masks::MaskKeys;
 pub use websocket::WebSocket;
+pub(crate) use workshop::Outgoing;
+pub use workshop::Workshop;
 
 use std::ops::Range;
 
 use thiserror::Error;
 
 use crate::protocol::websocket::{CloseCode, Violation};
+use crate::tls::{SealError, Session, Wire};
 
 /// One leg's wrapping.
 #[derive(Debug)]
 pub struct Codec {
-    websocket: WebSocket,
+    tls: Option<Box<Session>>,
+    websocket: Option<WebSocket>,
     /// How the leg's stream stood last.
     heard: Heard,
     /// Looks in a row that found that nothing had come.
@@ -45,6 +51,8 @@ pub struct Codec {
 pub enum Heard {
     /// More may come.
     Open,
+    /// The leg says no more.
+    Ended,
     /// The leg says no more, and takes no more than what is on its way: a
     /// WebSocket has no half-close.
     Closed,
@@ -62,73 +70,103 @@ pub enum Life {
 }
 
 /// Why what a leg sends cannot be decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Error)]
 pub enum CodecError {
+    /// What it sends is not TLS, or not for us.
+    #[error("tls: {0}")]
+    Tls(#[from] rustls::Error),
     /// The peer broke WebSocket's rules.
     #[error(transparent)]
     WebSocket(#[from] Violation),
-    /// The connection ended within a frame.
-    #[error("the connection ended within a frame")]
+    /// The connection ended within a frame or a record.
+    #[error("the connection ended within a frame or a record")]
     Cut,
 }
 
 impl Codec {
-    /// A leg that was upgraded to WebSocket.
+    /// The codec of a leg that came over these; `None` when it came over neither.
     #[must_use]
-    pub const fn websocket(websocket: WebSocket) -> Self {
-        Self {
-            websocket,
-            heard: Heard::Open,
-            silent_looks: 0,
-        }
+    pub fn new(tls: Option<Box<Session>>, websocket: Option<WebSocket>) -> Option<Box<Self>> {
+        let is_any = tls.is_some() || websocket.is_some();
+        is_any.then(|| {
+            Box::new(Self {
+                tls,
+                websocket,
+                heard: Heard::Open,
+                silent_looks: 0,
+            })
+        })
     }
 
-    /// Decodes what came from the leg and now lies at `fresh` in `buffer`; appends
-    /// what was found to `chunks`.
-    ///
-    /// # Errors
-    ///
-    /// When nothing that the leg sends counts any more. What was found before is
-    /// in `chunks`.
-    pub fn decode(
+    /// Decodes what came from the leg, opened, and now lies at `fresh` in `buffer`;
+    /// appends what was found to `chunks`.
+    fn decode(
         &mut self,
         buffer: &mut [u8],
         fresh: Range<usize>,
         chunks: &mut Vec<Chunk>,
         masks: &mut MaskKeys,
-    ) -> Result<Heard, CodecError> {
-        if self.heard == Heard::Open {
-            self.heard = self.websocket.decode(buffer, fresh, chunks, masks)?;
+    ) -> Result<(), CodecError> {
+        let Some(websocket) = &mut self.websocket else {
+            if !fresh.is_empty() {
+                chunks.push(Chunk::plain(fresh));
+            }
+            return Ok(());
+        };
+        if self.heard != Heard::Closed
+            && websocket.decode(buffer, fresh, chunks, masks)? == Heard::Closed
+        {
+            self.heard = Heard::Closed;
         }
-        Ok(self.heard)
+        Ok(())
     }
 
-    /// The same for what [`Self::keep`] has kept, before anything else is decoded.
+    /// Decodes what came, opened, before there was a codec, into the form that
+    /// [`Workshop::keep`] has.
     ///
     /// # Errors
     ///
-    /// As [`Self::decode`].
-    pub fn decode_kept(
+    /// When nothing that the leg sends counts any more.
+    pub fn keep_early(&mut self, mut early: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+        let (mut chunks, mut kept) = (Vec::new(), Vec::new());
+        let fresh = 0..early.len();
+        self.decode(&mut early, fresh, &mut chunks, &mut MaskKeys::new())?;
+        self.keep(&early, &chunks, &mut kept);
+        Ok(kept)
+    }
+
+    /// As [`Self::decode`], for what was kept, before anything else is decoded.
+    fn decode_kept(
         &mut self,
         buffer: &mut [u8],
         kept: Range<usize>,
         chunks: &mut Vec<Chunk>,
     ) -> Result<(), CodecError> {
-        Ok(self.websocket.decode_kept(buffer, kept, chunks)?)
+        match &mut self.websocket {
+            Some(websocket) => websocket.decode_kept(buffer, kept, chunks)?,
+            None => chunks.push(Chunk::plain(kept)),
+        }
+        Ok(())
     }
 
     /// All that was kept is decoded.
     pub fn end_kept(&mut self) {
-        self.websocket.end_kept();
+        if let Some(websocket) = &mut self.websocket {
+            websocket.end_kept();
+        }
     }
 
-    /// Appends decoded chunks to `kept`, in a form of its own, for a leg that is
-    /// read before there is anybody to send it to.
-    pub fn keep(buffer: &[u8], chunks: &[Chunk], kept: &mut Vec<u8>) {
-        WebSocket::keep(buffer, chunks, kept);
+    /// Appends decoded chunks to `kept`, in a form of its own.
+    fn keep(&self, buffer: &[u8], chunks: &[Chunk], kept: &mut Vec<u8>) {
+        if self.websocket.is_some() {
+            return WebSocket::keep(buffer, chunks, kept);
+        }
+        for chunk in chunks {
+            kept.extend_from_slice(&buffer[chunk.range.clone()]);
+        }
     }
 
-    /// Encodes one chunk in place and returns what is to be sent.
+    /// Encodes one chunk in place and returns what is to be sent, or sealed.
     ///
     /// # Panics
     ///
@@ -136,13 +174,11 @@ impl Codec {
     /// [`ROOM_BYTES`] before what is not decoded, leave enough for a leg that came
     /// to us. A leg that we dialled masks, and needs more than another codec's gaps:
     /// its pair's other leg has no codec.
-    pub fn encode(
-        &mut self,
-        buffer: &mut [u8],
-        chunk: &Chunk,
-        masks: &mut MaskKeys,
-    ) -> Range<usize> {
-        self.websocket.encode(buffer, chunk, masks)
+    fn encode(&mut self, buffer: &mut [u8], chunk: &Chunk, masks: &mut MaskKeys) -> Range<usize> {
+        match &mut self.websocket {
+            Some(websocket) => websocket.encode(buffer, chunk, masks),
+            None => chunk.range.clone(),
+        }
     }
 
     /// The leg's connection came to its end.
@@ -151,7 +187,14 @@ impl Codec {
     ///
     /// When it ended where no stream does.
     pub fn end_of_input(&mut self) -> Result<Heard, CodecError> {
-        self.heard = self.websocket.end_of_input()?;
+        if self.tls.as_ref().is_some_and(|tls| !tls.may_end_here()) {
+            return Err(CodecError::Cut);
+        }
+        self.heard = match &mut self.websocket {
+            Some(websocket) => websocket.end_of_input()?,
+            // Many end a connection without a word; what they sent counts.
+            None => Heard::Ended,
+        };
         Ok(self.heard)
     }
 
@@ -164,35 +207,91 @@ impl Codec {
     /// Whether there are words for the leg.
     #[must_use]
     pub fn has_words(&self) -> bool {
-        self.websocket.has_words()
+        self.tls.as_ref().is_some_and(|tls| tls.has_words())
+            || self.websocket.as_ref().is_some_and(WebSocket::has_words)
     }
 
-    /// Takes the words for the leg, into `wire`, and behind them that nothing
-    /// follows, if `is_end`.
-    pub fn take_words(&mut self, is_end: bool, masks: &mut MaskKeys, wire: &mut Vec<u8>) {
-        self.websocket.take_words(is_end, masks, wire);
+    /// Takes the words for the leg, and behind them that nothing follows, if
+    /// `is_end`.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be sealed.
+    pub fn take_words(
+        &mut self,
+        is_end: bool,
+        masks: &mut MaskKeys,
+        wire: &mut Wire,
+    ) -> Result<(), SealError> {
+        let mut words = Vec::new();
+        if let Some(websocket) = &mut self.websocket {
+            websocket.take_words(is_end, masks, &mut words);
+        }
+        self.wrap(&words, wire)?;
+        match &mut self.tls {
+            // The end of a WebSocket is its own, and the leg is still to answer it.
+            Some(tls) if is_end && self.websocket.is_none() => tls.close(wire),
+            _ => Ok(()),
+        }
     }
 
-    /// The last words to a leg that is given up, into `wire`.
-    pub fn take_farewell(&mut self, code: CloseCode, masks: &mut MaskKeys, wire: &mut Vec<u8>) {
-        self.websocket.take_farewell(code, masks, wire);
+    /// The last words to a leg that is given up. Those before them are lost.
+    pub fn take_farewell(&mut self, code: CloseCode, masks: &mut MaskKeys, wire: &mut Wire) {
+        let mut words = Vec::new();
+        if let Some(websocket) = &mut self.websocket {
+            websocket.take_farewell(code, masks, &mut words);
+        }
+        // A connection that failed has its alert among its own words.
+        let wrapped = self.wrap(&words, wire);
+        if let Some(tls) = &mut self.tls
+            && wrapped.is_ok()
+        {
+            let _ = tls.close(wire);
+        }
+    }
+
+    /// Wraps bytes that are no application's: an answer, or words.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be sealed.
+    pub fn wrap(&mut self, bytes: &[u8], wire: &mut Wire) -> Result<(), SealError> {
+        match &mut self.tls {
+            Some(tls) if bytes.is_empty() => tls.take_words(wire),
+            Some(tls) => return tls.seal(bytes, wire),
+            None => wire.push(bytes),
+        }
+        Ok(())
+    }
+
+    /// As [`Self::wrap`], and nothing follows.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn wrap_last(&mut self, bytes: &[u8], wire: &mut Wire) -> Result<(), SealError> {
+        self.wrap(bytes, wire)?;
+        self.tls.as_mut().map_or(Ok(()), |tls| tls.close(wire))
     }
 
     /// Something came from the leg.
-    pub const fn note_life(&mut self) {
+    const fn note_life(&mut self) {
         self.silent_looks = 0;
     }
 
     /// Looks whether anything came since the last look, and if not, has words that
     /// ask for it. After `silent_max` of such looks in a row it says that the leg is
-    /// dead.
+    /// dead. A leg that cannot be asked is left alone.
     pub fn look_for_life(&mut self, silent_max: u8, masks: &mut MaskKeys) -> Life {
+        let Some(websocket) = &mut self.websocket else {
+            return Life::Seen;
+        };
         self.silent_looks = self.silent_looks.saturating_add(1);
         match self.silent_looks {
             1 => Life::Seen,
             looks if looks > silent_max.saturating_add(1) => Life::Gone,
             _ => {
-                self.websocket.ping(masks);
+                websocket.ping(masks);
                 Life::Asked
             }
         }
@@ -202,17 +301,17 @@ impl Codec {
     /// the leg, having heard them, ends it.
     #[must_use]
     pub const fn leaves_end_to_peer(&self) -> bool {
-        true
+        self.websocket.is_some()
     }
 }
 
 impl CodecError {
     /// What the leg is told.
     #[must_use]
-    pub const fn close_code(self) -> CloseCode {
+    pub const fn close_code(&self) -> CloseCode {
         match self {
             Self::WebSocket(violation) => violation.close_code(),
-            Self::Cut => CloseCode::PROTOCOL_ERROR,
+            Self::Tls(_) | Self::Cut => CloseCode::PROTOCOL_ERROR,
         }
     }
 }

@@ -1,0 +1,204 @@
+//! Where bytes are while codecs work on them.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::chunk::{Chunk, ROOM_BYTES};
+use super::gather::Gather;
+use super::masks::MaskKeys;
+use super::{Codec, CodecError, Heard, Life};
+use crate::protocol::websocket::CloseCode;
+use crate::tls::{SEALED_BYTES_MIN, SealError, Wire};
+
+/// The buffers of one shard's codecs. Nothing in them outlives an action.
+pub struct Workshop {
+    /// Room for a header, then plain bytes.
+    bytes: Box<[u8]>,
+    /// Bytes as TLS has them.
+    sealed: Box<[u8]>,
+    /// Where [`Self::landing`] was.
+    landing: Range<usize>,
+    chunks: Vec<Chunk>,
+    masks: MaskKeys,
+    wire: Wire,
+}
+
+/// How many bytes, not which: they are peers'.
+impl fmt::Debug for Workshop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workshop")
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be sent, in a workshop.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// Places in [`Workshop::bytes`].
+    Gathered(Gather),
+    /// [`Workshop::wire`].
+    Sealed,
+}
+
+impl Workshop {
+    /// A workshop in which up to `asked_max` bytes are read at a time.
+    #[must_use]
+    pub fn new(asked_max: usize) -> Self {
+        // Not touched before it is needed, so not there before.
+        let room = asked_max + SEALED_BYTES_MIN;
+        Self {
+            bytes: vec![0; ROOM_BYTES + room].into(),
+            sealed: vec![0; room].into(),
+            landing: 0..0,
+            chunks: Vec::new(),
+            masks: MaskKeys::new(),
+            wire: Wire::default(),
+        }
+    }
+
+    /// Where to read what comes from a leg, about `asked` bytes of it.
+    pub fn landing(&mut self, codec: Option<&Codec>, asked: usize) -> &mut [u8] {
+        match codec.and_then(|codec| codec.tls.as_ref()) {
+            Some(tls) => {
+                self.landing = tls.lead_in(&mut self.sealed, asked);
+                &mut self.sealed[self.landing.clone()]
+            }
+            None => {
+                self.landing = ROOM_BYTES..ROOM_BYTES + asked;
+                &mut self.bytes[self.landing.clone()]
+            }
+        }
+    }
+
+    /// Decodes the `received` bytes that were read into the landing.
+    ///
+    /// # Errors
+    ///
+    /// When nothing that the leg sends counts any more.
+    pub fn decode(
+        &mut self,
+        codec: Option<&mut Codec>,
+        received: usize,
+    ) -> Result<Heard, CodecError> {
+        self.chunks.clear();
+        let start = self.landing.start;
+        let Some(codec) = codec else {
+            self.chunks.push(Chunk::plain(start..start + received));
+            return Ok(Heard::Open);
+        };
+        codec.note_life();
+        let fresh = match &mut codec.tls {
+            Some(tls) => {
+                let sealed = &mut self.sealed[..start + received];
+                let opened = tls.open(sealed, &mut self.bytes[ROOM_BYTES..])?;
+                if opened.is_end && codec.heard == Heard::Open {
+                    codec.heard = Heard::Ended;
+                }
+                ROOM_BYTES..ROOM_BYTES + opened.bytes
+            }
+            None => start..start + received,
+        };
+        codec.decode(&mut self.bytes, fresh, &mut self.chunks, &mut self.masks)?;
+        // Its end without a Close is the end of a WebSocket too.
+        if codec.heard == Heard::Ended && codec.websocket.is_some() {
+            codec.end_of_input()?;
+        }
+        Ok(codec.heard)
+    }
+
+    /// Decodes what [`Self::keep`] kept, or a part of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::decode`].
+    pub fn decode_kept(
+        &mut self,
+        codec: Option<&mut Codec>,
+        kept: &[u8],
+    ) -> Result<(), CodecError> {
+        self.chunks.clear();
+        let place = ROOM_BYTES..ROOM_BYTES + kept.len();
+        self.bytes[place.clone()].copy_from_slice(kept);
+        match codec {
+            Some(codec) => codec.decode_kept(&mut self.bytes, place, &mut self.chunks),
+            None => {
+                self.chunks.push(Chunk::plain(place));
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends what was decoded to `kept`, for a leg that is read before there is
+    /// anybody to send it to.
+    pub fn keep(&self, codec: &Codec, kept: &mut Vec<u8>) {
+        codec.keep(&self.bytes, &self.chunks, kept);
+    }
+
+    /// Nothing is decoded.
+    pub fn clear(&mut self) {
+        self.chunks.clear();
+    }
+
+    /// Application bytes that were decoded.
+    #[must_use]
+    pub fn decoded_bytes(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.range.len()).sum()
+    }
+
+    /// Encodes what was decoded for another leg.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be sealed.
+    pub(crate) fn encode(&mut self, mut codec: Option<&mut Codec>) -> Result<Outgoing, SealError> {
+        let mut gather = Gather::new();
+        for chunk in &self.chunks {
+            let place = match &mut codec {
+                Some(codec) => codec.encode(&mut self.bytes, chunk, &mut self.masks),
+                None => chunk.range.clone(),
+            };
+            gather.push(&mut self.bytes, place);
+        }
+        let Some(tls) = codec.and_then(|codec| codec.tls.as_mut()) else {
+            return Ok(Outgoing::Gathered(gather));
+        };
+        self.wire.clear();
+        for place in gather.places() {
+            tls.seal(&self.bytes[place.clone()], &mut self.wire)?;
+        }
+        Ok(Outgoing::Sealed)
+    }
+
+    /// Has the words of a codec in [`Self::wire`], see [`Codec::take_words`].
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be sealed.
+    pub fn take_words(&mut self, codec: &mut Codec, is_end: bool) -> Result<(), SealError> {
+        self.wire.clear();
+        codec.take_words(is_end, &mut self.masks, &mut self.wire)
+    }
+
+    /// Has a codec's last words in [`Self::wire`], see [`Codec::take_farewell`].
+    pub fn take_farewell(&mut self, codec: &mut Codec, code: CloseCode) {
+        self.wire.clear();
+        codec.take_farewell(code, &mut self.masks, &mut self.wire);
+    }
+
+    /// See [`Codec::look_for_life`].
+    pub fn look_for_life(&mut self, codec: &mut Codec, silent_max: u8) -> Life {
+        codec.look_for_life(silent_max, &mut self.masks)
+    }
+
+    /// Plain bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What is sealed, and words.
+    #[must_use]
+    pub fn wire(&self) -> &[u8] {
+        self.wire.as_bytes()
+    }
+}

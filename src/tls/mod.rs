@@ -1,0 +1,13 @@
+//! TLS 1.2 and 1.3 by rustls, in buffers of the caller's.
+//!
+//! [`Session`] is one connection's, and does no I/O; [`server`] says who we are to
+//! those who come, [`identity`] where a certificate and its key come from.
+//!
+//! Left out: early data (RFC 8446 §8: it can be replayed), and records in the kernel
+//! (kTLS).
+
+pub mod identity;
+pub mod server;
+mod session;
+
+pub use session::{Opened, SEALED_BYTES_MIN, SealError, Session, Wire};
