@@ -22,7 +22,7 @@ use crate::runtime::inbox::{Inbox, Mailbox, inbox};
 use crate::runtime::listener::{HandOut, Listener, claim_address};
 use crate::runtime::resolver::Resolver;
 use crate::runtime::signal::Signals;
-use crate::shard::control::Envelope;
+use crate::shard::control::{Envelope, Operator};
 use crate::shard::share::{engine_share, share, to_usize};
 use crate::shard::world::{ShardSnapshot, World, WorldSettings, drive};
 
@@ -125,7 +125,7 @@ struct Seed {
     resolver: Resolver,
     inbox: Inbox<Envelope<Infallible>>,
     shards: Vec<Mailbox<Envelope<Infallible>>>,
-    signals: Option<Signals>,
+    operator: Option<Operator>,
 }
 
 struct ExposeSeed {
@@ -171,7 +171,10 @@ fn seeds(settings: &AgentSettings, signals: Signals) -> Result<(Cores, Vec<Seed>
         inboxes.push(inbox);
     }
     // One shard reads the signals and tells the others.
-    let mut signals = Some(signals);
+    let mut operator = Some(Operator {
+        signals,
+        reload: None,
+    });
     let seeds = inboxes
         .into_iter()
         .map(|inbox| Seed {
@@ -180,7 +183,7 @@ fn seeds(settings: &AgentSettings, signals: Signals) -> Result<(Cores, Vec<Seed>
             resolver: resolver.clone(),
             inbox,
             shards: mailboxes.clone(),
-            signals: signals.take(),
+            operator: operator.take(),
         })
         .collect();
     Ok((cores, seeds))
@@ -219,7 +222,7 @@ async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
         seed.connections_max,
     );
     service.start(shards);
-    let counted = drive(Rc::clone(&service), seed.inbox, seed.signals).await;
+    let counted = drive(Rc::clone(&service), seed.inbox, seed.operator).await;
     Ok((counted, service.take_failure()))
 }
 
@@ -228,7 +231,7 @@ async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
     let announce = own.announce.unwrap_or_else(|| Box::new(|_| ()));
     let service = OnceService::new(world, own.relay, own.exposed, announce);
     service.start();
-    let counted = drive(Rc::clone(&service), seed.inbox, seed.signals).await;
+    let counted = drive(Rc::clone(&service), seed.inbox, seed.operator).await;
     Ok((counted, service.take_failure()))
 }
 
@@ -236,6 +239,6 @@ async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {
     let world = new_world(index, &seed)?;
     world.reactor.listen(own.listener);
     let service = ForwardService::new(world, own.ticket, seed.connections_max);
-    let counted = drive(service, seed.inbox, seed.signals).await;
+    let counted = drive(service, seed.inbox, seed.operator).await;
     Ok((counted, None))
 }

@@ -14,6 +14,7 @@ mod host;
 mod key;
 pub mod logging;
 mod relay;
+mod reload;
 mod state_dir;
 mod tls;
 

@@ -10,11 +10,12 @@ use aws_lc_rs::rand;
 use clap::{Args, value_parser};
 use tracing::info;
 
+use super::reload::Running;
 use super::state_dir::StateDir;
 use super::{host, logging, print, tls};
+use crate::config::certificates::CertificateFiles;
 use crate::config::file::ConfigFile;
 use crate::config::limits::{LIMITS, LimitFlag};
-use crate::config::tls::CertificateFiles;
 use crate::config::settings::{Flags, HostFacts, RelaySettings, SPIN_US_MAX};
 use crate::config::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel, Period,
@@ -22,6 +23,7 @@ use crate::config::{
 use crate::runtime::kernel::{self, Features};
 use crate::runtime::signal::Signals;
 use crate::shard::serve::BoundRelay;
+use crate::tls::server::Tickets;
 
 /// Run the relay at which others meet
 ///
@@ -169,23 +171,31 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let features = kernel::probe()?;
     let settings = args.settings(&host::facts()?)?;
     let state = StateDir::open(&settings.state_dir)?;
-    let identities = tls::identities(&settings, &state)?;
-    let tls_config = tls::server_config(&settings, &identities)?;
+    let tickets = Tickets::new()?;
+    let loaded = tls::load(&settings, &state, tickets.clone())?;
     let owner_secret = state.owner_key()?;
-    let relay = BoundRelay::bind(&settings, tls_config, owner_secret, random_id, signals)?;
+    let mut relay = BoundRelay::bind(&settings, loaded.config, owner_secret, random_id, signals)?;
     let log = logging::init(settings.log)?;
     let facts = StartupFacts {
         listening: relay.addresses().to_vec(),
         cores: relay.cores().as_slice().to_vec(),
         congestion_control: relay.congestion_control().to_owned(),
-        fingerprint: tls::fingerprint(&settings, &identities),
+        fingerprint: loaded.fingerprint.map(|print| print.to_string()),
         notes: notes(&features, &settings),
     };
-    tls::watch(settings.tls.certificates.clone(), identities);
     print(&StartupReport {
         settings: &settings,
         facts: &facts,
     });
+    if let Some(reloader) = relay.take_reloader() {
+        let running = Running {
+            args: args.clone(),
+            settings,
+            state,
+            tickets,
+        };
+        running.watch(reloader);
+    }
     let counted = relay.serve()?;
     // The queue is the process's own and no shard's, so it has no counter there.
     let log_lines_dropped = log.lines_dropped();

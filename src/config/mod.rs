@@ -12,13 +12,14 @@
 //!
 //! [`Flags`]: settings::Flags
 
+pub mod certificates;
 mod cores;
 mod error;
 pub mod file;
 mod keys;
 pub mod limits;
 pub mod settings;
-pub mod tls;
+
 mod urls;
 mod value;
 

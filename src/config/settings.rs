@@ -7,10 +7,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::certificates::{CertificateFiles, TlsSettings, tls};
 use super::file::ConfigFile;
 use super::keys::keyring;
 use super::limits::{LimitFlag, Limits, handshakes_for, spec_of};
-use super::tls::{CertificateFiles, TlsSettings, tls};
 use super::urls::{stun, urls};
 use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel,
@@ -213,8 +213,42 @@ impl RelaySettings {
             },
             limits: limits(flags, file, host)?,
             keyring: keyring(file)?,
-            tls: tls(flags.tls.clone().map(|files| files.under(&host.current_dir)), file)?,
+            tls: tls(
+                flags
+                    .tls
+                    .clone()
+                    .map(|files| files.under(&host.current_dir)),
+                file,
+            )?,
         })
+    }
+
+    /// Gives `fresh` those of these settings that a running relay cannot change, and
+    /// tells the names of what differed.
+    pub fn keep_unchangeable(&self, fresh: &mut Self) -> Vec<&'static str> {
+        let mut differing = Vec::new();
+        macro_rules! keep {
+            ($($name:literal $($field:ident).+,)*) => {$(
+                if fresh.$($field).+ != self.$($field).+ {
+                    fresh.$($field).+.clone_from(&self.$($field).+);
+                    differing.push($name);
+                }
+            )*};
+        }
+        keep! {
+            "listen" listen,
+            "cores" cores,
+            "data_plane" data_plane,
+            "drain_timeout" drain_timeout,
+            "spin_us" spin_us,
+            "log" log,
+            "state_dir" state_dir,
+            "limits.associations_max" limits.associations_max,
+            "limits.association_ttl_s" limits.association_ttl_s,
+            "limits.pipes_max" limits.pipes_max,
+            "limits.spill_bytes_max" limits.spill_bytes_max,
+        }
+        differing
     }
 
     /// Whether only this host can reach the relay.

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::direction::{Outcome, SCRATCH_BYTES, SpillKey};
-use super::engine::{Ends, Means};
+use super::means::{Ends, Means};
 
 /// Reads once and sends on what came; what the destination does not take is
 /// spilled.

@@ -35,9 +35,11 @@ pub mod planes;
 pub mod ring_pair;
 pub mod streaming;
 
+mod action;
 mod copy;
 mod deadline;
 mod leaving;
+mod means;
 mod pipe_pool;
 pub mod ring_plane;
 pub(crate) mod slab;

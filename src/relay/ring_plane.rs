@@ -22,7 +22,8 @@ use rustix::io::Errno;
 use tracing::debug;
 
 use super::close::CloseReason;
-use super::engine::{Ends, Engine};
+use super::engine::Engine;
+use super::means::Ends;
 use super::pair::Side;
 use super::ring_pair::{Action, RingPair};
 use super::slab::Key;

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::direction::{CAUGHT_UP_SHARE, ChainKey, Outcome};
-use super::engine::{Ends, Means};
+use super::means::{Ends, Means};
 
 /// Fills an empty pipe from the source: the chain's in hand, or a new one's.
 #[inline]

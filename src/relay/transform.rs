@@ -10,7 +10,7 @@ use tracing::debug;
 use super::close::CloseReason;
 use super::codec::{Codec, CodecError, Heard, Outgoing, Workshop};
 use super::direction::{Action, Outcome, SCRATCH_BYTES, SpillKey};
-use super::engine::{Ends, Means};
+use super::means::{Ends, Means};
 use super::pair::{Pair, Side};
 use super::spill::{CAREFUL_READ_BYTES, SpillPool};
 use crate::protocol::websocket::CloseCode;
@@ -209,22 +209,23 @@ fn send_decoded(
         return Err(Errno::PROTO);
     };
     let destination = route.ends.destination;
-    let Outgoing::Gathered(gather) = outgoing else {
+    if outgoing == Outgoing::Sealed {
         return send_wire(means, destination);
-    };
+    }
+    let (gather, bytes) = workshop.gathered();
     let total = gather.bytes();
     if total == 0 {
         return Ok(None);
     }
     means.counters.sends += 1;
-    let (slices, count) = gather.slices(workshop.bytes());
+    let (slices, count) = gather.slices(bytes);
     let sent = match destination.send_gathered(&slices[..count]) {
         Ok(sent) => sent,
         Err(Errno::AGAIN) => 0,
         Err(error) => return Err(error),
     };
     Ok((sent < total).then(|| {
-        let rest = gather.rest(workshop.bytes(), sent);
+        let rest = gather.rest(bytes, sent);
         (means.spills.insert(rest), size(total - sent))
     }))
 }

@@ -13,12 +13,15 @@ pub enum Signal {
     Terminate,
     /// `SIGUSR1`: log the counters.
     Report,
+    /// `SIGHUP`: read the configuration again.
+    Reload,
 }
 
-const HANDLED: [(libc::c_int, Signal); 3] = [
+const HANDLED: [(libc::c_int, Signal); 4] = [
     (libc::SIGTERM, Signal::Terminate),
     (libc::SIGINT, Signal::Terminate),
     (libc::SIGUSR1, Signal::Report),
+    (libc::SIGHUP, Signal::Reload),
 ];
 
 /// The process's handled signals, as a descriptor that becomes readable.

@@ -39,6 +39,10 @@ enum Dialect {
 }
 
 /// An answer's bytes.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack, for one call, and a packet is the usual case"
+)]
 #[derive(Debug)]
 pub enum Words {
     Packet(Packet),

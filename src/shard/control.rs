@@ -2,6 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::mpsc::Sender;
+
+use crate::runtime::signal::Signals;
 
 /// A message in a shard's inbox.
 #[derive(Debug)]
@@ -15,6 +18,15 @@ pub enum Envelope<M> {
         question: u64,
         answer: io::Result<Vec<SocketAddr>>,
     },
+}
+
+/// What an operator says to the process, heard by one shard.
+#[derive(Debug)]
+pub struct Operator {
+    pub signals: Signals,
+    /// Where a `SIGHUP` goes. A process that has nothing to read again is ended by
+    /// it, as by the end of its terminal.
+    pub reload: Option<Sender<()>>,
 }
 
 /// What an operator's signal asks of every shard.

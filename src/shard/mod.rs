@@ -15,6 +15,7 @@
 pub mod control;
 mod ear;
 pub mod peer_address;
+pub mod reload;
 pub mod rendezvous;
 pub mod rest;
 pub mod serve;

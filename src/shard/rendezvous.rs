@@ -84,7 +84,7 @@ pub struct Handoff {
     since: Timestamp,
 }
 
-/// What the shards of a relay tell each other.
+/// What the shards of a relay tell each other, and what they are told.
 #[derive(Debug)]
 pub enum Message {
     /// A leg comes home.
@@ -97,13 +97,15 @@ pub enum Message {
     },
     /// The answer.
     Told { question: u64, told: Told },
+    /// From now on the settings are these.
+    Reload(Box<RendezvousSettings>),
 }
 
 /// One shard's part of the relay.
 #[derive(Debug)]
 pub struct RelayService {
     pub(super) world: Rc<World<CandidateRef, Message>>,
-    pub(super) settings: RendezvousSettings,
+    settings: RefCell<Rc<RendezvousSettings>>,
     pub(super) rendezvous: RefCell<Rendezvous<Key>>,
     pub(super) questions: Pending<Told>,
     /// For the tasks that would wait for more.
@@ -155,7 +157,7 @@ impl RelayService {
     ) -> Rc<Self> {
         Rc::new(Self {
             world,
-            settings,
+            settings: RefCell::new(Rc::new(settings)),
             rendezvous: RefCell::new(rendezvous),
             questions: Pending::default(),
             draining: Flag::default(),
@@ -168,10 +170,15 @@ impl RelayService {
         })
     }
 
+    /// The settings as they are now.
+    pub(super) fn settings(&self) -> Rc<RendezvousSettings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
     async fn handshake(self: Rc<Self>, stream: Stream, permit: HandshakePermit) {
         let reactor = &self.world.reactor;
         let since = reactor.now();
-        let deadline = since + self.settings.handshake_timeout;
+        let deadline = since + self.settings().handshake_timeout;
         // Asked now: of a peer that has reset the kernel gives no address.
         let peer = match names_peers() {
             true => PeerAddress::from(stream.socket().peer_address()),
@@ -181,9 +188,7 @@ impl RelayService {
         let opening = read_opening(reactor, &mut link, &self.read_buffer, deadline).await;
         let opening = match opening {
             // In a box of its own: what it needs is no part of every handshake.
-            Ok(Opening::Tls(first)) => {
-                Box::pin(self.open_tls(&mut link, first, deadline)).await
-            }
+            Ok(Opening::Tls(first)) => Box::pin(self.open_tls(&mut link, first, deadline)).await,
             opening => opening,
         };
         match opening {
@@ -221,7 +226,7 @@ impl RelayService {
         deadline: Timestamp,
     ) -> Result<Opening, Failure> {
         let reactor = &self.world.reactor;
-        let config = Arc::clone(&self.settings.tls);
+        let config = Arc::clone(&self.settings().tls);
         link.begin_tls(reactor, config, first, deadline)
             .await
             .map_err(Failure::silent)?;
@@ -234,7 +239,7 @@ impl RelayService {
             return self.turn_away(newcomer, Refused::Draining).await;
         }
         let Some(key) = message_key(&newcomer.arrival.message) else {
-            if !self.settings.v1_allowed {
+            if !self.settings().v1_allowed {
                 return self.turn_away(newcomer, Refused::V1Denied).await;
             }
             // The relay names this association, so that it lives here.
@@ -303,7 +308,7 @@ impl RelayService {
         }
         let mut rendezvous = self.rendezvous.borrow_mut();
         let (key, on_unknown) = match accept.place {
-            AcceptPlace::Named(place) => (rendezvous_key(place), self.settings.on_unknown),
+            AcceptPlace::Named(place) => (rendezvous_key(place), self.settings().on_unknown),
             AcceptPlace::Minted => {
                 let minted = rendezvous
                     .mint(self.random)
@@ -464,8 +469,8 @@ impl RelayService {
     fn accept_details(&self, association: Uuid) -> AcceptDetails {
         AcceptDetails {
             association,
-            instance: Some(self.settings.instance.clone()),
-            timeout_s: u32::try_from(self.settings.association_ttl.as_secs()).ok(),
+            instance: Some(self.settings().instance.clone()),
+            timeout_s: u32::try_from(self.settings().association_ttl.as_secs()).ok(),
         }
     }
 
@@ -484,7 +489,7 @@ impl RelayService {
             since,
         } = handoff;
         self.world.counters.counts.increment(Count::HandedIn);
-        if self.connections() >= self.settings.connections_max {
+        if self.connections() >= self.settings().connections_max {
             // The leg is closed with the message.
             return self.count_refused(peer, Refused::TooManyConnections);
         }
@@ -522,10 +527,10 @@ impl Service for RelayService {
 
     fn handle_accepted(self: &Rc<Self>, _listener: usize, socket: Socket) {
         let peer = || PeerAddress::from(socket.peer_address());
-        if self.connections() >= self.settings.connections_max {
+        if self.connections() >= self.settings().connections_max {
             return self.count_refused(peer(), Refused::TooManyConnections);
         }
-        if self.handshakes.get() >= self.settings.handshakes_max {
+        if self.handshakes.get() >= self.settings().handshakes_max {
             return self.count_refused(peer(), Refused::TooManyHandshakes);
         }
         let (stream, permit) = self.begin(socket);
@@ -560,6 +565,9 @@ impl Service for RelayService {
                 let _ = self.world.send(asker, Message::Told { question, told });
             }
             Message::Told { question, told } => self.questions.deliver(question, told),
+            Message::Reload(settings) => {
+                self.settings.replace(Rc::new(*settings));
+            }
         }
     }
 

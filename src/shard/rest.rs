@@ -13,7 +13,7 @@ use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::association::rendezvous::Route;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, RouteTo};
-use crate::protocol::jet::{RestError, RestRequest};
+use crate::protocol::jet::{PublicUrl, RestError, RestRequest};
 use crate::protocol::websocket;
 use crate::runtime::executor::yield_now;
 use crate::session::arrival::Arrival;
@@ -48,7 +48,7 @@ impl RelayService {
         let mut reader = HttpReader::new(received);
         // As long as it has no place of its own among the limits, a connection has
         // that of a handshake, and no longer than one.
-        let until = reactor.now() + self.settings.handshake_timeout;
+        let until = reactor.now() + self.settings().handshake_timeout;
         loop {
             let next = reader.next(reactor, &mut link, until);
             let next = match self.draining.or_raised(next).await {
@@ -63,7 +63,9 @@ impl RelayService {
                 Err(HttpEnd::Refused(refused)) => {
                     self.count_refused(peer, refused);
                     let answer = Answer::new(refused.http_status());
-                    return link.refuse(reactor, &answer.encode(Persistence::Close)).await;
+                    return link
+                        .refuse(reactor, &answer.encode(Persistence::Close))
+                        .await;
                 }
             };
             if let Ok(RestRequest::Meet { verb, place }) = request.asked {
@@ -73,7 +75,9 @@ impl RelayService {
                         let refused = error.into();
                         self.count_refused(peer, refused);
                         let answer = refusal(request.asked, refused);
-                        return link.refuse(reactor, &answer.encode(Persistence::Close)).await;
+                        return link
+                            .refuse(reactor, &answer.encode(Persistence::Close))
+                            .await;
                     }
                 };
                 let (stream, tls, opened) = link.into_parts();
@@ -104,7 +108,7 @@ impl RelayService {
                 false => request.persistence,
             };
             let bytes = answer.encode(persistence);
-            let deadline = reactor.now() + self.settings.handshake_timeout;
+            let deadline = reactor.now() + self.settings().handshake_timeout;
             match reactor.deadline(deadline, link.send_all(&bytes)).await {
                 Some(Ok(())) => {}
                 Some(Err(_)) | None => return self.count_refused(peer, Refused::ReplyFailed),
@@ -123,11 +127,12 @@ impl RelayService {
         key: Option<&Presented>,
     ) -> Result<Answer, Refused> {
         let request = asked?;
+        let settings = self.settings();
         if let Some(scope) = self.needed_scope(request) {
-            self.settings.keyring.authorize(key, scope)?;
+            settings.keyring.authorize(key, scope)?;
         }
         match request {
-            RestRequest::Health => Ok(rest_answer::healthy(self.settings.instance.as_str())),
+            RestRequest::Health => Ok(rest_answer::healthy(settings.instance.as_str())),
             RestRequest::Create { association } => {
                 let association = match association {
                     Some(chosen) => AssociationKey(chosen),
@@ -138,12 +143,8 @@ impl RelayService {
                         .map_err(|_| Refused::TableFull)?,
                 };
                 let candidates = self.ask(Ask::Gather(association)).await?;
-                let routes = self.routes(&candidates);
-                Ok(rest_answer::created(
-                    association.0,
-                    &self.settings.stun,
-                    &routes,
-                ))
+                let routes = routes_to(&settings.routes, &candidates);
+                Ok(rest_answer::created(association.0, &settings.stun, &routes))
             }
             RestRequest::CreateAssociation(id) => {
                 self.ask(Ask::Gather(AssociationKey(id))).await?;
@@ -151,7 +152,8 @@ impl RelayService {
             }
             RestRequest::GatherCandidates(id) => {
                 let candidates = self.ask(Ask::Gather(AssociationKey(id))).await?;
-                Ok(rest_answer::gathered(id, &self.routes(&candidates)))
+                let routes = routes_to(&settings.routes, &candidates);
+                Ok(rest_answer::gathered(id, &routes))
             }
             RestRequest::ShowAssociation(id) => {
                 self.ask(Ask::Show(AssociationKey(id))).await?;
@@ -175,7 +177,7 @@ impl RelayService {
             RestRequest::Create { .. }
             | RestRequest::CreateAssociation(_)
             | RestRequest::GatherCandidates(_) => {
-                (!self.settings.keyring.is_empty()).then_some(Scope::Create)
+                (!self.settings().keyring.is_empty()).then_some(Scope::Create)
             }
             RestRequest::ListAssociations { .. }
             | RestRequest::Heartbeat
@@ -207,7 +209,7 @@ impl RelayService {
             return Err(Refused::Draining);
         }
         // A shard that ends meanwhile does not answer.
-        let deadline = self.world.reactor.now() + self.settings.handshake_timeout;
+        let deadline = self.world.reactor.now() + self.settings().handshake_timeout;
         let answer = self.world.reactor.deadline(deadline, question.answer());
         answer.await.unwrap_or(Err(Refused::Draining))
     }
@@ -222,7 +224,7 @@ impl RelayService {
         let mut rendezvous = self.rendezvous.borrow_mut();
         match ask {
             Ask::Gather(association) => {
-                let routes = u16::try_from(self.settings.routes.len()).unwrap_or(u16::MAX);
+                let routes = u16::try_from(self.settings().routes.len()).unwrap_or(u16::MAX);
                 Ok(rendezvous.gather(association, routes, now)?)
             }
             Ask::Show(_) => {
@@ -231,19 +233,15 @@ impl RelayService {
             }
         }
     }
+}
 
-    /// The routes to an association with these candidates.
-    fn routes(&self, candidates: &[CandidateKey]) -> Vec<RouteTo<'_>> {
-        self.settings
-            .routes
-            .iter()
-            .zip(candidates)
-            .map(|(url, candidate)| RouteTo {
-                candidate: candidate.0,
-                url,
-            })
-            .collect()
-    }
+/// The routes to an association with these candidates.
+fn routes_to<'a>(routes: &'a [PublicUrl], candidates: &[CandidateKey]) -> Vec<RouteTo<'a>> {
+    let route_to = |(url, candidate): (&'a PublicUrl, &CandidateKey)| RouteTo {
+        candidate: candidate.0,
+        url,
+    };
+    routes.iter().zip(candidates).map(route_to).collect()
 }
 
 impl Ask {

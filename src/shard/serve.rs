@@ -5,12 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use ahash::RandomState;
 use rustls::ServerConfig;
 
-use super::control::Envelope;
+use super::control::{Envelope, Operator};
+use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
 use super::world::{ShardSnapshot, World, WorldSettings, drive};
@@ -69,6 +71,7 @@ pub struct BoundRelay {
     seeds: Vec<Seed>,
     addresses: Vec<SocketAddr>,
     congestion_control: String,
+    reloader: Option<Reloader>,
 }
 
 /// What one shard starts with.
@@ -82,7 +85,7 @@ struct Seed {
     listeners: Vec<Listener>,
     inbox: Inbox<Envelope<Message>>,
     shards: Vec<Mailbox<Envelope<Message>>>,
-    signals: Option<Signals>,
+    operator: Option<Operator>,
 }
 
 impl BoundRelay {
@@ -109,7 +112,11 @@ impl BoundRelay {
             return Err(CoresError::None.into());
         };
         let owner = Owner::new(owner_secret, shard_count);
-        let mut signals = Some(signals);
+        let (reload, reload_asked) = channel();
+        let mut operator = Some(Operator {
+            signals,
+            reload: Some(reload),
+        });
         let mut addresses = Vec::new();
         for address in &settings.listen {
             let address = address.0;
@@ -146,16 +153,27 @@ impl BoundRelay {
                 listeners,
                 inbox,
                 shards: mailboxes.clone(),
-                // One shard reads the signals and tells the others.
-                signals: signals.take(),
+                // One shard hears the operator and tells the others.
+                operator: operator.take(),
             });
         }
         Ok(Self {
             cores,
             seeds,
+            reloader: Some(Reloader {
+                addresses: addresses.clone(),
+                shard_count,
+                shards: mailboxes,
+                asked: reload_asked,
+            }),
             addresses,
             congestion_control,
         })
+    }
+
+    /// What gives the shards new settings, to be kept on another thread; once.
+    pub const fn take_reloader(&mut self) -> Option<Reloader> {
+        self.reloader.take()
     }
 
     /// Where it listens, with the ports that the kernel chose.
@@ -203,7 +221,7 @@ async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
         world.reactor.listen(listener);
     }
     let service = RelayService::new(world, seed.service, rendezvous, seed.random);
-    Ok(drive(service, seed.inbox, seed.signals).await)
+    Ok(drive(service, seed.inbox, seed.operator).await)
 }
 
 fn world_settings(settings: &RelaySettings, shards: NonZeroU16) -> WorldSettings {
@@ -215,7 +233,7 @@ fn world_settings(settings: &RelaySettings, shards: NonZeroU16) -> WorldSettings
     }
 }
 
-fn service_settings(
+pub(super) fn service_settings(
     settings: &RelaySettings,
     tls: Arc<ServerConfig>,
     addresses: &[SocketAddr],

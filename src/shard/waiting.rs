@@ -8,8 +8,8 @@ use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use crate::association::table::CandidateRef;
 use crate::protocol::websocket::CloseCode;
-use crate::relay::codec::Codec;
 use crate::relay::GateHold;
+use crate::relay::codec::Codec;
 use crate::relay::slab::Key;
 use crate::runtime::PollKey;
 use crate::runtime::reactor::Closing;
@@ -122,7 +122,7 @@ impl RelayService {
             .ip()
             .and_then(|ip| by_address.get(&ip).copied())
             .unwrap_or(0);
-        count < self.settings.waiting_per_address_max
+        count < self.settings().waiting_per_address_max
     }
 
     /// Closes acceptors whose association is gone.

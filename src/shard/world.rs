@@ -5,11 +5,12 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::control::{Control, Envelope};
+use super::control::{Control, Envelope, Operator};
 use super::session_log::{Party, Session};
 use super::stretch::Stretch;
 use crate::association::key::ShardId;
@@ -26,7 +27,7 @@ use crate::runtime::reactor::{Closing, Event, Reactor};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::resolver::Resolver;
 use crate::runtime::ring::{RingSize, Sleep};
-use crate::runtime::signal::{Signal, Signals};
+use crate::runtime::signal::Signal;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::{Stream, Watched};
 use crate::session::handshake::part_with;
@@ -343,17 +344,17 @@ fn pair_owner(key: PairKey, side: Side) -> Owner {
     }
 }
 
-/// Runs a shard until it has ended, and returns what it counted. `signals`
-/// belongs to one shard, which tells the others.
+/// Runs a shard until it has ended, and returns what it counted. One shard
+/// hears the operator, and tells the others.
 pub async fn drive<S: Service>(
     service: Rc<S>,
     inbox: Inbox<Envelope<S::Message>>,
-    mut signals: Option<Signals>,
+    mut operator: Option<Operator>,
 ) -> ShardSnapshot {
     let world = Rc::clone(service.world());
     let reactor = &world.reactor;
     inbox.attach(reactor);
-    if let Some(signals) = &signals {
+    if let Some(Operator { signals, .. }) = &operator {
         use std::os::fd::AsFd;
         reactor.watch_fd(
             signals.as_fd(),
@@ -382,12 +383,12 @@ pub async fn drive<S: Service>(
         };
         reactor.turn(sleep, deadline);
         while let Some(event) = reactor.poll_event() {
-            handle_event(&service, &world, &inbox, &mut signals, event);
+            handle_event(&service, &world, &inbox, &mut operator, event);
         }
         run_pairs(&service, &world);
         service.handle_turn(reactor.now());
         runnable = run_woken_tasks().await;
-        let is_needed = signals.is_some() && world.has_others_to_stop();
+        let is_needed = operator.is_some() && world.has_others_to_stop();
         if world.is_draining() && !is_needed && is_over(&*service, &world) {
             break;
         }
@@ -408,7 +409,7 @@ fn handle_event<S: Service>(
     service: &Rc<S>,
     world: &Rc<World<S::Context, S::Message>>,
     inbox: &Inbox<Envelope<S::Message>>,
-    signals: &mut Option<Signals>,
+    operator: &mut Option<Operator>,
     event: Event,
 ) {
     let counts = &world.counters.counts;
@@ -434,8 +435,10 @@ fn handle_event<S: Service>(
             },
             ..
         } => {
-            while let Some(signal) = signals.as_mut().and_then(Signals::poll) {
-                handle_signal(world, signal);
+            if let Some(Operator { signals, reload }) = operator {
+                while let Some(signal) = signals.poll() {
+                    handle_signal(world, reload.as_ref(), signal);
+                }
             }
         }
         Event::Ready { owner, readiness } => service.handle_ready(owner, readiness),
@@ -485,11 +488,22 @@ fn handle_event<S: Service>(
     }
 }
 
-fn handle_signal<C: Copy, M: Send + 'static>(world: &World<C, M>, signal: Signal) {
+fn handle_signal<C: Copy, M: Send + 'static>(
+    world: &World<C, M>,
+    reload: Option<&Sender<()>>,
+    signal: Signal,
+) {
+    if let (Signal::Reload, Some(reload)) = (signal, reload) {
+        // Nobody reads again when the process ends.
+        let _ = reload.send(());
+        return;
+    }
     match signal {
         Signal::Report => world.broadcast(Control::Report),
-        Signal::Terminate if world.told_to_stop.replace(true) => world.broadcast(Control::End),
-        Signal::Terminate => {
+        Signal::Terminate | Signal::Reload if world.told_to_stop.replace(true) => {
+            world.broadcast(Control::End)
+        }
+        Signal::Terminate | Signal::Reload => {
             info!(
                 drain_timeout_s = world.settings.drain_timeout.as_secs(),
                 "stopping: no new sessions, those that run may finish; a second signal ends at once"

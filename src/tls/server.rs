@@ -1,10 +1,13 @@
 //! Who we are to those who come, and what we ask of them. One configuration for all
 //! shards: a session that began at one is resumed at any other.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::fmt;
+use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
@@ -28,49 +31,52 @@ pub enum ClientCertificates {
     Required(Arc<RootCertStore>),
 }
 
-/// Our identities, of which the client's SNI chooses: RFC 6066 §3. They may be
-/// replaced while connections come.
-#[derive(Debug)]
-pub struct Identities(RwLock<Arc<[Identity]>>);
+/// What sessions are resumed with, as long as the process lives: RFC 8446 §4.6.1.
+#[derive(Clone)]
+pub struct Tickets(Arc<dyn ProducesTickets>);
 
-impl Identities {
-    /// At least one, of which the first is for clients that name none of them.
-    #[must_use]
-    pub fn new(identities: Vec<Identity>) -> Arc<Self> {
-        Arc::new(Self(RwLock::new(identities.into())))
-    }
-
-    /// From now on these. What runs goes on with what it began with.
-    pub fn replace(&self, identities: Vec<Identity>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = identities.into();
-    }
-
-    /// The identities as they are now.
-    #[must_use]
-    pub fn current(&self) -> Arc<[Identity]> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+impl Tickets {
+    /// Fresh keys, which change by themselves.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no randomness.
+    pub fn new() -> Result<Self, ServerError> {
+        Ok(Self(aws_lc_rs::Ticketer::new()?))
     }
 }
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tickets").finish_non_exhaustive()
+    }
+}
+
+/// Our identities, of which the client's SNI chooses: RFC 6066 §3. The first is for
+/// clients that name none of them.
+#[derive(Debug)]
+struct Identities(Vec<Identity>);
 
 impl ResolvesServerCert for Identities {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let identities = self.current();
         let named = hello
             .server_name()
-            .filter(|_| identities.len() > 1)
-            .and_then(|name| identities.iter().find(|identity| identity.is_for(name)));
-        named.or(identities.first()).map(Identity::certified)
+            .filter(|_| self.0.len() > 1)
+            .and_then(|name| self.0.iter().find(|identity| identity.is_for(name)));
+        named.or(self.0.first()).map(Identity::certified)
     }
 }
 
-/// The configuration for all that listens.
+/// The configuration for all that listens. `identities` are one at least, of which
+/// the first is for clients that name none of them.
 ///
 /// # Errors
 ///
-/// When the system has no randomness, or clients' roots are none.
+/// When clients' certificates are none.
 pub fn server_config(
-    identities: Arc<Identities>,
+    identities: Vec<Identity>,
     clients: &ClientCertificates,
+    tickets: Tickets,
 ) -> Result<Arc<ServerConfig>, ServerError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -81,10 +87,10 @@ pub fn server_config(
             WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider).build()?,
         ),
     };
-    let mut config = builder.with_cert_resolver(identities);
+    let mut config = builder.with_cert_resolver(Arc::new(Identities(identities)));
     // Tickets alone: they hold the session, so that no shard has to keep it.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.ticketer = tickets.0;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
 }

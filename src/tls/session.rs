@@ -9,12 +9,12 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
-};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
 use rustls::{ClientConfig, Error, ServerConfig};
 
 /// The longest record: RFC 8446 §5.2, RFC 5246 §6.2.3.
@@ -50,6 +50,8 @@ pub struct Session {
     bulk_record_bytes: usize,
     has_peer_closed: bool,
     is_closed: bool,
+    /// It is asked for nothing any more.
+    has_failed: bool,
 }
 
 enum Connection {
@@ -140,6 +142,7 @@ impl Session {
             bulk_record_bytes: 0,
             has_peer_closed: false,
             is_closed: false,
+            has_failed: false,
         }
     }
 
@@ -224,7 +227,7 @@ impl Session {
                     break;
                 }
                 Err(error) => {
-                    self.collect_alert();
+                    self.collect_alert(&mut sealed[consumed..]);
                     return Err(error);
                 }
             }
@@ -263,6 +266,9 @@ impl Session {
     /// its keys are used up.
     pub fn seal(&mut self, plain: &[u8], wire: &mut Wire) -> Result<(), SealError> {
         self.take_words(wire);
+        if self.has_failed {
+            return Err(SealError::NotOpen);
+        }
         let records = plain.len().div_ceil(FRAGMENT_BYTES_MAX).max(1);
         let room = plain.len() + records * OVERHEAD_BYTES;
         self.write(wire, room, |state, out| state.encrypt(plain, out))
@@ -275,7 +281,7 @@ impl Session {
     /// As [`Self::seal`].
     pub fn close(&mut self, wire: &mut Wire) -> Result<(), SealError> {
         self.take_words(wire);
-        if std::mem::replace(&mut self.is_closed, true) {
+        if self.has_failed || std::mem::replace(&mut self.is_closed, true) {
             return Ok(());
         }
         self.write(wire, OVERHEAD_BYTES, |state, out| state.close(out))
@@ -287,41 +293,51 @@ impl Session {
         room: usize,
         mut write: impl FnMut(&mut dyn Write, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), SealError> {
-        match &mut self.connection {
-            Connection::Server(connection) => loop {
-                match write_step(connection.process_tls_records(&mut []), wire, room, &mut write) {
-                    Some(result) => return result,
-                    None => continue,
-                }
-            },
-            Connection::Client(connection) => loop {
-                match write_step(connection.process_tls_records(&mut []), wire, room, &mut write) {
-                    Some(result) => return result,
-                    None => continue,
-                }
-            },
+        loop {
+            // Not an empty buffer: a handshake's message may be cut, and rustls knows
+            // it by its place among these.
+            let begun = &mut self.begun;
+            let written = match &mut self.connection {
+                Connection::Server(connection) => write_step(
+                    connection.process_tls_records(begun),
+                    wire,
+                    room,
+                    &mut write,
+                ),
+                Connection::Client(connection) => write_step(
+                    connection.process_tls_records(begun),
+                    wire,
+                    room,
+                    &mut write,
+                ),
+            };
+            if let Some(result) = written {
+                return result;
+            }
         }
     }
 
-    /// After an error the connection has an alert to send, and then the same error.
-    fn collect_alert(&mut self) {
+    /// After an error the connection may have an alert to send. It must not be asked
+    /// for anything else.
+    fn collect_alert(&mut self, rest: &mut [u8]) {
+        self.has_failed = true;
         let mut none = Opening {
             plain: &mut [],
             filled: 0,
             words: &mut self.words,
             record_bytes: &mut 0,
         };
-        loop {
-            let step = match &mut self.connection {
-                Connection::Server(connection) => {
-                    none.step(connection.process_tls_records(&mut []))
+        // An error here would be the one that is known.
+        match &mut self.connection {
+            Connection::Server(connection) => {
+                while connection.wants_write() {
+                    let _ = none.step(connection.process_tls_records(rest));
                 }
-                Connection::Client(connection) => {
-                    none.step(connection.process_tls_records(&mut []))
+            }
+            Connection::Client(connection) => {
+                while connection.wants_write() {
+                    let _ = none.step(connection.process_tls_records(rest));
                 }
-            };
-            if !matches!(step, Ok((_, Step::Again))) {
-                return;
             }
         }
     }
@@ -372,9 +388,8 @@ impl Opening<'_> {
             }
             ConnectionState::EncodeTlsData(mut data) => {
                 let start = self.words.len();
-                if let Err(EncodeError::InsufficientSize(InsufficientSizeError {
-                    required_size,
-                })) = data.encode(&mut [])
+                if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) =
+                    data.encode(&mut [])
                 {
                     self.words.resize(start + required_size, 0);
                     let encoded = data.encode(&mut self.words[start..]).unwrap_or(0);
@@ -393,6 +408,9 @@ impl Opening<'_> {
         Ok((discard, step))
     }
 }
+
+/// Writes into room for it, and tells how much.
+type WriteWith<'a> = dyn FnMut(&mut dyn Write, &mut [u8]) -> Result<usize, EncryptError> + 'a;
 
 /// A connection's state in which it takes data, whichever side it is.
 trait Write {
@@ -415,7 +433,7 @@ fn write_step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     wire: &mut Wire,
     room: usize,
-    write: &mut dyn FnMut(&mut dyn Write, &mut [u8]) -> Result<usize, EncryptError>,
+    write: &mut WriteWith<'_>,
 ) -> Option<Result<(), SealError>> {
     match status.state {
         Ok(ConnectionState::WriteTraffic(mut traffic)) => {

@@ -26,7 +26,7 @@ fn cases() -> Vec<(Vec<u8>, &'static str, Option<u16>)> {
     let version_2 = "Host: h\r\nJet-Version: 2\r\n";
     vec![
         (b"JEX\0\0\x20\0\x73".to_vec(), "bad_signature", None),
-        (b"\x16\x03\x01\x02\0\x01".to_vec(), "bad_signature", None),
+        (b"\x16\x04\x01\x02\0\x01".to_vec(), "bad_signature", None),
         (b"JET\0\0\0\0\0".to_vec(), "packet_too_short", None),
         (b"JET\0\0\x07\0\0".to_vec(), "packet_too_short", None),
         (b"JET\0\xff\xff\0\0".to_vec(), "packet_too_long", None),
@@ -98,6 +98,42 @@ fn nonsense_is_refused_and_counted_and_disturbs_nobody() {
     let ended = relay.stop();
     ended.check_clean();
     assert_eq!(ended.counters.count("paired"), 1);
+}
+
+#[test]
+fn what_is_no_tls_is_refused_and_counted() {
+    let mut relay = Relay::start(&[]);
+    // A handshake of an unknown type; a hello that is none; a record too long.
+    let hello = [
+        b"\x16\x03\x01\0\x30\x01\0\0\x2c\x03\x03".to_vec(),
+        vec![0; 42],
+    ]
+    .concat();
+    for (index, bytes) in [
+        b"\x16\x03\x01\0\x05hello".to_vec(),
+        hello,
+        b"\x16\x03\x01\xff\xff".to_vec(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = dial(relay.address);
+        stream.write_all(&bytes).expect("sent");
+        let (words, _) = read_to_end(&mut stream);
+        // RFC 8446 §6: a fatal alert, or nothing.
+        let is_alert = words.starts_with(&[0x15, 3, 3, 0, 2, 2]);
+        assert!(is_alert || words.is_empty(), "{words:?}");
+        let refused = relay.counters().count("refused.tls_failed");
+        assert_eq!(refused, index as u64 + 1);
+    }
+    // What begins as TLS and stops is closed like any other.
+    let mut stalled = dial(relay.address);
+    stalled.write_all(b"\x16\x03\x01\x02\0\x01").expect("sent");
+    drop(stalled);
+    relay.wait_for_counters("closed early", |counters| {
+        counters.count("refused.closed_early") == 1
+    });
+    relay.stop().check_clean();
 }
 
 #[test]

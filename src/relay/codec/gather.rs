@@ -26,6 +26,11 @@ impl Gather {
         }
     }
 
+    /// Forgets all places.
+    pub(crate) const fn clear(&mut self) {
+        self.len = 0;
+    }
+
     /// Adds a place behind all others. Bytes between it and them are lost.
     pub(crate) fn push(&mut self, buffer: &mut [u8], place: Range<usize>) {
         if place.is_empty() {
@@ -50,7 +55,10 @@ impl Gather {
     }
 
     /// The places, for one call.
-    pub(crate) fn slices<'bytes>(&self, buffer: &'bytes [u8]) -> ([IoSlice<'bytes>; PLACES_MAX], usize) {
+    pub(crate) fn slices<'bytes>(
+        &self,
+        buffer: &'bytes [u8],
+    ) -> ([IoSlice<'bytes>; PLACES_MAX], usize) {
         let mut slices = [IoSlice::new(&[]); PLACES_MAX];
         for (slice, place) in slices.iter_mut().zip(self.places()) {
             *slice = IoSlice::new(&buffer[place.clone()]);

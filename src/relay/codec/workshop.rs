@@ -19,6 +19,7 @@ pub struct Workshop {
     /// Where [`Self::landing`] was.
     landing: Range<usize>,
     chunks: Vec<Chunk>,
+    gather: Gather,
     masks: MaskKeys,
     wire: Wire,
 }
@@ -32,11 +33,11 @@ impl fmt::Debug for Workshop {
     }
 }
 
-/// What is to be sent, in a workshop.
-#[derive(Debug)]
+/// Where in a workshop that is which is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outgoing {
-    /// Places in [`Workshop::bytes`].
-    Gathered(Gather),
+    /// [`Workshop::gathered`].
+    Gathered,
     /// [`Workshop::wire`].
     Sealed,
 }
@@ -52,6 +53,7 @@ impl Workshop {
             sealed: vec![0; room].into(),
             landing: 0..0,
             chunks: Vec::new(),
+            gather: Gather::new(),
             masks: MaskKeys::new(),
             wire: Wire::default(),
         }
@@ -152,7 +154,8 @@ impl Workshop {
     ///
     /// When it cannot be sealed.
     pub(crate) fn encode(&mut self, mut codec: Option<&mut Codec>) -> Result<Outgoing, SealError> {
-        let mut gather = Gather::new();
+        let gather = &mut self.gather;
+        gather.clear();
         for chunk in &self.chunks {
             let place = match &mut codec {
                 Some(codec) => codec.encode(&mut self.bytes, chunk, &mut self.masks),
@@ -161,7 +164,7 @@ impl Workshop {
             gather.push(&mut self.bytes, place);
         }
         let Some(tls) = codec.and_then(|codec| codec.tls.as_mut()) else {
-            return Ok(Outgoing::Gathered(gather));
+            return Ok(Outgoing::Gathered);
         };
         self.wire.clear();
         for place in gather.places() {
@@ -191,9 +194,9 @@ impl Workshop {
         codec.look_for_life(silent_max, &mut self.masks)
     }
 
-    /// Plain bytes.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// Plain bytes, and which of them are to be sent.
+    pub(crate) fn gathered(&self) -> (&Gather, &[u8]) {
+        (&self.gather, &self.bytes)
     }
 
     /// What is sealed, and words.
