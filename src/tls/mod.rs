@@ -11,3 +11,6 @@ pub mod server;
 mod session;
 
 pub use session::{Opened, SEALED_BYTES_MIN, SealError, Session, Wire};
+
+#[cfg(test)]
+mod session_tests;
