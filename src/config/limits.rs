@@ -115,6 +115,12 @@ limits! {
     pipes_max: None, 0, 65_536;
     /// Bytes of memory for what was read and cannot be written yet.
     spill_bytes_max: Some(64 << 20), 1 << 20, 64 << 30;
+    /// Seconds without a word from a WebSocket, up to twice as many, until it
+    /// is pinged. 0 pings none.
+    websocket_ping_s: Some(20), 0, 3600;
+    /// Seconds that a WebSocket has to answer a ping, or our Close, rounded up
+    /// to whole intervals of pings.
+    websocket_pong_timeout_s: Some(20), 1, 3600;
 }
 
 impl Limits {
@@ -134,6 +140,8 @@ impl Limits {
             waiting_per_address_max: 0,
             pipes_max,
             spill_bytes_max: 0,
+            websocket_ping_s: 0,
+            websocket_pong_timeout_s: 0,
         };
         for spec in LIMITS {
             if let (Some(default), Some(value)) = (spec.default, limits.value_mut(spec.name)) {

@@ -247,6 +247,8 @@ impl RelaySettings {
             "limits.association_ttl_s" limits.association_ttl_s,
             "limits.pipes_max" limits.pipes_max,
             "limits.spill_bytes_max" limits.spill_bytes_max,
+            "limits.websocket_ping_s" limits.websocket_ping_s,
+            "limits.websocket_pong_timeout_s" limits.websocket_pong_timeout_s,
         }
         differing
     }

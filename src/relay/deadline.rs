@@ -49,6 +49,9 @@ impl Engine {
         if self.next_tick.is_some_and(|due| due <= now) {
             self.tick(now);
         }
+        if self.sweep.due.is_some_and(|due| due <= now) {
+            self.sweep(now);
+        }
         while let Some(check) = self.gate_checks.pop_front_if(|check| check.due <= now) {
             self.check_gate(check.pair, check.side, check.gate, now);
         }

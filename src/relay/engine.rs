@@ -30,6 +30,7 @@ use super::codec::{Codec, Workshop};
 use super::deadline::{GateCheck, Watched};
 use super::direction::{Action, Hold, Mode, Outcome, SCRATCH_BYTES, State};
 use super::gate::{CHECK_INTERVAL, Gate, SETTLED_BY_KERNEL};
+use super::keepalive::{PingSettings, Sweep};
 use super::leaving::may_leave;
 use super::means::{Ends, Means};
 use super::pair::{Pair, Side};
@@ -73,6 +74,8 @@ pub struct EngineSettings {
     pub pipe_idle_max: usize,
     /// Most memory for bytes that were read and could not be sent.
     pub spill_bytes_max: u64,
+    /// How legs are kept alive that can be asked.
+    pub ping: PingSettings,
 }
 
 impl Default for EngineSettings {
@@ -83,6 +86,7 @@ impl Default for EngineSettings {
             pipe_total_bytes_max: 768 << 20,
             pipe_idle_max: 256,
             spill_bytes_max: 64 << 20,
+            ping: PingSettings::default(),
         }
     }
 }
@@ -184,6 +188,8 @@ pub struct Engine {
     pub(super) is_flowing: bool,
     pub(super) gate_checks: VecDeque<GateCheck>,
     ended: VecDeque<Ended>,
+    pub(super) ping: PingSettings,
+    pub(super) sweep: Sweep,
     /// Pairs for the ring plane, until it takes them over.
     pub(super) leaving: VecDeque<Key>,
     /// A small message came since the last tick.
@@ -231,6 +237,8 @@ impl Engine {
             is_flowing: false,
             gate_checks: VecDeque::new(),
             ended: VecDeque::new(),
+            ping: settings.ping,
+            sweep: Sweep::default(),
             leaving: VecDeque::new(),
             had_small: false,
             quiet_ticks: 1,
@@ -280,6 +288,9 @@ impl Engine {
         });
         if is_leaving {
             self.leaving.push_back(key);
+        }
+        if has_codec {
+            self.begin_sweep(now);
         }
         for (side, gate) in Side::BOTH.into_iter().zip(gates) {
             if let Some(gate) = gate {
@@ -372,10 +383,10 @@ impl Engine {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let next_check = self.gate_checks.front().map(|check| check.due);
-        match (self.next_tick, next_check) {
-            (Some(tick), Some(check)) => Some(tick.min(check)),
-            (tick, check) => tick.or(check),
-        }
+        [self.next_tick, next_check, self.sweep.due]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The time to let pass in this turn of the loop even when a completion
@@ -555,6 +566,7 @@ impl Engine {
         }
         let mut how = Side::BOTH.map(|side| reason.how(side));
         if let Some(transforms) = &mut session.transforms {
+            self.sweep.pairs -= 1;
             self.means
                 .part(&session.pair, transforms, &session.sockets, reason);
             transforms.discard(&mut self.means.spills);

@@ -30,6 +30,7 @@ pub mod codec;
 pub mod direction;
 pub mod engine;
 pub mod gate;
+pub mod keepalive;
 pub mod pair;
 pub mod planes;
 pub mod ring_pair;

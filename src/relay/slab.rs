@@ -177,6 +177,13 @@ impl<T> Slab<T> {
         })
     }
 
+    /// Slots, in use or not: every index is below.
+    pub(crate) fn span(&self) -> u32 {
+        let full = self.chunks.len().saturating_sub(1) * CHUNK_SLOTS;
+        let last = self.chunks.last().map_or(0, Vec::len);
+        u32::try_from(full + last).unwrap_or(u32::MAX)
+    }
+
     /// The keys of all entries.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
         let slots = self.chunks.iter().flatten();

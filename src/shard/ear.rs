@@ -4,7 +4,8 @@
 use rustix::io::Errno;
 
 use crate::protocol::websocket::CloseCode;
-use crate::relay::codec::{Codec, Heard, Workshop};
+use crate::relay::codec::{Codec, Heard, Life, Workshop};
+use crate::relay::keepalive::PingSettings;
 use crate::runtime::socket::Socket;
 
 /// What acceptors with a codec are heard with: one for a whole shard.
@@ -15,7 +16,7 @@ pub struct Ear {
 
 /// Bytes that are taken in for a leg that waits. What it sends beyond that stays
 /// with the kernel until it is joined, its pings and its Close with it.
-const PREFIX_BYTES_MAX: usize = 4 << 10;
+pub(super) const PREFIX_BYTES_MAX: usize = 4 << 10;
 
 /// Whether somebody waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,15 @@ impl Ear {
         let words = self.workshop.wire();
         // Nobody whose few words find no room reads at all.
         is_said.is_ok() && (words.is_empty() || socket.send(words) == Ok(words.len()))
+    }
+
+    /// Looks for a sign of life, and asks for one; says whether the leg still waits.
+    pub fn look(&mut self, socket: &Socket, codec: &mut Codec, ping: PingSettings) -> Waits {
+        match self.workshop.look_for_life(codec, ping) {
+            Life::Seen => Waits::Still,
+            Life::Asked if self.say_words(socket, codec, false) => Waits::Still,
+            Life::Asked | Life::Gone => Waits::NoMore,
+        }
     }
 
     /// Says the last words to a leg.

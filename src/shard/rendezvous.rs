@@ -115,6 +115,8 @@ pub struct RelayService {
     pub(super) random: Random,
     /// For acceptors with a codec.
     pub(super) ear: RefCell<Ear>,
+    /// When these are looked at next.
+    pub(super) next_look: Cell<Option<Timestamp>>,
     read_buffer: ReadBuffer,
     handshakes: Cell<usize>,
 }
@@ -165,6 +167,7 @@ impl RelayService {
             waiting_by_address: RefCell::default(),
             random,
             ear: RefCell::default(),
+            next_look: Cell::new(None),
             handshakes: Cell::new(0),
             read_buffer: ReadBuffer::default(),
         })
@@ -371,6 +374,11 @@ impl RelayService {
         });
         let readiness = watched.readiness | left_unread;
         let candidate = admission.accepted.candidate;
+        if arrival.codec.is_some() && self.next_look.get().is_none() {
+            let interval = self.world.settings.engine.ping.interval;
+            self.next_look
+                .set(Some(self.world.reactor.now() + interval));
+        }
         let mut waiting = self.waiting.borrow_mut();
         let stored = waiting.insert(WaitingLeg {
             socket: watched.socket,
@@ -586,11 +594,13 @@ impl Service for RelayService {
     fn handle_turn(self: &Rc<Self>, now: Timestamp) {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.close_expired();
+            self.look_for_life();
         }
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.rendezvous.borrow().next_deadline()
+        let expiry = self.rendezvous.borrow().next_deadline();
+        [expiry, self.next_look.get()].into_iter().flatten().min()
     }
 
     fn handle_drain(self: &Rc<Self>) {

@@ -1,9 +1,11 @@
 //! One shard's share of the limits that hold for the whole process.
 
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use crate::config::limits::Limits;
 use crate::relay::EngineSettings;
+use crate::relay::keepalive::PingSettings;
 use crate::runtime::pipe::PipeLimits;
 
 /// One shard's share of a limit of the process, rounded up.
@@ -29,6 +31,10 @@ pub fn engine_share(limits: &Limits, shards: NonZeroU16) -> EngineSettings {
         pipe_count_max,
         pipe_total_bytes_max,
         spill_bytes_max: share(limits.spill_bytes_max, shards),
+        ping: PingSettings::new(
+            Duration::from_secs(limits.websocket_ping_s),
+            Duration::from_secs(limits.websocket_pong_timeout_s),
+        ),
         ..defaults
     }
 }

@@ -3,13 +3,14 @@
 
 use rustix::io::Errno;
 
-use super::ear::{Ear, Waits};
+use super::ear::{Ear, PREFIX_BYTES_MAX, Waits};
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use crate::association::table::CandidateRef;
 use crate::protocol::websocket::CloseCode;
 use crate::relay::GateHold;
 use crate::relay::codec::Codec;
+use crate::relay::keepalive::PingSettings;
 use crate::relay::slab::Key;
 use crate::runtime::PollKey;
 use crate::runtime::reactor::Closing;
@@ -123,6 +124,44 @@ impl RelayService {
             .and_then(|ip| by_address.get(&ip).copied())
             .unwrap_or(0);
         count < self.settings().waiting_per_address_max
+    }
+
+    /// Looks for a sign of life of every acceptor that can be asked for one. One
+    /// whose prefix is full is not read, so that nothing can come of it.
+    pub(super) fn look_for_life(&self) {
+        let now = self.world.reactor.now();
+        if self.next_look.get().is_none_or(|due| due > now) {
+            return;
+        }
+        let ping = self.world.settings.engine.ping;
+        let (dead, is_any) = self.find_dead(ping);
+        self.next_look.set(is_any.then(|| now + ping.interval));
+        for key in dead {
+            self.lose_waiting(key);
+        }
+    }
+
+    /// The acceptors that showed no sign of life, and whether there are any that can
+    /// be asked.
+    fn find_dead(&self, ping: PingSettings) -> (Vec<Key>, bool) {
+        let mut ear = self.ear.borrow_mut();
+        let mut waiting = self.waiting.borrow_mut();
+        let keys: Vec<Key> = waiting.keys().collect();
+        let (mut dead, mut is_any) = (Vec::new(), false);
+        for key in keys {
+            let Some(leg) = waiting.get_mut(key) else {
+                continue;
+            };
+            let Some(codec) = &mut leg.codec else {
+                continue;
+            };
+            is_any = true;
+            let is_read = leg.prefix.len() < PREFIX_BYTES_MAX;
+            if is_read && ear.look(&leg.socket, codec, ping) == Waits::NoMore {
+                dead.push(key);
+            }
+        }
+        (dead, is_any)
     }
 
     /// Closes acceptors whose association is gone.

@@ -28,3 +28,4 @@ mod ring_plane;
 mod start;
 mod status_table;
 mod transports;
+mod websocket;

@@ -32,6 +32,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use super::keepalive::PingSettings;
 use crate::protocol::websocket::{CloseCode, Violation};
 use crate::tls::{SealError, Session, Wire};
 
@@ -280,20 +281,25 @@ impl Codec {
     }
 
     /// Looks whether anything came since the last look, and if not, has words that
-    /// ask for it. After `silent_max` of such looks in a row it says that the leg is
-    /// dead. A leg that cannot be asked is left alone.
-    pub fn look_for_life(&mut self, silent_max: u8, masks: &mut MaskKeys) -> Life {
+    /// ask for it; after some such looks in a row the leg is dead. A leg that cannot
+    /// be asked is left alone.
+    fn look_for_life(&mut self, ping: PingSettings, masks: &mut MaskKeys) -> Life {
         let Some(websocket) = &mut self.websocket else {
             return Life::Seen;
         };
+        if !ping.is_on && !websocket.is_mute() {
+            return Life::Seen;
+        }
         self.silent_looks = self.silent_looks.saturating_add(1);
         match self.silent_looks {
+            // It may have come just before the last look.
             1 => Life::Seen,
-            looks if looks > silent_max.saturating_add(1) => Life::Gone,
-            _ => {
+            2 => {
                 websocket.ping(masks);
                 Life::Asked
             }
+            looks if looks - 2 >= ping.silent_max => Life::Gone,
+            _ => Life::Seen,
         }
     }
 

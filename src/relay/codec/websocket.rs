@@ -173,13 +173,16 @@ impl WebSocket {
         }
     }
 
-    pub(super) fn ping(&mut self, masks: &mut MaskKeys) -> bool {
-        if self.is_mute {
-            return false;
+    pub(super) fn ping(&mut self, masks: &mut MaskKeys) {
+        if !self.is_mute {
+            let ping = ControlFrame::ping(&ControlPayload::new(&[]), self.mask(masks));
+            self.say(&ping);
         }
-        let ping = ControlFrame::ping(&ControlPayload::new(&[]), self.mask(masks));
-        self.say(&ping);
-        true
+    }
+
+    /// Whether the peer hears no more, and owes us its end.
+    pub(super) const fn is_mute(&self) -> bool {
+        self.is_mute
     }
 
     fn say(&mut self, frame: &ControlFrame) {

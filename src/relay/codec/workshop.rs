@@ -8,6 +8,7 @@ use super::gather::Gather;
 use super::masks::MaskKeys;
 use super::{Codec, CodecError, Heard, Life};
 use crate::protocol::websocket::CloseCode;
+use crate::relay::keepalive::PingSettings;
 use crate::tls::{SEALED_BYTES_MIN, SealError, Wire};
 
 /// The buffers of one shard's codecs. Nothing in them outlives an action.
@@ -189,9 +190,11 @@ impl Workshop {
         codec.take_farewell(code, &mut self.masks, &mut self.wire);
     }
 
-    /// See [`Codec::look_for_life`].
-    pub fn look_for_life(&mut self, codec: &mut Codec, silent_max: u8) -> Life {
-        codec.look_for_life(silent_max, &mut self.masks)
+    /// Looks whether anything came since the last look, and if not, has words that
+    /// ask for it; after some such looks in a row the leg is dead. A leg that cannot
+    /// be asked is left alone.
+    pub fn look_for_life(&mut self, codec: &mut Codec, ping: PingSettings) -> Life {
+        codec.look_for_life(ping, &mut self.masks)
     }
 
     /// Plain bytes, and which of them are to be sent.

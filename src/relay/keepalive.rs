@@ -1,0 +1,141 @@
+//! Asks legs for a sign of life whose protocol has one, and gives up those that
+//! show none.
+//!
+//! Middle boxes cut what is idle, and a peer that vanished is noticed by nobody who
+//! has nothing to send. Nothing is kept for it but a byte of each codec: the
+//! pairs are swept, a part of them at a time, and each is looked at once an interval.
+
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
+use super::close::CloseReason;
+use super::codec::Life;
+use super::direction::State;
+use super::engine::{Engine, Session};
+use super::pair::Side;
+use super::slab::Key;
+
+/// Parts of the pairs, each swept at a time of its own.
+const PARTS: u32 = 16;
+
+/// How often legs are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingSettings {
+    /// A leg of which nothing came for so long, up to twice that, is pinged.
+    pub interval: Duration,
+    /// Further intervals without a sign after which it is given up.
+    pub silent_max: u8,
+    /// Whether it is pinged at all. Without, only those that owe us a Close are given
+    /// up.
+    pub is_on: bool,
+}
+
+impl PingSettings {
+    /// Pings after `ping_after`, zero being never, and waits `timeout` for an answer,
+    /// rounded up to whole intervals.
+    #[must_use]
+    pub fn new(ping_after: Duration, timeout: Duration) -> Self {
+        let is_on = !ping_after.is_zero();
+        let interval = if is_on { ping_after } else { timeout };
+        let intervals = timeout.as_nanos().div_ceil(interval.as_nanos().max(1));
+        Self {
+            interval,
+            silent_max: u8::try_from(intervals).unwrap_or(u8::MAX).max(1),
+            is_on,
+        }
+    }
+}
+
+impl Default for PingSettings {
+    fn default() -> Self {
+        let usual = Duration::from_secs(20);
+        Self::new(usual, usual)
+    }
+}
+
+/// Where the sweep is.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// Pairs that have a codec.
+    pub(super) pairs: usize,
+    part: u32,
+    pub(super) due: Option<Timestamp>,
+}
+
+impl Engine {
+    /// A pair with a codec has begun.
+    pub(super) fn begin_sweep(&mut self, now: Timestamp) {
+        self.sweep.pairs += 1;
+        if self.sweep.due.is_none() {
+            self.sweep.due = Some(now + self.ping.interval / PARTS);
+        }
+    }
+
+    /// Looks at the next part of the pairs.
+    pub(super) fn sweep(&mut self, now: Timestamp) {
+        let part = self.sweep.part;
+        self.sweep.part = (part + 1) % PARTS;
+        self.sweep.due = (self.sweep.pairs > 0).then(|| now + self.ping.interval / PARTS);
+        for index in (part..self.pairs.span()).step_by(PARTS as usize) {
+            let Some(key) = self.pairs.key_at(index) else {
+                continue;
+            };
+            for side in Side::BOTH {
+                self.look(key, side);
+            }
+        }
+    }
+
+    fn look(&mut self, key: Key, side: Side) {
+        let (ping, means) = (self.ping, &mut self.means);
+        let Some(Session {
+            pair,
+            transforms: Some(transforms),
+            ..
+        }) = self.pairs.get_mut(key)
+        else {
+            return;
+        };
+        let incoming = pair.from(side);
+        // Of one that is not read nothing can come.
+        if incoming.is_gated() || incoming.state() != State::AwaitSource {
+            return;
+        }
+        let Some(codec) = transforms.codec_mut(side) else {
+            return;
+        };
+        match means.workshop.look_for_life(codec, ping) {
+            Life::Seen => {}
+            Life::Asked => self.say_words(key, side),
+            Life::Gone => {
+                self.end(key, CloseReason::TimedOut(side));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_rounded_up_to_whole_intervals() {
+        let check = |ping, timeout, interval, silent_max, is_on| {
+            let seconds = Duration::from_secs;
+            assert_eq!(
+                PingSettings::new(seconds(ping), seconds(timeout)),
+                PingSettings {
+                    interval: seconds(interval),
+                    silent_max,
+                    is_on
+                }
+            );
+        };
+        check(20, 20, 20, 1, true);
+        check(20, 21, 20, 2, true);
+        check(20, 1, 20, 1, true);
+        check(1, 3_600, 1, 255, true);
+        check(0, 20, 20, 1, false);
+    }
+}
