@@ -7,10 +7,10 @@
 //! (kTLS).
 
 pub mod identity;
+mod records;
 pub mod server;
-mod session;
 
-pub use session::{Opened, SEALED_BYTES_MIN, SealError, Session, Wire};
+pub use records::{Opened, SEALED_BYTES_MIN, SealError, Session, Wire};
 
 #[cfg(test)]
-mod session_tests;
+mod records_tests;

@@ -15,8 +15,8 @@ use rustls::{
 };
 
 use super::identity::Identity;
+use super::records::{SEALED_BYTES_MIN, SealError, Session, Wire};
 use super::server::{ClientCertificates, Tickets, server_config};
-use super::session::{SEALED_BYTES_MIN, SealError, Session, Wire};
 
 #[derive(Debug)]
 struct AnyCertificate;
