@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::ticket::RelayUrl;
+use super::way::WayError;
 use crate::protocol::jet::{ReplyError, Status};
 use crate::runtime::cores::CoresError;
 use crate::runtime::executor::ExecutorError;
@@ -29,6 +30,9 @@ pub enum AgentError {
     /// Something else answers there.
     #[error("what answers at {relay} is not a JET relay")]
     NotJet { relay: RelayUrl, source: ReplyError },
+    /// The relay cannot be reached by anybody whom we trust.
+    #[error(transparent)]
+    Way(#[from] WayError),
     #[error(transparent)]
     Cores(#[from] CoresError),
     #[error("cannot ask which cores this process may use")]
@@ -53,8 +57,14 @@ impl AgentError {
             }
             Self::Forgotten { .. } => "run it again for a new ticket".into(),
             Self::TurnedAway { .. } => "ask the relay's operator".into(),
-            Self::NotJet { .. } => "check the host and the port behind jet+tcp://".into(),
+            Self::NotJet { .. } => "check the scheme, the host and the port of the relay".into(),
+            Self::Way(WayError::NoAuthorities) => {
+                "install ca-certificates, pass --relay-ca FILE, or pin the relay's certificate \
+                 with ?pin=…, as the relay tells it at its start"
+                    .into()
+            }
             Self::Listen { .. }
+            | Self::Way(_)
             | Self::Cores(_)
             | Self::Affinity(_)
             | Self::Setup(_)

@@ -20,11 +20,11 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::error::AgentError;
 use super::leg::{self, HANDSHAKE_TIMEOUT, LegError, WaitingLeg};
+use super::link::Link;
 use super::meeting::{Answer, DOORS, HELLO_BYTES, decode_hello, door_id, session_id};
 use super::proxy::Proxy;
 use super::random::random_number;
@@ -32,11 +32,11 @@ use super::reconnect::Backoff;
 use super::relay_watch::RelayWatch;
 use super::tally::Tally;
 use super::target::Service as Exposed;
-use super::ticket::{RelayUrl, Secret};
+use super::ticket::Secret;
+use super::way::Way;
 use crate::protocol::jet::Status;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::{Flag, either};
-use crate::runtime::stream::Stream;
 use crate::shard::world::World;
 use crate::time::Timestamp;
 
@@ -84,7 +84,7 @@ struct WaitingSession {
 impl ExposeService {
     pub(super) fn new(
         world: Rc<World<(), Infallible>>,
-        relay: RelayUrl,
+        relay: Way,
         secret: Secret,
         services: Vec<Exposed>,
         connections_max: usize,
@@ -125,7 +125,7 @@ impl ExposeService {
         // A session whose number was not given out yet.
         let mut spare = None;
         // The door that the next one replaces.
-        let mut previous: Option<Stream> = None;
+        let mut previous: Option<Link> = None;
         loop {
             match self.open_door(index, &mut spare).await {
                 Ok((mut session, mut door)) => {
@@ -140,7 +140,7 @@ impl ExposeService {
                         };
                         self.world.reactor.now() + HANDSHAKE_TIMEOUT
                     } else {
-                        previous = Some(door.stream);
+                        previous = Some(door.link);
                         session.leg.lease.expires_at()
                     };
                     spawn(Rc::clone(self).attend(session, until));
@@ -177,14 +177,18 @@ impl ExposeService {
         index: u64,
         spare: &mut Option<WaitingSession>,
     ) -> Result<(WaitingSession, WaitingLeg), LegError> {
-        let session = match spare.take() {
-            Some(session) if !session.is_lost() => session,
-            _ => self.open_session().await?,
+        let still_there = match spare.take() {
+            Some(mut session) => (!session.is_lost()).then_some(session),
+            None => None,
+        };
+        let session = match still_there {
+            Some(session) => session,
+            None => self.open_session().await?,
         };
         let number = session.number;
         *spare = Some(session);
         let mut door = self.accept(door_id(&self.secret, index)).await?;
-        door.stream.send_all(&number.to_be_bytes()).await?;
+        door.link.send_all(&number.to_be_bytes()).await?;
         match spare.take() {
             Some(session) => Ok((session, door)),
             None => unreachable!("stored above"),
@@ -199,7 +203,7 @@ impl ExposeService {
 
     async fn accept(&self, association: uuid::Uuid) -> Result<WaitingLeg, LegError> {
         let key = leg::implicit(association);
-        let waiting = leg::accept(&self.world, &self.relay.relay, Some(key)).await?;
+        let waiting = leg::accept(&self.world, &self.relay.way, Some(key)).await?;
         if waiting.key == key {
             Ok(waiting)
         } else {
@@ -215,7 +219,7 @@ impl ExposeService {
         let renew_at = renew_at.min(session.leg.lease.renew_at(random));
         // Nobody has anything to say at a door, so all that comes is its end.
         let mut said = [0];
-        let over = either(door.stream.recv(&mut said), session.readable());
+        let over = either(door.link.recv(&mut said), session.readable());
         self.world.reactor.deadline(renew_at, over).await.is_some()
     }
 
@@ -231,7 +235,7 @@ impl ExposeService {
         let counted = self.attended.enter();
         let WaitingSession { number, mut leg } = session;
         let mut hello = [0; HELLO_BYTES];
-        let reading = leg.stream.recv_exact(&mut hello);
+        let reading = leg.link.recv_exact(&mut hello);
         let reading = self.world.reactor.deadline(until, reading);
         let Some(Some(Ok(()))) = self.stop.or_raised(reading).await else {
             return;
@@ -242,7 +246,7 @@ impl ExposeService {
             Ok(port) => self.serve(leg, port).await,
             Err(error) => {
                 warn!(%error, "session refused");
-                leg.stream.reset();
+                leg.link.reset();
             }
         }
     }
@@ -260,10 +264,10 @@ impl ExposeService {
         };
         let answer = connected.as_ref().err().copied().unwrap_or(Answer::Ready);
         // A client that has gone meanwhile ends the pair like any other.
-        let sent = leg.stream.send_all(&[answer.encode()]).await;
+        let sent = leg.link.send_all(&[answer.encode()]).await;
         if let (Ok(target), Ok(())) = (connected, sent) {
             let since = leg.since;
-            let (left, right) = (leg::into_leg(leg.stream), leg::into_leg(target));
+            let (left, right) = (leg.link.into_leg(), target.into_leg());
             self.world.join(left, right, since, ());
         }
     }
@@ -291,17 +295,12 @@ impl ExposeService {
 impl WaitingSession {
     /// Waits until something happens: a hello, or the end.
     async fn readable(&mut self) {
-        while self.leg.stream.socket().peek(&mut [0]) == Err(Errno::AGAIN) {
-            self.leg.stream.readiness().await;
-        }
+        self.leg.link.readable().await;
     }
 
     /// Whether the relay gave it up.
-    fn is_lost(&self) -> bool {
-        !matches!(
-            self.leg.stream.socket().peek(&mut [0]),
-            Ok(1..) | Err(Errno::AGAIN)
-        )
+    fn is_lost(&mut self) -> bool {
+        self.leg.link.is_lost()
     }
 }
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
+use super::link::Link;
 use super::meeting::{Answer, DOORS, NUMBER_BYTES, door_id, encode_hello, session_id};
 use super::proxy::Proxy;
 use super::random::random_number;
 use super::reconnect::Backoff;
 use super::tally::Tally;
 use super::ticket::{OnceTicket, ReusableTicket, Ticket};
+use super::way::Way;
 use crate::protocol::jet::{Status, Version};
 use crate::runtime::executor::spawn;
 use crate::runtime::socket::Socket;
@@ -80,6 +82,7 @@ fn refusal(answer: Answer) -> &'static str {
 pub(super) struct ForwardService {
     world: Rc<World<(), Infallible>>,
     ticket: Ticket,
+    relay: Way,
     connections_max: usize,
     meeting: Tally,
 }
@@ -88,11 +91,13 @@ impl ForwardService {
     pub(super) fn new(
         world: Rc<World<(), Infallible>>,
         ticket: Ticket,
+        relay: Way,
         connections_max: usize,
     ) -> Rc<Self> {
         Rc::new(Self {
             world,
             ticket,
+            relay,
             connections_max,
             meeting: Tally::default(),
         })
@@ -107,27 +112,27 @@ impl ForwardService {
         };
         match met {
             Ok(remote) => {
-                let (left, right) = (leg::into_leg(local), leg::into_leg(remote));
+                let (left, right) = (Link::plain(local).into_leg(), remote.into_leg());
                 self.world.join(left, right, since, ());
             }
             Err(error) => {
-                warn!(relay = %self.ticket.relay(), %error, "no session: connection reset");
+                warn!(relay = %self.relay, %error, "no session: connection reset");
                 local.reset();
             }
         }
     }
 
     /// Joins the one session of a plain ticket, as any JET client would.
-    async fn connect_once(&self, ticket: &OnceTicket) -> Result<Stream, MeetError> {
+    async fn connect_once(&self, ticket: &OnceTicket) -> Result<Link, MeetError> {
         let version = match ticket.key.candidate {
             Some(_) => Version::V2,
             None => Version::V1,
         };
-        Ok(leg::connect(&self.world, &ticket.relay, ticket.key, version).await?)
+        Ok(leg::connect(&self.world, &self.relay, ticket.key, version).await?)
     }
 
     /// Goes from door to door until somebody answers.
-    async fn meet(&self, ticket: &ReusableTicket) -> Result<Stream, MeetError> {
+    async fn meet(&self, ticket: &ReusableTicket) -> Result<Link, MeetError> {
         let reactor = &self.world.reactor;
         let until = reactor.now() + MEETING_TIMEOUT;
         let mut backoff = Backoff::default();
@@ -161,15 +166,15 @@ impl ForwardService {
         &self,
         ticket: &ReusableTicket,
         index: u64,
-    ) -> Result<(u64, Stream), MeetError> {
+    ) -> Result<(u64, Link), MeetError> {
         let number = self.take_number(ticket, index).await?;
         let session = session_id(&ticket.secret, number);
-        Ok((number, self.connect(ticket, session).await?))
+        Ok((number, self.connect(session).await?))
     }
 
     async fn take_number(&self, ticket: &ReusableTicket, index: u64) -> Result<u64, MeetError> {
         let door = door_id(&ticket.secret, index);
-        let mut stream = self.connect(ticket, door).await?;
+        let mut stream = self.connect(door).await?;
         let mut number = [0; NUMBER_BYTES];
         let until = self.world.reactor.now() + HANDSHAKE_TIMEOUT;
         let reading = stream.recv_exact(&mut number);
@@ -180,13 +185,9 @@ impl ForwardService {
         }
     }
 
-    async fn connect(
-        &self,
-        ticket: &ReusableTicket,
-        association: uuid::Uuid,
-    ) -> Result<Stream, MeetError> {
+    async fn connect(&self, association: uuid::Uuid) -> Result<Link, MeetError> {
         let key = leg::implicit(association);
-        Ok(leg::connect(&self.world, &ticket.relay, key, Version::V2).await?)
+        Ok(leg::connect(&self.world, &self.relay, key, Version::V2).await?)
     }
 
     /// Says hello in a session and waits for the answer.
@@ -194,8 +195,8 @@ impl ForwardService {
         &self,
         ticket: &ReusableTicket,
         number: u64,
-        mut stream: Stream,
-    ) -> Result<Stream, MeetError> {
+        mut stream: Link,
+    ) -> Result<Link, MeetError> {
         let hello = encode_hello(&ticket.secret, number, ticket.port);
         let mut code = [0];
         let exchange = async {

@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::link::Link;
 use super::meeting::Lease;
+use super::random::random_bytes;
 use super::target::{Host, HostPort, Target};
-use super::ticket::RelayUrl;
+use super::way::Way;
 use crate::association::key::{AssociationKey, RendezvousKey};
 use crate::protocol::Progress;
+use crate::protocol::http_head::{HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, ResponseHead};
 use crate::protocol::jet::{
-    Accept, AcceptPlace, Connect, Gate, HostName, MASK_DEFAULT, Message, Place, Reply, ReplyError,
-    Request, Status, Version,
+    Accept, AcceptPlace, Connect, Gate, MASK_DEFAULT, Message, Place, Reply, ReplyError, Request,
+    Status, Version,
 };
-use crate::relay::{GateHold, LegIo};
-use crate::runtime::Owner;
-use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Keepalive;
-use crate::runtime::stream::{Stream, Watched};
-use crate::shard::session_log::Party;
-use crate::shard::world::{Leg, World};
+use crate::runtime::stream::Stream;
+use crate::session::introduction::{Introduced, Introduction, IntroductionError};
+use crate::shard::world::World;
 use crate::time::Timestamp;
 
 /// Until a dialled connection must stand, its name resolved.
@@ -30,6 +30,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Until the relay must have answered, or the other proxy come.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes that are read of an answer at a time.
+const READ_BYTES: usize = 4 << 10;
 
 /// Why there is no connection, or no leg at the relay.
 #[derive(Debug, thiserror::Error)]
@@ -55,15 +58,34 @@ pub enum LegError {
     /// Something other than a JET relay answers.
     #[error("the answer is not a JET relay's: {0}")]
     NotJet(#[from] ReplyError),
+    /// It cannot be asked, or is not whom we trust.
+    #[error(transparent)]
+    Introduction(IntroductionError),
+    /// The HTTP proxy before the relay answers with something other than HTTP.
+    #[error("the proxy's answer is not HTTP: {0}")]
+    NotHttp(#[from] HeadError),
+    /// The HTTP proxy before the relay says no.
+    #[error("the proxy answers with status {status}")]
+    Proxy { status: u16 },
     /// The relay says no.
     #[error("the relay answers with status {}", .0.as_u16())]
     Refused(Status),
 }
 
+impl From<IntroductionError> for LegError {
+    fn from(error: IntroductionError) -> Self {
+        match error {
+            IntroductionError::Refused(status) => Self::Refused(status),
+            IntroductionError::NotJet(error) => Self::NotJet(error),
+            error => Self::Introduction(error),
+        }
+    }
+}
+
 /// An acceptor that waits at the relay.
 #[derive(Debug)]
 pub(super) struct WaitingLeg {
-    pub(super) stream: Stream,
+    pub(super) link: Link,
     /// Where it waits, as the relay has it.
     pub(super) key: RendezvousKey,
     pub(super) lease: Lease,
@@ -76,7 +98,7 @@ pub(super) struct WaitingLeg {
 /// how long the relay lets it wait.
 pub(super) async fn accept<C: Copy, M: Send + 'static>(
     world: &World<C, M>,
-    relay: &RelayUrl,
+    relay: &Way,
     key: Option<RendezvousKey>,
 ) -> Result<WaitingLeg, LegError> {
     let place = match key {
@@ -88,8 +110,8 @@ pub(super) async fn accept<C: Copy, M: Send + 'static>(
         gate: Gate::Off,
     });
     let since = world.reactor.now();
-    let (stream, reply) = request(world, relay, message, Version::V1).await?;
-    let details = reply.details;
+    let (link, reply) = request(world, relay, message, Version::V1).await?;
+    let details = reply.and_then(|reply| reply.details);
     let timeout_s = details.as_ref().and_then(|details| details.timeout_s);
     // A relay that does not know associations made by their acceptor may have
     // made another one.
@@ -102,10 +124,10 @@ pub(super) async fn accept<C: Copy, M: Send + 'static>(
             candidate: None,
         },
         (None, Some(key)) => key,
-        (None, None) => return Err(LegError::Refused(reply.status)),
+        (None, None) => return Err(LegError::Refused(Status::OK)),
     };
     Ok(WaitingLeg {
-        stream,
+        link,
         key,
         lease: Lease::new(since, timeout_s),
         since,
@@ -115,16 +137,16 @@ pub(super) async fn accept<C: Copy, M: Send + 'static>(
 /// Joins the acceptor that waits at `key`.
 pub(super) async fn connect<C: Copy, M: Send + 'static>(
     world: &World<C, M>,
-    relay: &RelayUrl,
+    relay: &Way,
     key: RendezvousKey,
     version: Version,
-) -> Result<Stream, LegError> {
+) -> Result<Link, LegError> {
     let message = Message::Connect(Connect {
         place: jet_place(key),
         gate: Gate::Off,
     });
-    let (stream, _) = request(world, relay, message, version).await?;
-    Ok(stream)
+    let (link, _) = request(world, relay, message, version).await?;
+    Ok(link)
 }
 
 /// The association with this id, and its implicit candidate.
@@ -142,19 +164,17 @@ fn jet_place(key: RendezvousKey) -> Place {
     }
 }
 
-/// Sends a request and reads its reply, and not one byte more.
+/// Dials the relay and asks. A relay over WebSocket says nothing but that it agrees.
 async fn request<C: Copy, M: Send + 'static>(
     world: &World<C, M>,
-    relay: &RelayUrl,
+    relay: &Way,
     message: Message,
     version: Version,
-) -> Result<(Stream, Reply), LegError> {
-    let mut stream = dial_host(world, &relay.0).await?;
+) -> Result<(Link, Option<Reply>), LegError> {
+    let dialled = relay.via.as_ref().unwrap_or(&relay.url.address);
+    let mut stream = dial_host(world, dialled).await?;
     // Best effort: without it a dead relay is noticed later.
     let _ = stream.socket().set_keepalive(Keepalive::DEFAULT);
-    let Ok(host) = HostName::new(&relay.0.to_string()) else {
-        unreachable!("a host and a port are a header's value");
-    };
     let request = Request {
         message,
         version,
@@ -162,37 +182,73 @@ async fn request<C: Copy, M: Send + 'static>(
     };
     let until = world.reactor.now() + HANDSHAKE_TIMEOUT;
     let exchange = async {
-        stream.send_all(request.encode(&host).as_bytes()).await?;
-        read_reply(&mut stream).await
+        if relay.via.is_some() {
+            pass_proxy(&mut stream, &relay.url.address).await?;
+        }
+        introduce(&mut stream, relay, &request).await
     };
-    let reply = world
+    let introduced = world
         .reactor
         .deadline(until, exchange)
         .await
         .ok_or(LegError::AnswerTimeout)??;
-    if reply.status == Status::OK {
-        Ok((stream, reply))
-    } else {
-        Err(LegError::Refused(reply.status))
+    let Introduced {
+        reply,
+        codec,
+        early,
+    } = introduced;
+    Ok((Link::new(stream, codec, early)?, reply))
+}
+
+async fn introduce(
+    stream: &mut Stream,
+    relay: &Way,
+    request: &Request,
+) -> Result<Introduced, LegError> {
+    let mut introduction = Introduction::new(&relay.speech, request, random_bytes())?;
+    let mut buffer = [0; READ_BYTES];
+    loop {
+        stream.send_all(introduction.output()).await?;
+        introduction.handle_sent();
+        let count = stream.recv(&mut buffer).await?;
+        if count == 0 {
+            return Err(LegError::Closed);
+        }
+        let received = introduction.receive(&buffer[..count]);
+        if received.is_err() {
+            // An alert, if there is one: the relay need not wait for us.
+            let _ = stream.socket().send(introduction.output());
+        }
+        if let Some(introduced) = received? {
+            // What TLS still has to say, such as the last of a handshake.
+            stream.send_all(introduction.output()).await?;
+            return Ok(introduced);
+        }
     }
 }
 
-async fn read_reply(stream: &mut Stream) -> Result<Reply, LegError> {
+/// Has an HTTP proxy connect us with the relay: RFC 9110 §9.3.6.
+async fn pass_proxy(stream: &mut Stream, relay: &HostPort) -> Result<(), LegError> {
+    let head = format!("CONNECT {relay} HTTP/1.1\r\nHost: {relay}\r\n\r\n");
+    stream.send_all(head.as_bytes()).await?;
     let mut received = Vec::new();
+    let mut buffer = [0; 1024];
     loop {
-        match Reply::decode(&received)? {
+        let count = stream.recv(&mut buffer).await?;
+        if count == 0 {
+            return Err(LegError::Closed);
+        }
+        received.extend_from_slice(&buffer[..count]);
+        let mut slots = HeaderSlots::<HEADERS_MAX>::new();
+        match ResponseHead::decode(&received, HeadPolicy::HTTP, &mut slots)? {
+            Progress::Partial { .. } => {}
             Progress::Complete { value, consumed } => {
-                debug_assert_eq!(consumed, received.len(), "nothing is read behind the reply");
-                return Ok(value);
-            }
-            Progress::Partial { more_bytes_min } => {
-                let start = received.len();
-                received.resize(start + more_bytes_min, 0);
-                let count = stream.recv(&mut received[start..]).await?;
-                if count == 0 {
-                    return Err(LegError::Closed);
-                }
-                received.truncate(start + count);
+                return match value.status {
+                    200..300 if consumed == received.len() => Ok(()),
+                    // The relay speaks when it is spoken to.
+                    200..300 => Err(LegError::Proxy { status: 502 }),
+                    status => Err(LegError::Proxy { status }),
+                };
             }
         }
     }
@@ -202,16 +258,17 @@ async fn read_reply(stream: &mut Stream) -> Result<Reply, LegError> {
 pub(super) async fn dial_target<C: Copy, M: Send + 'static>(
     world: &World<C, M>,
     target: &Target,
-) -> Result<Stream, LegError> {
-    match target {
-        Target::Tcp(address) => dial_host(world, address).await,
+) -> Result<Link, LegError> {
+    let stream = match target {
+        Target::Tcp(address) => dial_host(world, address).await?,
         Target::Unix(path) => {
             let until = world.reactor.now() + CONNECT_TIMEOUT;
             let connecting = Stream::connect_unix(Rc::clone(&world.reactor), path);
             let connected = world.reactor.deadline(until, connecting).await;
-            finish_connect(target, connected)
+            finish_connect(target, connected)?
         }
-    }
+    };
+    Ok(Link::plain(stream))
 }
 
 /// Connects to the first address of a host that lets us.
@@ -263,26 +320,5 @@ fn finish_connect(
             source,
         }),
         None => Err(LegError::ConnectTimeout { target: target() }),
-    }
-}
-
-/// A stream as the world takes it.
-pub(super) fn into_leg(stream: Stream) -> Leg {
-    let peer = stream.socket().peer_address().into();
-    let Watched {
-        socket,
-        poll,
-        readiness,
-    } = stream.into_watched(Owner::TASK);
-    Leg {
-        io: LegIo {
-            codec: None,
-            socket,
-            prefix: Vec::new(),
-            gate: GateHold::Open,
-        },
-        party: Party { poll, peer },
-        // A reply is read to its last byte and no further.
-        readiness: readiness | Readiness::READABLE,
     }
 }

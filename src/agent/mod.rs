@@ -12,6 +12,7 @@ pub mod error;
 pub mod expose;
 pub mod forward;
 pub mod leg;
+mod link;
 pub mod meeting;
 pub mod once;
 pub mod process;
@@ -19,6 +20,7 @@ pub mod reconnect;
 pub mod settings;
 pub mod target;
 pub mod ticket;
+pub mod way;
 
 mod proxy;
 mod random;

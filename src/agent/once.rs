@@ -33,7 +33,8 @@ use super::reconnect::Backoff;
 use super::relay_watch::RelayWatch;
 use super::tally::Tally;
 use super::target::Service as Exposed;
-use super::ticket::{OnceTicket, RelayUrl};
+use super::ticket::OnceTicket;
+use super::way::Way;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::protocol::jet::Status;
 use crate::relay::{CloseReason, Side};
@@ -95,7 +96,7 @@ impl Outcome {
 impl OnceService {
     pub(super) fn new(
         world: Rc<World<u32, Infallible>>,
-        relay: RelayUrl,
+        relay: Way,
         exposed: Exposed,
         announce: Announce,
     ) -> Rc<Self> {
@@ -162,7 +163,7 @@ impl OnceService {
                         // The former pair is still being taken down.
                         None if status == Status::BAD_REQUEST => {}
                         None => {
-                            let relay = self.relay.relay.clone();
+                            let relay = self.relay.way.url.clone();
                             return Err(AgentError::Forgotten { relay, status });
                         }
                     }
@@ -185,7 +186,7 @@ impl OnceService {
     /// Waits at the relay: where we waited before, or at new ids of our own, or
     /// where a relay says that does not let acceptors choose.
     async fn accept(&self) -> Result<WaitingLeg, LegError> {
-        let relay = &self.relay.relay;
+        let relay = &self.relay.way;
         if let Some(key) = self.key.get() {
             return leg::accept(&self.world, relay, Some(key)).await;
         }
@@ -206,7 +207,7 @@ impl OnceService {
     fn note_key(&self, key: RendezvousKey) -> Result<(), AgentError> {
         match self.key.replace(Some(key)) {
             Some(former) if former != key => Err(AgentError::Forgotten {
-                relay: self.relay.relay.clone(),
+                relay: self.relay.way.url.clone(),
                 status: Status::OK,
             }),
             _ => Ok(()),
@@ -232,11 +233,11 @@ impl OnceService {
         self.round.replace(Some(Rc::clone(&round)));
         let since = waiting.since;
         let key = waiting.key;
-        let (left, right) = (leg::into_leg(waiting.stream), leg::into_leg(service));
+        let (left, right) = (waiting.link.into_leg(), service.into_leg());
         self.world.join(left, right, since, round.number);
         if let Some(announce) = self.announce.take() {
             announce(OnceTicket {
-                relay: self.relay.relay.clone(),
+                relay: self.relay.way.url.clone(),
                 key,
             });
         }
@@ -253,7 +254,7 @@ impl OnceService {
     async fn leave(&self) {
         if let (Some(key), Some(_)) = (self.key.get(), self.live_round()) {
             // Nothing is left to do about a failure: the drain has a deadline.
-            let _ = leg::accept(&self.world, &self.relay.relay, Some(key)).await;
+            let _ = leg::accept(&self.world, &self.relay.way, Some(key)).await;
         }
     }
 }

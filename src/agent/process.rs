@@ -15,6 +15,7 @@ use super::random::seed_randomness;
 use super::settings::{AgentSettings, ExposeSettings, ForwardSettings, Sessions};
 use super::target::Service as Exposed;
 use super::ticket::{RelayUrl, Secret, Ticket};
+use super::way::Way;
 use crate::association::key::ShardId;
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::run_shards;
@@ -43,7 +44,7 @@ pub fn expose(
         agent.cores.truncate(1);
     }
     let (cores, seeds) = seeds(&agent, signals)?;
-    let relay = &settings.relay;
+    let relay = way(&settings.relay, &agent)?;
     match (&settings.sessions, settings.services.first()) {
         (Sessions::Once, Some(exposed)) => {
             let mut announce = Some(announce);
@@ -85,14 +86,19 @@ impl BoundForward {
         let failed = |source| AgentError::Listen { address, source };
         let claimed = claim_address(address).map_err(failed)?;
         let (cores, seeds) = seeds(&settings.agent, signals)?;
+        let relay = way(settings.ticket.relay(), &settings.agent)?;
         let mut bound = Vec::new();
         let mut address = claimed;
         for seed in seeds {
             // The first one settles the port for the others.
             let listener = Listener::bind(address, HandOut::Established).map_err(failed)?;
             address = listener.address();
-            let ticket = settings.ticket.clone();
-            bound.push((seed, ForwardSeed { ticket, listener }));
+            let own = ForwardSeed {
+                ticket: settings.ticket.clone(),
+                relay: relay.clone(),
+                listener,
+            };
+            bound.push((seed, own));
         }
         Ok(Self {
             address,
@@ -129,13 +135,13 @@ struct Seed {
 }
 
 struct ExposeSeed {
-    relay: RelayUrl,
+    relay: Way,
     secret: Secret,
     services: Vec<Exposed>,
 }
 
 struct OnceSeed {
-    relay: RelayUrl,
+    relay: Way,
     exposed: Exposed,
     announce: Option<Announce>,
 }
@@ -143,6 +149,7 @@ struct OnceSeed {
 #[derive(Debug)]
 struct ForwardSeed {
     ticket: Ticket,
+    relay: Way,
     listener: Listener,
 }
 
@@ -187,6 +194,11 @@ fn seeds(settings: &AgentSettings, signals: Signals) -> Result<(Cores, Vec<Seed>
         })
         .collect();
     Ok((cores, seeds))
+}
+
+fn way(relay: &RelayUrl, agent: &AgentSettings) -> Result<Way, AgentError> {
+    let authorities = agent.relay_ca.as_deref();
+    Ok(Way::new(relay.clone(), authorities, agent.via.clone())?)
 }
 
 fn with_each<T>(seeds: Vec<Seed>, mut make: impl FnMut() -> T) -> Vec<(Seed, T)> {
@@ -238,7 +250,7 @@ async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
 async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {
     let world = new_world(index, &seed)?;
     world.reactor.listen(own.listener);
-    let service = ForwardService::new(world, own.ticket, seed.connections_max);
+    let service = ForwardService::new(world, own.ticket, own.relay, seed.connections_max);
     let counted = drive(service, seed.inbox, seed.operator).await;
     Ok((counted, None))
 }

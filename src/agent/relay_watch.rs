@@ -6,13 +6,13 @@ use tracing::{info, warn};
 
 use super::error::AgentError;
 use super::leg::LegError;
-use super::ticket::RelayUrl;
+use super::way::Way;
 use crate::protocol::jet::Status;
 
 /// What one shard's tasks know of the relay together.
 #[derive(Debug)]
 pub(super) struct RelayWatch {
-    pub(super) relay: RelayUrl,
+    pub(super) way: Way,
     state: Cell<State>,
 }
 
@@ -25,9 +25,9 @@ enum State {
 }
 
 impl RelayWatch {
-    pub(super) fn new(relay: RelayUrl) -> Self {
+    pub(super) fn new(way: Way) -> Self {
         Self {
-            relay,
+            way,
             state: Cell::new(State::New),
         }
     }
@@ -35,7 +35,7 @@ impl RelayWatch {
     /// The relay lets a leg wait.
     pub(super) fn handle_success(&self) {
         if self.state.replace(State::Up) != State::Up {
-            info!(relay = %self.relay, "waiting at the relay");
+            info!(relay = %self.way, "waiting at the relay");
         }
     }
 
@@ -45,7 +45,7 @@ impl RelayWatch {
     ///
     /// When trying again would not change it.
     pub(super) fn handle_failure(&self, error: LegError) -> Result<(), AgentError> {
-        let relay = || self.relay.clone();
+        let relay = || self.way.url.clone();
         match error {
             LegError::Refused(status @ (Status::NOT_FOUND | Status::BAD_REQUEST)) => {
                 let relay = relay();
@@ -64,7 +64,7 @@ impl RelayWatch {
             _ => {}
         }
         if self.state.replace(State::Down) != State::Down {
-            warn!(relay = %self.relay, %error, "cannot wait at the relay; trying again");
+            warn!(relay = %self.way, %error, "cannot wait at the relay; trying again");
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! What the proxies run with: parsed, valid, with every default filled in.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::target::Service;
+use super::target::{HostPort, Service};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use crate::config::limits::Limits;
 use crate::config::settings::LogSettings;
@@ -21,6 +22,11 @@ pub struct AgentSettings {
     pub log: LogSettings,
     /// Every limit, as the host allows.
     pub limits: Limits,
+    /// Certificates of authorities that may vouch for the relay, instead of the
+    /// system's.
+    pub relay_ca: Option<PathBuf>,
+    /// An HTTP proxy by which the relay is reached.
+    pub via: Option<HostPort>,
 }
 
 /// The server-side proxy: makes local services reachable.

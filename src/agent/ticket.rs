@@ -6,6 +6,10 @@
 //! jet+tcp://HOST:PORT/ASSOCIATION[/CANDIDATE]           one session
 //! ```
 //!
+//! Instead of `tcp` there may be `tls`, `ws` or `wss`. Over TLS `?pin=…` may stand
+//! behind it all: the fingerprint of the relay's certificate, which then needs nobody
+//! to vouch for it.
+//!
 //! JET pairs two legs by an association id and uses each id once. A reusable
 //! ticket therefore holds no id but 16 random bytes, in base64url without
 //! padding (RFC 4648 §5), and both proxies [`derive()`] the same ids from them.
@@ -25,18 +29,23 @@ use uuid::Uuid;
 
 use super::target::{HostPort, TargetError, parse_port};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
+use crate::protocol::jet::Transport;
+use crate::tls::identity::Fingerprint;
 
-/// The one scheme that is spoken: JET's binary protocol over plain TCP.
-const SCHEME: &str = "jet+tcp";
+/// Before the transport's name, in a scheme.
+const SCHEME_PREFIX: &str = "jet+";
+
+/// Before the fingerprint of the relay's certificate.
+const PIN: &str = "?pin=";
 
 /// Why a URL is neither a relay nor a ticket. Never holds a secret or an id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
     /// No scheme.
-    #[error("a relay is written {SCHEME}://HOST:PORT")]
+    #[error("a relay is written jet+tcp://HOST:PORT")]
     NoScheme,
     /// A scheme that is not spoken.
-    #[error("scheme \"{scheme}\" is not supported; write {SCHEME}://HOST:PORT")]
+    #[error("scheme \"{scheme}\" is none of jet+tcp, jet+tls, jet+ws and jet+wss")]
     Scheme { scheme: String },
     /// No such relay.
     #[error(transparent)]
@@ -45,7 +54,7 @@ pub enum TicketError {
     #[error("a relay's URL ends after its port; this one goes on, as a ticket does")]
     PathAfterRelay,
     /// Nothing behind the relay's port.
-    #[error("a ticket is written {SCHEME}://HOST:PORT/ticket/…, as `midspan expose` prints it")]
+    #[error("a ticket is written jet+tcp://HOST:PORT/ticket/…, as `midspan expose` prints it")]
     NoTicket,
     /// A secret that is not 16 bytes.
     #[error("the ticket's secret is not 22 characters of base64url; was it copied whole?")]
@@ -53,14 +62,27 @@ pub enum TicketError {
     /// Not a UUID.
     #[error("the {which} id is not a UUID; was the ticket copied whole?")]
     Id { which: &'static str },
+    /// Something other than a certificate's fingerprint.
+    #[error("a pin is the SHA-256 of the relay's certificate, 64 hexadecimal digits")]
+    Pin,
+    /// A pin where there is no certificate.
+    #[error("a pin is for relays over TLS: jet+tls and jet+wss")]
+    PinWithoutTls,
     /// More parts than a ticket has.
     #[error("the ticket has more parts than it should")]
     TooManyParts,
 }
 
-/// Where a relay is: `jet+tcp://HOST:PORT`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RelayUrl(pub HostPort);
+/// Where a relay is, and how it is spoken to: `jet+tcp://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayUrl {
+    /// Its host and port.
+    pub address: HostPort,
+    /// By what it is spoken to.
+    pub transport: Transport,
+    /// The certificate by which it is known, whoever vouches for it: `?pin=…`.
+    pub pin: Option<Fingerprint>,
+}
 
 /// The 16 random bytes that one ticket's sessions are derived from.
 #[derive(Clone)]
@@ -232,13 +254,27 @@ impl FromStr for Ticket {
 /// The relay, and what follows its port.
 fn split(written: &str) -> Result<(RelayUrl, &str), TicketError> {
     let (scheme, rest) = written.split_once("://").ok_or(TicketError::NoScheme)?;
-    if !scheme.eq_ignore_ascii_case(SCHEME) {
+    let lower = scheme.to_ascii_lowercase();
+    let transport = lower.strip_prefix(SCHEME_PREFIX).and_then(Transport::named);
+    let Some(transport) = transport else {
         return Err(TicketError::Scheme {
             scheme: scheme.to_owned(),
         });
+    };
+    let (rest, pin) = match rest.split_once(PIN) {
+        Some((rest, pin)) => (rest, Some(pin.parse().map_err(|_| TicketError::Pin)?)),
+        None => (rest, None),
+    };
+    if pin.is_some() && !transport.is_tls() {
+        return Err(TicketError::PinWithoutTls);
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    Ok((RelayUrl(authority.parse()?), path))
+    let relay = RelayUrl {
+        address: authority.parse()?,
+        transport,
+        pin,
+    };
+    Ok((relay, path))
 }
 
 fn parse_secret(written: &str) -> Result<Secret, TicketError> {
@@ -255,7 +291,19 @@ fn parse_id(written: &str, which: &'static str) -> Result<Uuid, TicketError> {
 
 impl fmt::Display for RelayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{SCHEME}://{}", self.0)
+        self.fmt_with(f, format_args!(""))
+    }
+}
+
+impl RelayUrl {
+    /// Itself with a path, which stands before the pin.
+    fn fmt_with(&self, f: &mut fmt::Formatter<'_>, path: fmt::Arguments<'_>) -> fmt::Result {
+        let transport = self.transport.as_str();
+        write!(f, "{SCHEME_PREFIX}{transport}://{}{path}", self.address)?;
+        match self.pin {
+            Some(pin) => write!(f, "{PIN}{pin}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -270,25 +318,24 @@ impl fmt::Display for Ticket {
 
 impl fmt::Display for ReusableTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/ticket/{}",
-            self.relay,
-            URL_SAFE_NO_PAD.encode(self.secret.0)
-        )?;
+        let secret = URL_SAFE_NO_PAD.encode(self.secret.0);
         match self.port {
-            Some(port) => write!(f, "/{port}"),
-            None => Ok(()),
+            Some(port) => self
+                .relay
+                .fmt_with(f, format_args!("/ticket/{secret}/{port}")),
+            None => self.relay.fmt_with(f, format_args!("/ticket/{secret}")),
         }
     }
 }
 
 impl fmt::Display for OnceTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.relay, self.key.association)?;
+        let association = self.key.association;
         match self.key.candidate {
-            Some(candidate) => write!(f, "/{candidate}"),
-            None => Ok(()),
+            Some(candidate) => self
+                .relay
+                .fmt_with(f, format_args!("/{association}/{candidate}")),
+            None => self.relay.fmt_with(f, format_args!("/{association}")),
         }
     }
 }

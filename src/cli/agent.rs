@@ -1,8 +1,11 @@
 //! The arguments that both proxies share.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use crate::agent::settings::AgentSettings;
+use crate::agent::target::HostPort;
 use crate::config::limits::Limits;
 use crate::config::settings::{HostFacts, LogSettings};
 use crate::config::{CoreChoice, DataPlane, LogFormat, LogLevel, Period, Problem};
@@ -23,6 +26,15 @@ pub struct AgentArgs {
         hide_possible_values = true
     )]
     data_plane: DataPlane,
+
+    /// Trust the authorities whose certificates are in this file to vouch for the
+    /// relay, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    relay_ca: Option<PathBuf>,
+
+    /// Reach the relay by this HTTP proxy, which has to allow CONNECT
+    #[arg(long, value_name = "HOST:PORT")]
+    via: Option<HostPort>,
 
     /// When told to stop, wait so long for sessions to end
     #[arg(long, value_name = "TIME", default_value = "30s")]
@@ -60,6 +72,11 @@ impl AgentArgs {
                 level: self.log_level,
             },
             limits: Limits::defaults(host.descriptors),
+            relay_ca: self
+                .relay_ca
+                .as_ref()
+                .map(|path| host.current_dir.join(path)),
+            via: self.via.clone(),
         })
     }
 }

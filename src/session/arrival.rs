@@ -5,9 +5,9 @@ use crate::protocol::jet::{
     Accept, AcceptDetails, AcceptPlace, Connect, ConnectivityTest, Gate, Message, Packet, Place,
     Reply, Request, Status, Verb,
 };
-use crate::protocol::websocket::{CloseCode, ControlFrame, Role};
+use crate::protocol::websocket::{CloseCode, ControlFrame, Role, Upgrade};
 use crate::relay::GateHold;
-use crate::relay::codec::{Codec, CodecError, WebSocket};
+use crate::relay::codec::{Closing, Codec, CodecError, WebSocket};
 use crate::runtime::readiness::Readiness;
 use crate::time::Timestamp;
 use crate::tls::{SealError, Session, Wire};
@@ -35,7 +35,26 @@ enum Dialect {
     /// With a packet.
     Packets(Request),
     /// With an HTTP response, which for a leg that is let in is this.
-    WebSocket { switching: String },
+    WebSocket(Switching),
+}
+
+/// How an upgrade to WebSocket is granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switching {
+    response: String,
+    close: Closing,
+}
+
+impl Switching {
+    /// The first sub-protocol that is offered is taken: a relay passes on what any of
+    /// them means.
+    #[must_use]
+    pub fn to(upgrade: &Upgrade<'_>) -> Self {
+        Self {
+            response: upgrade.response(upgrade.protocol),
+            close: Closing::agreed_on(upgrade.protocol),
+        }
+    }
 }
 
 /// An answer's bytes.
@@ -88,11 +107,11 @@ impl Arrival {
     pub fn websocket(
         verb: Verb,
         place: Place,
-        switching: String,
+        switching: Switching,
         early: Vec<u8>,
         tls: Option<Box<Session>>,
     ) -> Result<Self, CodecError> {
-        let mut codec = Codec::new(tls, Some(WebSocket::new(Role::Server)));
+        let mut codec = Codec::new(tls, Some(WebSocket::new(Role::Server, switching.close)));
         let prefix = match &mut codec {
             Some(codec) => codec.keep_early(early)?,
             None => early,
@@ -111,7 +130,7 @@ impl Arrival {
             message,
             prefix,
             codec,
-            dialect: Dialect::WebSocket { switching },
+            dialect: Dialect::WebSocket(switching),
             // The bytes of a head are read before it is known how many they are.
             was_full: true,
         })
@@ -148,7 +167,7 @@ impl Arrival {
     pub fn welcome(&mut self, details: impl FnOnce() -> AcceptDetails) -> Words {
         let words = match &self.dialect {
             Dialect::Packets(request) => Words::Packet(packet(request, Status::OK, details)),
-            Dialect::WebSocket { switching } => Words::Bytes(switching.clone().into_bytes()),
+            Dialect::WebSocket(switching) => Words::Bytes(switching.response.clone().into_bytes()),
         };
         self.wrapped(words, Codec::wrap)
     }
@@ -175,9 +194,9 @@ impl Arrival {
             Dialect::Packets(request) => {
                 Words::Packet(Reply::new(Status::OK, request.version).encode(request.mask))
             }
-            Dialect::WebSocket { switching } => {
+            Dialect::WebSocket(switching) => {
                 let close = ControlFrame::close(Some(CloseCode::NORMAL), None);
-                let mut bytes = switching.clone().into_bytes();
+                let mut bytes = switching.response.clone().into_bytes();
                 bytes.extend_from_slice(close.as_bytes());
                 Words::Bytes(bytes)
             }
@@ -192,7 +211,7 @@ impl Arrival {
             Dialect::Packets(request) => {
                 Words::Packet(packet(request, refused.jet_status(), details))
             }
-            Dialect::WebSocket { .. } => {
+            Dialect::WebSocket(_) => {
                 Words::Bytes(Answer::new(refused.http_status()).encode(Persistence::Close))
             }
         };

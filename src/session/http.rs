@@ -7,6 +7,7 @@ use std::fmt;
 
 use memchr::{memchr_iter, memmem};
 
+use super::arrival::Switching;
 use super::link::{Link, NotRead};
 use super::refused::Refused;
 use crate::access::Presented;
@@ -37,7 +38,7 @@ pub struct HttpRequest {
     /// What the client wants to become of the connection.
     pub persistence: Persistence,
     /// How it is answered when it becomes a WebSocket; or why it cannot.
-    pub upgrade: Result<String, UpgradeError>,
+    pub upgrade: Result<Switching, UpgradeError>,
 }
 
 /// Why there is no request any more on a connection.
@@ -212,7 +213,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(HttpRequest, usize)>, Refused> {
         asked: RestRequest::from_head(&head),
         key: presented_key(&head),
         persistence,
-        upgrade: Upgrade::from_head(&head).map(|upgrade| upgrade.response(upgrade.protocol)),
+        upgrade: Upgrade::from_head(&head).map(|upgrade| Switching::to(&upgrade)),
     };
     Ok(Some((request, head_bytes + body_bytes)))
 }

@@ -7,5 +7,6 @@
 pub mod arrival;
 pub mod handshake;
 pub mod http;
+pub mod introduction;
 pub mod link;
 pub mod refused;

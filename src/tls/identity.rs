@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -47,6 +48,34 @@ impl Fingerprint {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest(&SHA256, certificate).as_ref());
         Self(bytes)
+    }
+}
+
+/// Not a fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a fingerprint is 64 hexadecimal digits")]
+pub struct FingerprintError;
+
+impl FromStr for Fingerprint {
+    type Err = FingerprintError;
+
+    /// With or without colons.
+    fn from_str(written: &str) -> Result<Self, FingerprintError> {
+        let digits: Vec<u8> = written.bytes().filter(|byte| *byte != b':').collect();
+        let (pairs, rest) = digits.as_chunks::<2>();
+        if pairs.len() != 32 || !rest.is_empty() {
+            return Err(FingerprintError);
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(pairs) {
+            let nibble = |digit: u8| char::from(digit).to_digit(16);
+            let (high, low) = (nibble(pair[0]), nibble(pair[1]));
+            let value = high.zip(low).map(|(high, low)| high << 4 | low);
+            *byte = value
+                .and_then(|value| u8::try_from(value).ok())
+                .ok_or(FingerprintError)?;
+        }
+        Ok(Self(bytes))
     }
 }
 

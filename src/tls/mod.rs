@@ -6,6 +6,7 @@
 //! Left out: early data (RFC 8446 §8: it can be replayed), and records in the kernel
 //! (kTLS).
 
+pub mod client;
 pub mod identity;
 mod records;
 pub mod server;

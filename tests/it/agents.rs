@@ -16,7 +16,7 @@ use super::patience::PATIENCE;
 const BANNER: &[u8] = b"220 the service speaks first\r\n";
 
 /// A service on loopback: each connection on a thread of its own.
-fn service(serve: fn(TcpStream) -> io::Result<()>) -> SocketAddr {
+pub(crate) fn service(serve: fn(TcpStream) -> io::Result<()>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
@@ -29,26 +29,26 @@ fn service(serve: fn(TcpStream) -> io::Result<()>) -> SocketAddr {
 }
 
 /// Sends back what it gets, until the client ends its half.
-fn echo(mut stream: TcpStream) -> io::Result<()> {
+pub(crate) fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut reader = stream.try_clone()?;
     io::copy(&mut reader, &mut stream)?;
     stream.shutdown(Shutdown::Write)
 }
 
 /// Greets, then tells how many bytes came once the client has ended its half.
-fn greet_and_count(mut stream: TcpStream) -> io::Result<()> {
+pub(crate) fn greet_and_count(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(BANNER)?;
     let count = io::copy(&mut stream.try_clone()?, &mut io::sink())?;
     write!(stream, "{count}")
 }
 
-fn dial(address: SocketAddr) -> TcpStream {
+pub(crate) fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the port is open");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream
 }
 
-fn read_banner(stream: &mut TcpStream) -> io::Result<()> {
+pub(crate) fn read_banner(stream: &mut TcpStream) -> io::Result<()> {
     let mut banner = [0; BANNER.len()];
     stream.read_exact(&mut banner)?;
     assert_eq!(banner, BANNER);
@@ -64,7 +64,7 @@ fn pattern(seed: u32, bytes: usize) -> Vec<u8> {
 }
 
 /// Sends `bytes` and reads them back, ending the own half in between.
-fn check_echo(address: SocketAddr, seed: u32, bytes: usize) {
+pub(crate) fn check_echo(address: SocketAddr, seed: u32, bytes: usize) {
     let sent = pattern(seed, bytes);
     let mut stream = dial(address);
     let mut writer = stream.try_clone().expect("a second handle");
@@ -345,7 +345,7 @@ fn a_relay_that_will_not_serve_ends_the_proxy_with_advice() {
         (
             not_jet,
             "is not a JET relay",
-            "next: check the host and the port",
+            "next: check the scheme, the host and the port",
         ),
     ] {
         let relay = format!("jet+tcp://{relay}");

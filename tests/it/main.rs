@@ -9,6 +9,7 @@ mod agents;
 mod agents_http;
 mod agents_ssh;
 mod agents_tls;
+mod agents_transports;
 mod bad_input;
 mod descriptors;
 mod drain;

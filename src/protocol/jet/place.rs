@@ -79,7 +79,8 @@ impl<'head> Target<'head> {
 }
 
 impl Verb {
-    pub(super) const fn as_str(self) -> &'static str {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accept => "accept",
             Self::Connect => "connect",

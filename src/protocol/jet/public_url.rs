@@ -52,6 +52,20 @@ impl Transport {
         }
     }
 
+    /// The one with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|transport| transport.as_str() == name)
+    }
+
+    /// Whether it is over TLS.
+    #[must_use]
+    pub const fn is_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
     /// The port that a URL need not name.
     const fn default_port(self) -> Option<u16> {
         match self {

@@ -24,7 +24,7 @@ mod workshop;
 
 pub use chunk::{Chunk, ROOM_BYTES};
 pub use masks::MaskKeys;
-pub use websocket::WebSocket;
+pub use websocket::{Closing, HALF_CLOSE_PROTOCOL, WebSocket};
 pub(crate) use workshop::Outgoing;
 pub use workshop::Workshop;
 
@@ -114,10 +114,9 @@ impl Codec {
             }
             return Ok(());
         };
-        if self.heard != Heard::Closed
-            && websocket.decode(buffer, fresh, chunks, masks)? == Heard::Closed
-        {
-            self.heard = Heard::Closed;
+        let heard = websocket.decode(buffer, fresh, chunks, masks)?;
+        if heard != Heard::Open {
+            self.heard = heard;
         }
         Ok(())
     }
@@ -134,6 +133,18 @@ impl Codec {
         self.decode(&mut early, fresh, &mut chunks, &mut MaskKeys::new())?;
         self.keep(&early, &chunks, &mut kept);
         Ok(kept)
+    }
+
+    /// Application bytes, in the form that [`Workshop::keep`] has.
+    #[must_use]
+    pub fn keep_plain(&self, bytes: Vec<u8>) -> Vec<u8> {
+        if bytes.is_empty() || self.websocket.is_none() {
+            return bytes;
+        }
+        let mut kept = Vec::new();
+        let chunk = Chunk::plain(0..bytes.len());
+        self.keep(&bytes, &[chunk], &mut kept);
+        kept
     }
 
     /// As [`Self::decode`], for what was kept, before anything else is decoded.
@@ -287,7 +298,8 @@ impl Codec {
         let Some(websocket) = &mut self.websocket else {
             return Life::Seen;
         };
-        if !ping.is_on && !websocket.is_mute() {
+        let may_ask = ping.is_on && websocket.may_be_asked();
+        if !may_ask && !websocket.is_owed_close() {
             return Life::Seen;
         }
         self.silent_looks = self.silent_looks.saturating_add(1);

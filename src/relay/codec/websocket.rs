@@ -31,12 +31,37 @@ pub struct WebSocket {
     close_heard: Option<CloseCode>,
     /// The peer hears nothing any more, or was told that nothing follows.
     is_mute: bool,
+    close: Closing,
+}
+
+/// What a Close means. The answer to it may wait until all that was on its way is
+/// sent (§5.5.1), so that both are WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// The end of both streams, as for every other peer.
+    BothWays,
+    /// The end of the one that it comes in: between two of us.
+    OneWay,
+}
+
+/// The sub-protocol by which two of us agree that a Close is the end of one stream.
+pub const HALF_CLOSE_PROTOCOL: &str = "half-close.midspan";
+
+impl Closing {
+    /// What was agreed on with this sub-protocol.
+    #[must_use]
+    pub fn agreed_on(protocol: Option<&str>) -> Self {
+        match protocol {
+            Some(HALF_CLOSE_PROTOCOL) => Self::OneWay,
+            _ => Self::BothWays,
+        }
+    }
 }
 
 impl WebSocket {
     /// A connection whose opening handshake is over.
     #[must_use]
-    pub const fn new(role: Role) -> Self {
+    pub const fn new(role: Role, close: Closing) -> Self {
         Self {
             role,
             receiver: Receiver::new(role),
@@ -44,6 +69,7 @@ impl WebSocket {
             words: Vec::new(),
             close_heard: None,
             is_mute: false,
+            close,
         }
     }
 
@@ -72,7 +98,10 @@ impl WebSocket {
                 Some(Item::Pong(_)) => {}
                 Some(Item::Close(code)) => {
                     self.close_heard = code;
-                    return Ok(Heard::Closed);
+                    return Ok(match self.close {
+                        Closing::BothWays => Heard::Closed,
+                        Closing::OneWay => Heard::Ended,
+                    });
                 }
                 None => return Ok(Heard::Open),
             }
@@ -180,9 +209,14 @@ impl WebSocket {
         }
     }
 
-    /// Whether the peer hears no more, and owes us its end.
-    pub(super) const fn is_mute(&self) -> bool {
-        self.is_mute
+    /// Whether the peer was told that nothing follows, and owes us its end.
+    pub(super) const fn is_owed_close(&self) -> bool {
+        self.is_mute && matches!(self.close, Closing::BothWays)
+    }
+
+    /// Whether the peer may be asked for a sign of life.
+    pub(super) const fn may_be_asked(&self) -> bool {
+        !self.is_mute
     }
 
     fn say(&mut self, frame: &ControlFrame) {

@@ -91,20 +91,19 @@ impl Workshop {
             return Ok(Heard::Open);
         };
         codec.note_life();
+        let mut is_end = false;
         let fresh = match &mut codec.tls {
             Some(tls) => {
                 let sealed = &mut self.sealed[..start + received];
                 let opened = tls.open(sealed, &mut self.bytes[ROOM_BYTES..])?;
-                if opened.is_end && codec.heard == Heard::Open {
-                    codec.heard = Heard::Ended;
-                }
+                is_end = opened.is_end;
                 ROOM_BYTES..ROOM_BYTES + opened.bytes
             }
             None => start..start + received,
         };
         codec.decode(&mut self.bytes, fresh, &mut self.chunks, &mut self.masks)?;
-        // Its end without a Close is the end of a WebSocket too.
-        if codec.heard == Heard::Ended && codec.websocket.is_some() {
+        // Without a Close, the end of TLS is the end of a WebSocket too.
+        if is_end && codec.heard == Heard::Open {
             codec.end_of_input()?;
         }
         Ok(codec.heard)
@@ -136,6 +135,36 @@ impl Workshop {
     /// anybody to send it to.
     pub fn keep(&self, codec: &Codec, kept: &mut Vec<u8>) {
         codec.keep(&self.bytes, &self.chunks, kept);
+    }
+
+    /// Appends what was decoded to `bytes`, without its messages' bounds.
+    pub fn copy_decoded(&self, bytes: &mut Vec<u8>) {
+        for chunk in &self.chunks {
+            bytes.extend_from_slice(&self.bytes[chunk.range.clone()]);
+        }
+    }
+
+    /// A few bytes of data as a codec has them, ready to be sent.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be sealed.
+    ///
+    /// # Panics
+    ///
+    /// When they are more than is read at a time.
+    pub fn wrap(&mut self, codec: &mut Codec, bytes: &[u8]) -> Result<&[u8], SealError> {
+        self.chunks.clear();
+        let place = ROOM_BYTES..ROOM_BYTES + bytes.len();
+        self.bytes[place.clone()].copy_from_slice(bytes);
+        self.chunks.push(Chunk::plain(place));
+        if self.encode(Some(codec))? == Outgoing::Gathered {
+            self.wire.clear();
+            for place in self.gather.places() {
+                self.wire.push(&self.bytes[place.clone()]);
+            }
+        }
+        Ok(self.wire.as_bytes())
     }
 
     /// Nothing is decoded.
