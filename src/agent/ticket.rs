@@ -355,6 +355,12 @@ mod tests {
             "jet+tcp://[::1]:8080/ticket/_____________________w/65535",
             &format!("jet+tcp://relay:1/{ASSOCIATION}"),
             &format!("jet+tcp://[2001:db8::1]:1/{ASSOCIATION}/{CANDIDATE}"),
+            &format!("jet+ws://relay:1/{ASSOCIATION}"),
+            &format!("jet+wss://relay:1/{ASSOCIATION}?pin={}", "0f".repeat(32)),
+            &format!(
+                "jet+tls://relay:1/ticket/AAECAwQFBgcICQoLDA0ODw/22?pin={}",
+                "0f".repeat(32)
+            ),
         ] {
             let ticket: Ticket = written.parse().expect(written);
             assert_eq!(ticket.to_string(), written);
@@ -376,6 +382,10 @@ mod tests {
             ("jet+tcp://relay:8080", "jet+tcp://relay:8080"),
             ("JET+TCP://Relay:8080/", "jet+tcp://relay:8080"),
             ("jet+tcp://[::1]:1", "jet+tcp://[::1]:1"),
+            (
+                &format!("jet+TLS://relay:1?pin={}", "0F:".repeat(32)),
+                &format!("jet+tls://relay:1?pin={}", "0f".repeat(32)),
+            ),
         ] {
             let relay: RelayUrl = written.parse().expect(written);
             assert_eq!(relay.to_string(), canonical);
@@ -393,10 +403,16 @@ mod tests {
             );
         };
         check("relay:8080", "jet+tcp://HOST:PORT");
-        check("https://relay:8080/", "scheme \"https\" is not supported");
         check(
-            "jet+tls://relay:8080/ticket/AAECAwQFBgcICQoLDA0ODw",
-            "scheme \"jet+tls\"",
+            "https://relay:8080/",
+            "scheme \"https\" is none of jet+tcp, jet+tls",
+        );
+        check("jet+quic://relay:8080/", "scheme \"jet+quic\"");
+        check("jet+tls://relay:1/ticket/x?pin=00", "64 hexadecimal digits");
+        let pin = "0f".repeat(32);
+        check(
+            &format!("jet+ws://relay:1/ticket/AAECAwQFBgcICQoLDA0ODw?pin={pin}"),
+            "a pin is for relays over TLS",
         );
         check(
             "jet+tcp://relay/ticket/AAECAwQFBgcICQoLDA0ODw",

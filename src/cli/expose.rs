@@ -39,7 +39,7 @@ pub struct ExposeArgs {
     to: Vec<Service>,
 
     /// The relay at which to meet
-    #[arg(long, value_name = "jet+tcp://HOST:PORT")]
+    #[arg(long, value_name = "jet+WAY://HOST:PORT")]
     relay: RelayUrl,
 
     /// Serve one session and print its plain ids, for any JET client
@@ -306,7 +306,7 @@ mod tests {
         check("x --to a:1", "--relay");
         check(
             "x --to a:1 --relay https://relay",
-            "scheme \"https\" is not supported",
+            "scheme \"https\" is none of jet+tcp, jet+tls",
         );
         check("x --to a:1 --relay jet+tcp://relay", "has no port");
         check(&format!("x --to a {relay}"), "has no port");

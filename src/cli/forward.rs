@@ -51,7 +51,7 @@ pub struct ForwardArgs {
     to: Option<String>,
 
     /// Meet at this address of the relay instead of the ticket's
-    #[arg(long, value_name = "jet+tcp://HOST:PORT")]
+    #[arg(long, value_name = "jet+WAY://HOST:PORT")]
     relay: Option<RelayUrl>,
 
     #[command(flatten)]
@@ -265,7 +265,7 @@ mod tests {
         check_error("2222", "no ticket\n  next: pass --to TICKET");
         check_error(
             "2222 --to https://relay/x",
-            "--to: scheme \"https\" is not supported",
+            "--to: scheme \"https\" is none of jet+tcp, jet+tls",
         );
         check_error(
             "2222 --to jet+tcp://relay:1/ticket/AAECAw",

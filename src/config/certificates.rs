@@ -1,5 +1,6 @@
 //! The certificates of the file: `[tls]`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -24,6 +25,21 @@ pub struct CertificateFiles {
     pub chain: PathBuf,
     /// The key of that one.
     pub key: PathBuf,
+}
+
+/// As the file writes it.
+impl fmt::Display for TlsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |path: &Path| toml::Value::String(path.to_string_lossy().into_owned());
+        if let Some(path) = &self.client_ca {
+            writeln!(f, "\n[tls]\nclient_ca = {}", text(path))?;
+        }
+        for CertificateFiles { chain, key } in &self.certificates {
+            let (chain, key) = (text(chain), text(key));
+            writeln!(f, "\n[[tls.certificates]]\nchain = {chain}\nkey = {key}")?;
+        }
+        Ok(())
+    }
 }
 
 impl CertificateFiles {

@@ -495,7 +495,7 @@ impl fmt::Display for RelaySettings {
         for key in self.keyring.keys() {
             write!(f, "\n{key}")?;
         }
-        Ok(())
+        self.tls.fmt(f)
     }
 }
 
