@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, value_parser};
+use midspan::protocol::jet::Transport;
+use midspan::tls::identity::Fingerprint;
 use serde::Serialize;
 
 /// Load for relays and proxies: bytes, round trips, joins, idle pairs
@@ -170,6 +172,15 @@ pub(crate) struct RouteArgs {
     /// What to tell a JET relay about how its reply is read
     #[arg(long, value_enum, default_value = "off", requires = "jet")]
     pub(crate) gate: GateWord,
+    /// By what the near leg dials: the connector, or a proxy's client
+    #[arg(long, value_enum, default_value = "tcp", conflicts_with = "direct")]
+    pub(crate) near: TransportWord,
+    /// By what the far leg dials a JET relay: the acceptor
+    #[arg(long, value_enum, default_value = "tcp", requires = "jet")]
+    pub(crate) far: TransportWord,
+    /// The certificate to meet over TLS: its SHA-256
+    #[arg(long, value_name = "SHA256")]
+    pub(crate) pin: Option<Fingerprint>,
     /// Process of the relay, whose CPU and memory are measured; repeat for
     /// several
     #[arg(long, value_name = "PID")]
@@ -177,6 +188,26 @@ pub(crate) struct RouteArgs {
     /// Run on this core
     #[arg(long, value_name = "CORE")]
     pub(crate) cpu: Option<usize>,
+}
+
+/// By what a leg dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportWord {
+    Tcp,
+    Tls,
+    Ws,
+    Wss,
+}
+
+impl TransportWord {
+    pub(crate) const fn transport(self) -> Transport {
+        match self {
+            Self::Tcp => Transport::Tcp,
+            Self::Tls => Transport::Tls,
+            Self::Ws => Transport::Ws,
+            Self::Wss => Transport::Wss,
+        }
+    }
 }
 
 /// The version of JET that both legs speak.
@@ -209,6 +240,10 @@ pub(crate) struct FlowArgs {
     /// From the acceptor to the connector, instead of the other way
     #[arg(long)]
     pub(crate) reverse: bool,
+    /// Bytes of one message, or of one call, where the sender is not plain TCP
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 10)]
+    #[arg(value_parser = value_parser!(u32).range(1..=64 << 10))]
+    pub(crate) message: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

@@ -29,6 +29,7 @@ mod report;
 mod route;
 mod scenario;
 mod schedule;
+mod wrapped;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

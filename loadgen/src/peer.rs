@@ -5,10 +5,10 @@
 
 use anyhow::Context;
 use midspan::runtime::memory_file::MemoryFile;
-use midspan::runtime::socket::Socket;
 use rustix::io::Errno;
 
 use crate::args::{FlowArgs, SinkKind, SourceKind};
+use crate::route::Leg;
 
 /// Length of the pattern. Not a power of two, as pipes and buffers are: a
 /// stream that lost or doubled one of those must not look right.
@@ -31,33 +31,48 @@ pub(crate) enum Source {
     /// Pages that nobody copies.
     Sendfile(MemoryFile),
     /// A buffer that `send` copies.
-    Copy(Vec<u8>),
+    Copy {
+        bytes: Vec<u8>,
+        /// Most that one call sends where a leg has messages.
+        message_bytes: usize,
+    },
 }
 
 impl Source {
-    pub(crate) fn new(args: &FlowArgs) -> anyhow::Result<Self> {
+    /// Only a plain leg can send a file's pages.
+    pub(crate) fn new(args: &FlowArgs, is_plain: bool) -> anyhow::Result<Self> {
         Ok(match args.source {
-            SourceKind::Sendfile => Self::Sendfile(
+            SourceKind::Sendfile if is_plain => Self::Sendfile(
                 MemoryFile::create(&pattern()).context("cannot make a file in memory")?,
             ),
-            SourceKind::Copy => Self::Copy(pattern()),
+            SourceKind::Sendfile | SourceKind::Copy => Self::Copy {
+                bytes: pattern(),
+                message_bytes: usize::try_from(args.message).unwrap_or(usize::MAX),
+            },
         })
     }
 
     /// Sends up to `bytes_max` of what belongs at `position` in a stream.
     pub(crate) fn send(
         &self,
-        socket: &Socket,
+        leg: &mut Leg,
         position: u64,
         bytes_max: u64,
     ) -> Result<usize, Errno> {
         let (offset, bytes_max) = span(position, bytes_max);
         match self {
             Self::Sendfile(file) => {
-                file.send_to(socket, u64::try_from(offset).unwrap_or(0), bytes_max)
+                file.send_to(&leg.socket, u64::try_from(offset).unwrap_or(0), bytes_max)
             }
-            Self::Copy(bytes) => {
-                socket.send(bytes.get(offset..offset + bytes_max).unwrap_or_default())
+            Self::Copy {
+                bytes,
+                message_bytes,
+            } => {
+                let count = match leg.wrapped {
+                    None => bytes_max,
+                    Some(_) => bytes_max.min(*message_bytes),
+                };
+                leg.send(bytes.get(offset..offset + count).unwrap_or_default())
             }
         }
     }
@@ -108,10 +123,10 @@ impl Sink {
     }
 
     /// Takes what waits, up to the sink's space; 0 bytes are the end.
-    pub(crate) fn take(&mut self, socket: &Socket, position: u64) -> Result<Taken, Errno> {
+    pub(crate) fn take(&mut self, leg: &mut Leg, position: u64) -> Result<Taken, Errno> {
         let count = match self.kind {
-            SinkKind::Discard => socket.discard(&mut self.space)?,
-            SinkKind::Copy | SinkKind::Verify => socket.recv(&mut self.space)?,
+            SinkKind::Discard if leg.wrapped.is_none() => leg.socket.discard(&mut self.space)?,
+            SinkKind::Discard | SinkKind::Copy | SinkKind::Verify => leg.recv(&mut self.space)?,
         };
         if self.kind == SinkKind::Verify && !self.is_expected(count, position) {
             return Ok(Taken::Wrong);
@@ -144,6 +159,11 @@ impl Sink {
 mod tests {
     use std::os::unix::net::UnixStream;
 
+    use midspan::runtime::Owner;
+    use midspan::runtime::reactor::Reactor;
+    use midspan::runtime::ring::RingSize;
+    use midspan::runtime::socket::Socket;
+
     use super::*;
 
     fn flow(source: SourceKind, sink: SinkKind) -> FlowArgs {
@@ -151,6 +171,7 @@ mod tests {
             source,
             sink,
             reverse: false,
+            message: 16 << 10,
         }
     }
 
@@ -158,20 +179,23 @@ mod tests {
     /// what the sink says.
     fn check(source: SourceKind, sink: SinkKind, total: u64, skip: u64) -> Option<u64> {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let [ours, theirs] = [ours, theirs].map(|end| Socket::adopt(end.into()).unwrap());
+        let reactor = Reactor::new(RingSize::default()).unwrap();
+        let owner = Owner { tag: 1, token: 0 };
+        let [mut ours, mut theirs] = [ours, theirs]
+            .map(|end| Leg::watch(&reactor, Socket::adopt(end.into()).unwrap(), owner));
         let args = flow(source, sink);
-        let source = Source::new(&args).unwrap();
+        let source = Source::new(&args, true).unwrap();
         let mut sink = Sink::new(&args);
         let (mut sent, mut received) = (0, 0);
         while sent < total || received < sent {
             if sent < total {
                 let position = if sent > total / 2 { sent + skip } else { sent };
-                match source.send(&ours, position, total - sent) {
+                match source.send(&mut ours, position, total - sent) {
                     Ok(count) => sent += count as u64,
                     Err(error) => assert_eq!(error, Errno::AGAIN),
                 }
             }
-            match sink.take(&theirs, received) {
+            match sink.take(&mut theirs, received) {
                 Ok(Taken::Bytes(count)) => received += count as u64,
                 Ok(Taken::Wrong) => return None,
                 Err(error) => assert_eq!(error, Errno::AGAIN),

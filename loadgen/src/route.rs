@@ -8,22 +8,26 @@
 //! jet      near ──> relay <────────── far
 //! ```
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use midspan::protocol::jet::Reply;
+use midspan::relay::codec::Workshop;
 use midspan::runtime::listener::{HandOut, Listener, claim_address};
 use midspan::runtime::reactor::{Closing, Reactor};
 use midspan::runtime::readiness::Readiness;
 use midspan::runtime::socket::Socket;
 use midspan::runtime::{Owner, PollKey};
 use midspan::time::Timestamp;
+use rustix::io::Errno;
 
 use crate::args::RouteArgs;
 use crate::event_loop::{Ended, EventLoop, Load};
-use crate::jet::{Exchange, JetClient, place_of};
+use crate::jet::{Exchange, Granted, JetClient, Way, place_of};
+use crate::wrapped::{READ_BYTES, Wrapped};
 
 /// How long one pair may take to come about.
 pub(crate) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +40,8 @@ pub(crate) enum Route {
     Dial {
         address: SocketAddr,
         name: &'static str,
+        /// `None`: by plain TCP.
+        way: Option<Way>,
     },
     /// Dial a JET relay with both legs.
     Jet(JetClient),
@@ -45,12 +51,9 @@ impl Route {
     /// Takes the route that was asked for, and listens where it needs a
     /// backend.
     pub(crate) fn prepare(args: &RouteArgs, reactor: &Reactor) -> anyhow::Result<Self> {
+        let workshop = Rc::new(RefCell::new(Workshop::new(READ_BYTES)));
         if let Some(relay) = args.jet {
-            return Ok(Self::Jet(JetClient::new(
-                relay,
-                args.jet_version,
-                args.gate,
-            )?));
+            return Ok(Self::Jet(JetClient::new(relay, args, &workshop)?));
         }
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let wanted = args.backend.unwrap_or(any_port);
@@ -63,10 +66,12 @@ impl Route {
             Some(address) => Self::Dial {
                 address,
                 name: "proxy",
+                way: Way::new(address, args.near, args.pin, &workshop)?,
             },
             None => Self::Dial {
                 address: backend,
                 name: "direct",
+                way: None,
             },
         })
     }
@@ -85,12 +90,54 @@ impl Route {
 pub(crate) struct Leg {
     pub(crate) socket: Socket,
     pub(crate) poll: PollKey,
+    /// What is around its bytes, if anything.
+    pub(crate) wrapped: Option<Box<Wrapped>>,
 }
 
 impl Leg {
     pub(crate) fn watch(reactor: &Reactor, socket: Socket, owner: Owner) -> Self {
         let poll = reactor.watch(&socket, owner);
-        Self { socket, poll }
+        Self {
+            socket,
+            poll,
+            wrapped: None,
+        }
+    }
+
+    /// Sends `bytes`, or some of them.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        match &mut self.wrapped {
+            None => self.socket.send(bytes),
+            Some(wrapped) => wrapped.send(&self.socket, bytes),
+        }
+    }
+
+    /// Receives some bytes; 0 is the end.
+    pub(crate) fn recv(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        match &mut self.wrapped {
+            None => self.socket.recv(buffer),
+            Some(wrapped) => wrapped.recv(&self.socket, buffer),
+        }
+    }
+
+    /// Sends what was wrapped and not taken, as far as it goes now.
+    pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
+        match self
+            .wrapped
+            .as_mut()
+            .map(|wrapped| wrapped.flush(&self.socket))
+        {
+            None | Some(Ok(()) | Err(Errno::AGAIN)) => Ok(()),
+            Some(Err(error)) => Err(error).context("cannot send"),
+        }
+    }
+
+    /// Says that nothing follows.
+    pub(crate) fn end(&mut self) -> Result<(), Errno> {
+        match &mut self.wrapped {
+            None => self.socket.shutdown_write(),
+            Some(wrapped) => wrapped.end(&self.socket),
+        }
     }
 
     /// Starts to dial.
@@ -171,8 +218,16 @@ fn open_pair(
 ) -> anyhow::Result<Pair> {
     let reactor = event_loop.reactor.clone();
     match route {
-        Route::Dial { address, .. } => {
-            let near = Leg::dial(&reactor, *address, near)?;
+        Route::Dial { address, way, .. } => {
+            let mut near = Leg::dial(&reactor, *address, near)?;
+            if let Some(way) = way {
+                let shaken = way
+                    .shake()
+                    .and_then(|exchange| finish_exchange(event_loop, &near, exchange));
+                let (kept, granted) = near.keep_if(&reactor, shaken)?;
+                near = kept;
+                near.wrapped = granted.wrapped;
+            }
             let mut accepted = VecDeque::new();
             let far_socket = attempt(event_loop, &mut accepted, |accepted| {
                 if let Some(error) = near.socket.take_error() {
@@ -185,16 +240,22 @@ fn open_pair(
             Ok(Pair { near, far })
         }
         Route::Jet(client) => {
-            let (exchange, chosen) = client.accept();
+            let (exchange, chosen) = client.accept()?;
             let far = Leg::dial(&reactor, client.relay, far)?;
-            let place = finish_exchange(event_loop, &far, exchange)
-                .and_then(|reply| place_of(chosen, &reply));
-            let (far, place) = far.keep_if(&reactor, place)?;
-            let near = Leg::dial(&reactor, client.relay, near).and_then(|near| {
-                let reply = finish_exchange(event_loop, &near, client.connect(place));
-                near.keep_if(&reactor, reply)
+            let granted = finish_exchange(event_loop, &far, exchange).and_then(|granted| {
+                let place = place_of(chosen, granted.reply.as_ref())?;
+                Ok((granted, place))
             });
-            let (far, (near, _)) = far.keep_if(&reactor, near)?;
+            let (mut far, (granted, place)) = far.keep_if(&reactor, granted)?;
+            far.wrapped = granted.wrapped;
+            let near = Leg::dial(&reactor, client.relay, near).and_then(|near| {
+                let granted = client
+                    .connect(place)
+                    .and_then(|exchange| finish_exchange(event_loop, &near, exchange));
+                near.keep_if(&reactor, granted)
+            });
+            let (far, (mut near, granted)) = far.keep_if(&reactor, near)?;
+            near.wrapped = granted.wrapped;
             Ok(Pair { near, far })
         }
     }
@@ -204,7 +265,7 @@ fn finish_exchange(
     event_loop: &mut EventLoop,
     leg: &Leg,
     mut exchange: Exchange,
-) -> anyhow::Result<Reply> {
+) -> anyhow::Result<Granted> {
     attempt(event_loop, &mut VecDeque::new(), |_| {
         exchange.advance(&leg.socket)
     })

@@ -43,6 +43,18 @@ fn through_a_relay_with_either_version_of_jet() {
 }
 
 #[test]
+fn through_a_relay_over_every_transport() {
+    let relay = Relay::start();
+    for (near, far) in [("tls", "tcp"), ("tcp", "tls"), ("ws", "wss"), ("wss", "ws")] {
+        let (address, pin) = (&relay.address, &relay.pin);
+        let route = format!("--jet {address} --near {near} --far {far} --pin {pin}");
+        for load in LOADS {
+            check(load, &route, Some(relay.child.id()));
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_reached_is_an_error() {
     // Nobody listens on the port of a listener that is gone.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -94,6 +106,8 @@ fn loadgen(load: &str, route: &str, relay_pid: Option<u32>) -> std::process::Out
 struct Relay {
     child: Child,
     address: String,
+    /// The fingerprint of its certificate.
+    pin: String,
     _state: tempfile::TempDir,
 }
 
@@ -108,16 +122,19 @@ impl Relay {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines
-            .find_map(|line| {
-                let line = line.unwrap();
-                let rest = line.trim().strip_prefix("listening")?;
-                Some(rest.split_whitespace().next()?.to_owned())
-            })
-            .expect("a relay that says where it listens");
+        let mut said = |beginning: &str| {
+            lines
+                .find_map(|line| {
+                    let line = line.unwrap();
+                    let rest = line.trim().strip_prefix(beginning)?;
+                    Some(rest.split_whitespace().next()?.to_owned())
+                })
+                .expect(beginning)
+        };
         Self {
+            address: said("listening"),
+            pin: said("certificate  made here, SHA-256"),
             child,
-            address,
             _state: state,
         }
     }

@@ -18,7 +18,7 @@ use crate::args::{BulkArgs, FlowArgs};
 use crate::event_loop::{Ended, Load, ReadyQueue};
 use crate::peer::{Sink, Source, Taken};
 use crate::report::{BulkFigures, Figures, GIB, Report};
-use crate::route::{Pair, open_pairs};
+use crate::route::{Leg, Pair, open_pairs};
 
 /// Connections that get a turn between two looks at the ring.
 const TURNS_MAX: u32 = 16;
@@ -123,6 +123,10 @@ impl BulkPairs {
         args: &FlowArgs,
         bytes: Option<u64>,
     ) -> anyhow::Result<Self> {
+        let is_plain = pairs.iter().all(|pair| {
+            let source = if args.reverse { &pair.far } else { &pair.near };
+            source.wrapped.is_none()
+        });
         let mut ready = ReadyQueue::default();
         let legs = u32::try_from(pairs.len() * 2)?;
         // Events that came while the pairs were opened are gone.
@@ -133,7 +137,7 @@ impl BulkPairs {
             pairs: pairs.into_iter().map(Flow::new).collect(),
             source_parity: u32::from(args.reverse),
             ready,
-            source: Source::new(args)?,
+            source: Source::new(args, is_plain)?,
             sink: Sink::new(args),
             limit: bytes.unwrap_or(u64::MAX),
             received: 0,
@@ -194,22 +198,23 @@ impl BulkPairs {
     fn run_source(&mut self, token: u32, index: usize) {
         let reverse = self.source_parity == 1;
         let flow = &mut self.pairs[index];
-        let Some(socket) = flow.source(reverse) else {
+        let (sent, sending) = (flow.sent, flow.sending);
+        let Some(leg) = flow.source(reverse) else {
             return;
         };
-        let left = self.limit.saturating_sub(flow.sent);
-        if flow.sending == Sending::Ended {
+        let left = self.limit.saturating_sub(sent);
+        if sending == Sending::Ended {
             return;
         }
         if left == 0 {
-            if let Err(error) = socket.shutdown_write() {
-                self.fail(index, format_args!("cannot end a stream: {error}"));
-                return;
+            match leg.end() {
+                Ok(()) => flow.sending = Sending::Ended,
+                Err(Errno::AGAIN) => {}
+                Err(error) => self.fail(index, format_args!("cannot end a stream: {error}")),
             }
-            flow.sending = Sending::Ended;
             return;
         }
-        match self.source.send(socket, flow.sent, left) {
+        match self.source.send(leg, sent, left) {
             Ok(count) => {
                 flow.sent += u64::try_from(count).unwrap_or(0);
                 self.ready.push(token);
@@ -222,10 +227,12 @@ impl BulkPairs {
     fn run_sink(&mut self, token: u32, index: usize) {
         let reverse = self.source_parity == 1;
         let flow = &mut self.pairs[index];
-        let Some(socket) = flow.sink(reverse) else {
+        let received = flow.received;
+        let Some(leg) = flow.sink(reverse) else {
             return;
         };
-        match self.sink.take(socket, flow.received) {
+        let is_wrapped = leg.wrapped.is_some();
+        match self.sink.take(leg, received) {
             Ok(Taken::Bytes(0)) => self.finish(index),
             Ok(Taken::Bytes(count)) => {
                 let bytes = u64::try_from(count).unwrap_or(0);
@@ -233,7 +240,7 @@ impl BulkPairs {
                 self.received += bytes;
                 // What comes after a short read brings an event of its own,
                 // except an end that was told already.
-                if flow.ending || !self.sink.is_drained_by(count) {
+                if flow.ending || is_wrapped || !self.sink.is_drained_by(count) {
                     self.ready.push(token);
                 }
             }
@@ -331,16 +338,16 @@ impl Flow {
         }
     }
 
-    fn source(&self, reverse: bool) -> Option<&Socket> {
-        let pair = self.pair.as_ref()?;
+    fn source(&mut self, reverse: bool) -> Option<&mut Leg> {
+        let pair = self.pair.as_mut()?;
         Some(if reverse {
-            &pair.far.socket
+            &mut pair.far
         } else {
-            &pair.near.socket
+            &mut pair.near
         })
     }
 
-    fn sink(&self, reverse: bool) -> Option<&Socket> {
+    fn sink(&mut self, reverse: bool) -> Option<&mut Leg> {
         self.source(!reverse)
     }
 }

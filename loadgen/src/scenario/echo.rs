@@ -220,19 +220,20 @@ impl EchoPairs {
 
     fn run_near(&mut self, index: usize) -> anyhow::Result<()> {
         let echo = &mut self.pairs[index];
-        let Some(pair) = &echo.pair else {
+        let Some(pair) = &mut echo.pair else {
             return Ok(());
         };
-        let socket = &pair.near.socket;
+        let leg = &mut pair.near;
+        leg.flush()?;
         while echo.in_flight && echo.sent < echo.message.len() {
-            match socket.send(echo.message.get(echo.sent..).unwrap_or_default()) {
+            match leg.send(echo.message.get(echo.sent..).unwrap_or_default()) {
                 Ok(count) => echo.sent += count,
                 Err(Errno::AGAIN) => break,
                 Err(error) => anyhow::bail!("cannot send: {error}"),
             }
         }
         loop {
-            match socket.recv(&mut self.scratch) {
+            match leg.recv(&mut self.scratch) {
                 Ok(0) => anyhow::bail!("a pair ended before its time"),
                 Ok(count) => {
                     let came = self.scratch.get(..count).unwrap_or_default();
@@ -260,26 +261,27 @@ impl EchoPairs {
 
     fn run_far(&mut self, index: usize) -> anyhow::Result<()> {
         let echo = &mut self.pairs[index];
-        let Some(pair) = &echo.pair else {
+        let Some(pair) = &mut echo.pair else {
             return Ok(());
         };
-        let socket = &pair.far.socket;
+        let leg = &mut pair.far;
+        leg.flush()?;
         loop {
             while !echo.owed.is_empty() {
-                match socket.send(&echo.owed) {
+                match leg.send(&echo.owed) {
                     Ok(count) => drop(echo.owed.drain(..count)),
                     Err(Errno::AGAIN) => return Ok(()),
                     Err(error) => anyhow::bail!("cannot echo: {error}"),
                 }
             }
-            let count = match socket.recv(&mut self.scratch) {
+            let count = match leg.recv(&mut self.scratch) {
                 Ok(0) => anyhow::bail!("a pair ended before its time"),
                 Ok(count) => count,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(error) => anyhow::bail!("cannot receive: {error}"),
             };
             let came = self.scratch.get(..count).unwrap_or_default();
-            let sent = match socket.send(came) {
+            let sent = match leg.send(came) {
                 Ok(sent) => sent,
                 Err(Errno::AGAIN) => 0,
                 Err(error) => anyhow::bail!("cannot echo: {error}"),
@@ -287,7 +289,8 @@ impl EchoPairs {
             echo.owed
                 .extend_from_slice(came.get(sent..).unwrap_or_default());
             // More brings an event of its own.
-            if echo.owed.is_empty() && count < self.scratch.len() {
+            let is_drained = leg.wrapped.is_none() && count < self.scratch.len();
+            if echo.owed.is_empty() && is_drained {
                 return Ok(());
             }
         }

@@ -243,12 +243,17 @@ impl Joins {
         slot.started = clock::now();
         slot.intended = intended.unwrap_or(slot.started);
         match &self.route {
-            Route::Dial { address, .. } => {
+            Route::Dial { address, way, .. } => {
                 slot.near = Some(Leg::dial(&self.reactor, *address, near)?);
-                slot.step = Step::Carrying { sent: false };
+                slot.step = match way {
+                    None => Step::Carrying { sent: false },
+                    Some(way) => Step::Connecting {
+                        exchange: way.shake()?,
+                    },
+                };
             }
             Route::Jet(client) => {
-                let (exchange, chosen) = client.accept();
+                let (exchange, chosen) = client.accept()?;
                 slot.far = Some(Leg::dial(&self.reactor, client.relay, far)?);
                 slot.step = Step::Accepting { exchange, chosen };
             }
@@ -281,42 +286,44 @@ impl Joins {
         let slot = &mut self.slots[index];
         match (&mut slot.step, &self.route) {
             (Step::Accepting { exchange, chosen }, Route::Jet(client)) => {
-                let far = slot.far.as_ref().context("an acceptor without a leg")?;
-                let Some(reply) = exchange.advance(&far.socket)? else {
+                let far = slot.far.as_mut().context("an acceptor without a leg")?;
+                let Some(granted) = exchange.advance(&far.socket)? else {
                     return Ok(Next::Wait);
                 };
-                let exchange = client.connect(place_of(*chosen, &reply)?);
+                far.wrapped = granted.wrapped;
+                let exchange = client.connect(place_of(*chosen, granted.reply.as_ref())?)?;
                 slot.near = Some(Leg::dial(&self.reactor, client.relay, near_owner)?);
                 slot.step = Step::Connecting { exchange };
             }
             (Step::Connecting { exchange }, _) => {
-                let near = slot.near.as_ref().context("a connector without a leg")?;
-                if exchange.advance(&near.socket)?.is_none() {
+                let near = slot.near.as_mut().context("a connector without a leg")?;
+                let Some(granted) = exchange.advance(&near.socket)? else {
                     return Ok(Next::Wait);
-                }
+                };
+                near.wrapped = granted.wrapped;
                 slot.step = Step::Carrying { sent: false };
             }
             (Step::Carrying { sent }, _) => {
                 let byte = byte_of(index);
-                if let (Some(near), false) = (&slot.near, *sent) {
-                    match near.socket.send(&[byte]) {
+                if let (Some(near), false) = (&mut slot.near, *sent) {
+                    match near.send(&[byte]) {
                         Ok(_) => *sent = true,
                         Err(Errno::AGAIN) => return Ok(Next::Wait),
                         Err(error) => return Err(error).context("cannot send"),
                     }
                 }
-                let Some(far) = &slot.far else {
+                let Some(far) = &mut slot.far else {
                     return Ok(Next::Wait);
                 };
-                match recv_byte(&far.socket)? {
+                match recv_byte(far)? {
                     None => return Ok(Next::Wait),
                     Some(came) if came != byte => bail!("a byte came on the wrong leg"),
                     Some(_) => self.carried(index),
                 }
             }
             (Step::Ending, _) => {
-                let far = slot.far.as_ref().context("an acceptor without a leg")?;
-                match far.socket.recv(&mut [0; 2]) {
+                let far = slot.far.as_mut().context("an acceptor without a leg")?;
+                match far.recv(&mut [0; 2]) {
                     Ok(0) => slot.step = Step::Free,
                     Ok(_) => bail!("more came than was sent"),
                     Err(Errno::AGAIN) => return Ok(Next::Wait),
@@ -332,7 +339,11 @@ impl Joins {
     fn carried(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         histogram::record(&mut self.latency, clock::now().since(slot.intended));
-        if let Some(near) = slot.near.take() {
+        if let Some(mut near) = slot.near.take() {
+            if near.wrapped.is_some() {
+                // Its words are few, and the socket is empty.
+                let _ = near.end();
+            }
             near.close(&self.reactor, Closing::Clean);
         }
         slot.step = Step::Ending;
@@ -351,10 +362,10 @@ impl Joins {
     /// Reads the byte that tells whose a backend's connection is.
     fn run_stray(&mut self, token: u32) {
         let place = usize::try_from(token).unwrap_or(usize::MAX);
-        let Some(leg) = self.strays.get_mut(place).and_then(Option::take) else {
+        let Some(mut leg) = self.strays.get_mut(place).and_then(Option::take) else {
             return;
         };
-        let index = match recv_byte(&leg.socket) {
+        let index = match recv_byte(&mut leg) {
             Ok(Some(byte)) => usize::from(byte),
             Ok(None) => {
                 self.strays[place] = Some(leg);
@@ -479,9 +490,9 @@ fn byte_of(index: usize) -> u8 {
 }
 
 /// The byte that came, or `None` if it is not there yet.
-fn recv_byte(socket: &Socket) -> anyhow::Result<Option<u8>> {
+fn recv_byte(leg: &mut Leg) -> anyhow::Result<Option<u8>> {
     let mut byte = [0];
-    match socket.recv(&mut byte) {
+    match leg.recv(&mut byte) {
         Ok(0) => bail!("a pair ended before its byte"),
         Ok(_) => Ok(Some(byte[0])),
         Err(Errno::AGAIN) => Ok(None),

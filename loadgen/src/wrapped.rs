@@ -1,0 +1,119 @@
+//! A leg with TLS or WebSocket around its bytes.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use midspan::relay::codec::{Codec, Heard, Workshop};
+use midspan::runtime::socket::Socket;
+use rustix::io::Errno;
+
+/// Bytes that are read at a time.
+pub(crate) const READ_BYTES: usize = 64 << 10;
+
+/// What is around a leg's bytes.
+#[derive(Debug)]
+pub(crate) struct Wrapped {
+    codec: Box<Codec>,
+    /// All legs' own.
+    workshop: Rc<RefCell<Workshop>>,
+    /// Of what is wrapped, that which the socket did not take.
+    unsent: Vec<u8>,
+    /// Of what was read, that which nobody took.
+    unread: Vec<u8>,
+}
+
+impl Wrapped {
+    pub(crate) const fn new(codec: Box<Codec>, workshop: Rc<RefCell<Workshop>>) -> Self {
+        Self {
+            codec,
+            workshop,
+            unsent: Vec::new(),
+            unread: Vec::new(),
+        }
+    }
+
+    /// Sends `bytes`, or as many of them as fit, as one message.
+    pub(crate) fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
+        self.flush(socket)?;
+        let bytes = &bytes[..bytes.len().min(READ_BYTES)];
+        let mut workshop = self.workshop.borrow_mut();
+        let wire = workshop
+            .wrap(&mut self.codec, bytes)
+            .map_err(|_| Errno::PROTO)?;
+        send_or_keep(socket, wire, &mut self.unsent)?;
+        Ok(bytes.len())
+    }
+
+    /// Says that nothing follows. Call again after `EAGAIN`.
+    pub(crate) fn end(&mut self, socket: &Socket) -> Result<(), Errno> {
+        {
+            let mut workshop = self.workshop.borrow_mut();
+            workshop
+                .take_words(&mut self.codec, true)
+                .map_err(|_| Errno::PROTO)?;
+            self.unsent.extend_from_slice(workshop.wire());
+        }
+        match self.flush(socket) {
+            Ok(()) if self.codec.leaves_end_to_peer() => Ok(()),
+            Ok(()) => socket.shutdown_write(),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends what the socket did not take.
+    pub(crate) fn flush(&mut self, socket: &Socket) -> Result<(), Errno> {
+        while !self.unsent.is_empty() {
+            let sent = socket.send(&self.unsent)?;
+            self.unsent.drain(..sent);
+        }
+        Ok(())
+    }
+
+    /// Reads application bytes; 0 is the end.
+    pub(crate) fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
+        while self.unread.is_empty() {
+            if self.codec.heard() != Heard::Open {
+                return Ok(0);
+            }
+            self.read(socket)?;
+        }
+        let count = self.unread.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.unread[..count]);
+        self.unread.drain(..count);
+        Ok(count)
+    }
+
+    fn read(&mut self, socket: &Socket) -> Result<(), Errno> {
+        let mut workshop = self.workshop.borrow_mut();
+        let landing = workshop.landing(Some(&self.codec), READ_BYTES);
+        let heard = match socket.recv(landing)? {
+            0 => self.codec.end_of_input(),
+            count => {
+                let heard = workshop.decode(Some(&mut self.codec), count);
+                workshop.copy_decoded(&mut self.unread);
+                heard
+            }
+        };
+        heard.map_err(|_| Errno::PROTO)?;
+        workshop
+            .take_words(&mut self.codec, false)
+            .map_err(|_| Errno::PROTO)?;
+        send_or_keep(socket, workshop.wire(), &mut self.unsent)
+    }
+}
+
+fn send_or_keep(socket: &Socket, wire: &[u8], unsent: &mut Vec<u8>) -> Result<(), Errno> {
+    if wire.is_empty() {
+        return Ok(());
+    }
+    let sent = match unsent.is_empty() {
+        false => 0,
+        true => match socket.send(wire) {
+            Ok(sent) => sent,
+            Err(Errno::AGAIN) => 0,
+            Err(error) => return Err(error),
+        },
+    };
+    unsent.extend_from_slice(&wire[sent..]);
+    Ok(())
+}
