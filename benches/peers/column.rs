@@ -9,6 +9,8 @@ pub(crate) enum Column {
     /// Bytes in one direction, by the number of pairs and what the receiver
     /// does with them.
     Bulk { pairs: u32, sink: &'static str },
+    /// Messages of 16 KiB in one direction on one pair, copied from a buffer.
+    Messages,
     /// 64 bytes to and fro on 64 pairs.
     Echo,
     /// 64 bytes to and fro on one pair, while 16 others move bulk.
@@ -96,6 +98,14 @@ impl Column {
         Self::Idle,
     ];
 
+    /// For legs with TLS or WebSocket around their bytes.
+    pub(crate) const WRAPPED: [Self; 4] = [
+        Self::Messages,
+        Self::Echo,
+        Self::Join(Pace::AtATime(4)),
+        Self::Idle,
+    ];
+
     pub(crate) fn name(&self) -> &'static str {
         self.layout()[0].name
     }
@@ -124,6 +134,7 @@ impl Column {
                 b"copy" => const { &[figure("bulk 64 copy", "CPU-s/GiB", 4, CPU_PER_GIB)] },
                 _ => const { &[figure("bulk 64 discard", "CPU-s/GiB", 4, CPU_PER_GIB)] },
             },
+            Self::Messages => const { &[figure("messages 1", "CPU-s/GiB", 4, CPU_PER_GIB)] },
             Self::Echo => {
                 const {
                     &[
@@ -165,6 +176,7 @@ impl Column {
         let window = format!("--seconds {seconds} --warmup {warmup_seconds}");
         let line = match self {
             Self::Bulk { pairs, sink } => format!("bulk --pairs {pairs} --sink {sink} {window}"),
+            Self::Messages => format!("bulk --source copy --message 16384 {window}"),
             Self::Echo => format!("echo --pairs 64 --size 64 {window}"),
             Self::Beside => format!("echo --pairs 1 --size 64 --beside-bulk 16 {window}"),
             // Enough at a time that a late one holds up no other.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use anyhow::{Context, bail, ensure};
+use midspan::tls::identity::Identity;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,6 +19,8 @@ use crate::row::NGINX_STREAM_MODULE;
 pub(crate) const LISTEN: &str = "127.0.0.1:9000";
 /// Where the generator's backend listens, for relays that dial one.
 pub(crate) const BACKEND: &str = "127.0.0.1:9001";
+
+const BOTH_PEM: &str = "both.pem";
 
 /// How long a relay may take until it listens.
 const START_ATTEMPTS_MAX: u32 = 1000;
@@ -84,6 +87,8 @@ pub(crate) struct Host {
     pub(crate) relay_core: usize,
     generator_core: usize,
     generator: PathBuf,
+    /// The fingerprint of the certificate in [`Self::both_pem`].
+    pub(crate) pin: String,
 }
 
 impl Host {
@@ -100,12 +105,24 @@ impl Host {
         );
         // What fails here would fail in each cell.
         drop(Namespace::new()?);
+        let folder = tempfile::tempdir()?;
+        // On the same curve for everybody: P-256.
+        let pem = Identity::make_pem("localhost")?;
+        let path = folder.path().join(BOTH_PEM);
+        fs::write(&path, &pem)?;
+        let pin = Identity::parse(pem.as_bytes(), &path)?.fingerprint();
         Ok(Self {
-            folder: tempfile::tempdir()?,
+            folder,
+            pin: pin.to_string(),
             relay_core,
             generator_core,
             generator,
         })
+    }
+
+    /// A certificate and its key, for those who end TLS.
+    pub(crate) fn both_pem(&self) -> PathBuf {
+        self.folder.path().join(BOTH_PEM)
     }
 
     /// Starts a relay on its core, and returns once it listens. Nothing has

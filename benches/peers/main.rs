@@ -33,6 +33,9 @@ struct Args {
     /// Only these columns, by what their names contain; repeat for several
     #[arg(long, value_name = "TEXT")]
     columns: Vec<String>,
+    /// Only these tables, by what their titles contain; repeat for several
+    #[arg(long, value_name = "TEXT")]
+    tables: Vec<String>,
     /// Measure every cell so many times
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: u32,
@@ -61,38 +64,49 @@ fn main() -> anyhow::Result<()> {
     host::find_peers()?;
     namespace::become_root()?;
     let host = Host::prepare(args.relay_core, args.generator_core)?;
-    let rows = chosen(&Row::all(), &args.rows, Row::name);
-    let columns = chosen(&Column::ALL, &args.columns, |column| {
-        column.name().to_owned()
-    });
     let (runs, length) = match args.quick {
         true => (1, Length::SHORTEST),
         false => (args.runs, Length::of(args.seconds)),
     };
 
-    let mut table = Table::new(&rows, &columns);
-    for run in 1..=runs {
-        for row in &rows {
-            progress(&format!("run {run} of {runs}: {}", row.name()))?;
-            for column in &columns {
-                match measure(&host, row, *column, length) {
-                    Ok(figures) => table.add(row, &figures),
-                    Err(error) => {
-                        progress(&format!("failed: {error:#}"))?;
-                        table.add_failure(row, *column);
+    let mut text = String::new();
+    let mut has_failure_of_ours = false;
+    for (title, rows, columns) in [
+        ("plain", Row::all(), &Column::ALL[..]),
+        ("over tls", Row::over_tls(), &Column::WRAPPED),
+        ("over websocket", Row::over_websocket(), &Column::WRAPPED),
+    ] {
+        if !args.tables.is_empty() && !args.tables.iter().any(|table| title.contains(table)) {
+            continue;
+        }
+        let rows = chosen(&rows, &args.rows, Row::name);
+        let columns = chosen(columns, &args.columns, |column| column.name().to_owned());
+        let mut table = Table::new(&rows, &columns);
+        for run in 1..=runs {
+            for row in &rows {
+                progress(&format!("{title}, run {run} of {runs}: {}", row.name()))?;
+                for column in &columns {
+                    match measure(&host, row, *column, length) {
+                        Ok(figures) => table.add(row, &figures),
+                        Err(error) => {
+                            progress(&format!("failed: {error:#}"))?;
+                            table.add_failure(row, *column);
+                        }
                     }
                 }
             }
         }
+        let section = format!("### {title}\n\n{table}");
+        write!(io::stdout(), "{section}")?;
+        text += &section;
+        has_failure_of_ours |= table.has_failure_of_ours();
     }
-    let mut text = table.to_string();
-    write!(io::stdout(), "{text}")?;
     if let Some(path) = &args.markdown {
         text += &host.report()?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     ensure!(
-        !table.has_failure_of_ours(),
+        !has_failure_of_ours,
         "a cell without a peer in it failed; why is told above"
     );
     Ok(())
@@ -110,7 +124,7 @@ fn measure(
     let mut relay = row.start(host, &namespace)?;
     let pid = relay.as_ref().map(Running::pid);
     let figures = host
-        .load(&namespace, &column.load(length), &row.route(), pid)
+        .load(&namespace, &column.load(length), &row.route(host), pid)
         .and_then(|report| column.figures(&report));
     if let Some(relay) = &mut relay
         && !relay.is_running()?

@@ -28,6 +28,10 @@ pub(crate) enum Row {
     Nginx { buffer_kib: u32 },
     /// With this data plane.
     Midspan { plane: &'static str },
+    /// Ending TLS, with a buffer of this size.
+    HaproxyTls { buffer_bytes: u32 },
+    /// Dialled over this by the connector, by plain TCP by the acceptor.
+    MidspanOver { transport: &'static str },
 }
 
 impl Row {
@@ -42,6 +46,23 @@ impl Row {
         rows
     }
 
+    /// Those that end TLS, ours last.
+    pub(crate) fn over_tls() -> Vec<Self> {
+        let buffers = [16 << 10, 64 << 10];
+        let mut rows: Vec<Self> = buffers
+            .map(|buffer_bytes| Self::HaproxyTls { buffer_bytes })
+            .into();
+        rows.push(Self::MidspanOver { transport: "tls" });
+        rows
+    }
+
+    /// Ours over WebSocket, behind the same that copies plain bytes.
+    pub(crate) fn over_websocket() -> Vec<Self> {
+        let mut rows = vec![Self::Midspan { plane: "copy" }];
+        rows.extend(["ws", "wss"].map(|transport| Self::MidspanOver { transport }));
+        rows
+    }
+
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Nobody => "no relay".to_owned(),
@@ -49,20 +70,43 @@ impl Row {
             Self::HaproxySplice { pipe_bytes } => format!("haproxy splice {pipe_bytes}"),
             Self::Nginx { buffer_kib } => format!("nginx {buffer_kib}k"),
             Self::Midspan { plane } => format!("midspan {plane}"),
+            Self::HaproxyTls { buffer_bytes } => format!("haproxy tls {}k", buffer_bytes >> 10),
+            Self::MidspanOver { transport } => format!("midspan {transport}"),
         }
+    }
+
+    /// One of ours.
+    pub(crate) const fn is_ours(&self) -> bool {
+        matches!(self, Self::Midspan { .. } | Self::MidspanOver { .. })
     }
 
     /// One of those that we want to be better than.
     pub(crate) const fn is_peer(&self) -> bool {
         matches!(
             self,
-            Self::Haproxy | Self::HaproxySplice { .. } | Self::Nginx { .. }
+            Self::Haproxy
+                | Self::HaproxySplice { .. }
+                | Self::HaproxyTls { .. }
+                | Self::Nginx { .. }
         )
     }
 
     /// The load generator's arguments that lead through this relay.
-    pub(crate) fn route(&self) -> Vec<String> {
+    pub(crate) fn route(&self, host: &Host) -> Vec<String> {
         let words: &[&str] = match self {
+            Self::HaproxyTls { .. } => &[
+                "--target",
+                LISTEN,
+                "--backend",
+                BACKEND,
+                "--near",
+                "tls",
+                "--pin",
+                &host.pin,
+            ],
+            Self::MidspanOver { transport } => {
+                &["--jet", LISTEN, "--near", transport, "--pin", &host.pin]
+            }
             Self::Nobody => &["--direct"],
             Self::Midspan { .. } => &["--jet", LISTEN],
             Self::Haproxy | Self::HaproxySplice { .. } | Self::Nginx { .. } => {
@@ -80,14 +124,24 @@ impl Row {
     ) -> anyhow::Result<Option<Running>> {
         let command = match self {
             Self::Nobody => return Ok(None),
-            Self::Haproxy => haproxy(host, "", "")?,
+            Self::Haproxy => haproxy(host, "", "", "")?,
+            Self::HaproxyTls { buffer_bytes } => haproxy(
+                host,
+                &format!("tune.bufsize {buffer_bytes}"),
+                "",
+                // Whole handshakes, as the generator asks for no others.
+                &format!("ssl crt {} no-tls-tickets", host.both_pem().display()),
+            )?,
             Self::HaproxySplice { pipe_bytes } => haproxy(
                 host,
                 &format!("tune.pipesize {pipe_bytes}"),
                 "option splice-request\n    option splice-response",
+                "",
             )?,
             Self::Nginx { buffer_kib } => nginx(host, *buffer_kib)?,
             Self::Midspan { plane } => midspan(host, plane),
+            // The plane is for plain pairs alone.
+            Self::MidspanOver { .. } => midspan(host, "auto"),
         };
         let running = host
             .start_relay(namespace, &command)
@@ -96,11 +150,12 @@ impl Row {
     }
 }
 
-fn haproxy(host: &Host, tune: &str, options: &str) -> anyhow::Result<Command> {
+fn haproxy(host: &Host, tune: &str, options: &str, bind: &str) -> anyhow::Result<Command> {
     let config = HAPROXY_CONFIG
         .replace("@CORE@", &host.relay_core.to_string())
         .replace("@TUNE@", tune)
         .replace("@OPTIONS@", options)
+        .replace("@BIND@", bind)
         .replace("@LISTEN@", LISTEN)
         .replace("@BACKEND@", BACKEND);
     let path = host.folder.path().join("haproxy.cfg");
@@ -130,6 +185,11 @@ fn midspan(host: &Host, plane: &str) -> Command {
     command
         .args(["relay", "--listen", LISTEN, "--cores", "1"])
         .args(["--data-plane", plane, "--log-level", "error"])
+        .arg("--create-on-accept")
+        .arg("--tls-certificate")
+        .arg(host.both_pem())
+        .arg("--tls-key")
+        .arg(host.both_pem())
         .arg("--state-dir")
         .arg(host.folder.path().join("state"));
     command

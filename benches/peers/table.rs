@@ -130,9 +130,16 @@ impl fmt::Display for Table {
                 format!("{median:.digits$}")
             })
         })?;
-        let ours = rows().filter(|row| matches!(row, Row::Midspan { .. }));
-        self.write_lines(f, "ratio to the best peer", ours, |row, figure| {
-            let ratio = self.summary(row, figure)?.median / self.best_peer(figure)?;
+        let ours = rows().filter(Row::is_ours);
+        if self.rows.iter().any(Row::is_peer) {
+            return self.write_lines(f, "ratio to the best peer", ours, |row, figure| {
+                let ratio = self.summary(row, figure)?.median / self.best_peer(figure)?;
+                Some(format!("{ratio:.2}"))
+            });
+        }
+        let first = self.rows.first();
+        self.write_lines(f, "ratio to the first", ours, |row, figure| {
+            let ratio = self.summary(row, figure)?.median / self.summary(first?, figure)?.median;
             Some(format!("{ratio:.2}"))
         })
     }
