@@ -21,5 +21,7 @@ pub mod relay;
 pub mod session;
 pub mod shard;
 
+pub mod admin;
+
 pub mod agent;
 pub mod cli;

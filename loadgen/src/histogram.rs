@@ -1,16 +1,19 @@
 //! Latencies: an HDR histogram in nanoseconds, told in microseconds.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
+use midspan::metrics::distribution::hgrm;
 use serde::Serialize;
 
 /// Longer ones count as this.
 const LATENCY_NS_MAX: u64 = 100_000_000_000;
+
+/// What a histogram counts in, of what it is told in.
+const NANOS_PER_MICRO: f64 = 1e3;
 
 /// Three digits: a value is off by at most a thousandth.
 const DIGITS: u8 = 3;
@@ -47,48 +50,14 @@ impl Latency {
 }
 
 fn us(nanos: u64) -> f64 {
-    nanos as f64 / 1e3
+    nanos as f64 / NANOS_PER_MICRO
 }
 
 /// Writes the percentile distribution in the form that HdrHistogram's own
 /// plotter reads (`.hgrm`), in microseconds.
 pub(crate) fn write_hgrm(path: &Path, histogram: &Histogram<u64>) -> anyhow::Result<()> {
-    fs::write(path, hgrm(histogram)).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn hgrm(histogram: &Histogram<u64>) -> String {
-    let mut text = format!(
-        "{:>12} {:>14} {:>10} {:>14}\n\n",
-        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
-    );
-    let mut count = 0;
-    for value in histogram.iter_quantiles(5) {
-        count += value.count_since_last_iteration();
-        let quantile = value.quantile_iterated_to();
-        let inverse = match quantile {
-            quantile if quantile < 1.0 => format!("{:14.2}", 1.0 / (1.0 - quantile)),
-            _ => format!("{:>14}", "inf"),
-        };
-        // Writing into a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{:12.3} {quantile:14.12} {count:10} {inverse}",
-            us(value.value_iterated_to())
-        );
-    }
-    let _ = writeln!(
-        text,
-        "#[Mean    = {:12.3}, StdDeviation   = {:12.3}]\n\
-         #[Max     = {:12.3}, Total count    = {:12}]\n\
-         #[Buckets = {:12}, SubBuckets     = {:12}]",
-        histogram.mean() / 1e3,
-        histogram.stdev() / 1e3,
-        us(histogram.max()),
-        histogram.len(),
-        histogram.buckets(),
-        1 << 11,
-    );
-    text
+    fs::write(path, hgrm(histogram, NANOS_PER_MICRO))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -107,17 +76,5 @@ mod tests {
         assert!((latency.max_us - 1000.0).abs() < 1.5, "{latency:?}");
         record(&mut histogram, Duration::from_secs(1000));
         assert_eq!(histogram.len(), 1001);
-    }
-
-    #[test]
-    fn a_distribution_ends_with_all_values() {
-        let mut histogram = new().unwrap();
-        record(&mut histogram, Duration::from_micros(3));
-        record(&mut histogram, Duration::from_micros(5));
-        let text = hgrm(&histogram);
-        let last = text.lines().rfind(|line| line.contains("inf")).unwrap();
-        let fields: Vec<_> = last.split_ascii_whitespace().collect();
-        assert_eq!(fields[1..], ["1.000000000000", "2", "inf"]);
-        assert!(text.contains("Total count    =            2"), "{text}");
     }
 }

@@ -267,8 +267,9 @@ impl ExposeService {
         let sent = leg.link.send_all(&[answer.encode()]).await;
         if let (Ok(target), Ok(())) = (connected, sent) {
             let since = leg.since;
-            let (left, right) = (leg.link.into_leg(), target.into_leg());
-            self.world.join(left, right, since, ());
+            let now = self.world.reactor.now();
+            let (left, right) = (leg.link.into_leg(since), target.into_leg(now));
+            self.world.join(left, right, ());
         }
     }
 

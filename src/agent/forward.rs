@@ -112,8 +112,8 @@ impl ForwardService {
         };
         match met {
             Ok(remote) => {
-                let (left, right) = (Link::plain(local).into_leg(), remote.into_leg());
-                self.world.join(left, right, since, ());
+                let (left, right) = (Link::plain(local).into_leg(since), remote.into_leg(since));
+                self.world.join(left, right, ());
             }
             Err(error) => {
                 warn!(relay = %self.relay, %error, "no session: connection reset");

@@ -11,6 +11,7 @@ use crate::runtime::readiness::Readiness;
 use crate::runtime::stream::{Stream, Watched};
 use crate::shard::session_log::Party;
 use crate::shard::world::Leg;
+use crate::time::Timestamp;
 
 /// Bytes that are read at a time through a codec.
 const READ_BYTES: usize = 4 << 10;
@@ -178,8 +179,8 @@ impl Link {
         self.stream.reset();
     }
 
-    /// A connection as the world takes it.
-    pub(super) fn into_leg(self) -> Leg {
+    /// A connection as the world takes it, which began at `since`.
+    pub(super) fn into_leg(self, since: Timestamp) -> Leg {
         let Self {
             stream,
             wrapping,
@@ -204,6 +205,7 @@ impl Link {
                 gate: GateHold::Open,
             },
             party: Party { poll, peer },
+            since,
             // What was read may not have been all.
             readiness: readiness | Readiness::READABLE,
         }

@@ -233,8 +233,9 @@ impl OnceService {
         self.round.replace(Some(Rc::clone(&round)));
         let since = waiting.since;
         let key = waiting.key;
-        let (left, right) = (waiting.link.into_leg(), service.into_leg());
-        self.world.join(left, right, since, round.number);
+        let now = self.world.reactor.now();
+        let (left, right) = (waiting.link.into_leg(since), service.into_leg(now));
+        self.world.join(left, right, round.number);
         if let Some(announce) = self.announce.take() {
             announce(OnceTicket {
                 relay: self.relay.way.url.clone(),

@@ -57,6 +57,8 @@ pub enum ClosingCause {
     Expired,
     /// The session at another candidate has ended.
     AssociationEnded,
+    /// Somebody gave the association up on purpose.
+    Deleted,
 }
 
 /// The handle names no waiting acceptor, or no session, any more.
@@ -86,6 +88,18 @@ pub enum Refusal {
 }
 
 impl CandidateRef {
+    /// The association's place in the table.
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// The candidate's place in its association.
+    #[must_use]
+    pub const fn position(self) -> usize {
+        self.candidate as usize
+    }
+
     pub(super) fn new(slot: u32, turn: u32, position: usize) -> Self {
         Self {
             slot,

@@ -10,6 +10,7 @@
 
 mod answer;
 mod candidate;
+pub mod census;
 mod expiry;
 pub mod key;
 pub mod owner;

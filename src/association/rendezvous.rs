@@ -9,6 +9,7 @@
 //! Left out on purpose: the move itself.
 
 use super::answer::Refusal;
+use super::census::Removal;
 use super::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use super::owner::{MintError, Owner};
 use super::table::{Accepted, CandidateRef, Closing, Joined, OnUnknown, Stale, Table};
@@ -162,6 +163,15 @@ impl<L: Copy> Rendezvous<L> {
         self.table.session_ended(candidate)
     }
 
+    /// See [`Table::remove`]; the association must live here.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn remove(&mut self, key: AssociationKey, now: Timestamp) -> Result<Removal, Refusal> {
+        self.table.remove(key, now)
+    }
+
     /// See [`Table::poll_close`].
     #[must_use]
     pub fn poll_close(&mut self, now: Timestamp) -> Option<Closing<L>> {
@@ -172,6 +182,21 @@ impl<L: Copy> Rendezvous<L> {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.table.next_deadline()
+    }
+
+    /// Which of `routes` routes to an association this candidate of it is, if it is
+    /// one of those that [`Self::gather`] makes.
+    #[must_use]
+    pub fn route_index(
+        &self,
+        association: AssociationKey,
+        candidate: CandidateKey,
+        routes: usize,
+    ) -> Option<usize> {
+        (0..routes).find(|route| {
+            let index = u16::try_from(*route).unwrap_or(u16::MAX);
+            self.owner.candidate(association, index) == candidate
+        })
     }
 
     /// The table, to be read for reports.

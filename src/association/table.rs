@@ -43,8 +43,8 @@
 //! 9,000 associations: 71 chunks × 10,240 + 16,384 buckets × 5 = 809 KB, 90
 //! bytes each. More than one candidate costs 40 bytes each on the heap.
 //!
-//! Left out on purpose: the reply, the legs themselves, listing and deletion
-//! on request, lifetimes that differ between associations.
+//! Left out on purpose: the reply, the legs themselves, lifetimes that differ
+//! between associations.
 
 use std::fmt;
 use std::time::Duration;
@@ -54,6 +54,7 @@ use hashbrown::HashTable;
 
 use super::answer::Refusal;
 use super::candidate::{Candidates, State};
+use super::census::{Removal, Tally};
 use super::expiry::{ExpiryQueue, Links};
 use super::key::{AssociationKey, CandidateKey, RendezvousKey};
 use super::slab::{CHUNK_SLOTS, Slab, Slot};
@@ -94,27 +95,28 @@ impl Default for Limits {
 /// [`session_ended`](Self::session_ended). Output: their results,
 /// [`poll_close`](Self::poll_close) and [`next_deadline`](Self::next_deadline).
 pub struct Table<L> {
-    limits: Limits,
+    pub(super) limits: Limits,
     hasher: RandomState,
     /// Slots by key; the key itself is only in the slot.
     index: HashTable<u32>,
-    slots: Slab<Association<L>>,
+    pub(super) slots: Slab<Association<L>>,
     /// INVARIANT: holds exactly the associations that are neither connected nor
     /// deserted.
-    expiry: ExpiryQueue,
+    pub(super) expiry: ExpiryQueue,
     /// INVARIANT: holds exactly the deserted associations.
     deserted: ExpiryQueue,
     /// Acceptors whose association is gone, until they are polled.
     closing: Vec<Closing<L>>,
     /// Number of the last acceptance.
     turn: u32,
+    pub(super) tally: Tally,
 }
 
-struct Association<L> {
-    key: AssociationKey,
+pub(super) struct Association<L> {
+    pub(super) key: AssociationKey,
     origin: Origin,
-    links: Links,
-    candidates: Candidates<L>,
+    pub(super) links: Links,
+    pub(super) candidates: Candidates<L>,
 }
 
 /// What created an association.
@@ -146,6 +148,7 @@ impl<L: Copy> Table<L> {
             deserted: ExpiryQueue::new(limits.lifetime),
             closing: Vec::new(),
             turn: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -316,6 +319,29 @@ impl<L: Copy> Table<L> {
         Ok(())
     }
 
+    /// Where an association is, by which its sessions know it.
+    #[must_use]
+    pub fn slot(&self, key: AssociationKey) -> Option<u32> {
+        self.find(key)
+    }
+
+    /// Gives an association up, unless pairs of it are joined.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`].
+    pub fn remove(&mut self, key: AssociationKey, now: Timestamp) -> Result<Removal, Refusal> {
+        let slot = self.find_live(key, now).ok_or(Refusal::NotFound)?;
+        let association = self.slots.held(slot);
+        if association.candidates.is_any_connected() {
+            return Ok(Removal::HasSessions { slot });
+        }
+        self.dequeue(slot, association.is_deserted());
+        self.delete(slot, ClosingCause::Deleted);
+        self.check_invariants();
+        Ok(Removal::Gone)
+    }
+
     /// The next acceptor whose association is gone, expired ones included. Ask
     /// until there is none.
     #[must_use]
@@ -448,7 +474,7 @@ impl<L: Copy> Table<L> {
         None
     }
 
-    fn is_due(&self, association: &Association<L>, now: Timestamp) -> bool {
+    pub(super) fn is_due(&self, association: &Association<L>, now: Timestamp) -> bool {
         !association.candidates.is_any_connected()
             && self.expiry.deadline_of(&association.links) <= now
     }
@@ -475,6 +501,7 @@ impl<L: Copy> Table<L> {
                 hash_of(hasher, slots.held(*slot).key)
             });
         self.expiry.push(&mut self.slots, slot, now);
+        self.tally.created += 1;
         Ok(slot)
     }
 
@@ -528,6 +555,12 @@ impl<L: Copy> Table<L> {
     /// Removes an association that is in no queue; its acceptors are to be
     /// closed.
     fn delete(&mut self, slot: u32, cause: ClosingCause) {
+        let count = match cause {
+            ClosingCause::Expired => &mut self.tally.expired,
+            ClosingCause::AssociationEnded => &mut self.tally.ended,
+            ClosingCause::Deleted => &mut self.tally.deleted,
+        };
+        *count += 1;
         let Some(association) = self.slots.remove(slot) else {
             unreachable!("slot {slot} is vacant");
         };

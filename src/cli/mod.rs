@@ -16,6 +16,7 @@ pub mod logging;
 mod relay;
 mod reload;
 mod state_dir;
+mod status;
 mod tls;
 
 use std::ffi::OsString;
@@ -32,6 +33,7 @@ pub use forward::{ForwardArgs, ForwardReport};
 pub use key::KeyArgs;
 pub use relay::{RelayArgs, StartupFacts, StartupReport};
 pub use state_dir::{StateDir, StateDirError};
+pub use status::StatusArgs;
 
 /// A relay for Linux: two programs that can only dial out meet at it, and it
 /// moves the bytes between them at the speed of the kernel.
@@ -61,6 +63,7 @@ pub enum Command {
     Relay(Box<RelayArgs>),
     Expose(ExposeArgs),
     Forward(ForwardArgs),
+    Status(StatusArgs),
     Check(CheckArgs),
     Key(KeyArgs),
 }
@@ -80,6 +83,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Relay(args) => relay::run(&args),
         Command::Expose(args) => expose::run(&args),
         Command::Forward(args) => forward::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Key(args) => key::run(&args),
     };

@@ -13,6 +13,7 @@ use tracing::info;
 use super::reload::Running;
 use super::state_dir::StateDir;
 use super::{host, logging, print, tls};
+use crate::admin::Admin;
 use crate::config::certificates::CertificateFiles;
 use crate::config::file::ConfigFile;
 use crate::config::limits::{LIMITS, LimitFlag};
@@ -43,6 +44,10 @@ pub struct RelayArgs {
     /// Listen on this address; repeat for several [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<ListenAddress>,
+
+    /// Show metrics, status and histograms to operators here, on loopback
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<ListenAddress>,
 
     /// Serve anybody, without credentials; needed for addresses that other
     /// hosts can reach
@@ -139,6 +144,7 @@ impl RelayArgs {
         let args = self.clone();
         Flags {
             listen: args.listen,
+            admin: args.admin,
             open: args.open,
             create_on_accept: args.create_on_accept,
             cores: args.cores,
@@ -175,11 +181,16 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let loaded = tls::load(&settings, &state, tickets.clone())?;
     let owner_secret = state.owner_key()?;
     let mut relay = BoundRelay::bind(&settings, loaded.config, owner_secret, random_id, signals)?;
+    let admin = settings
+        .admin
+        .map(|address| Admin::bind(address.0))
+        .transpose()?;
     let log = logging::init(settings.log)?;
     let facts = StartupFacts {
         listening: relay.addresses().to_vec(),
         cores: relay.cores().as_slice().to_vec(),
         congestion_control: relay.congestion_control().to_owned(),
+        admin: admin.as_ref().map(Admin::address),
         fingerprint: loaded.fingerprint.map(|print| print.to_string()),
         notes: notes(&features, &settings),
     };
@@ -187,6 +198,9 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         settings: &settings,
         facts: &facts,
     });
+    if let Some(admin) = admin {
+        admin.serve(relay.inquirer())?;
+    }
     if let Some(reloader) = relay.take_reloader() {
         let running = Running {
             args: args.clone(),
@@ -248,6 +262,8 @@ fn notes(features: &Features, settings: &RelaySettings) -> Vec<String> {
 pub struct StartupFacts {
     /// The addresses as bound, with the ports that the kernel chose.
     pub listening: Vec<SocketAddr>,
+    /// Where operators look.
+    pub admin: Option<SocketAddr>,
     /// The cores that shards run on.
     pub cores: Vec<usize>,
     /// The congestion control of accepted connections.
@@ -298,6 +314,12 @@ impl fmt::Display for StartupReport<'_> {
             writeln!(f, "  listening    {address} ({reach})")?;
         }
         let cores: Vec<String> = self.facts.cores.iter().map(usize::to_string).collect();
+        if let Some(admin) = self.facts.admin {
+            writeln!(
+                f,
+                "  operators    http://{admin}/ (midspan status --admin {admin})"
+            )?;
+        }
         match &self.facts.fingerprint {
             Some(fingerprint) => writeln!(f, "  certificate  made here, SHA-256 {fingerprint}")?,
             None => {
@@ -444,6 +466,7 @@ mod tests {
                 .collect(),
             cores: vec![0, 1],
             congestion_control: "cubic".into(),
+            admin: Some("127.0.0.1:9".parse().expect("an address")),
             fingerprint: Some("00ff".into()),
             notes: vec!["this kernel has no kTLS".into()],
         };
@@ -459,6 +482,7 @@ mod tests {
         let expected = format!(
             "midspan {} relays JET over TCP, TLS and WebSocket
   listening    127.0.0.1:40001 (this host only)
+  operators    http://127.0.0.1:9/ (midspan status --admin 127.0.0.1:9)
   certificate  made here, SHA-256 00ff
   cores        0, 1
   data plane   auto

@@ -56,6 +56,9 @@ impl ConfigError {
                 "pass --open (in the file: open = true) to relay for anybody, or listen on 127.0.0.1"
                     .into(),
             ),
+            Problem::AdminReachable { .. } => Some(
+                "listen on 127.0.0.1, and let a proxy that knows its users stand before it".into(),
+            ),
             Problem::TooManyCores { allowed, .. } => {
                 Some(format!("ask for {} or fewer, or leave it out to use all", allowed.len()))
             }
@@ -166,6 +169,9 @@ pub enum Problem {
         "{address} can be reached from other hosts, and the relay would serve anybody without asking for credentials"
     )]
     NotOpen { address: ListenAddress },
+    /// Operators' pages where others could look.
+    #[error("{address} can be reached from other hosts, and nobody is asked who looks")]
+    AdminReachable { address: ListenAddress },
     /// Not the URL of a listener.
     #[error(transparent)]
     Url(PublicUrlError),

@@ -37,6 +37,8 @@ const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 pub struct RelaySettings {
     /// Where to listen: at least one address, none twice.
     pub listen: Vec<ListenAddress>,
+    /// Where operators look: on loopback.
+    pub admin: Option<ListenAddress>,
     /// Whether anybody may use the relay, without credentials. Always true
     /// where a listener can be reached from other hosts.
     pub open: bool,
@@ -94,6 +96,8 @@ pub struct JetSettings {
 pub struct Flags {
     /// `--listen`, repeated; replaces the file's list as a whole.
     pub listen: Vec<ListenAddress>,
+    /// `--admin`
+    pub admin: Option<ListenAddress>,
     /// `--open`
     pub open: Option<bool>,
     /// `--create-on-accept`
@@ -180,6 +184,7 @@ impl RelaySettings {
         Ok(Self {
             listen: listen.into_iter().map(|(address, _)| address).collect(),
             open,
+            admin: admin(flags, file)?,
             create_on_accept: flags
                 .create_on_accept
                 .or(written.and_then(|w| w.create_on_accept))
@@ -237,6 +242,7 @@ impl RelaySettings {
         }
         keep! {
             "listen" listen,
+            "admin" admin,
             "cores" cores,
             "data_plane" data_plane,
             "drain_timeout" drain_timeout,
@@ -301,6 +307,26 @@ fn listeners(
         }
     }
     Ok(written)
+}
+
+fn admin(flags: &Flags, file: Option<&ConfigFile>) -> Result<Option<ListenAddress>, ConfigError> {
+    let in_file = file.and_then(|file| Some((file, file.written().admin.as_ref()?)));
+    let (address, place) = match (flags.admin, in_file) {
+        (Some(address), _) => (address, Place::Flag("--admin")),
+        (None, Some((file, written))) => {
+            let place = file.place(written);
+            match written.get_ref().parse() {
+                Ok(address) => (address, place),
+                Err(error) => return Err(ConfigError::new(place, Problem::Value(error))),
+            }
+        }
+        (None, None) => return Ok(None),
+    };
+    if address.is_loopback() {
+        Ok(Some(address))
+    } else {
+        Err(ConfigError::new(place, Problem::AdminReachable { address }))
+    }
 }
 
 fn cores(
@@ -462,6 +488,9 @@ impl fmt::Display for RelaySettings {
             .collect();
         writeln!(f, "listen = [{}]", listen.join(", "))?;
         writeln!(f, "open = {}", self.open)?;
+        if let Some(admin) = self.admin {
+            writeln!(f, "admin = \"{admin}\"")?;
+        }
         writeln!(f, "create_on_accept = {}", self.create_on_accept)?;
         writeln!(f, "cores = \"{}\"", cores.join(","))?;
         writeln!(f, "data_plane = \"{}\"", self.data_plane)?;

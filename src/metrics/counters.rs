@@ -239,6 +239,21 @@ impl<E: Label, R: Label> Snapshot<E, R> {
     pub fn refused(&self, why: R) -> u64 {
         self.refused[why.index()]
     }
+
+    /// All counts with one name only.
+    pub fn counts(&self) -> impl Iterator<Item = (Count, u64)> {
+        Count::all().zip(self.counts.iter().copied())
+    }
+
+    /// All ends of sessions.
+    pub fn all_ended(&self) -> impl Iterator<Item = (E, u64)> {
+        E::all().zip(self.ended.iter().copied())
+    }
+
+    /// All refusals.
+    pub fn all_refused(&self) -> impl Iterator<Item = (R, u64)> {
+        R::all().zip(self.refused.iter().copied())
+    }
 }
 
 impl<E: Label, R: Label> Clone for Snapshot<E, R> {

@@ -5,6 +5,8 @@
 //! labels by which sessions end or are refused are given by their owners.
 
 pub mod counters;
+pub mod distribution;
+pub mod latency;
 
 /// The `tracing` target of the one line that is logged for each session. It
 /// has a name of its own so that a filter can choose it, as in

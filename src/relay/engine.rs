@@ -18,6 +18,7 @@
 //! is ready), or pass on what was reported before.
 
 use std::collections::VecDeque;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use crate::config::DataPlane;
@@ -147,6 +148,16 @@ pub struct Usage {
     pub bulk_directions: usize,
 }
 
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.pairs += other.pairs;
+        self.pipes_in_use += other.pipes_in_use;
+        self.pipes_idle += other.pipes_idle;
+        self.spill_bytes += other.spill_bytes;
+        self.bulk_directions += other.bulk_directions;
+    }
+}
+
 /// What an engine did since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineCounters {
@@ -188,6 +199,8 @@ pub struct Engine {
     pub(super) is_flowing: bool,
     pub(super) gate_checks: VecDeque<GateCheck>,
     ended: VecDeque<Ended>,
+    /// Pairs that moved their first byte.
+    begun: Vec<Key>,
     pub(super) ping: PingSettings,
     pub(super) sweep: Sweep,
     /// Pairs for the ring plane, until it takes them over.
@@ -205,6 +218,7 @@ pub(super) struct Session {
     pub(super) sockets: [Socket; 2],
     /// The ring plane is to take the pair over.
     pub(super) is_leaving: bool,
+    has_begun: bool,
     /// For a pair of which a leg has a codec.
     pub(super) transforms: Option<Box<Transforms>>,
 }
@@ -237,6 +251,7 @@ impl Engine {
             is_flowing: false,
             gate_checks: VecDeque::new(),
             ended: VecDeque::new(),
+            begun: Vec::new(),
             ping: settings.ping,
             sweep: Sweep::default(),
             leaving: VecDeque::new(),
@@ -284,6 +299,7 @@ impl Engine {
             pair,
             sockets: [left.socket, right.socket],
             is_leaving,
+            has_begun: false,
             transforms,
         });
         if is_leaving {
@@ -377,6 +393,17 @@ impl Engine {
         let ended = self.ended.pop_front()?;
         self.pairs.release(ended.pair.index);
         Some(ended)
+    }
+
+    /// The next pair that has moved its first byte.
+    pub fn poll_begun(&mut self) -> Option<Key> {
+        self.begun.pop()
+    }
+
+    /// Whether [`Engine::poll_ended`] has something to tell.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        !self.ended.is_empty()
     }
 
     /// When [`Engine::handle_deadline`] wants to be called.
@@ -474,6 +501,7 @@ impl Engine {
             pair,
             sockets,
             is_leaving,
+            has_begun,
             transforms,
         } = session;
         let ends = Ends {
@@ -509,6 +537,10 @@ impl Engine {
                 return;
             }
         };
+        if !*has_begun && pair.from(source).relayed_bytes() > 0 {
+            *has_begun = true;
+            self.begun.push(key);
+        }
         let direction = pair.from_mut(source);
         if turn.bulk && !direction.watched {
             direction.watched = true;

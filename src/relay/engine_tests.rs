@@ -338,7 +338,7 @@ fn prefixes_go_first() {
         assert_eq!(text, b"right prefix, right stream");
         let text = right.read_exactly(&mut rig, 24);
         assert_eq!(text, b"left prefix, left stream");
-        rig.planes.abort_all(CloseReason::Terminated);
+        rig.planes.abort_if(CloseReason::Terminated, |_| true);
         assert_eq!(rig.run_until_ended().bytes, [24, 26]);
     }
 }
@@ -471,9 +471,10 @@ fn an_aborted_pair_gives_everything_back() {
             let (mut rig, _, mut left, mut right) = joined(EngineSettings::default(), plane);
             left.write_all(&mut rig, b"ping");
             assert_eq!(right.read_exactly(&mut rig, 4), b"ping");
-            assert_eq!(rig.planes.abort_all(reason), 1);
+            assert_eq!(rig.planes.abort_if(reason, |_| true), 1);
             // The first reason holds.
-            rig.planes.abort_all(CloseReason::Reset(Side::Left));
+            rig.planes
+                .abort_if(CloseReason::Reset(Side::Left), |_| true);
             let ended = rig.run_until_ended();
             assert_eq!((ended.reason, ended.bytes), (reason, [4, 0]));
             assert_eq!(left.read_error(&mut rig), expected);

@@ -98,9 +98,10 @@ impl Planes {
             .handle_progress(&self.reactor, &mut self.engine, token, progress);
     }
 
-    /// Ends every pair for a reason of the relay's own; tells how many.
-    pub fn abort_all(&mut self, reason: CloseReason) -> usize {
-        let keys: Vec<Key> = self.engine.pairs().collect();
+    /// Ends every pair that is meant, for a reason of the relay's own; tells how
+    /// many.
+    pub fn abort_if(&mut self, reason: CloseReason, is_meant: impl Fn(Key) -> bool) -> usize {
+        let keys: Vec<Key> = self.engine.pairs().filter(|key| is_meant(*key)).collect();
         for key in &keys {
             if self.ring.has(*key) {
                 self.ring
@@ -110,6 +111,23 @@ impl Planes {
             }
         }
         keys.len()
+    }
+
+    /// The pairs that live, and the bytes that each has delivered: from the left,
+    /// from the right.
+    pub fn pairs_with_bytes(&self) -> impl Iterator<Item = (Key, [u64; 2])> {
+        self.engine.pairs().map(|key| {
+            // What the ring delivers is added to the engine's in the end.
+            let [a, b] = self.engine.bytes(key).unwrap_or_default();
+            let [c, d] = self.ring.bytes(key).unwrap_or_default();
+            (key, [a + c, b + d])
+        })
+    }
+
+    /// The next pair that has moved its first byte. Those that the ring moves are
+    /// not told.
+    pub fn poll_begun(&mut self) -> Option<Key> {
+        self.engine.poll_begun()
     }
 
     /// What is held now.
@@ -157,7 +175,7 @@ impl Planes {
     /// How to wait in this turn of the loop.
     #[must_use]
     pub fn sleep(&self) -> Sleep {
-        if self.engine.has_work() {
+        if self.engine.has_work() || self.engine.has_ended() {
             return Sleep::No;
         }
         match self.engine.min_wait() {

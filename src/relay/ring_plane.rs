@@ -93,6 +93,13 @@ impl RingPlane {
             .is_some_and(|moved| moved.key == key)
     }
 
+    /// Bytes that the ring has delivered of a pair that is its own.
+    #[must_use]
+    pub fn bytes(&self, key: Key) -> Option<[u64; 2]> {
+        let moved = self.pairs.get(&key.index)?;
+        (moved.key == key).then(|| moved.pair.bytes())
+    }
+
     /// Takes a pair over that the engine has let go.
     pub fn start(&mut self, reactor: &Reactor, engine: &mut Engine, key: Key) {
         let moved = Moved {

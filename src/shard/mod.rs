@@ -14,6 +14,7 @@
 
 pub mod control;
 mod ear;
+mod listing;
 pub mod peer_address;
 pub mod reload;
 pub mod rendezvous;
@@ -21,6 +22,7 @@ pub mod rest;
 pub mod serve;
 pub mod session_log;
 pub mod share;
+pub mod status;
 mod stretch;
 pub mod waiting;
 pub mod world;

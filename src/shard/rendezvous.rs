@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -20,6 +21,7 @@ use super::ear::Ear;
 use super::peer_address::PeerAddress;
 use super::rest::{Ask, Told};
 use super::session_log::Party;
+use super::status::ShardStatus;
 use super::waiting::WaitingLeg;
 use super::world::{Leg, Service, TAG_SERVICE, World};
 use crate::access::Keyring;
@@ -89,7 +91,7 @@ pub struct Handoff {
 pub enum Message {
     /// A leg comes home.
     Handoff(Box<Handoff>),
-    /// Something is asked of an association's owner, which answers `asker`.
+    /// Something is asked of a shard, which answers `asker`.
     Ask {
         asker: ShardId,
         question: u64,
@@ -97,6 +99,8 @@ pub enum Message {
     },
     /// The answer.
     Told { question: u64, told: Told },
+    /// Somebody asks how the shard is.
+    Report(Sender<ShardStatus>),
     /// From now on the settings are these.
     Reload(Box<RendezvousSettings>),
 }
@@ -420,7 +424,7 @@ impl RelayService {
             stream,
             mut arrival,
             peer,
-            since: _,
+            since,
         } = newcomer;
         let left_unread = arrival.left_unread();
         let gate = arrival.gate_hold(self.world.reactor.now());
@@ -441,6 +445,7 @@ impl RelayService {
                 codec: arrival.codec,
             },
             party: Party { poll, peer },
+            since,
             readiness: readiness | left_unread,
         };
         let left = Leg {
@@ -454,10 +459,10 @@ impl RelayService {
                 poll: acceptor.poll,
                 peer: acceptor.peer,
             },
+            since: acceptor.since,
             readiness: acceptor.readiness,
         };
-        self.world
-            .join(left, right, acceptor.since, joined.candidate);
+        self.world.join(left, right, joined.candidate);
     }
 
     /// Counts and logs why a peer is turned away.
@@ -519,8 +524,13 @@ impl RelayService {
         });
     }
 
+    /// Connections that have not said what they want.
+    pub(super) fn handshakes(&self) -> usize {
+        self.handshakes.get()
+    }
+
     /// Connections that live on this shard, whatever they are at.
-    fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.handshakes.get() + self.waiting.borrow().len() + 2 * self.world.pairs()
     }
 }
@@ -573,6 +583,7 @@ impl Service for RelayService {
                 let _ = self.world.send(asker, Message::Told { question, told });
             }
             Message::Told { question, told } => self.questions.deliver(question, told),
+            Message::Report(asker) => self.report(&asker),
             Message::Reload(settings) => {
                 self.settings.replace(Rc::new(*settings));
             }

@@ -9,10 +9,11 @@ use std::rc::Rc;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, Newcomer, RelayService};
 use crate::access::{Presented, Scope};
-use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
+use crate::association::census::Removal;
+use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::Route;
 use crate::protocol::http_head::{Answer, Persistence};
-use crate::protocol::jet::rest_answer::{self, RouteTo};
+use crate::protocol::jet::rest_answer::{self, AssociationDetail, RouteTo};
 use crate::protocol::jet::{PublicUrl, RestError, RestRequest};
 use crate::protocol::websocket;
 use crate::runtime::executor::yield_now;
@@ -22,17 +23,31 @@ use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
-/// What is asked of an association's owner.
+/// What is asked of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// To make it known, with a candidate for each route.
     Gather(AssociationKey),
     /// Whether it is known.
     Show(AssociationKey),
+    /// To give it up, with its sessions.
+    Delete(AssociationKey),
+    /// To end its sessions.
+    Terminate(AssociationKey),
+    /// All that the shard has.
+    List,
 }
 
-/// What its owner says: its candidates, if that was asked.
-pub type Told = Result<Vec<CandidateKey>, Refused>;
+/// What it says: what was asked for, or nothing but that it is done.
+pub type Told = Result<Answered, Refused>;
+
+/// What was asked for.
+#[derive(Debug)]
+pub enum Answered {
+    Done,
+    Candidates(Vec<CandidateKey>),
+    Associations(Vec<AssociationDetail>),
+}
 
 impl RelayService {
     /// Answers the requests of one connection until it ends. `received` has come
@@ -142,7 +157,7 @@ impl RelayService {
                         .mint(self.random)
                         .map_err(|_| Refused::TableFull)?,
                 };
-                let candidates = self.ask(Ask::Gather(association)).await?;
+                let candidates = self.gather(association).await?;
                 let routes = routes_to(&settings.routes, &candidates);
                 Ok(rest_answer::created(association.0, &settings.stun, &routes))
             }
@@ -151,7 +166,7 @@ impl RelayService {
                 Ok(Answer::new(200))
             }
             RestRequest::GatherCandidates(id) => {
-                let candidates = self.ask(Ask::Gather(AssociationKey(id))).await?;
+                let candidates = self.gather(AssociationKey(id)).await?;
                 let routes = routes_to(&settings.routes, &candidates);
                 Ok(rest_answer::gathered(id, &routes))
             }
@@ -159,12 +174,24 @@ impl RelayService {
                 self.ask(Ask::Show(AssociationKey(id))).await?;
                 Ok(Answer::new(200))
             }
-            RestRequest::DeleteAssociation(_)
-            | RestRequest::ListAssociations { .. }
-            | RestRequest::Heartbeat
-            | RestRequest::ListSessions
-            | RestRequest::CountSessions
-            | RestRequest::TerminateSession(_) => Err(Refused::NotServed),
+            RestRequest::DeleteAssociation(id) => {
+                self.ask(Ask::Delete(AssociationKey(id))).await?;
+                Ok(Answer::new(200))
+            }
+            RestRequest::TerminateSession(id) => {
+                self.ask(Ask::Terminate(AssociationKey(id))).await?;
+                Ok(Answer::new(200))
+            }
+            RestRequest::ListAssociations { with_detail } => {
+                let associations = self.list().await;
+                Ok(rest_answer::listed(&associations, with_detail))
+            }
+            RestRequest::ListSessions => Ok(rest_answer::sessions(&self.list().await)),
+            RestRequest::CountSessions => Ok(rest_answer::sessions_count(&self.list().await)),
+            RestRequest::Heartbeat => Ok(rest_answer::heartbeat(
+                settings.instance.as_str(),
+                &self.list().await,
+            )),
             RestRequest::Meet { .. } => unreachable!("answered with an upgrade"),
         }
     }
@@ -192,13 +219,46 @@ impl RelayService {
         }
     }
 
+    /// Makes an association known, and gives its candidates.
+    async fn gather(&self, association: AssociationKey) -> Result<Vec<CandidateKey>, Refused> {
+        match self.ask(Ask::Gather(association)).await? {
+            Answered::Candidates(candidates) => Ok(candidates),
+            Answered::Done | Answered::Associations(_) => {
+                unreachable!("every question has its own answer")
+            }
+        }
+    }
+
+    /// Every association of every shard that answers.
+    async fn list(&self) -> Vec<AssociationDetail> {
+        let mut all = Vec::new();
+        for shard in 0..self.world.shards.len() {
+            let shard = ShardId(u16::try_from(shard).unwrap_or(u16::MAX));
+            if let Ok(Answered::Associations(some)) = self.ask_shard(shard, Ask::List).await {
+                all.extend(some);
+            }
+        }
+        all
+    }
+
     /// Asks an association's owner, this shard or another.
     async fn ask(&self, ask: Ask) -> Told {
-        let route = self.rendezvous.borrow().route(&ask.key());
-        let shard = match route {
-            Route::Here => return self.tell(ask),
-            Route::Handoff(shard) => shard,
+        let route = match ask {
+            Ask::Gather(key) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => {
+                self.rendezvous.borrow().route(&implicit(key))
+            }
+            Ask::List => Route::Here,
         };
+        match route {
+            Route::Here => self.tell(ask),
+            Route::Handoff(shard) => self.ask_shard(shard, ask).await,
+        }
+    }
+
+    async fn ask_shard(&self, shard: ShardId, ask: Ask) -> Told {
+        if shard == self.world.shard {
+            return self.tell(ask);
+        }
         let question = self.questions.open();
         let message = Message::Ask {
             asker: self.world.shard,
@@ -214,24 +274,50 @@ impl RelayService {
         answer.await.unwrap_or(Err(Refused::Draining))
     }
 
-    /// Answers as an association's owner.
+    /// Answers what is asked of this shard.
     pub(super) fn tell(&self, ask: Ask) -> Told {
-        if self.world.is_draining() {
-            return Err(Refused::Draining);
-        }
         self.close_expired();
         let now = self.world.reactor.now();
-        let mut rendezvous = self.rendezvous.borrow_mut();
         match ask {
+            Ask::Gather(_) if self.world.is_draining() => Err(Refused::Draining),
             Ask::Gather(association) => {
                 let routes = u16::try_from(self.settings().routes.len()).unwrap_or(u16::MAX);
-                Ok(rendezvous.gather(association, routes, now)?)
+                let mut rendezvous = self.rendezvous.borrow_mut();
+                let candidates = rendezvous.gather(association, routes, now)?;
+                Ok(Answered::Candidates(candidates))
             }
-            Ask::Show(_) => {
-                rendezvous.test(ask.key(), now)?;
-                Ok(Vec::new())
+            Ask::Show(association) => {
+                self.rendezvous.borrow().test(implicit(association), now)?;
+                Ok(Answered::Done)
             }
+            Ask::Delete(association) => {
+                let removal = self.rendezvous.borrow_mut().remove(association, now)?;
+                match removal {
+                    Removal::Gone => self.close_expired(),
+                    // It goes with the last of them.
+                    Removal::HasSessions { slot } => {
+                        self.world.terminate(|candidate| candidate.slot() == slot);
+                    }
+                }
+                Ok(Answered::Done)
+            }
+            Ask::Terminate(association) => {
+                let slot = self.rendezvous.borrow().table().slot(association);
+                let slot = slot.ok_or(Refused::NotFound)?;
+                match self.world.terminate(|candidate| candidate.slot() == slot) {
+                    0 => Err(Refused::NotFound),
+                    _ => Ok(Answered::Done),
+                }
+            }
+            Ask::List => Ok(Answered::Associations(self.listed())),
         }
+    }
+}
+
+fn implicit(association: AssociationKey) -> RendezvousKey {
+    RendezvousKey {
+        association,
+        candidate: None,
     }
 }
 
@@ -242,16 +328,6 @@ fn routes_to<'a>(routes: &'a [PublicUrl], candidates: &[CandidateKey]) -> Vec<Ro
         url,
     };
     routes.iter().zip(candidates).map(route_to).collect()
-}
-
-impl Ask {
-    fn key(self) -> RendezvousKey {
-        let (Self::Gather(association) | Self::Show(association)) = self;
-        RendezvousKey {
-            association,
-            candidate: None,
-        }
-    }
 }
 
 /// The answer to a request that is refused.

@@ -15,6 +15,7 @@ use super::control::{Envelope, Operator};
 use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
+use super::status::Inquirer;
 use super::world::{ShardSnapshot, World, WorldSettings, drive};
 use crate::association::key::ShardId;
 use crate::association::owner::Owner;
@@ -72,6 +73,7 @@ pub struct BoundRelay {
     addresses: Vec<SocketAddr>,
     congestion_control: String,
     reloader: Option<Reloader>,
+    inquirer: Inquirer,
 }
 
 /// What one shard starts with.
@@ -157,6 +159,9 @@ impl BoundRelay {
                 operator: operator.take(),
             });
         }
+        let inquirer = Inquirer {
+            shards: mailboxes.clone(),
+        };
         Ok(Self {
             cores,
             seeds,
@@ -166,9 +171,16 @@ impl BoundRelay {
                 shards: mailboxes,
                 asked: reload_asked,
             }),
+            inquirer,
             addresses,
             congestion_control,
         })
+    }
+
+    /// What asks the shards how they are.
+    #[must_use]
+    pub fn inquirer(&self) -> Inquirer {
+        self.inquirer.clone()
     }
 
     /// What gives the shards new settings, to be kept on another thread; once.

@@ -16,6 +16,7 @@ use super::stretch::Stretch;
 use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
+use crate::metrics::latency::{Latencies, record};
 use crate::relay::{
     CloseReason, EngineSettings, How, LegIo, PairKey, Planes, PlanesCounts, Side, Usage,
 };
@@ -128,6 +129,7 @@ pub struct World<C, M> {
     others_running: Cell<usize>,
     /// No descriptor was left for a new connection.
     out_of_descriptors: Stretch,
+    latencies: RefCell<Latencies>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +144,8 @@ enum Phase {
 pub struct Leg {
     pub io: LegIo,
     pub party: Party,
+    /// Its first moment.
+    pub since: Timestamp,
     /// What was reported of it, and what its handshake may have left unread: an
     /// event tells each thing once.
     pub readiness: Readiness,
@@ -181,6 +185,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             told_to_stop: Cell::new(false),
             others_running: Cell::new(others_running),
             out_of_descriptors: Stretch::default(),
+            latencies: RefCell::new(Latencies::new()),
         }))
     }
 
@@ -192,11 +197,15 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
 
     /// Joins two legs: from now on their bytes are the planes' business. The
     /// left one is that which came first.
-    pub fn join(&self, left: Leg, right: Leg, waiting_since: Timestamp, context: C) {
+    pub fn join(&self, left: Leg, right: Leg, context: C) {
         let now = self.reactor.now();
+        record(
+            &mut self.latencies.borrow_mut().join,
+            now.since(right.since),
+        );
         let session = Session {
             parties: [left.party, right.party],
-            waiting_since,
+            waiting_since: left.since,
             joined_at: now,
             context,
         };
@@ -272,7 +281,43 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         self.counters.refused.increment(refused);
     }
 
-    fn snapshot(&self) -> ShardSnapshot {
+    /// What is held now.
+    pub fn usage(&self) -> Usage {
+        self.planes.borrow().usage()
+    }
+
+    /// How long things took so far.
+    pub fn latencies(&self) -> Latencies {
+        self.latencies.borrow().clone()
+    }
+
+    /// Every session that runs, with the bytes that came from the left and from the
+    /// right.
+    pub fn sessions(&self) -> Vec<(Session<C>, [u64; 2])> {
+        let sessions = self.sessions.borrow();
+        let planes = self.planes.borrow();
+        let pairs = planes.pairs_with_bytes();
+        let session = |(key, bytes): (PairKey, [u64; 2])| {
+            let session = sessions.get(key.index as usize)?.as_ref()?;
+            Some((*session, bytes))
+        };
+        pairs.filter_map(session).collect()
+    }
+
+    /// Ends every session that is meant; both its peers see an end of the stream.
+    /// Tells how many.
+    pub fn terminate(&self, is_meant: impl Fn(&C) -> bool) -> usize {
+        let sessions = self.sessions.borrow();
+        let is_meant = |key: PairKey| {
+            let session = sessions.get(key.index as usize).and_then(Option::as_ref);
+            session.is_some_and(|session| is_meant(&session.context))
+        };
+        let mut planes = self.planes.borrow_mut();
+        planes.abort_if(CloseReason::Terminated, is_meant)
+    }
+
+    /// What was counted so far.
+    pub fn snapshot(&self) -> ShardSnapshot {
         let PlanesCounts {
             moved_to_ring,
             pipe_shortages,
@@ -300,7 +345,10 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
 
     /// Abandons every pair.
     fn abort_pairs(&self) {
-        let pairs = self.planes.borrow_mut().abort_all(CloseReason::Drained);
+        let pairs = self
+            .planes
+            .borrow_mut()
+            .abort_if(CloseReason::Drained, |_| true);
         if pairs > 0 {
             warn!(
                 shard = self.shard.0,
@@ -571,6 +619,13 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
     let now = world.reactor.now();
     let mut planes = world.planes.borrow_mut();
     planes.run(now);
+    while let Some(key) = planes.poll_begun() {
+        let sessions = world.sessions.borrow();
+        if let Some(Some(session)) = sessions.get(key.index as usize) {
+            let mut latencies = world.latencies.borrow_mut();
+            record(&mut latencies.first_byte, now.since(session.joined_at));
+        }
+    }
     while let Some(ended) = planes.poll_ended() {
         let session = world.sessions.borrow_mut()[ended.pair.index as usize].take();
         let Some(session) = session else {
@@ -579,6 +634,8 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
         if service.is_session(ended.reason, ended.bytes) {
             session.log(&ended, now);
         }
+        let lasted = now.since(session.joined_at);
+        record(&mut world.latencies.borrow_mut().session, lasted);
         world.counters.ended.increment(ended.reason);
         world
             .counters

@@ -4,6 +4,7 @@
 //! own, so all tests may run at the same time. What a test waits for, it waits for by an event; the
 //! time limits are generous and only end a test that hangs.
 
+mod admin;
 mod agent_process;
 mod agents;
 mod agents_http;

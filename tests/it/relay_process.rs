@@ -26,6 +26,8 @@ pub(crate) struct Relay {
     child: Child,
     /// Its first address, with the port that the kernel chose.
     pub address: SocketAddr,
+    /// Where operators look, if they may.
+    pub admin: Option<SocketAddr>,
     shards_count: usize,
     /// Held open so that a relay that prints more does not fail.
     _stdout: BufReader<ChildStdout>,
@@ -70,6 +72,7 @@ impl Relay {
         let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let incoming = lines(child.stderr.take().expect("a pipe"));
         let mut relay_address = None;
+        let mut admin = None;
         let mut shards_count = 0;
         let mut line = String::new();
         // The line about the state directory is the last of the report's first part.
@@ -85,6 +88,8 @@ impl Relay {
                     .next()
                     .and_then(|text| text.parse().ok());
                 relay_address = relay_address.or(address);
+            } else if let Some(rest) = line.strip_prefix("  operators    http://") {
+                admin = rest.split('/').next().and_then(|text| text.parse().ok());
             } else if let Some(rest) = line.strip_prefix("  cores ") {
                 shards_count = rest.split(',').count();
             }
@@ -92,6 +97,7 @@ impl Relay {
         let mut relay = Self {
             child,
             address: relay_address.expect("the report says where the relay listens"),
+            admin,
             shards_count,
             _stdout: stdout,
             incoming,

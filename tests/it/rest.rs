@@ -19,10 +19,10 @@ use super::relay_process::Relay;
 use super::require::{require, require_cores};
 
 /// One response, as far as these tests look at it.
-struct Response {
-    status: u16,
+pub(crate) struct Response {
+    pub(crate) status: u16,
     headers: Vec<(String, String)>,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Response {
@@ -31,17 +31,17 @@ impl Response {
         found.map(|(_, value)| value.as_str())
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).expect("json")
     }
 }
 
-fn request(line: &str, headers: &str) -> String {
+pub(crate) fn request(line: &str, headers: &str) -> String {
     format!("{line} HTTP/1.1\r\nHost: relay\r\n{headers}\r\n")
 }
 
 /// The next response on a connection; what comes behind it stays unread.
-fn read_response(stream: &mut TcpStream) -> Response {
+pub(crate) fn read_response(stream: &mut TcpStream) -> Response {
     use std::io::Read;
     let mut bytes = Vec::new();
     loop {
@@ -70,7 +70,7 @@ fn read_response(stream: &mut TcpStream) -> Response {
     }
 }
 
-fn exchange(relay: SocketAddr, line: &str, headers: &str) -> Response {
+pub(crate) fn exchange(relay: SocketAddr, line: &str, headers: &str) -> Response {
     let mut stream = dial(relay);
     stream
         .write_all(request(line, headers).as_bytes())

@@ -86,6 +86,12 @@ impl PublicUrl {
         format!("{scheme}://{host}:{port}").parse()
     }
 
+    /// How it is spoken to.
+    #[must_use]
+    pub const fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// As `iceServers` lists it: `[JET-PROTO]` 2.2.2.1.1.
     #[must_use]
     pub fn ice_url(&self) -> String {

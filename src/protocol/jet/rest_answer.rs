@@ -4,7 +4,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::public_url::PublicUrl;
+use super::public_url::{PublicUrl, Transport};
 use crate::protocol::http_head::Answer;
 
 /// One route to an association.
@@ -80,6 +80,172 @@ pub fn gathered(association: Uuid, routes: &[RouteTo<'_>]) -> Answer {
         candidates: candidates.collect(),
         id: association,
     })
+}
+
+/// One association, to be listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssociationDetail {
+    /// Its id.
+    pub id: Uuid,
+    /// When it was made, or somebody came to wait last, in seconds since 1970.
+    pub created_unix_s: u64,
+    /// Its candidates, in order.
+    pub candidates: Vec<CandidateDetail>,
+    /// Its sessions that run.
+    pub sessions: Vec<SessionDetail>,
+}
+
+/// One candidate of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CandidateDetail {
+    /// Its id; the implicit one has none.
+    pub id: Option<Uuid>,
+    /// Where it leads, if it is one of the relay's routes.
+    pub url: Option<PublicUrl>,
+    /// As known servers name it.
+    pub state: &'static str,
+    /// Of its session: bytes from the acceptor, from the connector.
+    pub bytes: [u64; 2],
+}
+
+/// One session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionDetail {
+    /// When its legs were joined, in seconds since 1970.
+    pub started_unix_s: u64,
+}
+
+#[derive(Serialize)]
+struct ListedAssociation {
+    id: Uuid,
+    version: u8,
+    creation_timestamp: u64,
+    #[serde(flatten)]
+    detail: Option<ListedDetail>,
+}
+
+#[derive(Serialize)]
+struct ListedDetail {
+    candidates: Vec<ListedCandidate>,
+    bytes_sent: u64,
+    bytes_recv: u64,
+}
+
+#[derive(Serialize)]
+struct ListedCandidate {
+    id: Option<Uuid>,
+    url: Option<String>,
+    state: &'static str,
+    association_id: Uuid,
+    transport_type: Option<&'static str>,
+    bytes_sent: u64,
+    bytes_recv: u64,
+}
+
+#[derive(Serialize)]
+struct ListedSession {
+    association_id: Uuid,
+    application_protocol: &'static str,
+    recording_policy: bool,
+    filtering_policy: bool,
+    start_timestamp: String,
+    time_to_live: u64,
+    connection_mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct Heartbeat<'relay> {
+    hostname: &'relay str,
+    version: &'static str,
+    running_session_count: usize,
+}
+
+/// The associations, as known servers list them. What is sent is the acceptor's
+/// word: it has sent what its connector receives.
+#[must_use]
+pub fn listed(associations: &[AssociationDetail], with_detail: bool) -> Answer {
+    let item = |association: &AssociationDetail| ListedAssociation {
+        id: association.id,
+        version: 2,
+        creation_timestamp: association.created_unix_s,
+        detail: with_detail.then(|| detail(association)),
+    };
+    json(&associations.iter().map(item).collect::<Vec<_>>())
+}
+
+fn detail(association: &AssociationDetail) -> ListedDetail {
+    let candidate = |candidate: &CandidateDetail| ListedCandidate {
+        id: candidate.id,
+        url: candidate.url.as_ref().map(ToString::to_string),
+        state: candidate.state,
+        association_id: association.id,
+        transport_type: candidate.url.as_ref().map(|url| match url.transport() {
+            Transport::Tcp => "Tcp",
+            Transport::Tls => "Tls",
+            Transport::Ws => "Ws",
+            Transport::Wss => "Wss",
+        }),
+        bytes_sent: candidate.bytes[0],
+        bytes_recv: candidate.bytes[1],
+    };
+    let sum = |side: usize| association.candidates.iter().map(|c| c.bytes[side]).sum();
+    ListedDetail {
+        candidates: association.candidates.iter().map(candidate).collect(),
+        bytes_sent: sum(0),
+        bytes_recv: sum(1),
+    }
+}
+
+/// The sessions that run, as known servers list them.
+#[must_use]
+pub fn sessions(associations: &[AssociationDetail]) -> Answer {
+    let of_association = |association: &AssociationDetail| {
+        let id = association.id;
+        let listed = association
+            .sessions
+            .iter()
+            .map(move |session| ListedSession {
+                association_id: id,
+                application_protocol: "none",
+                recording_policy: false,
+                filtering_policy: false,
+                start_timestamp: rfc_3339(session.started_unix_s),
+                time_to_live: 0,
+                connection_mode: "rdv",
+            });
+        listed.collect::<Vec<_>>()
+    };
+    json(
+        &associations
+            .iter()
+            .flat_map(of_association)
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// How many sessions run, as a plain number.
+#[must_use]
+pub fn sessions_count(associations: &[AssociationDetail]) -> Answer {
+    Answer::with_body(200, "text/plain", running(associations).to_string())
+}
+
+/// The relay lives, and how much it has to do.
+#[must_use]
+pub fn heartbeat(instance: &str, associations: &[AssociationDetail]) -> Answer {
+    json(&Heartbeat {
+        hostname: instance,
+        version: env!("CARGO_PKG_VERSION"),
+        running_session_count: running(associations),
+    })
+}
+
+fn running(associations: &[AssociationDetail]) -> usize {
+    associations.iter().map(|one| one.sessions.len()).sum()
+}
+
+fn rfc_3339(unix_s: u64) -> String {
+    let seconds = i64::try_from(unix_s).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| time.to_string())
 }
 
 /// The relay lives.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use ahash::RandomState;
 use fastrand::Rng;
 use midspan::association::Refusal;
+use midspan::association::census::Removal;
 use midspan::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use midspan::association::owner::Owner;
 use midspan::association::rendezvous::{Rendezvous, Route};
@@ -50,9 +51,11 @@ fn rendezvous() {
 }
 
 /// What has to come up in a full run, for the rest to mean anything.
-const CASES: [&str; 19] = [
+const CASES: [&str; 21] = [
     "AlreadyConnected",
     "AssociationEnded",
+    "Deleted",
+    "deletion waits for a session",
     "Expired",
     "Full",
     "NotFound",
@@ -166,8 +169,9 @@ impl World {
             45..=59 => self.deliver(),
             60..=69 => self.leg_dies(),
             70..=77 => self.any_session_ends(),
-            78..=84 => self.use_stale_handle(),
-            85..=91 => self.time_passes(),
+            78..=83 => self.use_stale_handle(),
+            84..=85 => self.delete(),
+            86..=91 => self.time_passes(),
             92..=97 => {
                 let shard = self.any_shard();
                 self.poll(shard);
@@ -176,6 +180,22 @@ impl World {
         }
         for shard in &self.shards {
             shard.table().invariants();
+        }
+    }
+
+    /// Somebody gives an association up.
+    fn delete(&mut self) {
+        self.model.expire(self.now);
+        let key = self.any_key();
+        for shard in &mut self.shards {
+            if shard.route(&key) == Route::Here {
+                let removed = shard.remove(key.association, self.now).ok();
+                let is_gone = removed.map(|removal| removal == Removal::Gone);
+                assert_eq!(is_gone, self.model.remove(key.association));
+                if is_gone == Some(false) {
+                    return self.saw("deletion waits for a session");
+                }
+            }
         }
     }
 
@@ -430,6 +450,7 @@ impl World {
             let how = match closing.cause {
                 ClosingCause::Expired => "Expired",
                 ClosingCause::AssociationEnded => "AssociationEnded",
+                ClosingCause::Deleted => "Deleted",
             };
             self.over(closing.leg, how);
         }

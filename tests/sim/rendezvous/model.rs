@@ -191,6 +191,15 @@ impl Model {
         ended.is_some()
     }
 
+    /// Gives an association up; `Some(false)` when a pair of it is joined.
+    pub(crate) fn remove(&mut self, key: AssociationKey) -> Option<bool> {
+        let is_free = !self.associations.get(&key)?.is_connected();
+        if is_free {
+            self.delete(key, ClosingCause::Deleted);
+        }
+        Some(is_free)
+    }
+
     /// When the next association of a shard expires.
     pub(crate) fn deadline(&self, shard: ShardId) -> Option<Timestamp> {
         self.of_shard(shard)

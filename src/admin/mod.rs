@@ -1,0 +1,14 @@
+//! What an operator sees of a running relay: `/metrics`, `/status`, `/healthz`,
+//! `/readyz`, histograms to take away, and a page for people.
+//!
+//! A thread of its own asks the shards and may wait for them; they answer in their
+//! turn, and whoever is slow to read holds up nobody else.
+//!
+//! Left out: who may look. It listens on loopback alone.
+
+mod overview;
+mod prometheus;
+mod server;
+
+pub use overview::Overview;
+pub use server::{Admin, AdminError};
