@@ -2,6 +2,7 @@
 //! end with it.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -110,6 +111,7 @@ impl Host {
         let pem = Identity::make_pem("localhost")?;
         let path = folder.path().join(BOTH_PEM);
         fs::write(&path, &pem)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         let pin = Identity::parse(pem.as_bytes(), &path)?.fingerprint();
         Ok(Self {
             folder,

@@ -30,13 +30,13 @@ use super::proxy::Proxy;
 use super::random::random_number;
 use super::reconnect::Backoff;
 use super::relay_watch::RelayWatch;
-use super::tally::Tally;
 use super::target::Service as Exposed;
 use super::ticket::Secret;
 use super::way::Way;
 use crate::protocol::jet::Status;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::{Flag, either};
+use crate::shard::tally::Tally;
 use crate::shard::world::World;
 use crate::time::Timestamp;
 

@@ -12,7 +12,6 @@ use super::meeting::{Answer, DOORS, NUMBER_BYTES, door_id, encode_hello, session
 use super::proxy::Proxy;
 use super::random::random_number;
 use super::reconnect::Backoff;
-use super::tally::Tally;
 use super::ticket::{OnceTicket, ReusableTicket, Ticket};
 use super::way::Way;
 use crate::protocol::jet::{Status, Version};
@@ -20,6 +19,7 @@ use crate::runtime::executor::spawn;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
+use crate::shard::tally::Tally;
 use crate::shard::world::World;
 
 /// How long to look for a door that somebody keeps.

@@ -64,6 +64,9 @@ pub enum LegError {
     /// The HTTP proxy before the relay answers with something other than HTTP.
     #[error("the proxy's answer is not HTTP: {0}")]
     NotHttp(#[from] HeadError),
+    /// The HTTP proxy before the relay goes on behind its answer.
+    #[error("the proxy says more than it was asked for")]
+    EagerProxy,
     /// The HTTP proxy before the relay says no.
     #[error("the proxy answers with status {status}")]
     Proxy { status: u16 },
@@ -246,7 +249,7 @@ async fn pass_proxy(stream: &mut Stream, relay: &HostPort) -> Result<(), LegErro
                 return match value.status {
                     200..300 if consumed == received.len() => Ok(()),
                     // The relay speaks when it is spoken to.
-                    200..300 => Err(LegError::Proxy { status: 502 }),
+                    200..300 => Err(LegError::EagerProxy),
                     status => Err(LegError::Proxy { status }),
                 };
             }

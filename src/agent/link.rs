@@ -1,5 +1,6 @@
 //! A connection of a proxy, read and written as if nothing were around its bytes.
 
+use std::fmt;
 use std::io;
 
 use rustix::io::Errno;
@@ -17,12 +18,21 @@ use crate::time::Timestamp;
 const READ_BYTES: usize = 4 << 10;
 
 /// A connection that is introduced, or to a service.
-#[derive(Debug)]
 pub(super) struct Link {
     stream: Stream,
     wrapping: Option<Wrapping>,
     /// Application bytes that were read and not taken.
     unread: Vec<u8>,
+    has_failed: bool,
+}
+
+/// How many bytes, not which.
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("unread_bytes", &self.unread.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is around a connection's bytes.
@@ -39,6 +49,7 @@ impl Link {
             stream,
             wrapping: None,
             unread: Vec::new(),
+            has_failed: false,
         }
     }
 
@@ -146,8 +157,18 @@ impl Link {
         codec.is_some_and(|codec| codec.heard() != Heard::Open)
     }
 
-    /// Reads once through the codec, and says what it has to say.
+    /// Reads once through the codec, and says what it has to say. A failure is
+    /// final.
     fn try_read(&mut self) -> Result<(), Errno> {
+        if self.has_failed {
+            return Err(Errno::PROTO);
+        }
+        let result = self.read_once();
+        self.has_failed = !matches!(result, Ok(()) | Err(Errno::AGAIN));
+        result
+    }
+
+    fn read_once(&mut self) -> Result<(), Errno> {
         if self.has_ended() {
             return Ok(());
         }
@@ -185,6 +206,7 @@ impl Link {
             stream,
             wrapping,
             unread,
+            has_failed: _,
         } = self;
         let peer = stream.socket().peer_address().into();
         let Watched {

@@ -25,4 +25,3 @@ pub mod way;
 mod proxy;
 mod random;
 mod relay_watch;
-mod tally;

@@ -31,7 +31,6 @@ use super::proxy::Proxy;
 use super::random::{random_bytes, random_number};
 use super::reconnect::Backoff;
 use super::relay_watch::RelayWatch;
-use super::tally::Tally;
 use super::target::Service as Exposed;
 use super::ticket::OnceTicket;
 use super::way::Way;
@@ -40,6 +39,7 @@ use crate::protocol::jet::Status;
 use crate::relay::{CloseReason, Side};
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::Flag;
+use crate::shard::tally::Tally;
 use crate::shard::world::World;
 
 /// How long a connection to the service waits for a client at most: half of
@@ -196,7 +196,10 @@ impl OnceService {
             candidate: Some(CandidateKey(id())),
         };
         match leg::accept(&self.world, relay, Some(key)).await {
-            Err(LegError::Refused(Status::BAD_REQUEST | Status::NOT_FOUND)) => {
+            // Packets alone can ask for a place.
+            Err(LegError::Refused(Status::BAD_REQUEST | Status::NOT_FOUND))
+                if !relay.url.transport.is_websocket() =>
+            {
                 leg::accept(&self.world, relay, None).await
             }
             result => result,

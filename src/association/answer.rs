@@ -78,6 +78,9 @@ pub enum Refusal {
     /// No acceptor waits at the candidate: 400.
     #[error("no acceptor is waiting")]
     NotWaiting,
+    /// The candidate's pair has ended, and no acceptor waits anew: 400.
+    #[error("the session has ended")]
+    Ended,
     /// The candidate's pair is already joined: 400.
     #[error("already connected")]
     AlreadyConnected,

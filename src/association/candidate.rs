@@ -49,7 +49,8 @@ impl<L: Copy> Candidate<L> {
     /// Joins the acceptor that waits, and gives it.
     pub(super) fn connect(&mut self) -> Result<L, Refusal> {
         match self.state {
-            State::Initial | State::Final => Err(Refusal::NotWaiting),
+            State::Initial => Err(Refusal::NotWaiting),
+            State::Final => Err(Refusal::Ended),
             State::Connected => Err(Refusal::AlreadyConnected),
             State::Waiting(acceptor) => {
                 self.state = State::Connected;
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use Refusal::{AlreadyConnected, NotWaiting};
+        use Refusal::{AlreadyConnected, Ended, NotWaiting};
         check(State::Initial, Ok(None), Err(NotWaiting));
         check(State::Waiting(4), Ok(Some(4)), Ok(4));
         check(
@@ -173,7 +174,7 @@ mod tests {
             Err(AlreadyConnected),
             Err(AlreadyConnected),
         );
-        check(State::Final, Ok(None), Err(NotWaiting));
+        check(State::Final, Ok(None), Err(Ended));
     }
 
     #[test]

@@ -206,7 +206,7 @@ fn losers_do_not_tear_down_the_winner_and_the_last_one_closes_the_rest() {
         Connect(1, 5, Ok(10)),
         Connect(1, 6, Ok(11)),
         Ended(10, Ok(())),
-        Connect(1, 5, Err(NotWaiting)),
+        Connect(1, 5, Err(Refusal::Ended)),
         Accept(1, 5, 12, Refuse, Ok(None)),
         Ended(11, Ok(())),
         Holds(0),

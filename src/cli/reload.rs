@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 
 use super::relay::RelayArgs;
 use super::state_dir::StateDir;
+use super::tls::Stamps;
 use super::{host, tls};
 use crate::config::settings::RelaySettings;
 use crate::shard::reload::{Reloader, Wake};
@@ -22,29 +23,33 @@ pub(super) struct Running {
     pub(super) settings: RelaySettings,
     pub(super) state: StateDir,
     pub(super) tickets: Tickets,
+    /// Of the certificates' files, before they were read.
+    pub(super) stamps: Stamps,
 }
 
 impl Running {
     /// Waits for changes on a thread of its own, until the relay ends.
     pub(super) fn watch(mut self, reloader: Reloader) {
         let watch = move || {
-            let mut seen = tls::stamps(&self.settings.tls);
+            // Of what is in use; a look that differs is tried again until it is taken.
+            let mut taken = self.stamps.clone();
             loop {
                 let wake = reloader.wait(LOOK_INTERVAL);
-                let now = tls::stamps(&self.settings.tls);
+                let before = tls::stamps(&self.settings.tls);
                 let outcome = match wake {
                     Wake::Over => return,
-                    Wake::Idle if now == seen => continue,
+                    Wake::Idle if before == taken => continue,
                     Wake::Idle => self.take(&reloader, self.settings.clone()),
                     Wake::Asked => self.read_again(&reloader),
                 };
-                // Files that are half written change again.
-                seen = tls::stamps(&self.settings.tls);
-                if let Err(error) = outcome {
-                    error!(
+                match outcome {
+                    // What changed since is found by the next look.
+                    Ok(()) if wake == Wake::Idle => taken = before,
+                    Ok(()) => taken = std::mem::take(&mut self.stamps),
+                    Err(error) => error!(
                         error = format!("{error:#}"),
                         "the configuration is not taken, the one before stays"
-                    );
+                    ),
                 }
             }
         };
@@ -65,6 +70,11 @@ impl Running {
     }
 
     fn take(&mut self, reloader: &Reloader, settings: RelaySettings) -> anyhow::Result<()> {
+        self.stamps = tls::stamps(&settings.tls);
+        if self.settings.tls.client_ca.is_some() || settings.tls.client_ca.is_some() {
+            // A client that resumes is not asked for its certificate again.
+            self.tickets = Tickets::new()?;
+        }
         let loaded = tls::load(&settings, &self.state, self.tickets.clone())?;
         reloader.apply(&settings, &loaded.config)?;
         self.settings = settings;

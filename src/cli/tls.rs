@@ -1,11 +1,12 @@
 //! Where the relay's certificates come from.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{RootCertStore, ServerConfig};
@@ -40,7 +41,6 @@ pub(super) fn load(
         let fingerprint = identity.fingerprint();
         (vec![identity], Some(fingerprint))
     } else {
-        let read = |files: &CertificateFiles| Identity::read(&files.chain, &files.key);
         (files.iter().map(read).collect::<Result<_, _>>()?, None)
     };
     let clients = match &settings.tls.client_ca {
@@ -51,6 +51,19 @@ pub(super) fn load(
         config: server_config(identities, &clients, tickets)?,
         fingerprint,
     })
+}
+
+fn read(files: &CertificateFiles) -> anyhow::Result<Identity> {
+    let metadata =
+        fs::metadata(&files.key).with_context(|| format!("cannot read {}", files.key.display()))?;
+    let mode = metadata.mode() & 0o7777;
+    // A group may be meant, such as Debian's ssl-cert.
+    ensure!(
+        mode & 0o007 == 0,
+        "the key file {} can be read by anybody (mode {mode:04o})",
+        files.key.display()
+    );
+    Ok(Identity::read(&files.chain, &files.key)?)
 }
 
 fn made_here(settings: &RelaySettings, state: &StateDir) -> anyhow::Result<Identity> {
@@ -76,8 +89,11 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// What changes when one of the files does, links followed.
-pub(super) fn stamps(settings: &TlsSettings) -> Vec<Option<(SystemTime, u64)>> {
+/// What changes when one of the files does.
+pub(super) type Stamps = Vec<Option<(SystemTime, u64)>>;
+
+/// The files' stamps now, links followed.
+pub(super) fn stamps(settings: &TlsSettings) -> Stamps {
     let stamp = |path: &PathBuf| {
         let metadata = fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))

@@ -265,6 +265,11 @@ impl Engine {
     /// [`Engine::poll_ended`] then tells.
     pub fn start(&mut self, left: LegIo, right: LegIo, plane: DataPlane, now: Timestamp) -> Key {
         let has_codec = left.codec.is_some() || right.codec.is_some();
+        let codecs = [&left.codec, &right.codec];
+        let can_be_asked = codecs
+            .into_iter()
+            .flatten()
+            .any(|codec| codec.can_be_asked());
         let mode = match plane {
             _ if has_codec => Mode::Transform { has_words: false },
             DataPlane::Auto => Mode::Small,
@@ -305,7 +310,7 @@ impl Engine {
         if is_leaving {
             self.leaving.push_back(key);
         }
-        if has_codec {
+        if can_be_asked {
             self.begin_sweep(now);
         }
         for (side, gate) in Side::BOTH.into_iter().zip(gates) {
@@ -588,17 +593,11 @@ impl Engine {
         let Some(mut session) = self.pairs.take(key) else {
             return false;
         };
-        for side in Side::BOTH {
-            let direction = session.pair.from_mut(side);
-            match direction.take_hold() {
-                Hold::Nothing => {}
-                Hold::Spill(spill) => self.means.spills.discard(spill),
-                Hold::Chain(chain) => self.means.pipes.release(chain),
-            }
-        }
         let mut how = Side::BOTH.map(|side| reason.how(side));
         if let Some(transforms) = &mut session.transforms {
-            self.sweep.pairs -= 1;
+            if transforms.can_be_asked() {
+                self.sweep.pairs -= 1;
+            }
             self.means
                 .part(&session.pair, transforms, &session.sockets, reason);
             transforms.discard(&mut self.means.spills);
@@ -606,6 +605,14 @@ impl Engine {
                 if session.pair.from(side).source_is_given_up() && how[side.index()] == How::Clean {
                     how[side.index()] = How::Parting;
                 }
+            }
+        }
+        for side in Side::BOTH {
+            let direction = session.pair.from_mut(side);
+            match direction.take_hold() {
+                Hold::Nothing => {}
+                Hold::Spill(spill) => self.means.spills.discard(spill),
+                Hold::Chain(chain) => self.means.pipes.release(chain),
             }
         }
         // Of a pair that finished, one end was passed on, and closing does the rest.

@@ -25,7 +25,7 @@ pub struct PingSettings {
     /// A leg of which nothing came for so long, up to twice that, is pinged.
     pub interval: Duration,
     /// Further intervals without a sign after which it is given up.
-    pub silent_max: u8,
+    pub silent_max: u16,
     /// Whether it is pinged at all. Without, only those that owe us a Close are given
     /// up.
     pub is_on: bool,
@@ -41,7 +41,7 @@ impl PingSettings {
         let intervals = timeout.as_nanos().div_ceil(interval.as_nanos().max(1));
         Self {
             interval,
-            silent_max: u8::try_from(intervals).unwrap_or(u8::MAX).max(1),
+            silent_max: u16::try_from(intervals).unwrap_or(u16::MAX).max(1),
             is_on,
         }
     }
@@ -57,14 +57,14 @@ impl Default for PingSettings {
 /// Where the sweep is.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
-    /// Pairs that have a codec.
+    /// Pairs of which a leg can be asked.
     pub(super) pairs: usize,
     part: u32,
     pub(super) due: Option<Timestamp>,
 }
 
 impl Engine {
-    /// A pair with a codec has begun.
+    /// A pair has begun of which a leg can be asked.
     pub(super) fn begin_sweep(&mut self, now: Timestamp) {
         self.sweep.pairs += 1;
         if self.sweep.due.is_none() {
@@ -91,15 +91,21 @@ impl Engine {
         let (ping, means) = (self.ping, &mut self.means);
         let Some(Session {
             pair,
+            sockets,
             transforms: Some(transforms),
             ..
         }) = self.pairs.get_mut(key)
         else {
             return;
         };
-        let incoming = pair.from(side);
-        // Of one that is not read nothing can come.
-        if incoming.is_gated() || incoming.state() != State::AwaitSource {
+        let (incoming, outgoing) = (pair.from(side), pair.from(side.other()));
+        // Of one that is not read nothing can come, and one that has much to read
+        // comes to a ping late.
+        if incoming.is_gated()
+            || incoming.state() != State::AwaitSource
+            || outgoing.state() == State::AwaitDestination
+            || sockets[side.index()].queued_bytes() != Ok(0)
+        {
             return;
         }
         let Some(codec) = transforms.codec_mut(side) else {
@@ -135,7 +141,7 @@ mod tests {
         check(20, 20, 20, 1, true);
         check(20, 21, 20, 2, true);
         check(20, 1, 20, 1, true);
-        check(1, 3_600, 1, 255, true);
+        check(1, 3_600, 1, 3_600, true);
         check(0, 20, 20, 1, false);
     }
 }

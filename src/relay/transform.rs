@@ -41,6 +41,14 @@ impl Transforms {
         self.codec(side).map_or(Heard::Open, Codec::heard)
     }
 
+    /// Whether a leg can be asked for a sign of life.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.codecs
+            .iter()
+            .flatten()
+            .any(|codec| codec.can_be_asked())
+    }
+
     /// Whether the leg's codec has words for it.
     pub(super) fn has_words(&self, side: Side) -> bool {
         self.codec(side).is_some_and(Codec::has_words)

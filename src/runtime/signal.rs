@@ -42,7 +42,11 @@ impl Signals {
         // JUSTIFICATION: libc's signal sets are filled in place.
         // SAFETY: `sigemptyset` asks for a valid pointer, which it initialises.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        for (number, _) in HANDLED {
+        for (number, signal) in HANDLED {
+            // Whoever starts us with it ignored, as nohup(1) does, wants it so.
+            if signal == Signal::Reload && is_ignored(number) {
+                continue;
+            }
             // JUSTIFICATION: as above.
             // SAFETY: `sigaddset` asks for an initialised set, which
             // `sigemptyset` made, and a valid signal number.
@@ -86,6 +90,22 @@ impl Signals {
             }
         }
     }
+}
+
+/// Whether a signal is ignored, as this process was started.
+fn is_ignored(number: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // JUSTIFICATION: rustix has no sigaction.
+    // SAFETY: `sigaction` asks for a valid signal number, allows a null new action,
+    // and writes the old one through a pointer that is valid for that.
+    let failed = unsafe { libc::sigaction(number, std::ptr::null(), action.as_mut_ptr()) };
+    if failed != 0 {
+        return false;
+    }
+    // JUSTIFICATION: as above.
+    // SAFETY: `assume_init` asks for an initialised value: the call succeeded.
+    let action = unsafe { action.assume_init() };
+    action.sa_sigaction == libc::SIG_IGN
 }
 
 impl AsFd for Signals {

@@ -255,6 +255,22 @@ impl Socket {
         Ok(u32::try_from(bytes).unwrap_or(0))
     }
 
+    /// Bytes written that have not even been sent (`SIOCOUTQNSD`).
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` and the like on a socket that is not TCP.
+    pub fn queued_bytes(&self) -> Result<u32, Errno> {
+        const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+        let mut bytes: libc::c_int = 0;
+        // JUSTIFICATION: neither rustix nor libc has SIOCOUTQNSD.
+        // SAFETY: the descriptor is open while `self` lives; the request writes
+        // one c_int through the pointer, which is valid for that.
+        let status = unsafe { libc::ioctl(self.fd.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) };
+        check(status)?;
+        Ok(u32::try_from(bytes).unwrap_or(0))
+    }
+
     /// Time since the peer last acknowledged anything (`TCP_INFO`), to a
     /// kernel tick of 1 to 10 ms.
     ///

@@ -81,21 +81,28 @@ impl Words {
 
 impl Arrival {
     /// A leg that asked with a packet.
-    #[must_use]
+    ///
+    /// # Errors
+    ///
+    /// When its connection ended already, and not as one does.
     pub fn packet(
         request: Request,
         prefix: Vec<u8>,
         tls: Option<Box<Session>>,
         was_full: bool,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, CodecError> {
+        let mut codec = Codec::new(tls, None);
+        if let Some(codec) = &mut codec {
+            codec.note_end()?;
+        }
+        Ok(Self {
             message: request.message,
             prefix,
             // What TLS has read says nothing about the socket.
-            was_full: was_full || tls.is_some(),
-            codec: Codec::new(tls, None),
+            was_full: was_full || codec.is_some(),
+            codec,
             dialect: Dialect::Packets(request),
-        }
+        })
     }
 
     /// A leg that asked for an upgrade to WebSocket, which is answered with
@@ -113,7 +120,11 @@ impl Arrival {
     ) -> Result<Self, CodecError> {
         let mut codec = Codec::new(tls, Some(WebSocket::new(Role::Server, switching.close)));
         let prefix = match &mut codec {
-            Some(codec) => codec.keep_early(early)?,
+            Some(codec) => {
+                let kept = codec.keep_early(early)?;
+                codec.note_end()?;
+                kept
+            }
             None => early,
         };
         // What is framed cannot be taken for a part of the answer.

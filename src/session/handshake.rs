@@ -81,7 +81,7 @@ pub async fn read_opening(
     }
     let rest = async {
         loop {
-            link.readiness().await;
+            link.more().await;
             if let Some(outcome) = try_read(link, buffer, &mut received) {
                 return outcome;
             }
@@ -131,7 +131,7 @@ fn try_read(
     loop {
         let count = match link.try_recv(&mut buffer[..]) {
             Ok(count) => count,
-            Err(NotRead::Again) => return None,
+            Err(NotRead::Again | NotRead::NoData) => return None,
             Err(NotRead::Ended) => return Some(Err(Failure::silent(Refused::ClosedEarly))),
             Err(NotRead::Broken) => return Some(Err(Failure::silent(Refused::ResetEarly))),
             Err(NotRead::Tls) => return Some(Err(Failure::silent(Refused::TlsFailed))),

@@ -112,7 +112,7 @@ impl HttpReader {
                     return Ok(request);
                 }
                 if !self.try_read(link)? {
-                    link.readiness().await;
+                    link.more().await;
                 }
             }
         };
@@ -132,7 +132,7 @@ impl HttpReader {
                 self.received.extend_from_slice(&buffer[..count]);
                 Ok(true)
             }
-            Err(NotRead::Again) => Ok(false),
+            Err(NotRead::Again | NotRead::NoData) => Ok(false),
             Err(NotRead::Tls) => Err(HttpEnd::Broken(Refused::TlsFailed)),
             Err(_) if self.received.is_empty() => Err(HttpEnd::Idle),
             Err(NotRead::Ended) => Err(HttpEnd::Broken(Refused::ClosedEarly)),

@@ -7,6 +7,7 @@
 //!   ws, wss:                            └─ upgrade ── 101 ───┴─> the leg's codec
 //! ```
 
+use std::fmt;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -35,7 +36,6 @@ pub struct Speech {
 }
 
 /// One leg that is being introduced.
-#[derive(Debug)]
 pub struct Introduction {
     tls: Option<Box<Session>>,
     asking: Asking,
@@ -44,7 +44,15 @@ pub struct Introduction {
     output: Wire,
 }
 
-#[derive(Debug)]
+/// How far it is; the rest is ids.
+impl fmt::Debug for Introduction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Introduction")
+            .field("is_asked", &self.is_asked)
+            .finish_non_exhaustive()
+    }
+}
+
 enum Asking {
     Packet(Box<Packet>),
     Upgrade {
@@ -171,9 +179,13 @@ impl Introduction {
                     return Err(IntroductionError::Refused(value.status));
                 }
                 let early = self.received.split_off(consumed);
+                let mut codec = Codec::new(self.tls.take(), None);
+                if let Some(codec) = &mut codec {
+                    codec.note_end()?;
+                }
                 Ok(Some(Introduced {
                     reply: Some(value),
-                    codec: Codec::new(self.tls.take(), None),
+                    codec,
                     early,
                 }))
             }
@@ -184,9 +196,10 @@ impl Introduction {
                     return Ok(None);
                 };
                 handshake.check(&value).map_err(|error| match error {
-                    AnswerError::Refused { status } => {
-                        IntroductionError::Refused(jet_status(status))
-                    }
+                    AnswerError::Refused { status } => match jet_status(status) {
+                        Some(status) => IntroductionError::Refused(status),
+                        None => IntroductionError::NotWebSocket(error),
+                    },
                     error => IntroductionError::NotWebSocket(error),
                 })?;
                 let chosen = value.headers.find("Sec-WebSocket-Protocol");
@@ -198,7 +211,11 @@ impl Introduction {
                 let early = self.received.split_off(consumed);
                 let mut codec = Codec::new(self.tls.take(), Some(websocket));
                 let early = match &mut codec {
-                    Some(codec) => codec.keep_early(early)?,
+                    Some(codec) => {
+                        let kept = codec.keep_early(early)?;
+                        codec.note_end()?;
+                        kept
+                    }
                     None => early,
                 };
                 Ok(Some(Introduced {
@@ -267,13 +284,15 @@ fn target(message: &Message) -> Result<String, IntroductionError> {
     })
 }
 
-/// What a relay would have said to a packet: over HTTP it says more.
-fn jet_status(status: u16) -> Status {
-    match status {
+/// What a relay would have said to a packet: over HTTP it says more. `None`: it is
+/// no relay's word, but perhaps a proxy's that stands before one.
+fn jet_status(status: u16) -> Option<Status> {
+    Some(match status {
+        400 | 409 | 410 | 426 | 428 => Status::BAD_REQUEST,
         403 => Status::FORBIDDEN,
         404 => Status::NOT_FOUND,
         429 => Status::TOO_MANY_REQUESTS,
         503 => Status::SERVICE_UNAVAILABLE,
-        _ => Status::BAD_REQUEST,
-    }
+        _ => return None,
+    })
 }

@@ -1,6 +1,7 @@
 //! A connection before it is a leg: its bytes are read and written as if there were
 //! no TLS.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use tracing::debug;
 
 use super::handshake::refuse;
 use super::refused::Refused;
+use crate::runtime::executor::yield_now;
 use crate::runtime::reactor::Reactor;
-use crate::runtime::readiness::Readiness;
 use crate::runtime::stream::Stream;
 use crate::time::Timestamp;
 use crate::tls::{Session, Wire};
@@ -20,13 +21,24 @@ use crate::tls::{Session, Wire};
 const READ_BYTES: usize = 4 << 10;
 
 /// A connection, and TLS on it if it came so.
-#[derive(Debug)]
 pub struct Link {
     stream: Stream,
     tls: Option<Box<Session>>,
     /// Bytes that were opened and not read.
     opened: Vec<u8>,
     has_ended: bool,
+    /// What was read last was nobody's data, with more behind it perhaps.
+    has_more: bool,
+}
+
+/// How many bytes, not which: a key may be among them.
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("is_tls", &self.is_tls())
+            .field("opened_bytes", &self.opened.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why nothing was read.
@@ -34,6 +46,8 @@ pub struct Link {
 pub enum NotRead {
     /// Nothing is there yet.
     Again,
+    /// What was there is nobody's data. There may be more: see [`Link::more`].
+    NoData,
     /// The peer says no more.
     Ended,
     /// The connection broke.
@@ -51,6 +65,7 @@ impl Link {
             tls: None,
             opened: Vec::new(),
             has_ended: false,
+            has_more: false,
         }
     }
 
@@ -80,7 +95,7 @@ impl Link {
             loop {
                 self.send_words().await.map_err(|_| Refused::ResetEarly)?;
                 match result {
-                    Ok(()) | Err(NotRead::Again) => {}
+                    Ok(()) | Err(NotRead::Again | NotRead::NoData) => {}
                     Err(NotRead::Tls) => return Err(Refused::TlsFailed),
                     Err(NotRead::Ended) => return Err(Refused::ClosedEarly),
                     Err(NotRead::Broken) => return Err(Refused::ResetEarly),
@@ -89,9 +104,8 @@ impl Link {
                     return Ok(());
                 }
                 result = self.read_sealed();
-                if matches!(result, Err(NotRead::Again)) {
-                    self.stream.readiness().await;
-                }
+                self.has_more = result.is_ok();
+                self.more().await;
             }
         };
         reactor
@@ -113,11 +127,18 @@ impl Link {
                 Err(error) => Err(error.into()),
             };
         }
-        while self.opened.is_empty() {
+        if self.opened.is_empty() {
             if self.has_ended {
                 return Err(NotRead::Ended);
             }
             self.read_sealed()?;
+            if self.opened.is_empty() && self.has_ended {
+                return Err(NotRead::Ended);
+            }
+            if self.opened.is_empty() {
+                self.has_more = true;
+                return Err(NotRead::NoData);
+            }
         }
         let count = self.opened.len().min(buffer.len());
         buffer[..count].copy_from_slice(&self.opened[..count]);
@@ -125,9 +146,14 @@ impl Link {
         Ok(count)
     }
 
-    /// Waits for the connection to have something new.
-    pub async fn readiness(&mut self) -> Readiness {
-        self.stream.readiness().await
+    /// Waits until it makes sense to read again.
+    pub async fn more(&mut self) {
+        if std::mem::take(&mut self.has_more) {
+            // A peer that never lets us wait would keep the shard to itself.
+            yield_now().await;
+        } else {
+            self.stream.readiness().await;
+        }
     }
 
     /// Writes all of `bytes`.
@@ -155,6 +181,22 @@ impl Link {
             .seal(words, &mut wire)
             .and_then(|()| tls.close(&mut wire));
         refuse(reactor, self.stream, wire.as_bytes()).await;
+    }
+
+    /// Parts with a peer that is told nothing but what TLS has to say.
+    pub async fn give_up(mut self, reactor: &Reactor) {
+        let mut wire = Wire::default();
+        if let Some(tls) = &mut self.tls {
+            tls.take_words(&mut wire);
+        }
+        if !wire.as_bytes().is_empty() {
+            refuse(reactor, self.stream, wire.as_bytes()).await;
+        }
+    }
+
+    /// What was opened and not read.
+    pub fn take_opened(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.opened)
     }
 
     /// The connection, its TLS, and what was opened and not read.

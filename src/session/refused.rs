@@ -49,6 +49,8 @@ pub enum Refused {
     /// TLS came to nothing: not TLS, no version or suite in common, or no
     /// certificate that we take.
     TlsFailed,
+    /// Only those are served who come over TLS, and show a certificate there.
+    TlsRequired,
     /// Not one byte came before the handshake's deadline.
     Silent,
     /// The request was not complete at the handshake's deadline.
@@ -61,6 +63,8 @@ pub enum Refused {
     NotFound,
     /// No acceptor waits there.
     NotWaiting,
+    /// The session there has ended.
+    SessionEnded,
     /// A pair is joined there.
     AlreadyConnected,
     /// The association table is at its limit.
@@ -107,12 +111,14 @@ crate::labels!(Refused {
     NotWebSocket = "not_websocket",
     NotServed = "not_served",
     TlsFailed = "tls_failed",
+    TlsRequired = "tls_required",
     Silent = "silent",
     TooSlow = "too_slow",
     ClosedEarly = "closed_early",
     ResetEarly = "reset_early",
     NotFound = "not_found",
     NotWaiting = "not_waiting",
+    SessionEnded = "session_ended",
     AlreadyConnected = "already_connected",
     TableFull = "table_full",
     V1Denied = "v1_denied",
@@ -144,10 +150,11 @@ impl Refused {
     pub fn http_status(self) -> u16 {
         match self {
             Self::NoKey | Self::UnknownKey => 401,
-            Self::V1Denied | Self::OutOfScope => 403,
+            Self::V1Denied | Self::OutOfScope | Self::TlsRequired => 403,
             Self::NotFound | Self::BadPath => 404,
             Self::BadMethod => 405,
             Self::AlreadyConnected => 409,
+            Self::SessionEnded => 410,
             Self::NoLength => 411,
             Self::BodyTooLong => 413,
             Self::UpgradeRequired => 426,
@@ -195,6 +202,7 @@ impl From<Refusal> for Refused {
         match refusal {
             Refusal::NotFound => Self::NotFound,
             Refusal::NotWaiting => Self::NotWaiting,
+            Refusal::Ended => Self::SessionEnded,
             Refusal::AlreadyConnected => Self::AlreadyConnected,
             Refusal::Full => Self::TableFull,
         }

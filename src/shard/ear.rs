@@ -14,14 +14,20 @@ pub struct Ear {
     workshop: Workshop,
 }
 
-/// Bytes that are taken in for a leg that waits. What it sends beyond that stays
-/// with the kernel until it is joined, its pings and its Close with it.
+/// Bytes that are taken in for a leg that waits, over TLS up to the end of a record
+/// more. What it sends beyond that stays with the kernel until it is joined, its
+/// pings and its Close with it.
 pub(super) const PREFIX_BYTES_MAX: usize = 4 << 10;
+
+/// Reads of one leg before others have their turn.
+const READS_MAX: u8 = 4;
 
 /// Whether somebody waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waits {
     Still,
+    /// Still, and has more to say.
+    AndTalks,
     NoMore,
 }
 
@@ -38,11 +44,16 @@ impl Ear {
     /// whether the leg still waits. One that has ended its stream behind bytes that
     /// are still to be delivered does.
     pub fn listen(&mut self, socket: &Socket, codec: &mut Codec, prefix: &mut Vec<u8>) -> Waits {
+        let mut reads_left = READS_MAX;
         loop {
             let room = PREFIX_BYTES_MAX.saturating_sub(prefix.len());
             if room == 0 || codec.heard() != Heard::Open {
                 break;
             }
+            if reads_left == 0 {
+                break;
+            }
+            reads_left -= 1;
             let landing = self.workshop.landing(Some(codec), room);
             let heard = match socket.recv(landing) {
                 Ok(0) => codec.end_of_input(),
@@ -63,6 +74,7 @@ impl Ear {
         let is_heard = self.say_words(socket, codec, is_over);
         match is_over || !is_heard {
             true => Waits::NoMore,
+            false if reads_left == 0 => Waits::AndTalks,
             false => Waits::Still,
         }
     }

@@ -24,5 +24,6 @@ pub mod session_log;
 pub mod share;
 pub mod status;
 mod stretch;
+pub mod tally;
 pub mod waiting;
 pub mod world;

@@ -66,6 +66,8 @@ pub struct RendezvousSettings {
     pub routes: Vec<PublicUrl>,
     /// For those who come over TLS.
     pub tls: Arc<ServerConfig>,
+    /// Whether they alone are served: those who come otherwise show no certificate.
+    pub tls_required: bool,
     /// Who may create associations by HTTP requests.
     pub keyring: Keyring,
     /// STUN and TURN servers that clients are told.
@@ -119,6 +121,8 @@ pub struct RelayService {
     pub(super) random: Random,
     /// For acceptors with a codec.
     pub(super) ear: RefCell<Ear>,
+    /// Those of them that had more to say than was listened to at once.
+    pub(super) unheard: RefCell<Vec<Key>>,
     /// When these are looked at next.
     pub(super) next_look: Cell<Option<Timestamp>>,
     read_buffer: ReadBuffer,
@@ -171,6 +175,7 @@ impl RelayService {
             waiting_by_address: RefCell::default(),
             random,
             ear: RefCell::default(),
+            unheard: RefCell::default(),
             next_look: Cell::new(None),
             handshakes: Cell::new(0),
             read_buffer: ReadBuffer::default(),
@@ -199,6 +204,11 @@ impl RelayService {
             opening => opening,
         };
         match opening {
+            Ok(Opening::Http(_) | Opening::Jet(_))
+                if self.settings().tls_required && !link.is_tls() =>
+            {
+                self.count_refused(peer, Refused::TlsRequired);
+            }
             Ok(Opening::Http(received)) => {
                 Box::pin(self.serve_http(link, received, peer, since)).await;
             }
@@ -206,19 +216,25 @@ impl RelayService {
                 let (stream, tls, opened) = link.into_parts();
                 let mut prefix = jet.prefix;
                 prefix.extend_from_slice(&opened);
-                self.place(Newcomer {
-                    stream,
-                    arrival: Arrival::packet(jet.request, prefix, tls, jet.was_full),
-                    peer,
-                    since,
-                })
-                .await;
+                match Arrival::packet(jet.request, prefix, tls, jet.was_full) {
+                    Ok(arrival) => {
+                        let newcomer = Newcomer {
+                            stream,
+                            arrival,
+                            peer,
+                            since,
+                        };
+                        self.place(newcomer).await;
+                    }
+                    Err(_) => self.count_refused(peer, Refused::ClosedEarly),
+                }
             }
             Ok(Opening::Tls(_)) => unreachable!("there is no TLS within TLS"),
             Err(Failure { refused, reply }) => {
                 self.count_refused(peer, refused);
-                if let Some(reply) = reply {
-                    link.refuse(reactor, reply.as_bytes()).await;
+                match reply {
+                    Some(reply) => link.refuse(reactor, reply.as_bytes()).await,
+                    None => link.give_up(reactor).await,
                 }
             }
         }
@@ -378,7 +394,11 @@ impl RelayService {
         });
         let readiness = watched.readiness | left_unread;
         let candidate = admission.accepted.candidate;
-        if arrival.codec.is_some() && self.next_look.get().is_none() {
+        let can_be_asked = arrival
+            .codec
+            .as_ref()
+            .is_some_and(|codec| codec.can_be_asked());
+        if can_be_asked && self.next_look.get().is_none() {
             let interval = self.world.settings.engine.ping.interval;
             self.next_look
                 .set(Some(self.world.reactor.now() + interval));
@@ -390,6 +410,7 @@ impl RelayService {
             candidate,
             prefix: arrival.prefix,
             codec: arrival.codec,
+            talks: false,
             gate,
             peer,
             since,
@@ -531,7 +552,8 @@ impl RelayService {
 
     /// Connections that live on this shard, whatever they are at.
     pub(super) fn connections(&self) -> usize {
-        self.handshakes.get() + self.waiting.borrow().len() + 2 * self.world.pairs()
+        let leaving = self.world.leaving();
+        self.handshakes.get() + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
     }
 }
 
@@ -606,12 +628,17 @@ impl Service for RelayService {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.close_expired();
             self.look_for_life();
+            self.listen_on();
         }
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
         let expiry = self.rendezvous.borrow().next_deadline();
-        [expiry, self.next_look.get()].into_iter().flatten().min()
+        let unheard = (!self.unheard.borrow().is_empty()).then(Timestamp::default);
+        [expiry, self.next_look.get(), unheard]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn handle_drain(self: &Rc<Self>) {

@@ -16,6 +16,7 @@ use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, AssociationDetail, RouteTo};
 use crate::protocol::jet::{PublicUrl, RestError, RestRequest};
 use crate::protocol::websocket;
+use crate::relay::codec::Codec;
 use crate::runtime::executor::yield_now;
 use crate::session::arrival::Arrival;
 use crate::session::http::{HttpEnd, HttpReader};
@@ -74,7 +75,10 @@ impl RelayService {
             let request = match next {
                 Ok(request) => request,
                 Err(HttpEnd::Idle) => return,
-                Err(HttpEnd::Broken(refused)) => return self.count_refused(peer, refused),
+                Err(HttpEnd::Broken(refused)) => {
+                    self.count_refused(peer, refused);
+                    return link.give_up(reactor).await;
+                }
                 Err(HttpEnd::Refused(refused)) => {
                     self.count_refused(peer, refused);
                     let answer = Answer::new(refused.http_status());
@@ -95,12 +99,20 @@ impl RelayService {
                             .await;
                     }
                 };
-                let (stream, tls, opened) = link.into_parts();
                 let mut early = reader.take_rest();
-                early.extend_from_slice(&opened);
+                early.extend_from_slice(&link.take_opened());
+                // The upgrade is not granted yet, and can still be refused in HTTP.
+                if !Codec::takes_early(&early) {
+                    self.count_refused(peer, Refused::NotWebSocket);
+                    let answer = refusal(request.asked, Refused::NotWebSocket);
+                    return link
+                        .refuse(reactor, &answer.encode(Persistence::Close))
+                        .await;
+                }
+                let (stream, tls, _) = link.into_parts();
                 let arrival = match Arrival::websocket(verb, place, switching, early, tls) {
                     Ok(arrival) => arrival,
-                    Err(_) => return self.count_refused(peer, Refused::NotWebSocket),
+                    Err(_) => return self.count_refused(peer, Refused::ClosedEarly),
                 };
                 return self
                     .place(Newcomer {

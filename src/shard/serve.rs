@@ -266,6 +266,7 @@ pub(super) fn service_settings(
             false => settings.jet.urls.clone(),
         },
         tls,
+        tls_required: settings.tls.client_ca.is_some(),
         keyring: settings.keyring.clone(),
         stun: settings.jet.stun.clone(),
         association_ttl: Duration::from_secs(limits.association_ttl_s),

@@ -9,7 +9,7 @@ use super::rendezvous::RelayService;
 use crate::association::table::CandidateRef;
 use crate::protocol::websocket::CloseCode;
 use crate::relay::GateHold;
-use crate::relay::codec::Codec;
+use crate::relay::codec::{Codec, Heard};
 use crate::relay::keepalive::PingSettings;
 use crate::relay::slab::Key;
 use crate::runtime::PollKey;
@@ -28,6 +28,8 @@ pub struct WaitingLeg {
     /// [`Codec::keep`] has them.
     pub prefix: Vec<u8>,
     pub codec: Option<Box<Codec>>,
+    /// It had more to say than was listened to at once.
+    pub talks: bool,
     pub gate: GateHold,
     pub peer: PeerAddress,
     pub since: Timestamp,
@@ -53,7 +55,9 @@ impl WaitingLeg {
             return true;
         }
         if let Some(codec) = &mut self.codec {
-            return ear.listen(&self.socket, codec, &mut self.prefix) == Waits::NoMore;
+            let waits = ear.listen(&self.socket, codec, &mut self.prefix);
+            self.talks = waits == Waits::AndTalks;
+            return waits == Waits::NoMore;
         }
         if !readiness.is_read_closed() {
             return false;
@@ -76,9 +80,14 @@ impl RelayService {
     pub(super) fn has_gone(&self, leg: Key, readiness: Readiness) -> bool {
         let ear = &mut self.ear.borrow_mut();
         let mut waiting = self.waiting.borrow_mut();
-        waiting
-            .get_mut(leg)
-            .is_some_and(|leg| leg.is_gone(readiness, ear))
+        let Some(found) = waiting.get_mut(leg) else {
+            return false;
+        };
+        let is_gone = found.is_gone(readiness, ear);
+        if found.talks && !is_gone {
+            self.unheard.borrow_mut().push(leg);
+        }
+        is_gone
     }
 
     /// An acceptor died while it waited, or was never told that it waits.
@@ -126,6 +135,16 @@ impl RelayService {
         count < self.settings().waiting_per_address_max
     }
 
+    /// Listens on to acceptors that had more to say.
+    pub(super) fn listen_on(&self) {
+        let unheard = self.unheard.take();
+        for leg in unheard {
+            if self.has_gone(leg, Readiness::NONE) {
+                self.lose_waiting(leg);
+            }
+        }
+    }
+
     /// Looks for a sign of life of every acceptor that can be asked for one. One
     /// whose prefix is full is not read, so that nothing can come of it.
     pub(super) fn look_for_life(&self) {
@@ -155,8 +174,9 @@ impl RelayService {
             let Some(codec) = &mut leg.codec else {
                 continue;
             };
-            is_any = true;
-            let is_read = leg.prefix.len() < PREFIX_BYTES_MAX;
+            is_any |= codec.can_be_asked();
+            // Of one that is not read nothing can come.
+            let is_read = leg.prefix.len() < PREFIX_BYTES_MAX && codec.heard() == Heard::Open;
             if is_read && ear.look(&leg.socket, codec, ping) == Waits::NoMore {
                 dead.push(key);
             }

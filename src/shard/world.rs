@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::control::{Control, Envelope, Operator};
 use super::session_log::{Party, Session};
 use super::stretch::Stretch;
+use super::tally::Tally;
 use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
@@ -130,6 +131,8 @@ pub struct World<C, M> {
     /// No descriptor was left for a new connection.
     out_of_descriptors: Stretch,
     latencies: RefCell<Latencies>,
+    /// Legs of ended pairs that may still say something that nobody wants.
+    leaving: Tally,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +189,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             others_running: Cell::new(others_running),
             out_of_descriptors: Stretch::default(),
             latencies: RefCell::new(Latencies::new()),
+            leaving: Tally::default(),
         }))
     }
 
@@ -284,6 +288,11 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
     /// What is held now.
     pub fn usage(&self) -> Usage {
         self.planes.borrow().usage()
+    }
+
+    /// Connections of pairs that have ended, and that are not closed yet.
+    pub fn leaving(&self) -> usize {
+        self.leaving.count()
     }
 
     /// How long things took so far.
@@ -653,7 +662,11 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
                     };
                     let stream = Stream::from_watched(Rc::clone(&world.reactor), watched);
                     let reactor = Rc::clone(&world.reactor);
-                    run_or_spawn(async move { part_with(&reactor, stream).await });
+                    let leaving = world.leaving.enter();
+                    run_or_spawn(async move {
+                        part_with(&reactor, stream).await;
+                        drop(leaving);
+                    });
                     continue;
                 }
             };

@@ -15,16 +15,13 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{ClientConfig, Error, ServerConfig};
-
-/// The longest record: RFC 8446 §5.2, RFC 5246 §6.2.3.
-const RECORD_BYTES_MAX: usize = 5 + (16 << 10) + 2048;
+use rustls::{ClientConfig, Error, InvalidMessage, ServerConfig};
 
 /// Bytes that are read at a time, at least.
 const READ_BYTES_MIN: usize = 1 << 10;
 
-/// Room for a record that is cut, and for what is read behind it.
-pub const SEALED_BYTES_MIN: usize = RECORD_BYTES_MAX + READ_BYTES_MIN;
+/// Room for what may be left of the bytes before, and for what is read behind it.
+pub const SEALED_BYTES_MIN: usize = BEGUN_BYTES_MAX + READ_BYTES_MIN;
 
 /// Bytes of a record's header, the last two its length.
 const HEADER_BYTES: usize = 5;
@@ -35,6 +32,11 @@ const BULK_RECORD_BYTES: usize = 4 << 10;
 
 /// What sealing adds to a record, at most: header, nonce, tag and type, rounded up.
 const OVERHEAD_BYTES: usize = 64;
+
+/// What may be left of the bytes before: a handshake's message in as many records as
+/// it takes. rustls takes none longer than 64 KiB, but pieces of it as small and as
+/// padded as the peer likes.
+const BEGUN_BYTES_MAX: usize = 80 << 10;
 
 /// Plain bytes in one record, at most.
 const FRAGMENT_BYTES_MAX: usize = 16 << 10;
@@ -78,10 +80,17 @@ pub struct Opened {
 }
 
 /// Sealed bytes on their way: a buffer that is filled again and again.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Wire {
     bytes: Vec<u8>,
     len: usize,
+}
+
+/// How many bytes, not which.
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("bytes", &self.len).finish()
+    }
 }
 
 impl Wire {
@@ -155,14 +164,10 @@ impl Session {
         }
     }
 
-    /// The certificates that the peer showed.
+    /// Whether the peer has said that nothing follows.
     #[must_use]
-    pub fn has_peer_certificate(&self) -> bool {
-        let certificates = match &self.connection {
-            Connection::Server(connection) => connection.peer_certificates(),
-            Connection::Client(connection) => connection.peer_certificates(),
-        };
-        certificates.is_some()
+    pub const fn has_ended(&self) -> bool {
+        self.has_peer_closed
     }
 
     /// Whether no record has begun that did not end.
@@ -197,6 +202,11 @@ impl Session {
     /// When the peer's bytes are no TLS, or it does not trust us, or we it: there are
     /// words for it then.
     pub fn open(&mut self, sealed: &mut [u8], plain: &mut [u8]) -> Result<Opened, Error> {
+        if self.has_failed {
+            return Err(Error::General(
+                "the connection has failed before".to_owned(),
+            ));
+        }
         self.begun.clear();
         let mut opening = Opening {
             plain,
@@ -236,6 +246,9 @@ impl Session {
         if self.has_peer_closed {
             // Nothing behind it counts.
             self.begun = Vec::new();
+        } else if sealed.len() - consumed > BEGUN_BYTES_MAX {
+            self.has_failed = true;
+            return Err(InvalidMessage::HandshakePayloadTooLarge.into());
         } else if consumed < sealed.len() {
             self.begun.extend_from_slice(&sealed[consumed..]);
         } else {

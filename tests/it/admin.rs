@@ -235,7 +235,16 @@ fn those_with_a_key_list_and_end_what_there_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("relay.toml");
     let output = Command::new(env!("CARGO_BIN_EXE_midspan"))
-        .args(["key", "operator", "--scope", "create,read,terminate"])
+        .args([
+            "key",
+            "operator",
+            "--scope",
+            "create",
+            "--scope",
+            "read",
+            "--scope",
+            "terminate",
+        ])
         .output()
         .expect("it runs");
     let said = String::from_utf8(output.stderr).expect("text");
@@ -270,10 +279,12 @@ fn those_with_a_key_list_and_end_what_there_is() {
         (&one["bytes_sent"], &one["bytes_recv"]),
         (&5.into(), &0.into())
     );
-    assert_eq!(one["candidates"][0]["state"], "Connected");
+    // Those of the routes first, and then the one that was accepted.
+    assert_eq!(one["candidates"][0]["state"], "Initial");
+    assert_eq!(one["candidates"][2]["state"], "Connected");
     let url = format!("tcp://{}:{}", hostname(), address.port());
-    assert_eq!(one["candidates"][1]["url"], url);
-    assert_eq!(one["candidates"][1]["transport_type"], "Tcp");
+    assert_eq!(one["candidates"][0]["url"], url);
+    assert_eq!(one["candidates"][0]["transport_type"], "Tcp");
     let bare = ask("GET /jet/association").json();
     assert!(bare[0].get("candidates").is_none(), "{bare}");
 

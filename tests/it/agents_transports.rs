@@ -1,8 +1,9 @@
 //! Both proxies over every transport, and by an HTTP proxy.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
@@ -117,6 +118,7 @@ fn an_authority_vouches_for_the_relay_and_a_wrong_pin_for_nobody() {
     fs::write(path("ca.pem"), authority.pem()).expect("written");
     fs::write(path("leaf.pem"), leaf.pem()).expect("written");
     fs::write(path("key.pem"), key.serialize_pem()).expect("written");
+    fs::set_permissions(path("key.pem"), Permissions::from_mode(0o600)).expect("chmod");
 
     let (chain, key, ca) = (path("leaf.pem"), path("key.pem"), path("ca.pem"));
     let options = ["--tls-certificate", &chain, "--tls-key", &key];

@@ -66,6 +66,12 @@ impl Transport {
         matches!(self, Self::Tls | Self::Wss)
     }
 
+    /// Whether it is WebSocket.
+    #[must_use]
+    pub const fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+
     /// The port that a URL need not name.
     const fn default_port(self) -> Option<u16> {
         match self {

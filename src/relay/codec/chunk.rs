@@ -6,27 +6,27 @@ use crate::protocol::websocket::{HEADER_BYTES_MAX, Kind};
 
 /// Room to leave in a work buffer before bytes that are not decoded, so that a
 /// header fits.
-pub const ROOM_BYTES: usize = 16;
+pub(super) const ROOM_BYTES: usize = 16;
 
 const _: () = assert!(ROOM_BYTES >= HEADER_BYTES_MAX);
 
 /// A piece of a message, by its place in the buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chunk {
+pub(super) struct Chunk {
     /// Where it lies.
-    pub range: Range<usize>,
+    pub(super) range: Range<usize>,
     /// Of the whole message.
-    pub kind: Kind,
+    pub(super) kind: Kind,
     /// Nothing of the message came before.
-    pub is_first: bool,
+    pub(super) is_first: bool,
     /// The message ends with it.
-    pub is_last: bool,
+    pub(super) is_last: bool,
 }
 
 impl Chunk {
     /// Bytes of a leg that has no messages: a message by themselves.
     #[must_use]
-    pub const fn plain(range: Range<usize>) -> Self {
+    pub(super) const fn plain(range: Range<usize>) -> Self {
         Self {
             range,
             kind: Kind::Binary,

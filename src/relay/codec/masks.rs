@@ -9,14 +9,14 @@ const KEYS: usize = 256;
 
 /// Keys that nobody can predict: RFC 6455 §10.3.
 #[derive(Debug)]
-pub struct MaskKeys {
+pub(super) struct MaskKeys {
     drawn: Vec<[u8; 4]>,
 }
 
 impl MaskKeys {
     /// None is drawn before one is needed.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { drawn: Vec::new() }
     }
 
@@ -25,7 +25,7 @@ impl MaskKeys {
     /// # Panics
     ///
     /// When the system has no randomness.
-    pub fn next_key(&mut self) -> MaskKey {
+    pub(super) fn next_key(&mut self) -> MaskKey {
         if self.drawn.is_empty() {
             let mut bytes = [[0; 4]; KEYS];
             assert!(

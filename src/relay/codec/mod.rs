@@ -22,8 +22,8 @@ mod masks;
 mod websocket;
 mod workshop;
 
-pub use chunk::{Chunk, ROOM_BYTES};
-pub use masks::MaskKeys;
+use chunk::Chunk;
+use masks::MaskKeys;
 pub use websocket::{Closing, HALF_CLOSE_PROTOCOL, WebSocket};
 pub(crate) use workshop::Outgoing;
 pub use workshop::Workshop;
@@ -33,7 +33,7 @@ use std::ops::Range;
 use thiserror::Error;
 
 use super::keepalive::PingSettings;
-use crate::protocol::websocket::{CloseCode, Violation};
+use crate::protocol::websocket::{CloseCode, Role, Violation};
 use crate::tls::{SealError, Session, Wire};
 
 /// One leg's wrapping.
@@ -44,7 +44,7 @@ pub struct Codec {
     /// How the leg's stream stood last.
     heard: Heard,
     /// Looks in a row that found that nothing had come.
-    silent_looks: u8,
+    silent_looks: u16,
 }
 
 /// How a leg's stream stands after what was decoded.
@@ -121,6 +121,15 @@ impl Codec {
         Ok(())
     }
 
+    /// Whether this, which came before an upgrade was granted, is how a WebSocket's
+    /// client may begin.
+    #[must_use]
+    pub fn takes_early(early: &[u8]) -> bool {
+        let websocket = WebSocket::new(Role::Server, Closing::BothWays);
+        let codec = Self::new(None, Some(websocket));
+        codec.is_some_and(|mut codec| codec.keep_early(early.to_vec()).is_ok())
+    }
+
     /// Decodes what came, opened, before there was a codec, into the form that
     /// [`Workshop::keep`] has.
     ///
@@ -161,6 +170,24 @@ impl Codec {
         Ok(())
     }
 
+    /// What came early is all decoded, and the end of TLS may have come with it.
+    ///
+    /// # Errors
+    ///
+    /// When it ended where no stream does.
+    pub fn note_end(&mut self) -> Result<(), CodecError> {
+        if self.heard == Heard::Open && self.tls.as_ref().is_some_and(|tls| tls.has_ended()) {
+            self.end_of_input()?;
+        }
+        Ok(())
+    }
+
+    /// Whether a leg can be asked for a sign of life.
+    #[must_use]
+    pub const fn can_be_asked(&self) -> bool {
+        self.websocket.is_some()
+    }
+
     /// All that was kept is decoded.
     pub fn end_kept(&mut self) {
         if let Some(websocket) = &mut self.websocket {
@@ -183,7 +210,7 @@ impl Codec {
     /// # Panics
     ///
     /// When there is no room for a header before the chunk: decoding, and
-    /// [`ROOM_BYTES`] before what is not decoded, leave enough for a leg that came
+    /// room before what is not decoded, leave enough for a leg that came
     /// to us. A leg that we dialled masks, and needs more than another codec's gaps:
     /// its pair's other leg has no codec.
     fn encode(&mut self, buffer: &mut [u8], chunk: &Chunk, masks: &mut MaskKeys) -> Range<usize> {
@@ -229,7 +256,7 @@ impl Codec {
     /// # Errors
     ///
     /// When they cannot be sealed.
-    pub fn take_words(
+    fn take_words(
         &mut self,
         is_end: bool,
         masks: &mut MaskKeys,
@@ -248,7 +275,7 @@ impl Codec {
     }
 
     /// The last words to a leg that is given up. Those before them are lost.
-    pub fn take_farewell(&mut self, code: CloseCode, masks: &mut MaskKeys, wire: &mut Wire) {
+    fn take_farewell(&mut self, code: CloseCode, masks: &mut MaskKeys, wire: &mut Wire) {
         let mut words = Vec::new();
         if let Some(websocket) = &mut self.websocket {
             websocket.take_farewell(code, masks, &mut words);

@@ -51,10 +51,11 @@ fn rendezvous() {
 }
 
 /// What has to come up in a full run, for the rest to mean anything.
-const CASES: [&str; 21] = [
+const CASES: [&str; 22] = [
     "AlreadyConnected",
     "AssociationEnded",
     "Deleted",
+    "Ended",
     "deletion waits for a session",
     "Expired",
     "Full",
@@ -519,6 +520,7 @@ impl World {
                 Ok(()) => "answered",
                 Err(Refusal::NotFound) => "NotFound",
                 Err(Refusal::NotWaiting) => "NotWaiting",
+                Err(Refusal::Ended) => "Ended",
                 Err(Refusal::AlreadyConnected) => "AlreadyConnected",
                 Err(Refusal::Full) => "Full",
             },

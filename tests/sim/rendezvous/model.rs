@@ -143,7 +143,8 @@ impl Model {
         };
         match *state {
             State::Connected(_) => Err(Refusal::AlreadyConnected),
-            State::Initial | State::Final => Err(Refusal::NotWaiting),
+            State::Initial => Err(Refusal::NotWaiting),
+            State::Final => Err(Refusal::Ended),
             State::Waiting(acceptor) => {
                 *state = State::Connected(acceptor);
                 Ok(acceptor)

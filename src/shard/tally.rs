@@ -5,20 +5,20 @@ use std::rc::Rc;
 
 /// A count of one shard's tasks.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tally(Rc<Cell<usize>>);
+pub struct Tally(Rc<Cell<usize>>);
 
 /// One of the counted.
 #[derive(Debug)]
-pub(super) struct Counted(Tally);
+pub struct Counted(Tally);
 
 impl Tally {
     /// One more, until the guard is dropped.
-    pub(super) fn enter(&self) -> Counted {
+    pub fn enter(&self) -> Counted {
         self.0.set(self.0.get() + 1);
         Counted(self.clone())
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.get()
     }
 }
