@@ -294,3 +294,33 @@ fn what_comes_in_the_midst_of_a_message_ends_the_connection() {
     let mut words = Wire::default();
     assert_eq!(server.seal(b"x", &mut words), Err(SealError::NotOpen));
 }
+
+#[test]
+fn a_message_in_ever_more_pieces_is_given_up() {
+    let mut server = Session::server(server()).unwrap();
+    // A hello of 64 KiB less one, a byte a record.
+    let mut wire = vec![0x16, 3, 1, 0, 4, 1, 0, 0xff, 0xff];
+    let mut fed = 0;
+    loop {
+        let mut sealed = server.take_begun();
+        sealed.extend_from_slice(&wire);
+        let mut plain = vec![0; sealed.len()];
+        if server.open(&mut sealed, &mut plain).is_err() {
+            break;
+        }
+        fed += wire.len();
+        assert!(fed < 200 << 10, "{fed} bytes are kept");
+        wire = [0x16, 3, 1, 0, 1, 0].repeat(512);
+    }
+    server.open(&mut [], &mut []).unwrap_err();
+}
+
+#[test]
+fn a_connection_that_has_failed_is_asked_for_nothing() {
+    let (mut forger, mut server) = forger();
+    let mut wire = forger.record(&KEY_UPDATE[..2], HANDSHAKE);
+    wire.extend(forger.record(b"application data", 23));
+    let mut plain = vec![0; wire.len()];
+    server.open(&mut wire, &mut plain).unwrap_err();
+    server.open(&mut [0x17], &mut plain).unwrap_err();
+}

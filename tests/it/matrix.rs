@@ -117,3 +117,15 @@ fn any_transport_is_joined_with_any_other() {
         "all came home by chance"
     );
 }
+
+#[test]
+fn an_end_that_comes_with_the_request_is_passed_on() {
+    let relay = Relay::start(&["--create-on-accept=true"]);
+    for connecting in [Transport::Tls, Transport::Wss] {
+        let place = new_place();
+        let mut acceptor = Leg::come(relay.address, Transport::Tcp, Role::Accept, place, b"");
+        let _connector = Leg::come_and_end(relay.address, connecting, place, EARLY);
+        acceptor.expect(EARLY);
+        acceptor.expect_end();
+    }
+}

@@ -133,6 +133,49 @@ impl Leg {
         }
     }
 
+    /// Comes as a connector, and says all that it has to say, and that nothing
+    /// follows, without waiting for an answer; its half of TCP stays open.
+    pub(crate) fn come_and_end(
+        relay: SocketAddr,
+        transport: Transport,
+        place: Place,
+        early: &[u8],
+    ) -> Self {
+        let tcp = dial(relay);
+        let socket = tcp.try_clone().expect("a socket");
+        let mut stream = tls(tcp);
+        let opening = if transport.is_websocket() {
+            let path = uri(transport, Role::Connect, place);
+            let (_, path) = path.split_once("relay.example").expect("a host");
+            let head = format!(
+                "GET {path} HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            let length = u8::try_from(early.len()).expect("short");
+            let frame = [&[0x82, 0x80 | length, 0, 0, 0, 0], early].concat();
+            [head.as_bytes(), &frame].concat()
+        } else {
+            [&packet(&connect(place)), early].concat()
+        };
+        while stream.conn.is_handshaking() {
+            stream
+                .conn
+                .complete_io(&mut stream.sock)
+                .expect("a handshake");
+        }
+        stream.conn.writer().write_all(&opening).expect("room");
+        stream.conn.send_close_notify();
+        while stream.conn.wants_write() {
+            stream.conn.write_tls(&mut stream.sock).expect("sent");
+        }
+        Self {
+            stream: Bytes::Plain(Wire::Tls(Box::new(stream))),
+            socket,
+            unread: Vec::new(),
+        }
+    }
+
     pub(crate) fn write_all(&mut self, bytes: &[u8]) {
         match &mut self.stream {
             Bytes::Plain(wire) => wire.write_all(bytes).expect("written"),

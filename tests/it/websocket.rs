@@ -1,14 +1,19 @@
 //! What WebSocket has beside bytes: answers before the upgrade, pings, closes.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
 
 use midspan::protocol::jet::Place;
 use midspan::protocol::websocket::{CloseCode, ControlFrame, ControlPayload, MaskKey};
+use rustix::event::{Timespec, poll};
 
 use super::jet_client::{
-    End, accept, connect, dial, granted, new_association, new_place, read_to_end, refused,
+    End, accept, connect, dial, granted, new_association, new_place, pair, ping_pong, read_to_end,
+    refused,
 };
+use super::patience::now;
 use super::relay_process::Relay;
 use super::transports::{Leg, Role, Transport};
 
@@ -273,4 +278,67 @@ fn a_flood_before_there_is_a_connector_is_not_read() {
     connector.expect(&vec![b'x'; whole]);
     drop((acceptor, connector));
     relay.stop();
+}
+
+#[test]
+fn a_slow_reader_is_not_taken_for_a_dead_one() {
+    let relay = Relay::start(&[
+        "--limit",
+        "websocket_ping_s=1",
+        "--limit",
+        "websocket_pong_timeout_s=1",
+    ]);
+    let place = new_place();
+    let mut acceptor = granted(relay.address, &accept(place));
+    let mut connector = Raw::upgrade(relay.address, "connect", place);
+    acceptor.set_nonblocking(true).expect("a socket");
+    let mut sent = 0;
+    // It takes no more only once all buffers on the way are full, and then the
+    // connector has not read for longer than it may be silent.
+    let since = now();
+    let pause = Timespec {
+        tv_sec: 0,
+        tv_nsec: 20_000_000,
+    };
+    while now().duration_since(since) < Duration::from_secs(5) {
+        match acceptor.write(&[7; 64 << 10]) {
+            Ok(count) => sent += count,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        poll(&mut [], Some(&pause)).expect("poll waits");
+    }
+    drop(acceptor);
+    let mut received = 0;
+    let mut buffer = vec![0; 64 << 10];
+    while received < sent {
+        let count = connector.0.read(&mut buffer).expect("it is still there");
+        assert!(count > 0, "{received} of {sent}");
+        received += count;
+    }
+}
+
+#[test]
+fn who_pings_without_end_leaves_others_their_turn() {
+    let relay = Relay::start(&["--cores", "1"]);
+    let mut flooding = Raw::upgrade(relay.address, "accept", new_place()).0;
+    let mut answers = flooding.try_clone().expect("a second handle");
+    let burst = ControlFrame::ping(&ControlPayload::new(&[]), MASK)
+        .as_bytes()
+        .repeat(10_000);
+    let flooder = thread::spawn(move || while flooding.write_all(&burst).is_ok() {});
+    let reader = thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(1..) = answers.read(&mut buffer) {}
+    });
+    for _ in 0..50 {
+        let (mut acceptor, mut connector) = pair(relay.address, new_place());
+        ping_pong(&mut connector, &mut acceptor);
+    }
+    assert!(
+        !flooder.is_finished(),
+        "others had to wait until it stopped"
+    );
+    relay.stop().check_clean();
+    flooder.join().expect("it ended");
+    reader.join().expect("it ended");
 }
