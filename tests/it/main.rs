@@ -31,3 +31,5 @@ mod start;
 mod status_table;
 mod transports;
 mod websocket;
+mod websocket_clients;
+mod websocket_conformance;

@@ -41,7 +41,7 @@ pub(crate) fn require_cores(count: usize) -> bool {
 /// Says that a test was skipped. The note goes to the standard error stream itself and not through
 /// `eprintln!`, whose output libtest keeps to itself when the test passes: so a person sees it, and
 /// CI finds it in the log and fails.
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     // One write, so that lines of tests that run at the same time do not mix.
     let note = format!("skipped: {why}\n");
     let _ = io::stderr().write_all(note.as_bytes());
