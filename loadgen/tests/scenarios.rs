@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by a panic")]
 
+use std::collections::HashMap;
 use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -51,6 +53,37 @@ fn through_a_relay_over_every_transport() {
         for load in LOADS {
             check(load, &route, Some(relay.child.id()));
         }
+    }
+}
+
+#[test]
+fn a_relay_counts_as_the_generator_does() {
+    let relay = Relay::start();
+    let route = format!(
+        "--jet {} --near ws --far tls --pin {}",
+        relay.address, relay.pin
+    );
+    let (mut paired, mut bytes) = (0, 0);
+    for (load, pairs, carried) in [
+        ("join --count 60 --warmup 0 --concurrency 5", 60, 60),
+        (
+            "bulk --pairs 2 --bytes 5000000 --sink verify",
+            2,
+            10_000_000,
+        ),
+        ("idle --pairs 20 --settle 0", 20, 0),
+    ] {
+        check(load, &route, None);
+        (paired, bytes) = (paired + pairs, bytes + carried);
+        // The last sessions may still be ending.
+        let counted = (0..10_000)
+            .map(|_| relay.metrics())
+            .find(|counted| counted["midspan_pairs"] == 0)
+            .expect("the last session ends");
+        assert_eq!(counted["midspan_paired_total"], paired, "{load}");
+        assert_eq!(counted["midspan_bytes_relayed_total"], bytes, "{load}");
+        assert_eq!(counted["midspan_accepted_total"], 2 * paired, "{load}");
+        assert_eq!(counted["midspan_session_seconds_count"], paired, "{load}");
     }
 }
 
@@ -106,6 +139,8 @@ fn loadgen(load: &str, route: &str, relay_pid: Option<u32>) -> std::process::Out
 struct Relay {
     child: Child,
     address: String,
+    /// Where operators look.
+    admin: String,
     /// The fingerprint of its certificate.
     pin: String,
     _state: tempfile::TempDir,
@@ -116,6 +151,7 @@ impl Relay {
         let state = tempfile::tempdir().unwrap();
         let mut child = Command::new(relay_program())
             .args(["relay", "--listen", "127.0.0.1:0", "--create-on-accept"])
+            .args(["--admin", "127.0.0.1:0"])
             .args(["--cores", "1", "--log-level", "error", "--state-dir"])
             .arg(state.path())
             .stdout(Stdio::piped())
@@ -133,10 +169,30 @@ impl Relay {
         };
         Self {
             address: said("listening"),
+            admin: said("operators    http://")
+                .trim_end_matches('/')
+                .to_owned(),
             pin: said("certificate  made here, SHA-256"),
             child,
             _state: state,
         }
+    }
+}
+
+impl Relay {
+    /// Samples of `/metrics` without labels.
+    fn metrics(&self) -> HashMap<String, u64> {
+        let mut stream = TcpStream::connect(&self.admin).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        let sample = |line: &str| {
+            let (name, value) = line.split_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        said.lines().filter_map(sample).collect()
     }
 }
 

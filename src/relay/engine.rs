@@ -136,7 +136,7 @@ pub struct Ended {
 /// What an engine holds at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Pairs that live.
+    /// Pairs that live, or whose end was not told yet.
     pub pairs: usize,
     /// Pipes that a direction holds.
     pub pipes_in_use: usize,
@@ -466,7 +466,8 @@ impl Engine {
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage {
-            pairs: self.pairs.len(),
+            // One that has ended counts until that is told, with what it carried.
+            pairs: self.pairs.len() + self.ended.len(),
             pipes_in_use: self.means.pipes.in_use(),
             pipes_idle: self.means.pipes.idle(),
             spill_bytes: self.means.spills.held_bytes(),

@@ -24,6 +24,7 @@ mod network_namespace;
 mod patience;
 mod peers;
 mod relay_process;
+mod reload;
 mod require;
 mod rest;
 mod ring_plane;

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use midspan::protocol::Progress;
 use midspan::protocol::jet::{Place, Reply};
+use midspan::tls::identity::Fingerprint;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -276,6 +277,19 @@ fn read_reply(wire: &mut Wire) -> Reply {
         Ok(Progress::Complete { value, consumed }) if consumed == size => value,
         other => panic!("no reply: {other:?}"),
     }
+}
+
+/// The certificate that a relay shows.
+pub(crate) fn certificate(relay: SocketAddr) -> Fingerprint {
+    let mut stream = tls(dial(relay));
+    while stream.conn.is_handshaking() {
+        stream
+            .conn
+            .complete_io(&mut stream.sock)
+            .expect("a handshake");
+    }
+    let shown = stream.conn.peer_certificates().expect("certificates");
+    Fingerprint::of(&shown[0])
 }
 
 /// TLS to a relay whose certificate nobody vouches for.
