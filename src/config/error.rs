@@ -169,6 +169,9 @@ pub enum Problem {
         "{address} can be reached from other hosts, and the relay would serve anybody without asking for credentials"
     )]
     NotOpen { address: ListenAddress },
+    /// Not a network.
+    #[error("\"{}\" is not an address or a network, such as 10.0.0.0/8", written.escape_default())]
+    Network { written: String },
     /// Operators' pages where others could look.
     #[error("{address} can be reached from other hosts, and nobody is asked who looks")]
     AdminReachable { address: ListenAddress },

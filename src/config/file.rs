@@ -75,6 +75,8 @@ pub(super) struct Written {
     pub(super) listen: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) open: Option<bool>,
     pub(super) admin: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) proxy_protocol_from: Vec<Spanned<String>>,
     pub(super) create_on_accept: Option<bool>,
     pub(super) cores: Option<Spanned<CoreChoice>>,
     pub(super) data_plane: Option<DataPlane>,

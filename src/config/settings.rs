@@ -7,11 +7,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::certificates::{CertificateFiles, TlsSettings, tls};
 use super::file::ConfigFile;
 use super::keys::keyring;
 use super::limits::{LimitFlag, Limits, handshakes_for, spec_of};
-use super::urls::{stun, urls};
+use super::urls::{networks, stun, urls};
 use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel,
     Period, Place, Problem,
@@ -42,6 +44,9 @@ pub struct RelaySettings {
     /// Whether anybody may use the relay, without credentials. Always true
     /// where a listener can be reached from other hosts.
     pub open: bool,
+    /// Who passes on others' connections, and begins each with a PROXY protocol header
+    /// that says whose it is.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Whether a JET acceptor may create the association that it names.
     pub create_on_accept: bool,
     /// The cores to run on, one shard each: at least one, none twice.
@@ -185,6 +190,7 @@ impl RelaySettings {
             listen: listen.into_iter().map(|(address, _)| address).collect(),
             open,
             admin: admin(flags, file)?,
+            proxy_protocol_from: networks(file)?,
             create_on_accept: flags
                 .create_on_accept
                 .or(written.and_then(|w| w.create_on_accept))
@@ -490,6 +496,11 @@ impl fmt::Display for RelaySettings {
         writeln!(f, "open = {}", self.open)?;
         if let Some(admin) = self.admin {
             writeln!(f, "admin = \"{admin}\"")?;
+        }
+        if !self.proxy_protocol_from.is_empty() {
+            let networks = self.proxy_protocol_from.iter().map(|n| format!("\"{n}\""));
+            let networks: Vec<_> = networks.collect();
+            writeln!(f, "proxy_protocol_from = [{}]", networks.join(", "))?;
         }
         writeln!(f, "create_on_accept = {}", self.create_on_accept)?;
         writeln!(f, "cores = \"{}\"", cores.join(","))?;

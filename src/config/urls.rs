@@ -1,4 +1,9 @@
-//! What peers are told about the ways to this relay: `jet.urls` and `jet.stun`.
+//! What peers are told about the ways to this relay, `jet.urls` and `jet.stun`; and
+//! who passes on their connections, `proxy_protocol_from`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::file::ConfigFile;
 use super::{ConfigError, Problem};
@@ -34,6 +39,29 @@ pub(super) fn urls(file: Option<&ConfigFile>) -> Result<Vec<PublicUrl>, ConfigEr
         return Err(ConfigError::new(file.place(written), problem));
     }
     Ok(urls)
+}
+
+/// The networks that the file lists; an address is a network of its own.
+pub(super) fn networks(file: Option<&ConfigFile>) -> Result<Vec<IpNet>, ConfigError> {
+    let Some(file) = file else {
+        return Ok(Vec::new());
+    };
+    let parse = |written: &toml::Spanned<String>| {
+        let text = written.get_ref();
+        let network = text.parse::<IpNet>();
+        let network = network.or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map_err(|_| {
+            let problem = Problem::Network {
+                written: text.clone(),
+            };
+            ConfigError::new(file.place(written), problem)
+        })
+    };
+    file.written()
+        .proxy_protocol_from
+        .iter()
+        .map(parse)
+        .collect()
 }
 
 /// The STUN and TURN servers that the file lists.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -120,7 +121,7 @@ impl Link {
     ///
     /// Why nothing was read.
     pub fn try_recv(&mut self, buffer: &mut [u8]) -> Result<usize, NotRead> {
-        if self.tls.is_none() {
+        if self.tls.is_none() && self.opened.is_empty() {
             return match self.stream.socket().recv(buffer) {
                 Ok(0) => Err(NotRead::Ended),
                 Ok(count) => Ok(count),
@@ -144,6 +145,12 @@ impl Link {
         buffer[..count].copy_from_slice(&self.opened[..count]);
         self.opened.drain(..count);
         Ok(count)
+    }
+
+    /// Has these be read before anything else, again.
+    pub fn put_back(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.opened.is_empty(), "they came before all that is left");
+        self.opened = bytes;
     }
 
     /// Waits until it makes sense to read again.
@@ -192,6 +199,12 @@ impl Link {
         if !wire.as_bytes().is_empty() {
             refuse(reactor, self.stream, wire.as_bytes()).await;
         }
+    }
+
+    /// Who is at the other end of the connection itself.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.socket().peer_address()
     }
 
     /// What was opened and not read.

@@ -9,4 +9,5 @@ pub mod handshake;
 pub mod http;
 pub mod introduction;
 pub mod link;
+pub mod proxied;
 pub mod refused;

@@ -49,6 +49,8 @@ pub enum Refused {
     /// TLS came to nothing: not TLS, no version or suite in common, or no
     /// certificate that we take.
     TlsFailed,
+    /// Whoever may pass on others' connections does not say whose this is.
+    NoProxyHeader,
     /// Only those are served who come over TLS, and show a certificate there.
     TlsRequired,
     /// Not one byte came before the handshake's deadline.
@@ -111,6 +113,7 @@ crate::labels!(Refused {
     NotWebSocket = "not_websocket",
     NotServed = "not_served",
     TlsFailed = "tls_failed",
+    NoProxyHeader = "no_proxy_header",
     TlsRequired = "tls_required",
     Silent = "silent",
     TooSlow = "too_slow",

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tracing::{Level, debug, enabled};
 use uuid::Uuid;
@@ -45,6 +46,7 @@ use crate::runtime::stream::{Stream, Watched};
 use crate::session::arrival::Arrival;
 use crate::session::handshake::{Failure, Opening, ReadBuffer, read_opening, refuse};
 use crate::session::link::Link;
+use crate::session::proxied::read_proxy_header;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -72,6 +74,8 @@ pub struct RendezvousSettings {
     pub keyring: Keyring,
     /// STUN and TURN servers that clients are told.
     pub stun: Vec<String>,
+    /// Who passes on others' connections, and says whose.
+    pub proxy_protocol_from: Vec<IpNet>,
     pub association_ttl: Duration,
     pub handshake_timeout: Duration,
     pub handshakes_max: usize,
@@ -196,7 +200,15 @@ impl RelayService {
             true => PeerAddress::from(stream.socket().peer_address()),
             false => PeerAddress::UNKNOWN,
         };
+        let mut peer = peer;
         let mut link = Link::new(stream);
+        if self.passes_on_others(&link) {
+            match read_proxy_header(reactor, &mut link, deadline).await {
+                Ok(Some(source)) => peer = PeerAddress::from(Some(source)),
+                Ok(None) => {}
+                Err(refused) => return self.count_refused(peer, refused),
+            }
+        }
         let opening = read_opening(reactor, &mut link, &self.read_buffer, deadline).await;
         let opening = match opening {
             // In a box of its own: what it needs is no part of every handshake.
@@ -239,6 +251,17 @@ impl RelayService {
             }
         }
         drop(permit);
+    }
+
+    /// Whether the peer may pass on others' connections, and so has to say whose.
+    fn passes_on_others(&self, link: &Link) -> bool {
+        let settings = self.settings();
+        let trusted = &settings.proxy_protocol_from;
+        !trusted.is_empty()
+            && link.peer_address().is_some_and(|address| {
+                let ip = address.ip().to_canonical();
+                trusted.iter().any(|network| network.contains(&ip))
+            })
     }
 
     /// Has TLS begin on a connection, and reads what it opens with inside.

@@ -269,6 +269,7 @@ pub(super) fn service_settings(
         tls_required: settings.tls.client_ca.is_some(),
         keyring: settings.keyring.clone(),
         stun: settings.jet.stun.clone(),
+        proxy_protocol_from: settings.proxy_protocol_from.clone(),
         association_ttl: Duration::from_secs(limits.association_ttl_s),
         handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),
         handshakes_max: to_usize(share(limits.handshakes_max, shards)),

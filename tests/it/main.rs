@@ -23,6 +23,7 @@ mod matrix;
 mod network_namespace;
 mod patience;
 mod peers;
+mod proxied;
 mod relay_process;
 mod reload;
 mod require;

@@ -98,7 +98,30 @@ impl Leg {
         place: Place,
         early: &[u8],
     ) -> Self {
-        let tcp = dial(relay);
+        Self::come_on(dial(relay), transport, role, place, early)
+    }
+
+    /// The same behind what a load balancer says.
+    pub(crate) fn come_behind(
+        relay: SocketAddr,
+        transport: Transport,
+        role: Role,
+        place: Place,
+        header: &[u8],
+    ) -> Self {
+        let mut tcp = dial(relay);
+        tcp.write_all(header).expect("sent");
+        Self::come_on(tcp, transport, role, place, b"")
+    }
+
+    #[track_caller]
+    fn come_on(
+        tcp: TcpStream,
+        transport: Transport,
+        role: Role,
+        place: Place,
+        early: &[u8],
+    ) -> Self {
         let socket = tcp.try_clone().expect("a socket");
         let mut wire = match transport.is_tls() {
             true => Wire::Tls(Box::new(tls(tcp))),
