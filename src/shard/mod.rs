@@ -21,6 +21,7 @@ pub mod rendezvous;
 pub mod rest;
 pub mod serve;
 pub mod session_log;
+mod settle;
 pub mod share;
 pub mod status;
 mod stretch;
