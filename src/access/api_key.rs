@@ -70,6 +70,10 @@ impl Presented {
     pub fn hash(&self) -> KeyHash {
         KeyHash::of(&self.0)
     }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Presented {

@@ -1,8 +1,12 @@
 //! The keys that a relay knows, and what each of them is good for.
 
+use std::time::Duration;
+
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::api_key::{KeyHash, Presented};
+use super::token::{self, Issuer};
 
 /// What a key may be good for; written in lower case, in the file and on the command
 /// line alike.
@@ -32,6 +36,7 @@ pub struct KeyEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keyring {
     keys: Vec<KeyEntry>,
+    issuers: Vec<Issuer>,
 }
 
 /// Why a peer may not do what it asks.
@@ -46,6 +51,12 @@ pub enum Denied {
     /// The key is good for something else.
     #[error("the key is not good for this")]
     OutOfScope,
+    /// The token is good no more, or not yet.
+    #[error("the token is good at another time")]
+    Expired,
+    /// The token is good for another association.
+    #[error("the token is good for another association")]
+    OtherAssociation,
 }
 
 impl Scope {
@@ -61,16 +72,22 @@ impl Scope {
 }
 
 impl Keyring {
-    /// A ring of these keys.
+    /// A ring of these keys, and of what these issue.
     #[must_use]
-    pub const fn new(keys: Vec<KeyEntry>) -> Self {
-        Self { keys }
+    pub const fn new(keys: Vec<KeyEntry>, issuers: Vec<Issuer>) -> Self {
+        Self { keys, issuers }
     }
 
-    /// Whether there is no key at all.
+    /// Whether there is no key at all, and nobody to issue any.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.is_empty() && self.issuers.is_empty()
+    }
+
+    /// Everyone whose tokens are good here.
+    #[must_use]
+    pub fn issuers(&self) -> &[Issuer] {
+        &self.issuers
     }
 
     /// Every key.
@@ -79,8 +96,9 @@ impl Keyring {
         &self.keys
     }
 
-    /// Whose key a peer shows, if it is good for `scope`. How long this takes does
-    /// not depend on the key.
+    /// Whether a peer shows a key, or at `now` since 1970 a token, that is good for
+    /// `scope` and for the association that it asks about. Tells the only association
+    /// that a token is good for. How long this takes does not depend on the key.
     ///
     /// # Errors
     ///
@@ -89,8 +107,15 @@ impl Keyring {
         &self,
         presented: Option<&Presented>,
         scope: Scope,
-    ) -> Result<&KeyEntry, Denied> {
-        let hash = presented.ok_or(Denied::NoKey)?.hash();
+        association: Option<Uuid>,
+        now: Duration,
+    ) -> Result<Option<Uuid>, Denied> {
+        let presented = presented.ok_or(Denied::NoKey)?;
+        if token::is_token(presented.as_str()) {
+            let token = presented.as_str();
+            return token::authorize(&self.issuers, token, scope, association, now);
+        }
+        let hash = presented.hash();
         let mut found = None;
         for key in &self.keys {
             if key.hash == hash {
@@ -99,7 +124,7 @@ impl Keyring {
         }
         let key = found.ok_or(Denied::UnknownKey)?;
         if key.scopes.contains(&scope) {
-            Ok(key)
+            Ok(None)
         } else {
             Err(Denied::OutOfScope)
         }
@@ -120,17 +145,17 @@ mod tests {
 
     #[test]
     fn a_key_is_good_for_its_scopes_alone() {
-        let ring = Keyring::new(vec![
+        let keys = vec![
             entry("signalling", "one", &[Scope::Create]),
             entry("operator", "two", &[Scope::Read, Scope::Terminate]),
-        ]);
+        ];
+        let ring = Keyring::new(keys, Vec::new());
         let check = |key: Option<&str>, scope| {
             let presented = key.map(Presented::new);
-            let entry = ring.authorize(presented.as_ref(), scope);
-            entry.map(|entry| entry.name.as_str())
+            ring.authorize(presented.as_ref(), scope, None, Duration::ZERO)
         };
-        assert_eq!(check(Some("one"), Scope::Create), Ok("signalling"));
-        assert_eq!(check(Some("two"), Scope::Terminate), Ok("operator"));
+        assert_eq!(check(Some("one"), Scope::Create), Ok(None));
+        assert_eq!(check(Some("two"), Scope::Terminate), Ok(None));
         assert_eq!(check(Some("one"), Scope::Read), Err(Denied::OutOfScope));
         assert_eq!(check(Some("two"), Scope::Create), Err(Denied::OutOfScope));
         assert_eq!(check(Some("three"), Scope::Create), Err(Denied::UnknownKey));
@@ -139,7 +164,12 @@ mod tests {
         let empty = Keyring::default();
         assert!(empty.is_empty() && !ring.is_empty());
         assert_eq!(
-            empty.authorize(Some(&Presented::new("one")), Scope::Create),
+            empty.authorize(
+                Some(&Presented::new("one")),
+                Scope::Create,
+                None,
+                Duration::ZERO
+            ),
             Err(Denied::UnknownKey)
         );
     }

@@ -2,13 +2,15 @@
 //!
 //! A relay keeps hashes of keys, never keys: whoever reads its files can do nothing
 //! with them. A key is 24 random bytes, so that a plain SHA-256 of it is as good as
-//! any slower hash.
+//! any slower hash. An issuer of tokens is known by its public key alone.
 //!
 //! Left out: where keys come from (that is `config`), and what an answer to a peer
 //! without one looks like (that is `session`).
 
 mod api_key;
 mod keyring;
+mod token;
 
 pub use api_key::{ApiKey, KEY_PREFIX, KeyHash, KeyHashError, Presented};
 pub use keyring::{Denied, KeyEntry, Keyring, Scope};
+pub use token::{Issuer, IssuerError};

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{ListenAddress, ValueError};
-use crate::access::KeyHashError;
+use crate::access::{IssuerError, KeyHashError};
 use crate::protocol::jet::{PublicUrl, PublicUrlError};
 
 /// One thing wrong with the configuration.
@@ -169,6 +169,9 @@ pub enum Problem {
         "{address} can be reached from other hosts, and the relay would serve anybody without asking for credentials"
     )]
     NotOpen { address: ListenAddress },
+    /// Not the key of an issuer of tokens.
+    #[error(transparent)]
+    IssuerKey(IssuerError),
     /// Not a network.
     #[error("\"{}\" is not an address or a network, such as 10.0.0.0/8", written.escape_default())]
     Network { written: String },

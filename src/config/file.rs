@@ -137,6 +137,16 @@ pub(super) struct WrittenCertificate {
 pub(super) struct WrittenAccess {
     #[serde(default)]
     pub(super) keys: Vec<WrittenKey>,
+    #[serde(default)]
+    pub(super) issuers: Vec<WrittenIssuer>,
+}
+
+/// `[[access.issuers]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenIssuer {
+    pub(super) name: Spanned<String>,
+    pub(super) public_key: Spanned<PathBuf>,
 }
 
 /// `[[access.keys]]`

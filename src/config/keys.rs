@@ -1,10 +1,11 @@
-//! The keys of the file: `[[access.keys]]`.
+//! The keys of the file, `[[access.keys]]`, and who issues tokens,
+//! `[[access.issuers]]`.
 
-use std::fmt;
+use std::{fmt, fs};
 
 use super::file::ConfigFile;
 use super::{ConfigError, Problem};
-use crate::access::{KeyEntry, KeyHash, Keyring};
+use crate::access::{Issuer, KeyEntry, KeyHash, Keyring};
 
 /// As the file writes it.
 impl fmt::Display for KeyEntry {
@@ -20,6 +21,15 @@ impl fmt::Display for KeyEntry {
             f,
             "[[access.keys]]\nname = {name}\nsha256 = \"{hash}\"\nscopes = [{scopes}]"
         )
+    }
+}
+
+/// As the file writes it.
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = toml::Value::String(self.name.clone());
+        let path = toml::Value::String(self.path.to_string_lossy().into_owned());
+        writeln!(f, "[[access.issuers]]\nname = {name}\npublic_key = {path}")
     }
 }
 
@@ -45,5 +55,21 @@ pub(super) fn keyring(file: Option<&ConfigFile>) -> Result<Keyring, ConfigError>
         }
         keys.push(KeyEntry { name, hash, scopes });
     }
-    Ok(Keyring::new(keys))
+    let mut issuers: Vec<Issuer> = Vec::new();
+    for written in &file.written().access.issuers {
+        let name = written.name.get_ref().clone();
+        if issuers.iter().any(|issuer| issuer.name == name) {
+            let problem = Problem::KeyTwice { name };
+            return Err(ConfigError::new(file.place(&written.name), problem));
+        }
+        let wrong = |problem| ConfigError::new(file.place(&written.public_key), problem);
+        let path = written.public_key.get_ref();
+        if !path.is_absolute() {
+            return Err(wrong(Problem::RelativePath { path: path.clone() }));
+        }
+        let pem = fs::read(path).map_err(|error| wrong(Problem::Unreadable { error }))?;
+        let issuer = Issuer::new(name, path.clone(), pem);
+        issuers.push(issuer.map_err(|error| wrong(Problem::IssuerKey(error)))?);
+    }
+    Ok(Keyring::new(keys, issuers))
 }

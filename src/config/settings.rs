@@ -535,6 +535,9 @@ impl fmt::Display for RelaySettings {
         for key in self.keyring.keys() {
             write!(f, "\n{key}")?;
         }
+        for issuer in self.keyring.issuers() {
+            write!(f, "\n{issuer}")?;
+        }
         self.tls.fmt(f)
     }
 }

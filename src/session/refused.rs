@@ -35,6 +35,10 @@ pub enum Refused {
     NoKey,
     /// Nobody has the key that was shown.
     UnknownKey,
+    /// The token that was shown is good no more, or not yet.
+    ExpiredToken,
+    /// The token that was shown is good for another association.
+    OtherAssociation,
     /// The key that was shown is good for something else.
     OutOfScope,
     /// A leg asks over HTTP without an upgrade to WebSocket, or to a version that we
@@ -107,6 +111,8 @@ crate::labels!(Refused {
     NoLength = "no_length",
     NoKey = "no_key",
     UnknownKey = "unknown_key",
+    ExpiredToken = "expired_token",
+    OtherAssociation = "other_association",
     OutOfScope = "out_of_scope",
     UpgradeRequired = "upgrade_required",
     NoWebSocketKey = "no_websocket_key",
@@ -152,8 +158,8 @@ impl Refused {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::NoKey | Self::UnknownKey => 401,
-            Self::V1Denied | Self::OutOfScope | Self::TlsRequired => 403,
+            Self::NoKey | Self::UnknownKey | Self::ExpiredToken => 401,
+            Self::V1Denied | Self::OutOfScope | Self::OtherAssociation | Self::TlsRequired => 403,
             Self::NotFound | Self::BadPath => 404,
             Self::BadMethod => 405,
             Self::AlreadyConnected => 409,
@@ -177,6 +183,8 @@ impl From<Denied> for Refused {
             Denied::NoKey => Self::NoKey,
             Denied::UnknownKey => Self::UnknownKey,
             Denied::OutOfScope => Self::OutOfScope,
+            Denied::Expired => Self::ExpiredToken,
+            Denied::OtherAssociation => Self::OtherAssociation,
         }
     }
 }

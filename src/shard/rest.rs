@@ -17,6 +17,7 @@ use crate::protocol::jet::rest_answer::{self, AssociationDetail, RouteTo};
 use crate::protocol::jet::{PublicUrl, RestError, RestRequest};
 use crate::protocol::websocket;
 use crate::relay::codec::Codec;
+use crate::runtime::clock;
 use crate::runtime::executor::yield_now;
 use crate::session::arrival::Arrival;
 use crate::session::http::{HttpEnd, HttpReader};
@@ -155,13 +156,18 @@ impl RelayService {
     ) -> Result<Answer, Refused> {
         let request = asked?;
         let settings = self.settings();
-        if let Some(scope) = self.needed_scope(request) {
-            settings.keyring.authorize(key, scope)?;
-        }
+        let granted = match self.needed_scope(request) {
+            None => None,
+            Some(scope) => {
+                let association = request.association();
+                let now = clock::unix_time();
+                settings.keyring.authorize(key, scope, association, now)?
+            }
+        };
         match request {
             RestRequest::Health => Ok(rest_answer::healthy(settings.instance.as_str())),
             RestRequest::Create { association } => {
-                let association = match association {
+                let association = match association.or(granted) {
                     Some(chosen) => AssociationKey(chosen),
                     None => self
                         .rendezvous

@@ -4,11 +4,14 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
+use jsonwebtoken::{Algorithm, EncodingKey};
 use midspan::protocol::Progress;
 use midspan::protocol::http_head::{Body, HeadPolicy, HeaderSlots, ResponseHead};
 use midspan::protocol::jet::Place;
+use midspan::runtime::clock;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::jet_client::{
@@ -192,6 +195,60 @@ fn a_key_is_needed_where_the_relay_has_some() {
     }
     let log = relay.stop().log;
     assert!(!log.contains(&creator) && !log.contains(&reader), "{log}");
+}
+
+#[test]
+fn a_token_is_good_for_its_association_while_it_lasts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let public = folder.path().join("issuer.pem");
+    std::fs::write(&public, key.public_key_pem()).expect("written");
+    let path = folder.path().join("relay.toml");
+    let text = format!(
+        "create_on_accept = false\n[[access.issuers]]\nname = \"idp\"\npublic_key = {:?}\n",
+        public.to_str().expect("text")
+    );
+    std::fs::write(&path, text).expect("written");
+    let mut relay = Relay::start(&["--config", path.to_str().expect("text")]);
+    let address = relay.address;
+
+    let now = clock::unix_time().as_secs();
+    let place = implicit(new_association().association);
+    let sign = |key: &KeyPair, until: u64| {
+        let mut header = jsonwebtoken::Header::new(Algorithm::ES256);
+        header.cty = Some("ASSOCIATION".to_owned());
+        let claims = json!({"jet_cm": "rdv", "jet_aid": place.association, "exp": until});
+        let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).expect("a key");
+        jsonwebtoken::encode(&header, &claims, &key).expect("a token")
+    };
+    let token = sign(&key, now + 600);
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let create = format!("POST /jet/association/{}", place.association);
+    let other = format!("POST /jet/association/{}", new_association().association);
+    let stranger = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    for (line, token, status, reason) in [
+        (&create, sign(&key, now - 600), 401, "expired_token"),
+        (&other, token.clone(), 403, "other_association"),
+        (&create, sign(&stranger, now + 600), 401, "unknown_key"),
+    ] {
+        let refused = exchange(address, line, &bearer(&token));
+        assert_eq!(refused.status, status, "{reason}");
+        assert_eq!(relay.counters().count(&format!("refused.{reason}")), 1);
+    }
+    refused(address, &accept(place), 404);
+
+    let created = exchange(address, "GET /jet/create", &bearer(&token));
+    let association = place.association.to_string();
+    assert_eq!(
+        created.header("Jet-Association"),
+        Some(association.as_str())
+    );
+    let mut acceptor = granted(address, &accept(place));
+    let mut connector = granted(address, &connect(place));
+    ping_pong(&mut connector, &mut acceptor);
+    drop((acceptor, connector));
+    let log = relay.stop().log;
+    assert!(!log.contains(&token), "{log}");
 }
 
 #[test]

@@ -71,6 +71,25 @@ pub enum RestError {
 }
 
 impl RestRequest {
+    /// The association that is asked about, if it is one.
+    #[must_use]
+    pub const fn association(self) -> Option<Uuid> {
+        match self {
+            Self::Create { association } => association,
+            Self::CreateAssociation(id)
+            | Self::GatherCandidates(id)
+            | Self::ShowAssociation(id)
+            | Self::DeleteAssociation(id)
+            | Self::TerminateSession(id) => Some(id),
+            Self::Meet { place, .. } => Some(place.association),
+            Self::ListAssociations { .. }
+            | Self::Health
+            | Self::Heartbeat
+            | Self::ListSessions
+            | Self::CountSessions => None,
+        }
+    }
+
     /// Reads a request. The letters of a path may have any case, and one slash may
     /// follow it.
     ///
