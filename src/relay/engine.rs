@@ -177,6 +177,8 @@ pub struct EngineCounters {
     pub promotions: u64,
     /// Ticks of the streaming rule.
     pub ticks: u64,
+    /// Bytes that pairs delivered which have ended.
+    pub ended_bytes: u64,
     /// Probes of directions that stood still for a tick.
     pub probes: u64,
     /// Low-water marks set.
@@ -625,9 +627,11 @@ impl Engine {
                 }
             }
         }
+        let bytes = session.pair.bytes();
+        self.means.counters.ended_bytes += bytes[0] + bytes[1];
         self.ended.push_back(Ended {
             pair: key,
-            bytes: session.pair.bytes(),
+            bytes,
             sockets: session.sockets,
             how,
             reason,

@@ -45,6 +45,8 @@ pub struct PlanesCounts {
     pub pipe_shortages: u64,
     /// Reads that were small, or left the bytes, for want of spill memory.
     pub spill_shortages: u64,
+    /// Bytes that were delivered, those of pairs that live among them.
+    pub bytes_relayed: u64,
 }
 
 impl Planes {
@@ -142,10 +144,12 @@ impl Planes {
     #[must_use]
     pub fn counts(&self) -> PlanesCounts {
         let counters = self.engine.counters();
+        let live = self.pairs_with_bytes().map(|(_, [a, b])| a + b);
         PlanesCounts {
             moved_to_ring: self.ring.taken_over,
             pipe_shortages: counters.pipe_shortages,
             spill_shortages: counters.peeks + self.ring.small_receives,
+            bytes_relayed: counters.ended_bytes + live.sum::<u64>(),
         }
     }
 

@@ -36,6 +36,7 @@ use crate::protocol::jet::{
 use crate::relay::CloseReason;
 use crate::relay::slab::{Key, Slab};
 use crate::runtime::Owner;
+use crate::runtime::clock;
 use crate::runtime::executor::{run_or_spawn, spawn};
 use crate::runtime::flag::Flag;
 use crate::runtime::question::Pending;
@@ -178,7 +179,7 @@ impl RelayService {
 
     async fn handshake(self: Rc<Self>, stream: Stream, permit: HandshakePermit) {
         let reactor = &self.world.reactor;
-        let since = reactor.now();
+        let since = clock::now();
         let deadline = since + self.settings().handshake_timeout;
         // Asked now: of a peer that has reset the kernel gives no address.
         let peer = match names_peers() {

@@ -22,6 +22,7 @@ use crate::relay::{
     CloseReason, EngineSettings, How, LegIo, PairKey, Planes, PlanesCounts, Side, Usage,
 };
 use crate::runtime::Owner;
+use crate::runtime::clock;
 use crate::runtime::executor::{run_or_spawn, run_woken_tasks};
 use crate::runtime::inbox::{Inbox, Mailbox};
 use crate::runtime::question::Pending;
@@ -202,7 +203,8 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
     /// Joins two legs: from now on their bytes are the planes' business. The
     /// left one is that which came first.
     pub fn join(&self, left: Leg, right: Leg, context: C) {
-        let now = self.reactor.now();
+        // The reactor's time is that of the turn, in which all of this may happen.
+        let now = clock::now();
         record(
             &mut self.latencies.borrow_mut().join,
             now.since(right.since),
@@ -218,7 +220,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             (Side::Right, right.party, right.readiness),
         ];
         let mut planes = self.planes.borrow_mut();
-        let key = planes.start(left.io, right.io, now);
+        let key = planes.start(left.io, right.io, self.reactor.now());
         let mut sessions = self.sessions.borrow_mut();
         let index = key.index as usize;
         if sessions.len() <= index {
@@ -331,11 +333,13 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             moved_to_ring,
             pipe_shortages,
             spill_shortages,
+            bytes_relayed,
         } = self.planes.borrow().counts();
         let counts = &self.counters.counts;
         counts.set(Count::MovedToRing, moved_to_ring);
         counts.set(Count::PipeShortages, pipe_shortages);
         counts.set(Count::SpillShortages, spill_shortages);
+        counts.set(Count::BytesRelayed, bytes_relayed);
         self.counters.snapshot()
     }
 
@@ -632,7 +636,8 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
         let sessions = world.sessions.borrow();
         if let Some(Some(session)) = sessions.get(key.index as usize) {
             let mut latencies = world.latencies.borrow_mut();
-            record(&mut latencies.first_byte, now.since(session.joined_at));
+            let waited = clock::now().since(session.joined_at);
+            record(&mut latencies.first_byte, waited);
         }
     }
     while let Some(ended) = planes.poll_ended() {
@@ -643,13 +648,9 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
         if service.is_session(ended.reason, ended.bytes) {
             session.log(&ended, now);
         }
-        let lasted = now.since(session.joined_at);
+        let lasted = clock::now().since(session.joined_at);
         record(&mut world.latencies.borrow_mut().session, lasted);
         world.counters.ended.increment(ended.reason);
-        world
-            .counters
-            .counts
-            .add(Count::BytesRelayed, ended.bytes[0] + ended.bytes[1]);
         for ((party, socket), how) in session.parties.iter().zip(ended.sockets).zip(ended.how) {
             let closing = match how {
                 How::Clean => Closing::Clean,
