@@ -23,9 +23,7 @@ fn resolve(path: &Path) -> Result<RelaySettings, ConfigError> {
 }
 
 fn files(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/config_files")
-        .join(folder);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .expect("the folder of test files")
         .map(|entry| entry.expect("an entry").path())
@@ -41,7 +39,8 @@ fn files(folder: &str) -> Vec<PathBuf> {
 
 #[test]
 fn valid_files_resolve_and_say_the_same_again() {
-    for path in files("valid") {
+    let valid = [files("tests/config_files/valid"), files("docs/deployments")];
+    for path in valid.concat() {
         let settings = resolve(&path).unwrap_or_else(|error| panic!("{error}"));
         let folder = tempfile::tempdir().expect("a temporary folder");
         let again = folder.path().join("again.toml");
@@ -58,7 +57,7 @@ fn valid_files_resolve_and_say_the_same_again() {
 #[test]
 fn invalid_files_tell_what_is_wrong_and_what_to_do() {
     let mut wrong = String::new();
-    for path in files("invalid") {
+    for path in files("tests/config_files/invalid") {
         let got = match resolve(&path) {
             Ok(_) => "valid\n".to_owned(),
             Err(error) => match error.next_step() {

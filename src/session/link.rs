@@ -106,7 +106,9 @@ impl Link {
                 }
                 result = self.read_sealed();
                 self.has_more = result.is_ok();
-                self.more().await;
+                if matches!(result, Ok(()) | Err(NotRead::Again | NotRead::NoData)) {
+                    self.more().await;
+                }
             }
         };
         reactor
