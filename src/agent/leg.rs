@@ -113,9 +113,8 @@ pub(super) async fn accept<C: Copy, M: Send + 'static>(
         gate: Gate::Off,
     });
     let since = world.reactor.now();
-    let (link, reply) = request(world, relay, message, Version::V1).await?;
-    let details = reply.and_then(|reply| reply.details);
-    let timeout_s = details.as_ref().and_then(|details| details.timeout_s);
+    let granted = request(world, relay, message, Version::V1).await?;
+    let details = granted.reply.and_then(|reply| reply.details);
     // A relay that does not know associations made by their acceptor may have
     // made another one.
     let made = details
@@ -130,9 +129,9 @@ pub(super) async fn accept<C: Copy, M: Send + 'static>(
         (None, None) => return Err(LegError::Refused(Status::OK)),
     };
     Ok(WaitingLeg {
-        link,
+        link: granted.link,
         key,
-        lease: Lease::new(since, timeout_s),
+        lease: Lease::new(since, granted.timeout_s),
         since,
     })
 }
@@ -148,8 +147,7 @@ pub(super) async fn connect<C: Copy, M: Send + 'static>(
         place: jet_place(key),
         gate: Gate::Off,
     });
-    let (link, _) = request(world, relay, message, version).await?;
-    Ok(link)
+    Ok(request(world, relay, message, version).await?.link)
 }
 
 /// The association with this id, and its implicit candidate.
@@ -167,13 +165,22 @@ fn jet_place(key: RendezvousKey) -> Place {
     }
 }
 
-/// Dials the relay and asks. A relay over WebSocket says nothing but that it agrees.
+/// What a relay that agrees gives.
+struct Granted {
+    link: Link,
+    /// `None` over WebSocket.
+    reply: Option<Reply>,
+    /// For how many seconds an acceptor may wait, if the relay says so.
+    timeout_s: Option<u32>,
+}
+
+/// Dials the relay and asks.
 async fn request<C: Copy, M: Send + 'static>(
     world: &World<C, M>,
     relay: &Way,
     message: Message,
     version: Version,
-) -> Result<(Link, Option<Reply>), LegError> {
+) -> Result<Granted, LegError> {
     let dialled = relay.via.as_ref().unwrap_or(&relay.url.address);
     let mut stream = dial_host(world, dialled).await?;
     // Best effort: without it a dead relay is noticed later.
@@ -197,10 +204,15 @@ async fn request<C: Copy, M: Send + 'static>(
         .ok_or(LegError::AnswerTimeout)??;
     let Introduced {
         reply,
+        timeout_s,
         codec,
         early,
     } = introduced;
-    Ok((Link::new(stream, codec, early)?, reply))
+    Ok(Granted {
+        link: Link::new(stream, codec, early)?,
+        reply,
+        timeout_s,
+    })
 }
 
 async fn introduce(

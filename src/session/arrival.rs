@@ -55,6 +55,16 @@ impl Switching {
             close: Closing::agreed_on(upgrade.protocol),
         }
     }
+
+    /// The response to an acceptor, which is told for how long it may wait.
+    fn to_acceptor(&self, details: &AcceptDetails) -> String {
+        let mut response = self.response.clone();
+        if let Some(timeout_s) = details.timeout_s {
+            let empty_line = response.len() - "\r\n".len();
+            response.insert_str(empty_line, &format!("Jet-Timeout: {timeout_s}\r\n"));
+        }
+        response
+    }
 }
 
 /// An answer's bytes.
@@ -176,9 +186,14 @@ impl Arrival {
     /// them.
     #[must_use]
     pub fn welcome(&mut self, details: impl FnOnce() -> AcceptDetails) -> Words {
-        let words = match &self.dialect {
-            Dialect::Packets(request) => Words::Packet(packet(request, Status::OK, details)),
-            Dialect::WebSocket(switching) => Words::Bytes(switching.response.clone().into_bytes()),
+        let words = match (&self.dialect, self.message) {
+            (Dialect::Packets(request), _) => Words::Packet(packet(request, Status::OK, details)),
+            (Dialect::WebSocket(switching), Message::Accept(_)) => {
+                Words::Bytes(switching.to_acceptor(&details()).into_bytes())
+            }
+            (Dialect::WebSocket(switching), Message::Connect(_) | Message::Test(_)) => {
+                Words::Bytes(switching.response.clone().into_bytes())
+            }
         };
         self.wrapped(words, Codec::wrap)
     }

@@ -17,8 +17,8 @@ use thiserror::Error;
 use crate::protocol::Progress;
 use crate::protocol::http_head::{HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, ResponseHead};
 use crate::protocol::jet::{
-    Accept, AcceptPlace, Connect, ConnectivityTest, HostName, HostNameError, Message, Packet,
-    Place, Reply, ReplyError, Request, Status, Transport, Verb,
+    Accept, AcceptDetails, AcceptPlace, Connect, ConnectivityTest, HostName, HostNameError,
+    Message, Packet, Place, Reply, ReplyError, Request, Status, Transport, Verb,
 };
 use crate::protocol::websocket::{AnswerError, ClientHandshake, Role};
 use crate::relay::codec::{Closing, Codec, CodecError, HALF_CLOSE_PROTOCOL, WebSocket};
@@ -66,6 +66,8 @@ enum Asking {
 pub struct Introduced {
     /// What the relay said; of an upgrade nothing but that it went well.
     pub reply: Option<Reply>,
+    /// For how many seconds an acceptor may wait, if the relay says so.
+    pub timeout_s: Option<u32>,
     /// What everything from now on is wrapped in.
     pub codec: Option<Box<Codec>>,
     /// What came behind the answer, as the codec keeps it.
@@ -184,6 +186,7 @@ impl Introduction {
                     codec.note_end()?;
                 }
                 Ok(Some(Introduced {
+                    timeout_s: value.details.as_ref().and_then(|it| it.timeout_s),
                     reply: Some(value),
                     codec,
                     early,
@@ -202,6 +205,7 @@ impl Introduction {
                     },
                     error => IntroductionError::NotWebSocket(error),
                 })?;
+                let timeout_s = AcceptDetails::timeout_s(&value.headers)?;
                 let chosen = value.headers.find("Sec-WebSocket-Protocol");
                 let close = match chosen {
                     Some(_) => Closing::agreed_on(Some(HALF_CLOSE_PROTOCOL)),
@@ -220,6 +224,7 @@ impl Introduction {
                 };
                 Ok(Some(Introduced {
                     reply: None,
+                    timeout_s,
                     codec,
                     early,
                 }))

@@ -42,7 +42,7 @@ fn status(admin: SocketAddr) -> Value {
 }
 
 /// The samples of `/metrics`, by name and labels.
-fn metrics(admin: SocketAddr) -> BTreeMap<String, f64> {
+pub(crate) fn metrics(admin: SocketAddr) -> BTreeMap<String, f64> {
     let samples = text(admin, "/metrics");
     let samples = samples.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
@@ -52,7 +52,7 @@ fn metrics(admin: SocketAddr) -> BTreeMap<String, f64> {
     samples.map(sample).collect()
 }
 
-fn relay_with_admin(options: &[&str]) -> (Relay, SocketAddr) {
+pub(crate) fn relay_with_admin(options: &[&str]) -> (Relay, SocketAddr) {
     let relay = Relay::start(&[&["--admin", "127.0.0.1:0"], options].concat());
     let admin = relay.admin.expect("operators are let in");
     (relay, admin)

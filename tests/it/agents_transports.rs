@@ -9,8 +9,10 @@ use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
+use super::admin::{metrics, relay_with_admin};
 use super::agent_process::{Program, forward, relay};
 use super::agents::{check_echo, dial, echo, greet_and_count, read_banner, service};
+use super::patience::until;
 
 const FINGERPRINT: &str = "  certificate  made here, SHA-256 ";
 
@@ -101,6 +103,20 @@ fn one_session_is_served_over_websocket() {
     let (_forward, local) = forward(&ticket);
     check_echo(local, 1, 100_000);
     assert!(once.wait().success());
+}
+
+#[test]
+fn doors_are_renewed_in_the_time_that_the_relay_gives() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (relay, admin) = relay_with_admin(&["--limit", "association_ttl_s=10"]);
+    let url = format!("jet+ws://{}", relay.address);
+    let (_expose, _) = expose(folder.path(), &url, "127.0.0.1:9", &[]);
+    // A session and a door, each of them twice.
+    let seen = until("the renewal", || {
+        let seen = metrics(admin);
+        (seen["midspan_accepted_total"] >= 4.0).then_some(seen)
+    });
+    assert_eq!(seen["midspan_associations_total{event=\"expired\"}"], 0.0);
 }
 
 #[test]

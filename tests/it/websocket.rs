@@ -120,6 +120,16 @@ fn a_request_that_cannot_be_met_is_answered_before_the_upgrade() {
 }
 
 #[test]
+fn an_acceptor_is_told_for_how_long_it_may_wait() {
+    let relay = Relay::start(&["--limit", "association_ttl_s=77"]);
+    let place = new_place();
+    let mut acceptor = Raw::ask(relay.address, "accept", place, UPGRADE);
+    assert!(acceptor.head().contains("\r\nJet-Timeout: 77\r\n"));
+    let mut connector = Raw::ask(relay.address, "connect", place, UPGRADE);
+    assert!(!connector.head().contains("Jet-Timeout"));
+}
+
+#[test]
 fn the_first_protocol_that_is_offered_is_chosen() {
     let relay = Relay::start(&[]);
     let offers = format!("{UPGRADE}Sec-WebSocket-Protocol: binary, base64\r\n");

@@ -168,20 +168,24 @@ impl AcceptDetails {
             .map(HostName::from_bytes)
             .transpose()
             .map_err(ReplyError::BadInstance)?;
-        let timeout_s = headers
-            .find("Jet-Timeout")
-            .map(|value| {
-                str::from_utf8(value)
-                    .ok()
-                    .and_then(|text| text.parse().ok())
-            })
-            .map(|seconds| seconds.ok_or(ReplyError::BadTimeout))
-            .transpose()?;
         Ok(Some(Self {
             association,
             instance,
-            timeout_s,
+            timeout_s: Self::timeout_s(headers)?,
         }))
+    }
+
+    /// What `Jet-Timeout` says: in a reply, or in an answer over WebSocket.
+    ///
+    /// # Errors
+    ///
+    /// When it is no number of seconds.
+    pub fn timeout_s(headers: &Headers<'_, '_>) -> Result<Option<u32>, ReplyError> {
+        let Some(value) = headers.find("Jet-Timeout") else {
+            return Ok(None);
+        };
+        let text = str::from_utf8(value).map_err(|_| ReplyError::BadTimeout)?;
+        text.parse().map(Some).map_err(|_| ReplyError::BadTimeout)
     }
 }
 
