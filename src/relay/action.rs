@@ -103,7 +103,7 @@ pub enum Outcome {
         chain: ChainKey,
         /// What came in, at least 1.
         bytes: u32,
-        /// That is less than one part in [`CAUGHT_UP_SHARE`] of what was asked for.
+        /// That is less than one part in `CAUGHT_UP_SHARE` of what was asked for.
         caught_up: bool,
     },
     /// The source has nothing to read; for a fill without a pipe in hand, no

@@ -103,7 +103,7 @@ pub struct LegIo {
     /// Whether this leg's reply may still be unread.
     pub gate: GateHold,
     /// What its bytes are wrapped in. The prefix is then what
-    /// [`Codec::keep`] made of it.
+    /// `Codec::keep` made of it.
     pub codec: Option<Box<Codec>>,
 }
 

@@ -20,7 +20,7 @@ pub struct Arrival {
     /// What is asked.
     pub message: Message,
     /// Application bytes of an eager peer: they go to the other leg first. With a
-    /// codec, as [`Codec::keep`] has them.
+    /// codec, as `Codec::keep` has them.
     pub prefix: Vec<u8>,
     /// What everything behind the reply is wrapped in.
     pub codec: Option<Box<Codec>>,

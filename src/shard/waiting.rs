@@ -25,7 +25,7 @@ pub struct WaitingLeg {
     pub poll: PollKey,
     pub candidate: CandidateRef,
     /// Application bytes that came behind its request. With a codec, as
-    /// [`Codec::keep`] has them.
+    /// `Codec::keep` has them.
     pub prefix: Vec<u8>,
     pub codec: Option<Box<Codec>>,
     /// It had more to say than was listened to at once.

@@ -2,7 +2,7 @@
 //!
 //! A [`Codec`] is one leg's: TLS, WebSocket, or the second within the first. The
 //! bytes themselves are in a [`Workshop`], which a whole shard shares. What came
-//! from a leg is opened and decoded where it lies, into [`Chunk`]s of application
+//! from a leg is opened and decoded where it lies, into `Chunk`s of application
 //! bytes; what goes to a leg is encoded where it lies, its headers written into the
 //! gaps that decoding left between the chunks:
 //!

@@ -203,7 +203,7 @@ impl Workshop {
         Ok(Outgoing::Sealed)
     }
 
-    /// Has the words of a codec in [`Self::wire`], see [`Codec::take_words`].
+    /// Has the words of a codec in [`Self::wire`], see `Codec::take_words`.
     ///
     /// # Errors
     ///
@@ -213,7 +213,7 @@ impl Workshop {
         codec.take_words(is_end, &mut self.masks, &mut self.wire)
     }
 
-    /// Has a codec's last words in [`Self::wire`], see [`Codec::take_farewell`].
+    /// Has a codec's last words in [`Self::wire`], see `Codec::take_farewell`.
     pub fn take_farewell(&mut self, codec: &mut Codec, code: CloseCode) {
         self.wire.clear();
         codec.take_farewell(code, &mut self.masks, &mut self.wire);
