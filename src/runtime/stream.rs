@@ -129,22 +129,6 @@ impl Stream {
         }
     }
 
-    /// Reads until `buffer` is full.
-    ///
-    /// # Errors
-    ///
-    /// `UnexpectedEof` when the stream ends before; else as [`Self::recv`].
-    pub async fn recv_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.recv(&mut buffer[filled..]).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => filled += count,
-            }
-        }
-        Ok(())
-    }
-
     /// Writes all of `bytes`, waiting for room.
     ///
     /// # Errors

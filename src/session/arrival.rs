@@ -101,10 +101,7 @@ impl Arrival {
         tls: Option<Box<Session>>,
         was_full: bool,
     ) -> Result<Self, CodecError> {
-        let mut codec = Codec::new(tls, None);
-        if let Some(codec) = &mut codec {
-            codec.note_end()?;
-        }
+        let (codec, prefix) = Codec::begin(tls, None, prefix)?;
         Ok(Self {
             message: request.message,
             prefix,
@@ -128,15 +125,8 @@ impl Arrival {
         early: Vec<u8>,
         tls: Option<Box<Session>>,
     ) -> Result<Self, CodecError> {
-        let mut codec = Codec::new(tls, Some(WebSocket::new(Role::Server, switching.close)));
-        let prefix = match &mut codec {
-            Some(codec) => {
-                let kept = codec.keep_early(early)?;
-                codec.note_end()?;
-                kept
-            }
-            None => early,
-        };
+        let websocket = WebSocket::new(Role::Server, switching.close);
+        let (codec, prefix) = Codec::begin(tls, Some(websocket), early)?;
         // What is framed cannot be taken for a part of the answer.
         let gate = Gate::Off;
         let message = match verb {

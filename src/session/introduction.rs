@@ -181,10 +181,7 @@ impl Introduction {
                     return Err(IntroductionError::Refused(value.status));
                 }
                 let early = self.received.split_off(consumed);
-                let mut codec = Codec::new(self.tls.take(), None);
-                if let Some(codec) = &mut codec {
-                    codec.note_end()?;
-                }
+                let (codec, early) = Codec::begin(self.tls.take(), None, early)?;
                 Ok(Some(Introduced {
                     timeout_s: value.details.as_ref().and_then(|it| it.timeout_s),
                     reply: Some(value),
@@ -213,15 +210,7 @@ impl Introduction {
                 };
                 let websocket = WebSocket::new(Role::Client, close);
                 let early = self.received.split_off(consumed);
-                let mut codec = Codec::new(self.tls.take(), Some(websocket));
-                let early = match &mut codec {
-                    Some(codec) => {
-                        let kept = codec.keep_early(early)?;
-                        codec.note_end()?;
-                        kept
-                    }
-                    None => early,
-                };
+                let (codec, early) = Codec::begin(self.tls.take(), Some(websocket), early)?;
                 Ok(Some(Introduced {
                     reply: None,
                     timeout_s,

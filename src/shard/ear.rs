@@ -47,10 +47,7 @@ impl Ear {
         let mut reads_left = READS_MAX;
         loop {
             let room = PREFIX_BYTES_MAX.saturating_sub(prefix.len());
-            if room == 0 || codec.heard() != Heard::Open {
-                break;
-            }
-            if reads_left == 0 {
+            if room == 0 || codec.heard() != Heard::Open || reads_left == 0 {
                 break;
             }
             reads_left -= 1;

@@ -182,11 +182,10 @@ impl RelayService {
         let since = clock::now();
         let deadline = since + self.settings().handshake_timeout;
         // Asked now: of a peer that has reset the kernel gives no address.
-        let peer = match names_peers() {
+        let mut peer = match names_peers() {
             true => PeerAddress::from(stream.socket().peer_address()),
             false => PeerAddress::UNKNOWN,
         };
-        let mut peer = peer;
         let mut link = Link::new(stream);
         if self.passes_on_others(&link) {
             match read_proxy_header(reactor, &mut link, deadline).await {

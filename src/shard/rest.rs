@@ -81,11 +81,8 @@ impl RelayService {
                     return link.give_up(reactor).await;
                 }
                 Err(HttpEnd::Refused(refused)) => {
-                    self.count_refused(peer, refused);
                     let answer = Answer::new(refused.http_status());
-                    return link
-                        .refuse(reactor, &answer.encode(Persistence::Close))
-                        .await;
+                    return self.part_with(link, peer, refused, &answer).await;
                 }
             };
             if let Ok(RestRequest::Meet { verb, place }) = request.asked {
@@ -93,22 +90,17 @@ impl RelayService {
                     Ok(switching) => switching,
                     Err(error) => {
                         let refused = error.into();
-                        self.count_refused(peer, refused);
                         let answer = refusal(request.asked, refused);
-                        return link
-                            .refuse(reactor, &answer.encode(Persistence::Close))
-                            .await;
+                        return self.part_with(link, peer, refused, &answer).await;
                     }
                 };
                 let mut early = reader.take_rest();
                 early.extend_from_slice(&link.take_opened());
                 // The upgrade is not granted yet, and can still be refused in HTTP.
                 if !Codec::takes_early(&early) {
-                    self.count_refused(peer, Refused::NotWebSocket);
-                    let answer = refusal(request.asked, Refused::NotWebSocket);
-                    return link
-                        .refuse(reactor, &answer.encode(Persistence::Close))
-                        .await;
+                    let refused = Refused::NotWebSocket;
+                    let answer = refusal(request.asked, refused);
+                    return self.part_with(link, peer, refused, &answer).await;
                 }
                 let (stream, tls, _) = link.into_parts();
                 let arrival = match Arrival::websocket(verb, place, switching, early, tls) {
@@ -147,6 +139,13 @@ impl RelayService {
             // A client that never lets us wait would keep the shard to itself.
             yield_now().await;
         }
+    }
+
+    /// Answers a request after which there is no other, and counts why.
+    async fn part_with(&self, link: Link, peer: PeerAddress, refused: Refused, answer: &Answer) {
+        self.count_refused(peer, refused);
+        let words = answer.encode(Persistence::Close);
+        link.refuse(&self.world.reactor, &words).await;
     }
 
     async fn answer_http(

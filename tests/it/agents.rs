@@ -102,13 +102,8 @@ fn one_ticket_serves_many_sessions_at_once() {
     }
 }
 
-#[test]
-fn a_client_that_waits_is_greeted_and_half_close_passes() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (_relay, address) = relay(folder.path(), "127.0.0.1:0", &[]);
-    let target = service(greet_and_count).to_string();
-    let (_expose, ticket) = expose(folder.path(), address, &[&target]);
-    let (_forward, local) = forward(&ticket);
+/// Has clients wait for the greeting of [`greet_and_count`], and end what they send.
+pub(super) fn check_greetings(local: SocketAddr) {
     for round in 0..5_usize {
         let mut client = dial(local);
         read_banner(&mut client).expect("a greeting");
@@ -118,6 +113,16 @@ fn a_client_that_waits_is_greeted_and_half_close_passes() {
         client.read_to_string(&mut count).expect("an orderly end");
         assert_eq!(count, (round * 1000).to_string());
     }
+}
+
+#[test]
+fn a_client_that_waits_is_greeted_and_half_close_passes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_relay, address) = relay(folder.path(), "127.0.0.1:0", &[]);
+    let target = service(greet_and_count).to_string();
+    let (_expose, ticket) = expose(folder.path(), address, &[&target]);
+    let (_forward, local) = forward(&ticket);
+    check_greetings(local);
 }
 
 #[test]

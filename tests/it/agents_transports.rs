@@ -1,7 +1,7 @@
 //! Both proxies over every transport, and by an HTTP proxy.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,13 +11,20 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 
 use super::admin::{metrics, relay_with_admin};
 use super::agent_process::{Program, forward, relay};
-use super::agents::{check_echo, dial, echo, greet_and_count, read_banner, service};
+use super::agents::{check_echo, check_greetings, echo, greet_and_count, service};
 use super::patience::until;
 
 const FINGERPRINT: &str = "  certificate  made here, SHA-256 ";
 
 /// Starts a server-side proxy that dials `url` and gives its ticket.
 fn expose(folder: &Path, url: &str, target: &str, options: &[&str]) -> (Program, String) {
+    let expose = start_expose(folder, url, target, options);
+    let ticket = expose.reported("  jet+");
+    expose.logged("waiting at the relay");
+    (expose, format!("jet+{ticket}"))
+}
+
+fn start_expose(folder: &Path, url: &str, target: &str, options: &[&str]) -> Program {
     let state = folder.join("expose");
     let state = state.to_str().expect("text");
     let args = [
@@ -33,10 +40,7 @@ fn expose(folder: &Path, url: &str, target: &str, options: &[&str]) -> (Program,
         ],
         options,
     ];
-    let expose = Program::start(&args.concat());
-    let ticket = expose.reported("  jet+");
-    expose.logged("waiting at the relay");
-    (expose, format!("jet+{ticket}"))
+    Program::start(&args.concat())
 }
 
 fn check(relay: &str, options: &[&str]) {
@@ -82,15 +86,7 @@ fn a_greeting_comes_first_and_half_close_passes_over_websocket() {
     let url = format!("jet+ws://{address}");
     let (_expose, ticket) = expose(folder.path(), &url, &target, &[]);
     let (_forward, local) = forward(&ticket);
-    for round in 0..5_usize {
-        let mut client = dial(local);
-        read_banner(&mut client).expect("a greeting");
-        client.write_all(&vec![7; round * 1000]).expect("taken");
-        client.shutdown(Shutdown::Write).expect("connected");
-        let mut count = String::new();
-        client.read_to_string(&mut count).expect("an orderly end");
-        assert_eq!(count, (round * 1000).to_string());
-    }
+    check_greetings(local);
 }
 
 #[test]
@@ -147,18 +143,7 @@ fn an_authority_vouches_for_the_relay_and_a_wrong_pin_for_nobody() {
         format!("jet+tls://{address}?pin={pin}"),
         format!("jet+tls://{address}"),
     ] {
-        let state = path("refused");
-        let args = [
-            "expose",
-            "x",
-            "--relay",
-            &url,
-            "--to",
-            "127.0.0.1:1",
-            "--state-dir",
-            &state,
-        ];
-        let refused = Program::start(&args);
+        let refused = start_expose(folder.path(), &url, "127.0.0.1:1", &[]);
         let said = refused.logged("cannot wait at the relay");
         assert!(said.contains("tls: invalid peer certificate"), "{said}");
     }
@@ -183,21 +168,8 @@ fn a_relay_is_reached_by_an_http_proxy() {
             let _ = deny(stream);
         }
     });
-    let state = folder.path().join("denied");
-    let state = state.to_str().expect("text");
     let url = format!("jet+tcp://{address}");
-    let denied = Program::start(&[
-        "expose",
-        "x",
-        "--relay",
-        &url,
-        "--to",
-        "127.0.0.1:1",
-        "--state-dir",
-        state,
-        "--via",
-        &proxy,
-    ]);
+    let denied = start_expose(folder.path(), &url, "127.0.0.1:1", &["--via", &proxy]);
     denied.logged("the proxy answers with status 403");
 }
 

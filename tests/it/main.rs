@@ -11,6 +11,8 @@ mod agents_http;
 mod agents_ssh;
 mod agents_tls;
 mod agents_transports;
+#[path = "../support/any_certificate.rs"]
+mod any_certificate;
 mod bad_input;
 mod descriptors;
 mod drain;

@@ -99,6 +99,28 @@ impl Codec {
         })
     }
 
+    /// As [`Self::new`], for a leg from which `early` has come already, opened. Gives
+    /// that in the form that [`Workshop::keep`] has.
+    ///
+    /// # Errors
+    ///
+    /// When nothing that the leg sends counts any more, or when TLS, whose end may have
+    /// come with it, ended where no stream does.
+    pub fn begin(
+        tls: Option<Box<Session>>,
+        websocket: Option<WebSocket>,
+        early: Vec<u8>,
+    ) -> Result<(Option<Box<Self>>, Vec<u8>), CodecError> {
+        let Some(mut codec) = Self::new(tls, websocket) else {
+            return Ok((None, early));
+        };
+        let kept = codec.keep_early(early)?;
+        if codec.heard == Heard::Open && codec.tls.as_ref().is_some_and(|tls| tls.has_ended()) {
+            codec.end_of_input()?;
+        }
+        Ok((Some(codec), kept))
+    }
+
     /// Decodes what came from the leg, opened, and now lies at `fresh` in `buffer`;
     /// appends what was found to `chunks`.
     fn decode(
@@ -126,17 +148,10 @@ impl Codec {
     #[must_use]
     pub fn takes_early(early: &[u8]) -> bool {
         let websocket = WebSocket::new(Role::Server, Closing::BothWays);
-        let codec = Self::new(None, Some(websocket));
-        codec.is_some_and(|mut codec| codec.keep_early(early.to_vec()).is_ok())
+        Self::begin(None, Some(websocket), early.to_vec()).is_ok()
     }
 
-    /// Decodes what came, opened, before there was a codec, into the form that
-    /// [`Workshop::keep`] has.
-    ///
-    /// # Errors
-    ///
-    /// When nothing that the leg sends counts any more.
-    pub fn keep_early(&mut self, mut early: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+    fn keep_early(&mut self, mut early: Vec<u8>) -> Result<Vec<u8>, CodecError> {
         let (mut chunks, mut kept) = (Vec::new(), Vec::new());
         let fresh = 0..early.len();
         self.decode(&mut early, fresh, &mut chunks, &mut MaskKeys::new())?;
@@ -166,18 +181,6 @@ impl Codec {
         match &mut self.websocket {
             Some(websocket) => websocket.decode_kept(buffer, kept, chunks)?,
             None => chunks.push(Chunk::plain(kept)),
-        }
-        Ok(())
-    }
-
-    /// What came early is all decoded, and the end of TLS may have come with it.
-    ///
-    /// # Errors
-    ///
-    /// When it ended where no stream does.
-    pub fn note_end(&mut self) -> Result<(), CodecError> {
-        if self.heard == Heard::Open && self.tls.as_ref().is_some_and(|tls| tls.has_ended()) {
-            self.end_of_input()?;
         }
         Ok(())
     }
