@@ -19,8 +19,10 @@ use crate::config::file::ConfigFile;
 use crate::config::limits::{LIMITS, LimitFlag};
 use crate::config::settings::{Flags, HostFacts, RelaySettings, SPIN_US_MAX};
 use crate::config::{
-    ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel, Period,
+    ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, Listener, LogFormat,
+    LogLevel, Period,
 };
+use crate::protocol::jet::Transport;
 use crate::runtime::kernel::{self, Features};
 use crate::runtime::signal::Signals;
 use crate::shard::serve::BoundRelay;
@@ -41,9 +43,11 @@ pub struct RelayArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Listen on this address; repeat for several [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: Vec<ListenAddress>,
+    /// Listen on this address, as 0.0.0.0:8080, for everything, or as
+    /// jet+tls://0.0.0.0:443 for that alone; repeat for several [default:
+    /// 127.0.0.1:8080]
+    #[arg(long, value_name = "[jet+WAY://]ADDR:PORT")]
+    listen: Vec<Listener>,
 
     /// Show metrics, status and histograms to operators here, on loopback
     #[arg(long, value_name = "ADDR:PORT")]
@@ -287,14 +291,22 @@ pub struct StartupReport<'a> {
 
 impl StartupReport<'_> {
     /// The relay's URL as others on the same network would dial it: the first
-    /// address, or the host's name where that is every address.
+    /// listener, or the host's name where that has every address.
     fn relay_url(&self) -> Option<String> {
         let address = self.facts.listening.first()?;
+        let only = self.settings.listen.first()?.only;
+        let transport = only.unwrap_or(Transport::Tcp);
+        let scheme = transport.as_str();
+        let pin = match &self.facts.fingerprint {
+            Some(fingerprint) if transport.is_tls() => format!("?pin={fingerprint}"),
+            _ => String::new(),
+        };
         let port = address.port();
         Some(if address.ip().is_unspecified() {
-            format!("jet+tcp://{}:{port}", self.settings.jet.instance.host())
+            let host = self.settings.jet.instance.host();
+            format!("jet+{scheme}://{host}:{port}{pin}")
         } else {
-            format!("jet+tcp://{address}")
+            format!("jet+{scheme}://{address}{pin}")
         })
     }
 }
@@ -308,12 +320,18 @@ impl fmt::Display for StartupReport<'_> {
             "midspan {} relays JET over TCP, TLS and WebSocket",
             env!("CARGO_PKG_VERSION")
         )?;
-        for address in &self.facts.listening {
+        for (address, listener) in self.facts.listening.iter().zip(&settings.listen) {
             let reach = match ListenAddress(*address).is_loopback() {
                 true => "this host only",
                 false => "open to anybody who can reach it",
             };
-            writeln!(f, "  listening    {address} ({reach})")?;
+            match listener.only {
+                Some(only) => {
+                    let way = only.as_str();
+                    writeln!(f, "  listening    {address} (jet+{way} alone; {reach})")?;
+                }
+                None => writeln!(f, "  listening    {address} ({reach})")?,
+            }
         }
         let cores: Vec<String> = self.facts.cores.iter().map(usize::to_string).collect();
         if let Some(admin) = self.facts.admin {
@@ -520,6 +538,19 @@ and where it is wanted, with the ticket that this prints:
         );
         assert!(
             report.contains("--relay jet+tcp://relay.example:80\n"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn a_pinned_listener_is_advised_as_what_it_is_for() {
+        let report = report("--listen jet+wss://127.0.0.1:0", &["127.0.0.1:40001"]);
+        assert!(
+            report.contains("127.0.0.1:40001 (jet+wss alone; this host only)"),
+            "{report}"
+        );
+        assert!(
+            report.contains("--relay jet+wss://127.0.0.1:40001?pin=00ff\n"),
             "{report}"
         );
     }

@@ -18,6 +18,7 @@ mod error;
 pub mod file;
 mod keys;
 pub mod limits;
+mod listener;
 pub mod settings;
 
 mod urls;
@@ -27,6 +28,7 @@ use serde::Deserialize;
 
 pub use cores::CoreChoice;
 pub use error::{ConfigError, Place, Problem};
+pub use listener::Listener;
 pub use urls::URLS_MAX;
 pub use value::{Instance, ListenAddress, Period, ValueError};
 

@@ -4,6 +4,7 @@
 //! defaults, and decides what needs more than one value to decide.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use super::keys::keyring;
 use super::limits::{LimitFlag, Limits, handshakes_for, spec_of};
 use super::urls::{networks, stun, urls};
 use super::{
-    ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, LogFormat, LogLevel,
-    Period, Place, Problem,
+    ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, Listener, LogFormat,
+    LogLevel, Period, Place, Problem,
 };
 use crate::access::Keyring;
 use crate::protocol::jet::PublicUrl;
@@ -26,10 +27,10 @@ use crate::protocol::jet::PublicUrl;
 pub const SPIN_US_MAX: u32 = 1000;
 
 /// Where the relay listens when nobody says: loopback, JET's usual port.
-pub const LISTEN_DEFAULT: ListenAddress = ListenAddress(std::net::SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+pub const LISTEN_DEFAULT: Listener = Listener::any(ListenAddress(SocketAddr::new(
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
     8080,
-));
+)));
 
 /// How long a relay that was told to stop waits for its pairs.
 const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -38,7 +39,7 @@ const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelaySettings {
     /// Where to listen: at least one address, none twice.
-    pub listen: Vec<ListenAddress>,
+    pub listen: Vec<Listener>,
     /// Where operators look: on loopback.
     pub admin: Option<ListenAddress>,
     /// Whether anybody may use the relay, without credentials. Always true
@@ -100,7 +101,7 @@ pub struct JetSettings {
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `--listen`, repeated; replaces the file's list as a whole.
-    pub listen: Vec<ListenAddress>,
+    pub listen: Vec<Listener>,
     /// `--admin`
     pub admin: Option<ListenAddress>,
     /// `--open`
@@ -176,18 +177,20 @@ impl RelaySettings {
         let jet = written.map(|written| &written.jet);
 
         let listen = listeners(flags, file)?;
-        let loopback_only = listen.iter().all(|(address, _)| address.is_loopback());
+        let loopback_only = listen.iter().all(|(listener, _)| listener.is_loopback());
         let open = flags.open.or(written.and_then(|w| w.open)).unwrap_or(false);
-        let reachable = listen.iter().find(|(address, _)| !address.is_loopback());
-        if let Some((address, place)) = reachable
+        let reachable = listen.iter().find(|(listener, _)| !listener.is_loopback());
+        if let Some((listener, place)) = reachable
             && !open
         {
-            let problem = Problem::NotOpen { address: *address };
+            let problem = Problem::NotOpen {
+                address: listener.address,
+            };
             return Err(ConfigError::new(place.clone(), problem));
         }
 
         Ok(Self {
-            listen: listen.into_iter().map(|(address, _)| address).collect(),
+            listen: listen.into_iter().map(|(listener, _)| listener).collect(),
             open,
             admin: admin(flags, file)?,
             proxy_protocol_from: networks(file)?,
@@ -268,20 +271,20 @@ impl RelaySettings {
     /// Whether only this host can reach the relay.
     #[must_use]
     pub fn is_loopback_only(&self) -> bool {
-        self.listen.iter().all(|address| address.is_loopback())
+        self.listen.iter().all(|listener| listener.is_loopback())
     }
 }
 
 fn listeners(
     flags: &Flags,
     file: Option<&ConfigFile>,
-) -> Result<Vec<(ListenAddress, Place)>, ConfigError> {
+) -> Result<Vec<(Listener, Place)>, ConfigError> {
     let in_file = file.and_then(|file| Some((file, file.written().listen.as_ref()?)));
-    let written: Vec<(ListenAddress, Place)> = if !flags.listen.is_empty() {
+    let written: Vec<(Listener, Place)> = if !flags.listen.is_empty() {
         flags
             .listen
             .iter()
-            .map(|address| (*address, Place::Flag("--listen")))
+            .map(|listener| (*listener, Place::Flag("--listen")))
             .collect()
     } else if let Some((file, listen)) = in_file {
         if listen.get_ref().is_empty() {
@@ -290,7 +293,7 @@ fn listeners(
         let parse = |written: &toml::Spanned<String>| {
             let place = file.place(written);
             match written.get_ref().parse() {
-                Ok(address) => Ok((address, place)),
+                Ok(listener) => Ok((listener, place)),
                 Err(error) => Err(ConfigError::new(place, Problem::Value(error))),
             }
         };
@@ -302,13 +305,14 @@ fn listeners(
     } else {
         vec![(LISTEN_DEFAULT, Place::Default)]
     };
-    for (index, (address, place)) in written.iter().enumerate() {
+    for (index, (listener, place)) in written.iter().enumerate() {
+        let address = listener.address;
         // Port 0 gives another port each time.
         let earlier = written[..index]
             .iter()
-            .any(|(earlier, _)| earlier == address);
+            .any(|(earlier, _)| earlier.address == address);
         if earlier && address.0.port() != 0 {
-            let problem = Problem::ListenerTwice { address: *address };
+            let problem = Problem::ListenerTwice { address };
             return Err(ConfigError::new(place.clone(), problem));
         }
     }

@@ -29,6 +29,12 @@ pub enum ValueError {
     /// A name where an address is needed.
     #[error("\"{written}\" is a name; a listener needs an address, such as 127.0.0.1:{port}")]
     ListenName { written: String, port: u16 },
+    /// A scheme that no listener has.
+    #[error(
+        "a listener for one thing is written jet+tls://ADDR:PORT; \"{scheme}\" is none of jet+tcp, jet+tls, \
+         jet+ws and jet+wss"
+    )]
+    ListenScheme { scheme: String },
     /// Not a length of time.
     #[error("\"{written}\" is not a length of time, such as \"30s\", \"5m\", \"1h\" or \"500ms\"")]
     Period { written: String },

@@ -57,6 +57,8 @@ pub enum Refused {
     NoProxyHeader,
     /// Only those are served who come over TLS, and show a certificate there.
     TlsRequired,
+    /// The listener is for something else.
+    OtherListener,
     /// Not one byte came before the handshake's deadline.
     Silent,
     /// The request was not complete at the handshake's deadline.
@@ -121,6 +123,7 @@ crate::labels!(Refused {
     TlsFailed = "tls_failed",
     NoProxyHeader = "no_proxy_header",
     TlsRequired = "tls_required",
+    OtherListener = "other_listener",
     Silent = "silent",
     TooSlow = "too_slow",
     ClosedEarly = "closed_early",

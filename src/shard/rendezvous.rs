@@ -31,7 +31,7 @@ use crate::association::table::{CandidateRef, OnUnknown};
 use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::{Count, Label};
 use crate::protocol::jet::{
-    self, Accept, AcceptDetails, AcceptPlace, Connect, HostName, Place, PublicUrl,
+    self, Accept, AcceptDetails, AcceptPlace, Connect, HostName, Place, PublicUrl, Transport,
 };
 use crate::relay::CloseReason;
 use crate::relay::slab::{Key, Slab};
@@ -70,6 +70,8 @@ pub struct RendezvousSettings {
     pub tls: Arc<ServerConfig>,
     /// Whether they alone are served: those who come otherwise show no certificate.
     pub tls_required: bool,
+    /// By listener, the only transport that it is for.
+    pub only: Vec<Option<Transport>>,
     /// Who may create associations by HTTP requests.
     pub keyring: Keyring,
     /// STUN and TURN servers that clients are told.
@@ -177,7 +179,12 @@ impl RelayService {
         Rc::clone(&self.settings.borrow())
     }
 
-    async fn handshake(self: Rc<Self>, stream: Stream, permit: HandshakePermit) {
+    async fn handshake(
+        self: Rc<Self>,
+        stream: Stream,
+        only: Option<Transport>,
+        permit: HandshakePermit,
+    ) {
         let reactor = &self.world.reactor;
         let since = clock::now();
         let deadline = since + self.settings().handshake_timeout;
@@ -196,16 +203,14 @@ impl RelayService {
         }
         let opening = read_opening(reactor, &mut link, &self.read_buffer, deadline).await;
         let opening = match opening {
+            Ok(Opening::Tls(_)) if only.is_some_and(|only| !only.is_tls()) => {
+                Err(Failure::silent(Refused::OtherListener))
+            }
             // In a box of its own: what it needs is no part of every handshake.
             Ok(Opening::Tls(first)) => Box::pin(self.open_tls(&mut link, first, deadline)).await,
             opening => opening,
         };
-        match opening {
-            Ok(Opening::Http(_) | Opening::Jet(_))
-                if self.settings().tls_required && !link.is_tls() =>
-            {
-                self.count_refused(peer, Refused::TlsRequired);
-            }
+        match opening.and_then(|opening| self.take_opening(opening, link.is_tls(), only)) {
             Ok(Opening::Http(received)) => {
                 Box::pin(self.serve_http(link, received, peer, since)).await;
             }
@@ -247,6 +252,29 @@ impl RelayService {
                 let ip = address.ip().to_canonical();
                 trusted.iter().any(|network| network.contains(&ip))
             })
+    }
+
+    /// Whether what a connection opens with, TLS over, is served on a listener that is
+    /// for `only` that.
+    fn take_opening(
+        &self,
+        opening: Opening,
+        is_tls: bool,
+        only: Option<Transport>,
+    ) -> Result<Opening, Failure> {
+        let transport = match (&opening, is_tls) {
+            (Opening::Http(_), false) => Transport::Ws,
+            (Opening::Http(_), true) => Transport::Wss,
+            (_, false) => Transport::Tcp,
+            (_, true) => Transport::Tls,
+        };
+        if self.settings().tls_required && !is_tls {
+            return Err(Failure::silent(Refused::TlsRequired));
+        }
+        match only {
+            Some(only) if only != transport => Err(Failure::silent(Refused::OtherListener)),
+            _ => Ok(opening),
+        }
     }
 
     /// Has TLS begin on a connection, and reads what it opens with inside.
@@ -383,7 +411,7 @@ impl Service for RelayService {
         &self.world
     }
 
-    fn handle_accepted(self: &Rc<Self>, _listener: usize, socket: Socket) {
+    fn handle_accepted(self: &Rc<Self>, listener: usize, socket: Socket) {
         let peer = || PeerAddress::from(socket.peer_address());
         if self.connections() >= self.settings().connections_max {
             return self.count_refused(peer(), Refused::TooManyConnections);
@@ -391,8 +419,9 @@ impl Service for RelayService {
         if self.handshakes.get() >= self.settings().handshakes_max {
             return self.count_refused(peer(), Refused::TooManyHandshakes);
         }
+        let only = self.settings().only.get(listener).copied().flatten();
         let (stream, permit) = self.begin(socket);
-        run_or_spawn(Rc::clone(self).handshake(stream, permit));
+        run_or_spawn(Rc::clone(self).handshake(stream, only, permit));
     }
 
     fn handle_ready(self: &Rc<Self>, owner: Owner, readiness: Readiness) {

@@ -120,8 +120,8 @@ impl BoundRelay {
             reload: Some(reload),
         });
         let mut addresses = Vec::new();
-        for address in &settings.listen {
-            let address = address.0;
+        for listener in &settings.listen {
+            let address = listener.address.0;
             let claimed =
                 claim_address(address).map_err(|source| ServeError::Listen { address, source })?;
             addresses.push(claimed);
@@ -261,6 +261,11 @@ pub(super) fn service_settings(
         },
         v1_allowed: settings.jet.v1 == JetV1::Allow,
         instance: HostName::new(instance.as_str())?,
+        only: settings
+            .listen
+            .iter()
+            .map(|listener| listener.only)
+            .collect(),
         routes: match settings.jet.urls.is_empty() {
             true => listener_urls(settings, addresses)?,
             false => settings.jet.urls.clone(),
@@ -297,8 +302,10 @@ fn listener_urls(
         ],
     };
     let mut routes = Vec::new();
-    for address in addresses {
-        for &transport in transports {
+    for (address, listener) in addresses.iter().zip(&settings.listen) {
+        let is_served =
+            |transport: &&Transport| listener.only.is_none_or(|only| only == **transport);
+        for &transport in transports.iter().filter(is_served) {
             let url = PublicUrl::new(transport, host, port.unwrap_or(address.port()))?;
             if !routes.contains(&url) {
                 routes.push(url);

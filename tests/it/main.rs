@@ -25,6 +25,7 @@ mod matrix;
 mod network_namespace;
 mod patience;
 mod peers;
+mod pinned;
 mod proxied;
 mod relay_process;
 mod reload;

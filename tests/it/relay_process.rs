@@ -26,6 +26,8 @@ pub(crate) struct Relay {
     child: Child,
     /// Its first address, with the port that the kernel chose.
     pub address: SocketAddr,
+    /// All of them, in order.
+    pub addresses: Vec<SocketAddr>,
     /// Where operators look, if they may.
     pub admin: Option<SocketAddr>,
     shards_count: usize,
@@ -71,7 +73,7 @@ impl Relay {
             .expect("the relay can be started");
         let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let incoming = lines(child.stderr.take().expect("a pipe"));
-        let mut relay_address = None;
+        let mut addresses = Vec::new();
         let mut admin = None;
         let mut shards_count = 0;
         let mut line = String::new();
@@ -87,7 +89,7 @@ impl Relay {
                     .split_whitespace()
                     .next()
                     .and_then(|text| text.parse().ok());
-                relay_address = relay_address.or(address);
+                addresses.push(address.expect("an address"));
             } else if let Some(rest) = line.strip_prefix("  operators    http://") {
                 admin = rest.split('/').next().and_then(|text| text.parse().ok());
             } else if let Some(rest) = line.strip_prefix("  cores ") {
@@ -96,7 +98,10 @@ impl Relay {
         }
         let mut relay = Self {
             child,
-            address: relay_address.expect("the report says where the relay listens"),
+            address: *addresses
+                .first()
+                .expect("the report says where the relay listens"),
+            addresses,
             admin,
             shards_count,
             _stdout: stdout,

@@ -166,20 +166,7 @@ impl Leg {
         let tcp = dial(relay);
         let socket = tcp.try_clone().expect("a socket");
         let mut stream = tls(tcp);
-        let opening = if transport.is_websocket() {
-            let path = uri(transport, Role::Connect, place);
-            let (_, path) = path.split_once("relay.example").expect("a host");
-            let head = format!(
-                "GET {path} HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\n\
-                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-            );
-            let length = u8::try_from(early.len()).expect("short");
-            let frame = [&[0x82, 0x80 | length, 0, 0, 0, 0], early].concat();
-            [head.as_bytes(), &frame].concat()
-        } else {
-            [&packet(&connect(place)), early].concat()
-        };
+        let opening = opening(transport, place, early);
         while stream.conn.is_handshaking() {
             stream
                 .conn
@@ -273,6 +260,40 @@ impl Leg {
                 messages.close(None).expect("sent");
             }
         }
+    }
+}
+
+/// What a connector opens with, inside TLS if there is any.
+fn opening(transport: Transport, place: Place, early: &[u8]) -> Vec<u8> {
+    if !transport.is_websocket() {
+        return [&packet(&connect(place)), early].concat();
+    }
+    let path = uri(transport, Role::Connect, place);
+    let (_, path) = path.split_once("relay.example").expect("a host");
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    let length = u8::try_from(early.len()).expect("short");
+    let frame = [&[0x82, 0x80 | length, 0, 0, 0, 0], early].concat();
+    [head.as_bytes(), &frame].concat()
+}
+
+/// Whether a connector is closed without a word, in TLS or before it.
+pub(crate) fn is_closed_in_silence(relay: SocketAddr, transport: Transport, place: Place) -> bool {
+    let tcp = dial(relay);
+    let mut wire = match transport.is_tls() {
+        true => Wire::Tls(Box::new(tls(tcp))),
+        false => Wire::Tcp(tcp),
+    };
+    // The relay may have closed before the last of it.
+    let _ = wire.write_all(&opening(transport, place, b""));
+    let mut said = [0; 64];
+    let ends = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+    match wire.read(&mut said) {
+        Ok(count) => count == 0,
+        Err(error) => ends.contains(&error.kind()),
     }
 }
 

@@ -1,0 +1,104 @@
+//! A listener as written: an address, and perhaps the one thing that it is for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{ListenAddress, ValueError};
+use crate::protocol::jet::Transport;
+
+/// Before the transport's name, as in the URLs that clients dial.
+const SCHEME_PREFIX: &str = "jet+";
+
+/// Where to listen, and for what: `127.0.0.1:8080` for everything that the first bytes
+/// can tell apart, `jet+tls://0.0.0.0:443` for that alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub address: ListenAddress,
+    /// The only transport that is served there; `None`: every one. `ws` and `wss` stand
+    /// for HTTP, with its requests and its upgrades.
+    pub only: Option<Transport>,
+}
+
+impl Listener {
+    /// One for everything.
+    #[must_use]
+    pub const fn any(address: ListenAddress) -> Self {
+        Self {
+            address,
+            only: None,
+        }
+    }
+
+    /// Whether only this host can reach it.
+    #[must_use]
+    pub fn is_loopback(self) -> bool {
+        self.address.is_loopback()
+    }
+}
+
+impl FromStr for Listener {
+    type Err = ValueError;
+
+    fn from_str(written: &str) -> Result<Self, ValueError> {
+        let Some((scheme, address)) = written.split_once("://") else {
+            return written.parse().map(Self::any);
+        };
+        let transport = scheme
+            .strip_prefix(SCHEME_PREFIX)
+            .and_then(Transport::named);
+        match transport {
+            Some(only) => Ok(Self {
+                address: address.parse()?,
+                only: Some(only),
+            }),
+            None => Err(ValueError::ListenScheme {
+                scheme: scheme.to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.only {
+            Some(only) => write!(f, "{SCHEME_PREFIX}{}://{}", only.as_str(), self.address),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_round_trip() {
+        for (written, only) in [
+            ("127.0.0.1:8080", None),
+            ("[::]:443", None),
+            ("jet+tcp://127.0.0.1:1", Some(Transport::Tcp)),
+            ("jet+tls://[::]:443", Some(Transport::Tls)),
+            ("jet+ws://0.0.0.0:80", Some(Transport::Ws)),
+            ("jet+wss://0.0.0.0:0", Some(Transport::Wss)),
+        ] {
+            let listener: Listener = written.parse().expect(written);
+            assert_eq!(listener.only, only);
+            assert_eq!(listener.to_string(), written);
+        }
+    }
+
+    #[test]
+    fn others_say_what_is_wrong() {
+        for (written, part) in [
+            ("https://0.0.0.0:443", "\"https\" is none of jet+tcp"),
+            ("jet+quic://0.0.0.0:443", "\"jet+quic\" is none of jet+tcp"),
+            ("jet+tls://:443", "names no address"),
+            ("jet+tls://relay:443", "is a name"),
+            ("jet+tls://0.0.0.0:443/", "is not an address and a port"),
+        ] {
+            let error = written.parse::<Listener>().expect_err(written).to_string();
+            assert!(error.contains(part), "{written}: {error}");
+        }
+    }
+}
