@@ -6,6 +6,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::api_key::{KeyHash, Presented};
+use super::spent::SingleUse;
 use super::token::{self, Issuer};
 
 /// What a key may be good for; written in lower case, in the file and on the command
@@ -39,6 +40,17 @@ pub struct Keyring {
     issuers: Vec<Issuer>,
 }
 
+/// What a peer may do that shows a key or a token. A key alone bounds nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The one association that it is for.
+    pub association: Option<Uuid>,
+    /// How long each session of the association may last.
+    pub session_limit: Option<Duration>,
+    /// That it serves once: it has to be spent before anything is done.
+    pub single_use: Option<SingleUse>,
+}
+
 /// Why a peer may not do what it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -57,6 +69,12 @@ pub enum Denied {
     /// The token is good for another association.
     #[error("the token is good for another association")]
     OtherAssociation,
+    /// The token serves once, and was used.
+    #[error("the token was used")]
+    Spent,
+    /// More tokens were used than are remembered.
+    #[error("too many tokens were used")]
+    TooManySpent,
 }
 
 impl Scope {
@@ -97,8 +115,8 @@ impl Keyring {
     }
 
     /// Whether a peer shows a key, or at `now` since 1970 a token, that is good for
-    /// `scope` and for the association that it asks about. Tells the only association
-    /// that a token is good for. How long this takes does not depend on the key.
+    /// `scope` and for the association that it asks about, and what else bounds it. How
+    /// long this takes does not depend on the key.
     ///
     /// # Errors
     ///
@@ -109,7 +127,7 @@ impl Keyring {
         scope: Scope,
         association: Option<Uuid>,
         now: Duration,
-    ) -> Result<Option<Uuid>, Denied> {
+    ) -> Result<Grant, Denied> {
         let presented = presented.ok_or(Denied::NoKey)?;
         if token::is_token(presented.as_str()) {
             let token = presented.as_str();
@@ -124,7 +142,7 @@ impl Keyring {
         }
         let key = found.ok_or(Denied::UnknownKey)?;
         if key.scopes.contains(&scope) {
-            Ok(None)
+            Ok(Grant::default())
         } else {
             Err(Denied::OutOfScope)
         }
@@ -154,8 +172,8 @@ mod tests {
             let presented = key.map(Presented::new);
             ring.authorize(presented.as_ref(), scope, None, Duration::ZERO)
         };
-        assert_eq!(check(Some("one"), Scope::Create), Ok(None));
-        assert_eq!(check(Some("two"), Scope::Terminate), Ok(None));
+        assert_eq!(check(Some("one"), Scope::Create), Ok(Grant::default()));
+        assert_eq!(check(Some("two"), Scope::Terminate), Ok(Grant::default()));
         assert_eq!(check(Some("one"), Scope::Read), Err(Denied::OutOfScope));
         assert_eq!(check(Some("two"), Scope::Create), Err(Denied::OutOfScope));
         assert_eq!(check(Some("three"), Scope::Create), Err(Denied::UnknownKey));

@@ -9,8 +9,10 @@
 
 mod api_key;
 mod keyring;
+mod spent;
 mod token;
 
 pub use api_key::{ApiKey, KEY_PREFIX, KeyHash, KeyHashError, Presented};
-pub use keyring::{Denied, KeyEntry, Keyring, Scope};
+pub use keyring::{Denied, Grant, KeyEntry, Keyring, Scope};
+pub use spent::{SingleUse, SpentTokens, TokenId};
 pub use token::{Issuer, IssuerError};

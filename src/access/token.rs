@@ -1,8 +1,7 @@
 //! Signed tokens (RFC 7519) of somebody whom the operator trusts to say who may do
 //! what: RS256, ES256, ES384 and EdDSA. `docs/protocols/jet.md` lists the claims.
 //!
-//! Left out: that a token serves once (`jti`), and how long a session may last
-//! (`jet_ttl`).
+//! Left out: lists of revoked tokens.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +12,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::keyring::{Denied, Scope};
+use super::keyring::{Denied, Grant, Scope};
+use super::spent::{SingleUse, TokenId};
 
 /// How far the clocks of issuer and relay may be apart.
 const LEEWAY: Duration = Duration::from_secs(300);
@@ -25,6 +25,8 @@ pub struct Issuer {
     pub name: String,
     /// Where its public key is.
     pub path: PathBuf,
+    /// Whether a token that has a number (`jti`) serves once.
+    pub single_use: bool,
     /// The public key, as its file has it.
     pem: Vec<u8>,
     key: DecodingKey,
@@ -36,14 +38,6 @@ pub struct Issuer {
 #[error("not a public key of RSA, P-256, P-384 or Ed25519 in PEM")]
 pub struct IssuerError;
 
-/// What a token is good for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Grant {
-    scopes: Vec<Scope>,
-    /// The one association that it is for.
-    association: Option<Uuid>,
-}
-
 /// The claims that mean something here.
 #[derive(Deserialize)]
 struct Claims {
@@ -53,8 +47,12 @@ struct Claims {
     /// Of an association's token: `rdv`, to meet at the relay.
     jet_cm: Option<String>,
     jet_aid: Option<Uuid>,
+    /// Minutes that a session may last; 0 is no limit.
+    #[serde(default)]
+    jet_ttl: u64,
     /// Of a scope's token.
     scope: Option<String>,
+    jti: Option<String>,
 }
 
 impl Issuer {
@@ -63,7 +61,12 @@ impl Issuer {
     /// # Errors
     ///
     /// When it is no public key.
-    pub fn new(name: String, path: PathBuf, pem: Vec<u8>) -> Result<Self, IssuerError> {
+    pub fn new(
+        name: String,
+        path: PathBuf,
+        pem: Vec<u8>,
+        single_use: bool,
+    ) -> Result<Self, IssuerError> {
         use Algorithm::{ES256, ES384, EdDSA, RS256};
         let rsa = DecodingKey::from_rsa_pem(&pem).map(|key| (key, vec![RS256]));
         let (key, algorithms) = rsa
@@ -73,6 +76,7 @@ impl Issuer {
         Ok(Self {
             name,
             path,
+            single_use,
             pem,
             key,
             algorithms,
@@ -80,7 +84,7 @@ impl Issuer {
     }
 
     /// What a token says that this issuer signed; `None` when it did not.
-    fn open(&self, token: &str, now: Duration) -> Option<Result<Grant, Denied>> {
+    fn open(&self, token: &str, now: Duration) -> Option<Result<(Grant, Vec<Scope>), Denied>> {
         let header = decode_header(token).ok()?;
         if !self.algorithms.contains(&header.alg) {
             return None;
@@ -107,31 +111,35 @@ impl Issuer {
         if now > until || now.saturating_add(LEEWAY) < from {
             return Some(Err(Denied::Expired));
         }
-        Some(grant(header.cty.as_deref(), &claims))
+        Some(scopes(header.cty.as_deref(), &claims).map(|scopes| {
+            let jti = claims.jti.as_deref().filter(|_| self.single_use);
+            let grant = Grant {
+                association: claims.jet_aid.filter(|_| scopes == [Scope::Create]),
+                session_limit: (claims.jet_ttl > 0)
+                    .then(|| Duration::from_secs(claims.jet_ttl.saturating_mul(60))),
+                single_use: jti.map(|jti| SingleUse {
+                    id: TokenId::new(&self.name, jti),
+                    until,
+                }),
+            };
+            (grant, scopes)
+        }))
     }
 }
 
-fn grant(kind: Option<&str>, claims: &Claims) -> Result<Grant, Denied> {
+fn scopes(kind: Option<&str>, claims: &Claims) -> Result<Vec<Scope>, Denied> {
     match (kind, &claims.jet_aid, &claims.scope) {
-        (Some("ASSOCIATION"), Some(association), _) if claims.jet_cm.as_deref() == Some("rdv") => {
-            Ok(Grant {
-                scopes: vec![Scope::Create],
-                association: Some(*association),
-            })
+        (Some("ASSOCIATION"), Some(_), _) if claims.jet_cm.as_deref() == Some("rdv") => {
+            Ok(vec![Scope::Create])
         }
-        (Some("SCOPE"), _, Some(scope)) => Ok(Grant {
-            scopes: match scope.as_str() {
-                "gateway.associations.read"
-                | "gateway.heartbeat.read"
-                | "gateway.sessions.read" => {
-                    vec![Scope::Read]
-                }
-                "gateway.session.terminate" => vec![Scope::Terminate],
-                "*" => vec![Scope::Create, Scope::Read, Scope::Terminate],
-                _ => return Err(Denied::OutOfScope),
-            },
-            association: None,
-        }),
+        (Some("SCOPE"), _, Some(scope)) => match scope.as_str() {
+            "gateway.associations.read" | "gateway.heartbeat.read" | "gateway.sessions.read" => {
+                Ok(vec![Scope::Read])
+            }
+            "gateway.session.terminate" => Ok(vec![Scope::Terminate]),
+            "*" => Ok(vec![Scope::Create, Scope::Read, Scope::Terminate]),
+            _ => Err(Denied::OutOfScope),
+        },
         _ => Err(Denied::OutOfScope),
     }
 }
@@ -141,30 +149,30 @@ pub(super) fn is_token(presented: &str) -> bool {
     presented.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
-/// Asks the issuers whether a token is good for `scope` at `association`; tells the
-/// association that it is for.
+/// Asks the issuers whether a token is good for `scope` at `association`, and for what
+/// it is good.
 pub(super) fn authorize(
     issuers: &[Issuer],
     token: &str,
     scope: Scope,
     association: Option<Uuid>,
     now: Duration,
-) -> Result<Option<Uuid>, Denied> {
+) -> Result<Grant, Denied> {
     let opened = issuers.iter().find_map(|issuer| issuer.open(token, now));
-    let grant = opened.ok_or(Denied::UnknownKey)??;
-    if !grant.scopes.contains(&scope) {
+    let (grant, scopes) = opened.ok_or(Denied::UnknownKey)??;
+    if !scopes.contains(&scope) {
         return Err(Denied::OutOfScope);
     }
     match (grant.association, association) {
         (Some(granted), Some(asked)) if granted != asked => Err(Denied::OtherAssociation),
-        (granted, _) => Ok(granted),
+        _ => Ok(grant),
     }
 }
 
-/// By the key's file.
+/// By what its key's file holds.
 impl PartialEq for Issuer {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.pem == other.pem
+        self.name == other.name && self.pem == other.pem && self.single_use == other.single_use
     }
 }
 
@@ -201,6 +209,7 @@ mod tests {
             "idp".to_owned(),
             PathBuf::new(),
             key.public_key_pem().into(),
+            true,
         )
         .unwrap();
         let secret = key.serialize_pem();
@@ -227,6 +236,7 @@ mod tests {
             let check = |token: &str, scope, at: Option<Uuid>, now: u64| {
                 let issuers = std::slice::from_ref(&issuer);
                 authorize(issuers, token, scope, at, Duration::from_secs(now))
+                    .map(|grant| grant.association)
             };
             let token = sign("ASSOCIATION", &association(NOW));
             assert_eq!(check(&token, Scope::Create, Some(A), NOW), Ok(Some(A)));
@@ -287,6 +297,33 @@ mod tests {
     }
 
     #[test]
+    fn a_token_may_serve_once_and_bound_its_sessions() {
+        let (mut issuer, sign) = issuer(Algorithm::EdDSA);
+        let granted = |issuer: &Issuer, token: &str| {
+            let issuers = std::slice::from_ref(issuer);
+            let now = Duration::from_secs(NOW);
+            authorize(issuers, token, Scope::Create, Some(A), now).unwrap()
+        };
+        let mut claims = association(NOW + 60);
+        let plain = granted(&issuer, &sign("ASSOCIATION", &claims));
+        assert_eq!((plain.session_limit, plain.single_use), (None, None));
+        claims["jti"] = json!("7");
+        claims["jet_ttl"] = json!(5);
+        let token = sign("ASSOCIATION", &claims);
+        let bounded = granted(&issuer, &token);
+        assert_eq!(bounded.session_limit, Some(Duration::from_secs(300)));
+        let once = bounded.single_use.unwrap();
+        assert_eq!(once.id, TokenId::new("idp", "7"));
+        assert_eq!(once.until, Duration::from_secs(NOW + 60) + LEEWAY);
+        issuer.single_use = false;
+        assert_eq!(granted(&issuer, &token).single_use, None);
+        claims["jet_ttl"] = json!(0);
+        claims["jti"] = json!("8");
+        let unbounded = granted(&issuer, &sign("ASSOCIATION", &claims));
+        assert_eq!(unbounded.session_limit, None);
+    }
+
+    #[test]
     fn nobody_else_signs() {
         let (issuer, sign) = issuer(Algorithm::ES256);
         let (_, other) = self::issuer(Algorithm::ES256);
@@ -324,7 +361,7 @@ mod tests {
             b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
         ] {
             assert_eq!(
-                Issuer::new("x".to_owned(), PathBuf::new(), pem.to_vec()).err(),
+                Issuer::new("x".to_owned(), PathBuf::new(), pem.to_vec(), true).err(),
                 Some(IssuerError)
             );
         }

@@ -1,5 +1,7 @@
 //! What is asked of a table beside a key, and what it answers.
 
+use std::time::Duration;
+
 /// What an accept does with an association or candidate that is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnknown {
@@ -14,7 +16,7 @@ pub enum OnUnknown {
 /// It goes stale when another acceptor is accepted there or the association is
 /// deleted, and a stale one is noticed: no two acceptances share a number until
 /// 2^32 further ones on the same shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CandidateRef {
     pub(super) slot: u32,
     pub(super) turn: u32,
@@ -39,6 +41,8 @@ pub struct Joined<L> {
     pub candidate: CandidateRef,
     /// The acceptor.
     pub acceptor: L,
+    /// How long the session may last.
+    pub session_limit: Option<Duration>,
 }
 
 /// An acceptor whose association is gone: to be closed without a reply.

@@ -59,6 +59,8 @@ pub struct AssociationView {
     pub age: Option<Duration>,
     /// Its place in the table, by which sessions know it.
     pub slot: u32,
+    /// How long each of its sessions may last.
+    pub session_limit: Option<Duration>,
     /// Its candidates in order.
     pub candidates: Vec<CandidateView>,
 }
@@ -159,6 +161,7 @@ impl<L: Copy> Table<L> {
                 key: association.key,
                 age: (!is_connected).then(|| self.limits.lifetime.saturating_sub(left)),
                 slot,
+                session_limit: association.session_limit(),
                 candidates: candidates
                     .iter()
                     .map(|candidate| CandidateView {

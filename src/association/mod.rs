@@ -15,6 +15,7 @@ mod expiry;
 pub mod key;
 pub mod owner;
 pub mod rendezvous;
+pub mod session_ends;
 mod slab;
 pub mod table;
 #[cfg(test)]

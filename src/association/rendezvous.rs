@@ -8,6 +8,8 @@
 //!
 //! Left out on purpose: the move itself.
 
+use std::time::Duration;
+
 use super::answer::Refusal;
 use super::census::Removal;
 use super::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
@@ -70,7 +72,8 @@ impl<L: Copy> Rendezvous<L> {
     }
 
     /// Makes an association known with as many candidates as there are routes to
-    /// it, and gives their ids, in order: the same when it is asked again.
+    /// it, and gives their ids, in order: the same when it is asked again. Its sessions
+    /// last as long as they may; without a limit, as was said before.
     ///
     /// # Errors
     ///
@@ -79,6 +82,7 @@ impl<L: Copy> Rendezvous<L> {
         &mut self,
         association: AssociationKey,
         routes: u16,
+        session_limit: Option<Duration>,
         now: Timestamp,
     ) -> Result<Vec<CandidateKey>, Refusal> {
         let implicit = RendezvousKey {
@@ -86,6 +90,9 @@ impl<L: Copy> Rendezvous<L> {
             candidate: None,
         };
         self.create(implicit, now)?;
+        if let Some(limit) = session_limit {
+            self.table.limit_sessions(association, limit, now)?;
+        }
         (0..routes)
             .map(|index| {
                 let candidate = self.owner.candidate(association, index);
@@ -257,8 +264,11 @@ mod tests {
         let shard = &mut shards(1)[0];
         let now = Timestamp::default();
         let association = AssociationKey(Uuid::from_u128(5));
-        let gathered = shard.gather(association, 3, now).unwrap();
-        assert_eq!(shard.gather(association, 3, now), Ok(gathered.clone()));
+        let gathered = shard.gather(association, 3, None, now).unwrap();
+        assert_eq!(
+            shard.gather(association, 3, None, now),
+            Ok(gathered.clone())
+        );
         assert_eq!(shard.table().len(), 1);
         for (index, candidate) in gathered.iter().enumerate() {
             assert!(!gathered[..index].contains(candidate));
@@ -269,7 +279,7 @@ mod tests {
             };
             assert_eq!(shard.test(key, now), Ok(()));
         }
-        let other = shard.gather(AssociationKey(Uuid::from_u128(6)), 1, now);
+        let other = shard.gather(AssociationKey(Uuid::from_u128(6)), 1, None, now);
         assert_ne!(other.unwrap()[0], gathered[0]);
     }
 

@@ -37,8 +37,8 @@
 //! # Memory
 //!
 //! A slot is 80 bytes when the caller's handle `L` is 8 bytes: key 16, links in
-//! the expiry queue 16, candidate 40 (key 17, turn 4, state 16, padding), origin
-//! and padding 8. Slots come in chunks of 128 that are never copied. The index
+//! the expiry queue 16, candidate 40 (key 17, turn 4, state 16, padding), origin,
+//! limit of a session and padding 8. Slots come in chunks of 128 that are never copied. The index
 //! takes 5 bytes a bucket at 44 to 88 % load, 5.7 to 11.4 an association.
 //! 9,000 associations: 71 chunks × 10,240 + 16,384 buckets × 5 = 809 KB, 90
 //! bytes each. More than one candidate costs 40 bytes each on the heap.
@@ -115,6 +115,8 @@ pub struct Table<L> {
 pub(super) struct Association<L> {
     pub(super) key: AssociationKey,
     origin: Origin,
+    /// Seconds that each of its sessions may last; 0: any number.
+    session_limit_s: u32,
     pub(super) links: Links,
     pub(super) candidates: Candidates<L>,
 }
@@ -174,6 +176,24 @@ impl<L: Copy> Table<L> {
         result
     }
 
+    /// Bounds the sessions of an association that are still to begin, to whole seconds
+    /// and at most 136 years.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`].
+    pub fn limit_sessions(
+        &mut self,
+        key: AssociationKey,
+        limit: Duration,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let slot = self.find_live(key, now).ok_or(Refusal::NotFound)?;
+        let limit_s = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
+        self.slots.held_mut(slot).session_limit_s = limit_s.max(1);
+        Ok(())
+    }
+
     /// Lets `leg` wait at a candidate, in place of the acceptor that waits there.
     ///
     /// The one-id form means the implicit candidate, which every known
@@ -217,7 +237,9 @@ impl<L: Copy> Table<L> {
         let slot = self
             .find_live(key.association, now)
             .ok_or(Refusal::NotFound)?;
-        let candidates = &mut self.slots.held_mut(slot).candidates;
+        let association = self.slots.held_mut(slot);
+        let session_limit = association.session_limit();
+        let candidates = &mut association.candidates;
         let was_connected = candidates.is_any_connected();
         let position = candidates.to_connect(key.candidate)?;
         let candidate = &mut candidates.as_mut_slice()[position];
@@ -230,6 +252,7 @@ impl<L: Copy> Table<L> {
         Ok(Joined {
             candidate: CandidateRef::new(slot, turn, position),
             acceptor,
+            session_limit,
         })
     }
 
@@ -492,6 +515,7 @@ impl<L: Copy> Table<L> {
         let slot = self.slots.insert(Association {
             key,
             origin,
+            session_limit_s: 0,
             links: Links::default(),
             candidates: Candidates::None,
         });
@@ -599,6 +623,12 @@ impl<L: Copy> Table<L> {
 }
 
 impl<L> Association<L> {
+    /// How long each of its sessions may last.
+    pub(super) fn session_limit(&self) -> Option<Duration> {
+        let limit = Duration::from_secs(self.session_limit_s.into());
+        (!limit.is_zero()).then_some(limit)
+    }
+
     /// Whether an accept created it and nobody is there any more. One that was
     /// just added for an acceptor is not, though its candidate is still to come.
     fn is_deserted(&self) -> bool {

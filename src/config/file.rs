@@ -147,6 +147,7 @@ pub(super) struct WrittenAccess {
 pub(super) struct WrittenIssuer {
     pub(super) name: Spanned<String>,
     pub(super) public_key: Spanned<PathBuf>,
+    pub(super) single_use: Option<bool>,
 }
 
 /// `[[access.keys]]`

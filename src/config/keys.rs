@@ -29,7 +29,8 @@ impl fmt::Display for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = toml::Value::String(self.name.clone());
         let path = toml::Value::String(self.path.to_string_lossy().into_owned());
-        writeln!(f, "[[access.issuers]]\nname = {name}\npublic_key = {path}")
+        writeln!(f, "[[access.issuers]]\nname = {name}\npublic_key = {path}")?;
+        writeln!(f, "single_use = {}", self.single_use)
     }
 }
 
@@ -68,7 +69,8 @@ pub(super) fn keyring(file: Option<&ConfigFile>) -> Result<Keyring, ConfigError>
             return Err(wrong(Problem::RelativePath { path: path.clone() }));
         }
         let pem = fs::read(path).map_err(|error| wrong(Problem::Unreadable { error }))?;
-        let issuer = Issuer::new(name, path.clone(), pem);
+        let single_use = written.single_use.unwrap_or(true);
+        let issuer = Issuer::new(name, path.clone(), pem, single_use);
         issuers.push(issuer.map_err(|error| wrong(Problem::IssuerKey(error)))?);
     }
     Ok(Keyring::new(keys, issuers))

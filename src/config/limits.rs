@@ -108,8 +108,13 @@ limits! {
     /// Seconds from an association's creation until it is forgotten, unless a
     /// pair of it is joined.
     association_ttl_s: Some(300), ASSOCIATION_TTL_MIN_S, 86_400;
+    /// Seconds that a session may last, from when its legs are joined. 0 is no limit.
+    session_ttl_s: Some(0), 0, 31_536_000;
     /// Legs from one source address that wait for their peer at once.
     waiting_per_address_max: Some(16_384), 1, 16_777_216;
+    /// Tokens that serve once and were used, remembered until they expire. Above it
+    /// none is taken.
+    spent_tokens_max: Some(262_144), 1, 16_777_216;
     /// Pipes kept for splicing, two descriptors each. Without a free one, a
     /// pair copies.
     pipes_max: None, 0, 65_536;
@@ -137,7 +142,9 @@ impl Limits {
             handshake_timeout_s: 0,
             associations_max: 0,
             association_ttl_s: 0,
+            session_ttl_s: 0,
             waiting_per_address_max: 0,
+            spent_tokens_max: 0,
             pipes_max,
             spill_bytes_max: 0,
             websocket_ping_s: 0,

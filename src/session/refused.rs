@@ -39,6 +39,10 @@ pub enum Refused {
     ExpiredToken,
     /// The token that was shown is good for another association.
     OtherAssociation,
+    /// The token that was shown serves once, and was used.
+    SpentToken,
+    /// More tokens were used than are remembered.
+    TooManySpent,
     /// The key that was shown is good for something else.
     OutOfScope,
     /// A leg asks over HTTP without an upgrade to WebSocket, or to a version that we
@@ -115,6 +119,8 @@ crate::labels!(Refused {
     UnknownKey = "unknown_key",
     ExpiredToken = "expired_token",
     OtherAssociation = "other_association",
+    SpentToken = "spent_token",
+    TooManySpent = "too_many_spent",
     OutOfScope = "out_of_scope",
     UpgradeRequired = "upgrade_required",
     NoWebSocketKey = "no_websocket_key",
@@ -161,7 +167,7 @@ impl Refused {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::NoKey | Self::UnknownKey | Self::ExpiredToken => 401,
+            Self::NoKey | Self::UnknownKey | Self::ExpiredToken | Self::SpentToken => 401,
             Self::V1Denied | Self::OutOfScope | Self::OtherAssociation | Self::TlsRequired => 403,
             Self::NotFound | Self::BadPath => 404,
             Self::BadMethod => 405,
@@ -174,7 +180,7 @@ impl Refused {
             Self::TooManyWaiting => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
             Self::NotServed => 501,
-            Self::TableFull | Self::Draining => 503,
+            Self::TableFull | Self::TooManySpent | Self::Draining => 503,
             _ => 400,
         }
     }
@@ -188,6 +194,8 @@ impl From<Denied> for Refused {
             Denied::OutOfScope => Self::OutOfScope,
             Denied::Expired => Self::ExpiredToken,
             Denied::OtherAssociation => Self::OtherAssociation,
+            Denied::Spent => Self::SpentToken,
+            Denied::TooManySpent => Self::TooManySpent,
         }
     }
 }

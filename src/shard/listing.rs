@@ -40,6 +40,7 @@ impl RelayService {
             });
             let started = of_view.iter().map(|(session, _)| SessionDetail {
                 started_unix_s: ago(now.since(session.joined_at)),
+                limit: self.session_limit(view.session_limit),
             });
             let oldest = of_view
                 .iter()

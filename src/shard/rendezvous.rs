@@ -6,7 +6,8 @@
 //! can come in between and be told that nobody waits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::iter;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,9 +25,10 @@ use super::rest::{Ask, Told};
 use super::status::ShardStatus;
 use super::waiting::WaitingLeg;
 use super::world::{Service, TAG_SERVICE, World};
-use crate::access::Keyring;
+use crate::access::{Keyring, SpentTokens};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
+use crate::association::session_ends::SessionEnds;
 use crate::association::table::{CandidateRef, OnUnknown};
 use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::{Count, Label};
@@ -79,10 +81,13 @@ pub struct RendezvousSettings {
     /// Who passes on others' connections, and says whose.
     pub proxy_protocol_from: Vec<IpNet>,
     pub association_ttl: Duration,
+    /// How long a session may last.
+    pub session_ttl: Option<Duration>,
     pub handshake_timeout: Duration,
     pub handshakes_max: usize,
     pub connections_max: usize,
     pub waiting_per_address_max: u32,
+    pub spent_tokens_max: usize,
 }
 
 /// A leg on its way to its association's owner.
@@ -124,6 +129,9 @@ pub struct RelayService {
     pub(super) draining: Flag,
     pub(super) waiting: RefCell<Slab<WaitingLeg>>,
     pub(super) waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
+    pub(super) spent_tokens: RefCell<SpentTokens>,
+    /// Of sessions that may last only so long.
+    pub(super) session_ends: RefCell<SessionEnds>,
     pub(super) random: Random,
     /// For acceptors with a codec.
     pub(super) ear: RefCell<Ear>,
@@ -165,6 +173,8 @@ impl RelayService {
             draining: Flag::default(),
             waiting: RefCell::new(Slab::new()),
             waiting_by_address: RefCell::default(),
+            spent_tokens: RefCell::default(),
+            session_ends: RefCell::default(),
             random,
             ear: RefCell::default(),
             unheard: RefCell::default(),
@@ -210,7 +220,14 @@ impl RelayService {
             Ok(Opening::Tls(first)) => Box::pin(self.open_tls(&mut link, first, deadline)).await,
             opening => opening,
         };
-        match opening.and_then(|opening| self.take_opening(opening, link.is_tls(), only)) {
+        let opening = match opening {
+            Ok(opening) => self
+                .check_listener(&opening, link.is_tls(), only)
+                .map(|()| opening)
+                .map_err(Failure::silent),
+            failed => failed,
+        };
+        match opening {
             Ok(Opening::Http(received)) => {
                 Box::pin(self.serve_http(link, received, peer, since)).await;
             }
@@ -254,26 +271,26 @@ impl RelayService {
             })
     }
 
-    /// Whether what a connection opens with, TLS over, is served on a listener that is
-    /// for `only` that.
-    fn take_opening(
+    /// Whether what a connection opens with is served on its listener, which may be for
+    /// `only` one thing.
+    fn check_listener(
         &self,
-        opening: Opening,
+        opening: &Opening,
         is_tls: bool,
         only: Option<Transport>,
-    ) -> Result<Opening, Failure> {
-        let transport = match (&opening, is_tls) {
+    ) -> Result<(), Refused> {
+        let transport = match (opening, is_tls) {
             (Opening::Http(_), false) => Transport::Ws,
             (Opening::Http(_), true) => Transport::Wss,
             (_, false) => Transport::Tcp,
             (_, true) => Transport::Tls,
         };
         if self.settings().tls_required && !is_tls {
-            return Err(Failure::silent(Refused::TlsRequired));
+            return Err(Refused::TlsRequired);
         }
         match only {
-            Some(only) if only != transport => Err(Failure::silent(Refused::OtherListener)),
-            _ => Ok(opening),
+            Some(only) if only != transport => Err(Refused::OtherListener),
+            _ => Ok(()),
         }
     }
 
@@ -391,6 +408,23 @@ impl RelayService {
         });
     }
 
+    /// How long a session may last whose association has this limit.
+    pub(super) fn session_limit(&self, of_association: Option<Duration>) -> Option<Duration> {
+        let limits = [of_association, self.settings().session_ttl];
+        limits.into_iter().flatten().min()
+    }
+
+    /// Ends sessions that have lasted as long as they may.
+    fn end_overdue(&self, now: Timestamp) {
+        let mut ends = self.session_ends.borrow_mut();
+        let overdue = iter::from_fn(|| ends.poll_due(now));
+        let overdue: HashSet<CandidateRef, ahash::RandomState> = overdue.collect();
+        if !overdue.is_empty() {
+            let is_overdue = |session: &CandidateRef| overdue.contains(session);
+            self.world.end_sessions(CloseReason::Expired, is_overdue);
+        }
+    }
+
     /// Connections that have not said what they want.
     pub(super) fn handshakes(&self) -> usize {
         self.handshakes.get()
@@ -468,12 +502,14 @@ impl Service for RelayService {
         // Never stale: a connected candidate stays until its session ends.
         let ended = self.rendezvous.borrow_mut().session_ended(candidate);
         debug_assert!(ended.is_ok(), "a session ends once");
+        self.session_ends.borrow_mut().remove(candidate);
         self.close_expired();
     }
 
     fn handle_turn(self: &Rc<Self>, now: Timestamp) {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.close_expired();
+            self.end_overdue(now);
             self.look_for_life();
             self.listen_on();
         }
@@ -482,7 +518,8 @@ impl Service for RelayService {
     fn next_deadline(&self) -> Option<Timestamp> {
         let expiry = self.rendezvous.borrow().next_deadline();
         let unheard = (!self.unheard.borrow().is_empty()).then(Timestamp::default);
-        [expiry, self.next_look.get(), unheard]
+        let session_end = self.session_ends.borrow().next_deadline();
+        [expiry, self.next_look.get(), unheard, session_end]
             .into_iter()
             .flatten()
             .min()

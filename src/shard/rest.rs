@@ -5,17 +5,22 @@
 //! comes back as one.
 
 use std::rc::Rc;
+use std::time::Duration;
+
+use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, Newcomer, RelayService};
-use crate::access::{Presented, Scope};
+use crate::access::{Grant, Presented, Scope, SingleUse};
 use crate::association::census::Removal;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::Route;
+use crate::association::table::CandidateRef;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, AssociationDetail, RouteTo};
 use crate::protocol::jet::{PublicUrl, RestError, RestRequest};
 use crate::protocol::websocket;
+use crate::relay::CloseReason;
 use crate::relay::codec::Codec;
 use crate::runtime::clock;
 use crate::runtime::executor::yield_now;
@@ -28,14 +33,17 @@ use crate::time::Timestamp;
 /// What is asked of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// To make it known, with a candidate for each route.
-    Gather(AssociationKey),
+    /// To make it known, with a candidate for each route. Its sessions may last only so
+    /// long.
+    Gather(AssociationKey, Option<Duration>),
     /// Whether it is known.
     Show(AssociationKey),
     /// To give it up, with its sessions.
     Delete(AssociationKey),
     /// To end its sessions.
     Terminate(AssociationKey),
+    /// To take a token that serves once.
+    Spend(SingleUse),
     /// All that the shard has.
     List,
 }
@@ -156,17 +164,21 @@ impl RelayService {
         let request = asked?;
         let settings = self.settings();
         let granted = match self.needed_scope(request) {
-            None => None,
+            None => Grant::default(),
             Some(scope) => {
                 let association = request.association();
                 let now = clock::unix_time();
                 settings.keyring.authorize(key, scope, association, now)?
             }
         };
+        if let Some(token) = granted.single_use {
+            self.ask(Ask::Spend(token)).await?;
+        }
+        let limit = granted.session_limit;
         match request {
             RestRequest::Health => Ok(rest_answer::healthy(settings.instance.as_str())),
             RestRequest::Create { association } => {
-                let association = match association.or(granted) {
+                let association = match association.or(granted.association) {
                     Some(chosen) => AssociationKey(chosen),
                     None => self
                         .rendezvous
@@ -174,16 +186,16 @@ impl RelayService {
                         .mint(self.random)
                         .map_err(|_| Refused::TableFull)?,
                 };
-                let candidates = self.gather(association).await?;
+                let candidates = self.gather(association, limit).await?;
                 let routes = routes_to(&settings.routes, &candidates);
                 Ok(rest_answer::created(association.0, &settings.stun, &routes))
             }
             RestRequest::CreateAssociation(id) => {
-                self.ask(Ask::Gather(AssociationKey(id))).await?;
+                self.gather(AssociationKey(id), limit).await?;
                 Ok(Answer::new(200))
             }
             RestRequest::GatherCandidates(id) => {
-                let candidates = self.gather(AssociationKey(id)).await?;
+                let candidates = self.gather(AssociationKey(id), limit).await?;
                 let routes = routes_to(&settings.routes, &candidates);
                 Ok(rest_answer::gathered(id, &routes))
             }
@@ -237,8 +249,12 @@ impl RelayService {
     }
 
     /// Makes an association known, and gives its candidates.
-    async fn gather(&self, association: AssociationKey) -> Result<Vec<CandidateKey>, Refused> {
-        match self.ask(Ask::Gather(association)).await? {
+    async fn gather(
+        &self,
+        association: AssociationKey,
+        session_limit: Option<Duration>,
+    ) -> Result<Vec<CandidateKey>, Refused> {
+        match self.ask(Ask::Gather(association, session_limit)).await? {
             Answered::Candidates(candidates) => Ok(candidates),
             Answered::Done | Answered::Associations(_) => {
                 unreachable!("every question has its own answer")
@@ -260,12 +276,13 @@ impl RelayService {
 
     /// Asks an association's owner, this shard or another.
     async fn ask(&self, ask: Ask) -> Told {
-        let route = match ask {
-            Ask::Gather(key) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => {
-                self.rendezvous.borrow().route(&implicit(key))
-            }
-            Ask::List => Route::Here,
+        let key = match ask {
+            Ask::Gather(key, _) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => key,
+            // One shard remembers each, found as any association's is.
+            Ask::Spend(token) => AssociationKey(Uuid::from_bytes(token.id.0)),
+            Ask::List => return self.tell(ask),
         };
+        let route = self.rendezvous.borrow().route(&implicit(key));
         match route {
             Route::Here => self.tell(ask),
             Route::Handoff(shard) => self.ask_shard(shard, ask).await,
@@ -296,11 +313,11 @@ impl RelayService {
         self.close_expired();
         let now = self.world.reactor.now();
         match ask {
-            Ask::Gather(_) if self.world.is_draining() => Err(Refused::Draining),
-            Ask::Gather(association) => {
+            Ask::Gather(..) if self.world.is_draining() => Err(Refused::Draining),
+            Ask::Gather(association, session_limit) => {
                 let routes = u16::try_from(self.settings().routes.len()).unwrap_or(u16::MAX);
                 let mut rendezvous = self.rendezvous.borrow_mut();
-                let candidates = rendezvous.gather(association, routes, now)?;
+                let candidates = rendezvous.gather(association, routes, session_limit, now)?;
                 Ok(Answered::Candidates(candidates))
             }
             Ask::Show(association) => {
@@ -313,7 +330,10 @@ impl RelayService {
                     Removal::Gone => self.close_expired(),
                     // It goes with the last of them.
                     Removal::HasSessions { slot } => {
-                        self.world.terminate(|candidate| candidate.slot() == slot);
+                        self.world
+                            .end_sessions(CloseReason::Terminated, |candidate| {
+                                candidate.slot() == slot
+                            });
                     }
                 }
                 Ok(Answered::Done)
@@ -321,10 +341,17 @@ impl RelayService {
             Ask::Terminate(association) => {
                 let slot = self.rendezvous.borrow().table().slot(association);
                 let slot = slot.ok_or(Refused::NotFound)?;
-                match self.world.terminate(|candidate| candidate.slot() == slot) {
+                let is_meant = |candidate: &CandidateRef| candidate.slot() == slot;
+                match self.world.end_sessions(CloseReason::Terminated, is_meant) {
                     0 => Err(Refused::NotFound),
                     _ => Ok(Answered::Done),
                 }
+            }
+            Ask::Spend(token) => {
+                let tokens_max = self.settings().spent_tokens_max;
+                let mut spent = self.spent_tokens.borrow_mut();
+                spent.spend(token, clock::unix_time(), tokens_max)?;
+                Ok(Answered::Done)
             }
             Ask::List => Ok(Answered::Associations(self.listed())),
         }

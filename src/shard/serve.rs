@@ -276,10 +276,12 @@ pub(super) fn service_settings(
         stun: settings.jet.stun.clone(),
         proxy_protocol_from: settings.proxy_protocol_from.clone(),
         association_ttl: Duration::from_secs(limits.association_ttl_s),
+        session_ttl: (limits.session_ttl_s > 0).then(|| Duration::from_secs(limits.session_ttl_s)),
         handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),
         handshakes_max: to_usize(share(limits.handshakes_max, shards)),
         connections_max: to_usize(share(limits.connections_max, shards)),
         waiting_per_address_max: to_u32(share(limits.waiting_per_address_max, shards)),
+        spent_tokens_max: to_usize(share(limits.spent_tokens_max, shards)),
     })
 }
 

@@ -222,6 +222,10 @@ impl RelayService {
             since: acceptor.since,
             readiness: acceptor.readiness,
         };
+        if let Some(limit) = self.session_limit(joined.session_limit) {
+            let end = self.world.reactor.now() + limit;
+            self.session_ends.borrow_mut().insert(joined.candidate, end);
+        }
         self.world.join(left, right, joined.candidate);
     }
 }

@@ -317,14 +317,14 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
 
     /// Ends every session that is meant; both its peers see an end of the stream.
     /// Tells how many.
-    pub fn terminate(&self, is_meant: impl Fn(&C) -> bool) -> usize {
+    pub fn end_sessions(&self, reason: CloseReason, is_meant: impl Fn(&C) -> bool) -> usize {
         let sessions = self.sessions.borrow();
         let is_meant = |key: PairKey| {
             let session = sessions.get(key.index as usize).and_then(Option::as_ref);
             session.is_some_and(|session| is_meant(&session.context))
         };
         let mut planes = self.planes.borrow_mut();
-        planes.abort_if(CloseReason::Terminated, is_meant)
+        planes.abort_if(reason, is_meant)
     }
 
     /// What was counted so far.

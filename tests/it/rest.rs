@@ -197,47 +197,68 @@ fn a_key_is_needed_where_the_relay_has_some() {
     assert!(!log.contains(&creator) && !log.contains(&reader), "{log}");
 }
 
+/// Signs tokens that a relay with its configuration takes.
+struct Issuer {
+    key: KeyPair,
+    folder: tempfile::TempDir,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        Self {
+            key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key"),
+            folder: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    fn relay(&self) -> Relay {
+        let public = self.folder.path().join("issuer.pem");
+        std::fs::write(&public, self.key.public_key_pem()).expect("written");
+        let path = self.folder.path().join("relay.toml");
+        let text = format!(
+            "create_on_accept = false\n[[access.issuers]]\nname = \"idp\"\npublic_key = {:?}\n",
+            public.to_str().expect("text")
+        );
+        std::fs::write(&path, text).expect("written");
+        Relay::start(&["--config", path.to_str().expect("text")])
+    }
+
+    /// A header that shows a token of this kind.
+    fn bearer(&self, kind: &str, claims: &Value) -> String {
+        let mut header = jsonwebtoken::Header::new(Algorithm::ES256);
+        header.cty = Some(kind.to_owned());
+        let key = EncodingKey::from_ec_pem(self.key.serialize_pem().as_bytes()).expect("a key");
+        let token = jsonwebtoken::encode(&header, claims, &key).expect("a token");
+        format!("Authorization: Bearer {token}\r\n")
+    }
+}
+
 #[test]
 fn a_token_is_good_for_its_association_while_it_lasts() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-    let public = folder.path().join("issuer.pem");
-    std::fs::write(&public, key.public_key_pem()).expect("written");
-    let path = folder.path().join("relay.toml");
-    let text = format!(
-        "create_on_accept = false\n[[access.issuers]]\nname = \"idp\"\npublic_key = {:?}\n",
-        public.to_str().expect("text")
-    );
-    std::fs::write(&path, text).expect("written");
-    let mut relay = Relay::start(&["--config", path.to_str().expect("text")]);
+    let issuer = Issuer::new();
+    let mut relay = issuer.relay();
     let address = relay.address;
-
     let now = clock::unix_time().as_secs();
     let place = implicit(new_association().association);
-    let sign = |key: &KeyPair, until: u64| {
-        let mut header = jsonwebtoken::Header::new(Algorithm::ES256);
-        header.cty = Some("ASSOCIATION".to_owned());
+    let sign = |issuer: &Issuer, until: u64| {
         let claims = json!({"jet_cm": "rdv", "jet_aid": place.association, "exp": until});
-        let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).expect("a key");
-        jsonwebtoken::encode(&header, &claims, &key).expect("a token")
+        issuer.bearer("ASSOCIATION", &claims)
     };
-    let token = sign(&key, now + 600);
-    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let bearer = sign(&issuer, now + 600);
     let create = format!("POST /jet/association/{}", place.association);
     let other = format!("POST /jet/association/{}", new_association().association);
-    let stranger = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-    for (line, token, status, reason) in [
-        (&create, sign(&key, now - 600), 401, "expired_token"),
-        (&other, token.clone(), 403, "other_association"),
-        (&create, sign(&stranger, now + 600), 401, "unknown_key"),
+    for (line, bearer, status, reason) in [
+        (&create, sign(&issuer, now - 600), 401, "expired_token"),
+        (&other, bearer.clone(), 403, "other_association"),
+        (&create, sign(&Issuer::new(), now + 600), 401, "unknown_key"),
     ] {
-        let refused = exchange(address, line, &bearer(&token));
+        let refused = exchange(address, line, &bearer);
         assert_eq!(refused.status, status, "{reason}");
         assert_eq!(relay.counters().count(&format!("refused.{reason}")), 1);
     }
     refused(address, &accept(place), 404);
 
-    let created = exchange(address, "GET /jet/create", &bearer(&token));
+    let created = exchange(address, "GET /jet/create", &bearer);
     let association = place.association.to_string();
     assert_eq!(
         created.header("Jet-Association"),
@@ -248,7 +269,60 @@ fn a_token_is_good_for_its_association_while_it_lasts() {
     ping_pong(&mut connector, &mut acceptor);
     drop((acceptor, connector));
     let log = relay.stop().log;
-    assert!(!log.contains(&token), "{log}");
+    let token = bearer.trim().rsplit(' ').next().expect("a token");
+    assert!(!log.contains(token), "{log}");
+}
+
+#[test]
+fn a_numbered_token_serves_once_and_its_sessions_so_long() {
+    let issuer = Issuer::new();
+    let mut relay = issuer.relay();
+    let address = relay.address;
+    let exp = clock::unix_time().as_secs() + 600;
+    let reading = json!({"scope": "gateway.sessions.read", "exp": exp});
+    let reader = issuer.bearer("SCOPE", &reading);
+    // Enough that both shards remember some.
+    for number in 0..8 {
+        let place = implicit(new_association().association);
+        let claims = json!({
+            "jet_cm": "rdv", "jet_aid": place.association, "exp": exp,
+            "jti": number.to_string(), "jet_ttl": 90,
+        });
+        let bearer = issuer.bearer("ASSOCIATION", &claims);
+        let create = format!("POST /jet/association/{}", place.association);
+        assert_eq!(exchange(address, &create, &bearer).status, 200);
+        for again in [&create, "GET /jet/create"] {
+            assert_eq!(exchange(address, again, &bearer).status, 401, "{again}");
+        }
+        let mut acceptor = granted(address, &accept(place));
+        let mut connector = granted(address, &connect(place));
+        ping_pong(&mut connector, &mut acceptor);
+        let sessions = exchange(address, "GET /jet/sessions", &reader).json();
+        assert_eq!(sessions[0]["time_to_live"], 90);
+    }
+    assert_eq!(relay.counters().count("refused.spent_token"), 16);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_session_ends_when_its_time_is_over() {
+    let mut relay = Relay::start(&["--limit", "session_ttl_s=1"]);
+    let mut pairs: Vec<_> = (0..20).map(|_| pair(relay.address, new_place())).collect();
+    for (acceptor, connector) in &mut pairs {
+        // No end of either stream, which was cut.
+        assert_eq!(read_to_end(acceptor), (Vec::new(), End::Reset));
+        assert_eq!(read_to_end(connector), (Vec::new(), End::Reset));
+    }
+    relay.wait_for_counters("sessions to end", |counters| {
+        counters.count("ended.expired") == 20
+    });
+    let ended = relay.stop();
+    ended.check_clean();
+    assert!(
+        ended.log.contains("reason=\"expired\" ended_by=\"relay\""),
+        "{}",
+        ended.log
+    );
 }
 
 #[test]

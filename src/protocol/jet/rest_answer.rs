@@ -1,6 +1,8 @@
 //! JET over HTTP: what a relay answers. `[JET-PROTO]` 2.2.2.1; the bodies that the
 //! specification does not have are those of known servers.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -113,6 +115,8 @@ pub struct CandidateDetail {
 pub struct SessionDetail {
     /// When its legs were joined, in seconds since 1970.
     pub started_unix_s: u64,
+    /// How long it may last.
+    pub limit: Option<Duration>,
 }
 
 #[derive(Serialize)]
@@ -149,6 +153,7 @@ struct ListedSession {
     recording_policy: bool,
     filtering_policy: bool,
     start_timestamp: String,
+    /// In minutes; 0 is no limit.
     time_to_live: u64,
     connection_mode: &'static str,
 }
@@ -210,7 +215,7 @@ pub fn sessions(associations: &[AssociationDetail]) -> Answer {
                 recording_policy: false,
                 filtering_policy: false,
                 start_timestamp: rfc_3339(session.started_unix_s),
-                time_to_live: 0,
+                time_to_live: session.limit.map_or(0, |limit| limit.as_secs() / 60),
                 connection_mode: "rdv",
             });
         listed.collect::<Vec<_>>()

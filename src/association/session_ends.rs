@@ -1,0 +1,76 @@
+//! When sessions that may last only so long are over.
+//!
+//! Left out: ending them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ahash::RandomState;
+
+use super::answer::CandidateRef;
+use crate::time::Timestamp;
+
+/// The sessions with a limit that run; nothing is held of others.
+#[derive(Debug, Default)]
+pub struct SessionEnds {
+    ends: HashMap<CandidateRef, Timestamp, RandomState>,
+    /// INVARIANT: holds exactly `ends`, in order of time.
+    by_time: BTreeSet<(Timestamp, CandidateRef)>,
+}
+
+impl SessionEnds {
+    /// A session that is to end at `end` has begun.
+    pub fn insert(&mut self, session: CandidateRef, end: Timestamp) {
+        self.ends.insert(session, end);
+        self.by_time.insert((end, session));
+    }
+
+    /// A session has ended, whether it had a limit or not.
+    pub fn remove(&mut self, session: CandidateRef) {
+        if let Some(end) = self.ends.remove(&session) {
+            self.by_time.remove(&(end, session));
+        }
+    }
+
+    /// The next session whose time is over. It is not told again.
+    #[must_use]
+    pub fn poll_due(&mut self, now: Timestamp) -> Option<CandidateRef> {
+        let (end, session) = *self.by_time.first()?;
+        (end <= now).then(|| {
+            self.remove(session);
+            session
+        })
+    }
+
+    /// When to ask [`Self::poll_due`] next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.by_time.first().map(|(end, _)| *end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_told_once_in_order_unless_they_ended_before() {
+        let at = Timestamp::from_nanos;
+        let session = |slot| CandidateRef::new(slot, 1, 0);
+        let mut ends = SessionEnds::default();
+        assert_eq!(ends.next_deadline(), None);
+        ends.insert(session(1), at(30));
+        ends.insert(session(2), at(10));
+        ends.insert(session(3), at(20));
+        ends.insert(session(4), at(20));
+        ends.remove(session(3));
+        ends.remove(session(9));
+        assert_eq!(ends.next_deadline(), Some(at(10)));
+        assert_eq!(ends.poll_due(at(9)), None);
+        assert_eq!(ends.poll_due(at(20)), Some(session(2)));
+        assert_eq!(ends.poll_due(at(20)), Some(session(4)));
+        assert_eq!(ends.poll_due(at(20)), None);
+        assert_eq!(ends.next_deadline(), Some(at(30)));
+        ends.remove(session(1));
+        assert_eq!(ends.next_deadline(), None);
+    }
+}
