@@ -19,6 +19,7 @@ pub mod file;
 mod keys;
 pub mod limits;
 mod listener;
+mod resolve;
 pub mod settings;
 
 mod urls;
