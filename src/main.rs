@@ -3,6 +3,11 @@
 
 use std::process::ExitCode;
 
+use midspan::runtime::allocator::CountingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
 fn main() -> ExitCode {
     midspan::cli::main(std::env::args_os())
 }

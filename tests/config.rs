@@ -12,6 +12,7 @@ fn resolve(path: &Path) -> Result<RelaySettings, ConfigError> {
     let host = HostFacts {
         cores_allowed: vec![0, 1, 2, 3],
         descriptors: 1024,
+        memory_bytes: 4 << 30,
         hostname: "relay.example".into(),
         state_dir: Some("/var/lib/midspan".into()),
         current_dir: "/".into(),

@@ -8,6 +8,7 @@ use crate::association::census::{Census, Tally};
 use crate::metrics::counters::Label;
 use crate::metrics::latency::Latencies;
 use crate::relay::Usage;
+use crate::runtime::allocator::allocated_bytes;
 use crate::shard::status::ShardStatus;
 use crate::shard::world::ShardSnapshot;
 
@@ -76,6 +77,8 @@ pub struct Overview {
     pub waiting: u64,
     pub pairs: u64,
     pub associations: Associations,
+    /// Allocated by the program.
+    pub memory_bytes: u64,
     pub spill_bytes: u64,
     pub pipes_in_use: u64,
     pub pipes_idle: u64,
@@ -155,6 +158,7 @@ impl Overview {
                 ended,
                 deleted,
             },
+            memory_bytes: allocated_bytes(),
             spill_bytes: sum.usage.spill_bytes,
             pipes_in_use: sum.usage.pipes_in_use as u64,
             pipes_idle: sum.usage.pipes_idle as u64,

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 
 use super::overview::Summed;
 use crate::metrics::counters::Label;
+use crate::runtime::allocator::allocated_bytes;
 
 /// Upper bounds of the buckets, in microseconds: from a round trip on one host to a
 /// day.
@@ -77,6 +78,11 @@ pub(super) fn metrics(sum: &Summed) -> String {
             "handshakes",
             "Connections that have not said what they want.",
             sum.handshakes,
+        ),
+        (
+            "memory_bytes",
+            "Bytes that the program has allocated.",
+            allocated_bytes(),
         ),
         (
             "spill_bytes",

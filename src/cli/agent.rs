@@ -71,7 +71,7 @@ impl AgentArgs {
                 format: self.log_format,
                 level: self.log_level,
             },
-            limits: Limits::defaults(host.descriptors),
+            limits: Limits::defaults(host.descriptors, host.memory_bytes),
             relay_ca: self
                 .relay_ca
                 .as_ref()

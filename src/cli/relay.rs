@@ -366,12 +366,12 @@ impl fmt::Display for StartupReport<'_> {
         )?;
         writeln!(
             f,
-            "  limits       {} connections, {} handshakes of {} s, {} pipes, {} MiB waiting to be sent",
+            "  limits       {} connections, {} handshakes of {} s, {} pipes, {} MiB of memory",
             limits.connections_max,
             limits.handshakes_max,
             limits.handshake_timeout_s,
             limits.pipes_max,
-            limits.spill_bytes_max >> 20,
+            limits.memory_bytes_max >> 20,
         )?;
         writeln!(f, "  state        {}", settings.state_dir.display())?;
         for note in &self.facts.notes {
@@ -428,7 +428,7 @@ mod tests {
              instance = \"r:9\"\n\n[limits]\nconnections_max = 954\nhandshakes_max = 954\n\
              handshake_timeout_s = 10\nassociations_max = 262144\nassociation_ttl_s = 60\n\
              session_ttl_s = 0\nwaiting_per_address_max = 16384\nspent_tokens_max = 262144\n\
-             pipes_max = 3\nspill_bytes_max = 67108864\n\
+             pipes_max = 3\nmemory_bytes_max = 2147483648\nspill_bytes_max = 67108864\n\
              websocket_ping_s = 20\nwebsocket_pong_timeout_s = 20\n",
         );
     }
@@ -509,7 +509,7 @@ mod tests {
   data plane   auto
   congestion   cubic
   associations created by whoever accepts; up to 262144 for 300 s
-  limits       704 connections, 704 handshakes of 10 s, 128 pipes, 64 MiB waiting to be sent
+  limits       704 connections, 704 handshakes of 10 s, 128 pipes, 2048 MiB of memory
   state        /var/lib/midspan
   note         this kernel has no kTLS
 

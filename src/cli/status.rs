@@ -89,8 +89,8 @@ impl fmt::Display for Shown<'_> {
         )?;
         writeln!(
             f,
-            "  memory       {} bytes wait to be sent, {} pipes in use, {} idle",
-            overview.spill_bytes, overview.pipes_in_use, overview.pipes_idle
+            "  memory       {} bytes allocated, {} of them wait to be sent; {} pipes in use, {} idle",
+            overview.memory_bytes, overview.spill_bytes, overview.pipes_in_use, overview.pipes_idle
         )?;
         for one in overview.latency.iter().filter(|one| one.count > 0) {
             writeln!(

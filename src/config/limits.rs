@@ -118,7 +118,12 @@ limits! {
     /// Pipes kept for splicing, two descriptors each. Without a free one, a
     /// pair copies.
     pipes_max: None, 0, 65_536;
-    /// Bytes of memory for what was read and cannot be written yet.
+    /// Bytes of memory that the relay may have allocated when it lets in another
+    /// connection, or makes an association known at a request. Not counted are what the
+    /// kernel holds for sockets and pipes, and rings. By default half of what the host or
+    /// its control group has.
+    memory_bytes_max: None, 16 << 20, 1 << 40;
+    /// Bytes of memory, of those, for what was read and cannot be written yet.
     spill_bytes_max: Some(64 << 20), 1 << 20, 64 << 30;
     /// Seconds without a word from a WebSocket, up to twice as many, until it
     /// is pinged. 0 pings none.
@@ -129,12 +134,13 @@ limits! {
 }
 
 impl Limits {
-    /// The defaults for a process that may open `descriptors` files.
+    /// The defaults for a process that may open `descriptors` files, where there are
+    /// `memory_bytes` of memory.
     ///
     /// A connection takes one descriptor and a pipe two, so pipes get at most a
     /// quarter of them.
     #[must_use]
-    pub fn defaults(descriptors: u64) -> Self {
+    pub fn defaults(descriptors: u64, memory_bytes: u64) -> Self {
         let pipes_max = (descriptors / 8).min(PIPES_DEFAULT_MAX);
         let mut limits = Self {
             connections_max: 0,
@@ -146,6 +152,7 @@ impl Limits {
             waiting_per_address_max: 0,
             spent_tokens_max: 0,
             pipes_max,
+            memory_bytes_max: memory_bytes / 2,
             spill_bytes_max: 0,
             websocket_ping_s: 0,
             websocket_pong_timeout_s: 0,
@@ -155,6 +162,9 @@ impl Limits {
                 *value = default;
             }
         }
+        let spec = spec_of("memory_bytes_max");
+        limits.memory_bytes_max = limits.memory_bytes_max.clamp(spec.min, spec.max);
+        limits.spill_bytes_max = spill_for(limits.memory_bytes_max);
         limits.connections_max = limits.connections_for(descriptors);
         limits.handshakes_max = handshakes_for(limits.connections_max);
         limits
@@ -210,6 +220,13 @@ pub(super) fn handshakes_for(connections_max: u64) -> u64 {
     spec_of("handshakes_max")
         .default
         .map_or(connections_max, |default| default.min(connections_max))
+}
+
+/// The default of `spill_bytes_max` where there is so much memory in all.
+pub(super) fn spill_for(memory_bytes_max: u64) -> u64 {
+    spec_of("spill_bytes_max")
+        .default
+        .map_or(0, |default| default.min(memory_bytes_max / 2))
 }
 
 /// The specification of the limit called `name`, which is one of ours.
@@ -287,7 +304,7 @@ mod tests {
     #[test]
     fn defaults_leave_room_for_every_descriptor() {
         for descriptors in [256, 1024, 4096, 20_000, 524_288, 1 << 30] {
-            let limits = Limits::defaults(descriptors);
+            let limits = Limits::defaults(descriptors, 1 << 30);
             assert!(limits.descriptors_needed(limits.connections_max) <= descriptors);
             assert!(limits.handshakes_max <= limits.connections_max);
             for (name, value) in limits.named() {
@@ -295,14 +312,27 @@ mod tests {
                 assert!((spec.min..=spec.max).contains(&value), "{name} = {value}");
             }
         }
-        assert_eq!(Limits::defaults(1024).connections_max, 1024 - 256 - 64);
-        assert_eq!(Limits::defaults(4096).pipes_max, 512);
+        assert_eq!(Limits::defaults(1024, 1 << 30).connections_max, 704);
+        assert_eq!(Limits::defaults(4096, 1 << 30).pipes_max, 512);
     }
 
     #[test]
     fn few_descriptors_still_give_one_pair() {
-        let limits = Limits::defaults(10);
+        let limits = Limits::defaults(10, 1 << 30);
         assert_eq!((limits.connections_max, limits.pipes_max), (2, 1));
+    }
+
+    #[test]
+    fn half_of_the_memory_is_the_budget() {
+        let check = |memory_bytes: u64, budget: u64, spill: u64| {
+            let limits = Limits::defaults(1024, memory_bytes);
+            let got = (limits.memory_bytes_max, limits.spill_bytes_max);
+            assert_eq!(got, (budget, spill), "of {memory_bytes}");
+        };
+        check(4 << 30, 2 << 30, 64 << 20);
+        check(100 << 20, 50 << 20, 25 << 20);
+        check(0, 16 << 20, 8 << 20);
+        check(u64::MAX, 1 << 40, 64 << 20);
     }
 
     #[test]

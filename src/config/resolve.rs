@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::certificates::tls;
 use super::file::ConfigFile;
 use super::keys::keyring;
-use super::limits::{Limits, handshakes_for, spec_of};
+use super::limits::{Limits, handshakes_for, spec_of, spill_for};
 use super::settings::{
     Flags, HostFacts, JetSettings, LISTEN_DEFAULT, LogSettings, RelaySettings, SPIN_US_MAX,
 };
@@ -239,7 +239,7 @@ fn limits(
     file: Option<&ConfigFile>,
     host: &HostFacts,
 ) -> Result<Limits, ConfigError> {
-    let mut limits = Limits::defaults(host.descriptors);
+    let mut limits = Limits::defaults(host.descriptors, host.memory_bytes);
     let mut places: Vec<(&'static str, Place)> = Vec::new();
     if let Some(file) = file {
         for (name, value) in file.written().limits.written() {
@@ -291,6 +291,18 @@ fn limits(
         }
         Some(_) => {}
     }
+    match place("spill_bytes_max") {
+        None => limits.spill_bytes_max = spill_for(limits.memory_bytes_max),
+        Some(place) if limits.spill_bytes_max > limits.memory_bytes_max => {
+            let problem = Problem::OverOther {
+                value: limits.spill_bytes_max,
+                other: "memory_bytes_max",
+                other_value: limits.memory_bytes_max,
+            };
+            return Err(ConfigError::new(place, problem));
+        }
+        Some(_) => {}
+    }
     let (value, other_value) = (limits.handshake_timeout_s, limits.association_ttl_s);
     if let Some(place) = place("handshake_timeout_s")
         && value > other_value
@@ -334,7 +346,7 @@ mod tests {
         assert_eq!(settings.drain_timeout, Duration::from_secs(30));
         assert_eq!(settings.jet.instance.as_str(), "relay.example");
         assert_eq!(settings.state_dir, Path::new("/var/lib/midspan"));
-        assert_eq!(settings.limits, Limits::defaults(1024));
+        assert_eq!(settings.limits, Limits::defaults(1024, 4 << 30));
     }
 
     #[test]

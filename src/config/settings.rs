@@ -132,6 +132,8 @@ pub struct HostFacts {
     pub cores_allowed: Vec<usize>,
     /// How many files this process may open.
     pub descriptors: u64,
+    /// How much memory it may use before the kernel ends it.
+    pub memory_bytes: u64,
     /// The host's own name.
     pub hostname: String,
     /// Where state goes when nobody says; `None` if there is no such place.
@@ -147,6 +149,7 @@ impl HostFacts {
         Self {
             cores_allowed: vec![0, 1],
             descriptors: 1024,
+            memory_bytes: 4 << 30,
             hostname: "relay.example".into(),
             state_dir: Some("/var/lib/midspan".into()),
             current_dir: "/home/operator".into(),

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use glommio::{CpuSet, GlommioError, LocalExecutorPoolBuilder, PoolPlacement};
 
+use super::allocator;
 use super::cores::Cores;
 
 /// glommio registers this much memory per executor for files, which we do not
@@ -73,6 +74,7 @@ where
                 let Some((index, seed)) = seed else {
                     unreachable!("one seed per thread");
                 };
+                allocator::count_in_batches();
                 (index, shard(index, seed).await)
             }
         })

@@ -12,6 +12,7 @@
 //! run_woken_tasks().await                 handshakes that waited and agents run
 //! ```
 
+pub mod allocator;
 pub mod clock;
 pub mod cores;
 pub mod executor;

@@ -89,6 +89,8 @@ pub enum Refused {
     TooManyHandshakes,
     /// The legs that wait from this address are at their limit.
     TooManyWaiting,
+    /// Memory is at its budget.
+    OverMemory,
     /// No descriptor was left.
     NoDescriptor,
     /// The relay is shutting down.
@@ -143,6 +145,7 @@ crate::labels!(Refused {
     TooManyConnections = "too_many_connections",
     TooManyHandshakes = "too_many_handshakes",
     TooManyWaiting = "too_many_waiting",
+    OverMemory = "over_memory",
     NoDescriptor = "no_descriptor",
     Draining = "draining",
     ReplyFailed = "reply_failed",
@@ -180,7 +183,7 @@ impl Refused {
             Self::TooManyWaiting => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
             Self::NotServed => 501,
-            Self::TableFull | Self::TooManySpent | Self::Draining => 503,
+            Self::TableFull | Self::TooManySpent | Self::OverMemory | Self::Draining => 503,
             _ => 400,
         }
     }

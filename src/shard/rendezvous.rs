@@ -38,6 +38,7 @@ use crate::protocol::jet::{
 use crate::relay::CloseReason;
 use crate::relay::slab::{Key, Slab};
 use crate::runtime::Owner;
+use crate::runtime::allocator::allocated_bytes;
 use crate::runtime::clock;
 use crate::runtime::executor::{run_or_spawn, spawn};
 use crate::runtime::flag::Flag;
@@ -51,6 +52,10 @@ use crate::session::link::Link;
 use crate::session::proxied::read_proxy_header;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
+
+/// Bytes that a connection's handshake may allocate: a head of 16 KiB and a body of
+/// 4 KiB in a buffer that grew by doubling, what TLS keeps, and a record that it opens.
+const HANDSHAKE_BYTES_MAX: u64 = 96 << 10;
 
 /// Owner tag of acceptors that wait; the token is their index.
 pub(super) const TAG_WAITING: u8 = TAG_SERVICE;
@@ -86,6 +91,8 @@ pub struct RendezvousSettings {
     pub handshake_timeout: Duration,
     pub handshakes_max: usize,
     pub connections_max: usize,
+    /// Of the whole process.
+    pub memory_bytes_max: u64,
     pub waiting_per_address_max: u32,
     pub spent_tokens_max: usize,
 }
@@ -408,6 +415,15 @@ impl RelayService {
         });
     }
 
+    /// Whether the budget has room for another connection, or what a request asks for,
+    /// whatever the handshakes that are under way still allocate. Of these the other
+    /// shards have as many, since the kernel spreads connections evenly.
+    pub(super) fn has_memory(&self) -> bool {
+        let handshakes = (self.handshakes.get() + 1) * self.world.shards.len();
+        let reserved = HANDSHAKE_BYTES_MAX * handshakes as u64;
+        allocated_bytes() + reserved <= self.settings().memory_bytes_max
+    }
+
     /// How long a session may last whose association has this limit.
     pub(super) fn session_limit(&self, of_association: Option<Duration>) -> Option<Duration> {
         let limits = [of_association, self.settings().session_ttl];
@@ -452,6 +468,9 @@ impl Service for RelayService {
         }
         if self.handshakes.get() >= self.settings().handshakes_max {
             return self.count_refused(peer(), Refused::TooManyHandshakes);
+        }
+        if !self.has_memory() {
+            return self.count_refused(peer(), Refused::OverMemory);
         }
         let only = self.settings().only.get(listener).copied().flatten();
         let (stream, permit) = self.begin(socket);

@@ -314,6 +314,7 @@ impl RelayService {
         let now = self.world.reactor.now();
         match ask {
             Ask::Gather(..) if self.world.is_draining() => Err(Refused::Draining),
+            Ask::Gather(..) if !self.has_memory() => Err(Refused::OverMemory),
             Ask::Gather(association, session_limit) => {
                 let routes = u16::try_from(self.settings().routes.len()).unwrap_or(u16::MAX);
                 let mut rendezvous = self.rendezvous.borrow_mut();

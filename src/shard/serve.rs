@@ -280,6 +280,7 @@ pub(super) fn service_settings(
         handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),
         handshakes_max: to_usize(share(limits.handshakes_max, shards)),
         connections_max: to_usize(share(limits.connections_max, shards)),
+        memory_bytes_max: limits.memory_bytes_max,
         waiting_per_address_max: to_u32(share(limits.waiting_per_address_max, shards)),
         spent_tokens_max: to_usize(share(limits.spent_tokens_max, shards)),
     })

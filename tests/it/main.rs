@@ -22,6 +22,7 @@ mod handoff;
 mod integrity;
 mod jet_client;
 mod matrix;
+mod memory;
 mod network_namespace;
 mod patience;
 mod peers;

@@ -1,0 +1,57 @@
+//! The budget of memory: it is kept, whoever asks for more is refused, and what was
+//! taken comes back.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use super::jet_client::{dial, new_place, pair, ping_pong};
+use super::patience::until;
+use super::relay_process::Relay;
+use super::rest::{exchange, request};
+
+const BUDGET_BYTES: u64 = 24 << 20;
+
+/// More than the budget is good for.
+const CONNECTIONS: usize = 600;
+
+fn allocated(relay: &Relay) -> u64 {
+    let admin = relay.admin.expect("it was asked for");
+    let status: Value = exchange(admin, "GET /status", "").json();
+    status["memory_bytes"].as_u64().expect("a number")
+}
+
+#[test]
+fn the_budget_is_kept_and_what_was_taken_comes_back() {
+    let budget = format!("memory_bytes_max={BUDGET_BYTES}");
+    let options = ["--admin", "127.0.0.1:0", "--limit", &budget];
+    let mut relay = Relay::start(&options);
+    let (mut acceptor, mut connector) = pair(relay.address, new_place());
+    let before = allocated(&relay);
+    assert!(before > 0 && before < BUDGET_BYTES, "{before}");
+
+    // Heads that do not end.
+    let long = request("GET /jet/health", &format!("X: {}\r\n", "x".repeat(15_000)));
+    let (unfinished, _) = long.split_at(long.len() - 2);
+    let mut flood: Vec<_> = (0..CONNECTIONS).map(|_| dial(relay.address)).collect();
+    for stream in &mut flood {
+        // Who was refused may have learnt of it.
+        let _ = stream.write_all(unfinished.as_bytes());
+    }
+    let counters = relay.wait_for_counters("refusals", |counters| {
+        counters.count("refused.over_memory") > 0
+            && counters.count("accepted") == CONNECTIONS as u64 + 2
+    });
+    let refused = counters.count("refused.over_memory");
+    assert!(refused < CONNECTIONS as u64, "some were let in");
+    assert!(allocated(&relay) <= BUDGET_BYTES);
+    ping_pong(&mut connector, &mut acceptor);
+
+    drop(flood);
+    until("memory to come back", || {
+        (allocated(&relay) < before + (1 << 20)).then_some(())
+    });
+    assert_eq!(exchange(relay.address, "GET /jet/health", "").status, 200);
+    drop((acceptor, connector));
+    relay.stop().check_clean();
+}
