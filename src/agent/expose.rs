@@ -11,6 +11,8 @@
 //!        └─── backoff ────┘          the session is attended to meanwhile ─┘
 //! ```
 //!
+//! Clients that come directly are served beside: see [`super::direct`].
+//!
 //! A door that is renewed replaces its predecessor at the relay without a gap,
 //! and the predecessor's session is attended to until its own lease ends: its
 //! number may have been given out in that moment.
@@ -22,10 +24,13 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::direct::{Admitted, CALLERS_MAX, Caller};
 use super::error::AgentError;
 use super::leg::{self, HANDSHAKE_TIMEOUT, LegError, WaitingLeg};
 use super::link::Link;
-use super::meeting::{Answer, DOORS, HELLO_BYTES, decode_hello, door_id, session_id};
+use super::meeting::{
+    Answer, DOORS, HELLO_BYTES, decode_hello, direct_id, door_id, encode_welcome, session_id,
+};
 use super::proxy::Proxy;
 use super::random::random_number;
 use super::reconnect::Backoff;
@@ -36,6 +41,9 @@ use super::way::Way;
 use crate::protocol::jet::Status;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::{Flag, either};
+use crate::runtime::socket::Socket;
+use crate::session::handshake::ReadBuffer;
+use crate::session::refused::Refused;
 use crate::shard::tally::Tally;
 use crate::shard::world::World;
 use crate::time::Timestamp;
@@ -71,6 +79,9 @@ pub(super) struct ExposeService {
     attended: Tally,
     /// Sessions whose service is being dialled.
     dialling: Tally,
+    /// Clients that came directly and have not said hello.
+    calling: Tally,
+    read_buffer: ReadBuffer,
     failure: RefCell<Option<AgentError>>,
 }
 
@@ -98,6 +109,8 @@ impl ExposeService {
             stop: Flag::default(),
             attended: Tally::default(),
             dialling: Tally::default(),
+            calling: Tally::default(),
+            read_buffer: ReadBuffer::default(),
             failure: RefCell::new(None),
         })
     }
@@ -241,18 +254,70 @@ impl ExposeService {
             return;
         };
         drop(counted);
+        self.take_hello(leg.link, leg.since, number, hello).await;
+    }
+
+    /// Meets a client that came directly, and serves it.
+    async fn attend_directly(self: Rc<Self>, socket: Socket) {
+        let counted = self.calling.enter();
+        let welcoming = self.welcome(socket);
+        let Some(Some((mut link, since, number))) = self.stop.or_raised(welcoming).await else {
+            return;
+        };
+        let mut hello = [0; HELLO_BYTES];
+        let until = self.world.reactor.now() + HANDSHAKE_TIMEOUT;
+        let reading = self
+            .world
+            .reactor
+            .deadline(until, link.recv_exact(&mut hello));
+        let Some(Some(Ok(()))) = self.stop.or_raised(reading).await else {
+            return;
+        };
+        drop(counted);
+        self.take_hello(link, since, number, hello).await;
+    }
+
+    /// Lets a client in that knows where to ask, and shows it who answers. Gives the
+    /// session's number.
+    async fn welcome(&self, socket: Socket) -> Option<(Link, Timestamp, u64)> {
+        let own = direct_id(&self.secret);
+        let caller = Caller::receive(&self.world, &self.read_buffer, socket).await?;
+        let wanting = caller.wants(&self.world, |place| place.association == own);
+        let (caller, place) = wanting.await?;
+        let Admitted {
+            stream,
+            early,
+            since,
+            gate: _,
+        } = caller.admit(&self.world)?;
+        let mut link = Link::new(stream, None, early).ok()?;
+        let number = random_number();
+        let nonce = place.candidate.unwrap_or_default();
+        let welcome = encode_welcome(&self.secret, nonce, number);
+        link.send_all(&welcome).await.ok()?;
+        Some((link, since, number))
+    }
+
+    /// Serves a session's client that has the ticket.
+    async fn take_hello(
+        &self,
+        link: Link,
+        since: Timestamp,
+        number: u64,
+        hello: [u8; HELLO_BYTES],
+    ) {
         let _dialling = self.dialling.enter();
         match decode_hello(&self.secret, number, &hello) {
-            Ok(port) => self.serve(leg, port).await,
+            Ok(port) => self.serve(link, since, port).await,
             Err(error) => {
                 warn!(%error, "session refused");
-                leg.link.reset();
+                link.reset();
             }
         }
     }
 
     /// Connects a session's client with the service that it wants.
-    async fn serve(&self, mut leg: WaitingLeg, port: Option<u16>) {
+    async fn serve(&self, mut link: Link, since: Timestamp, port: Option<u16>) {
         let connected = match self.find_service(port) {
             Ok(service) => leg::dial_target(&self.world, &service.target)
                 .await
@@ -264,11 +329,10 @@ impl ExposeService {
         };
         let answer = connected.as_ref().err().copied().unwrap_or(Answer::Ready);
         // A client that has gone meanwhile ends the pair like any other.
-        let sent = leg.link.send_all(&[answer.encode()]).await;
+        let sent = link.send_all(&[answer.encode()]).await;
         if let (Ok(target), Ok(())) = (connected, sent) {
-            let since = leg.since;
             let now = self.world.reactor.now();
-            let (left, right) = (leg.link.into_leg(since), target.into_leg(now));
+            let (left, right) = (link.into_leg(since), target.into_leg(now));
             self.world.join(left, right, ());
         }
     }
@@ -310,6 +374,19 @@ impl Proxy for ExposeService {
 
     fn own_world(&self) -> &Rc<World<(), Infallible>> {
         &self.world
+    }
+
+    fn accept_local(self: &Rc<Self>, socket: Socket) {
+        if self.calling.count() >= CALLERS_MAX {
+            return self.world.count_refused(Refused::TooManyHandshakes);
+        }
+        // Each session takes two connections.
+        if self.world.reactor.watched() + 2 > self.connections_max {
+            return self.world.count_refused(Refused::TooManyConnections);
+        }
+        if !self.world.is_draining() {
+            spawn(Rc::clone(self).attend_directly(socket));
+        }
     }
 
     fn stop(&self) {

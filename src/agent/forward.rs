@@ -1,21 +1,34 @@
 //! The client-side proxy: each local connection becomes one session.
+//!
+//! Where the ticket says how whoever exposes can be asked without the relay, both
+//! routes are tried at once and the first that answers is taken. A number taken at a door
+//! and not used there costs the other side a door, though; so where the direct route
+//! answered last, it has a head start.
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{debug, warn};
+use uuid::Builder;
 
 use super::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
 use super::link::Link;
-use super::meeting::{Answer, DOORS, NUMBER_BYTES, door_id, encode_hello, session_id};
+use super::meeting::{
+    Answer, DOORS, NUMBER_BYTES, WELCOME_BYTES, decode_welcome, direct_id, door_id, encode_hello,
+    session_id,
+};
 use super::proxy::Proxy;
-use super::random::random_number;
+use super::random::{random_bytes, random_number};
 use super::reconnect::Backoff;
 use super::ticket::{OnceTicket, ReusableTicket, Ticket};
 use super::way::Way;
+use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::protocol::jet::{Status, Version};
 use crate::runtime::executor::spawn;
+use crate::runtime::flag::{Either, either};
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
@@ -28,6 +41,14 @@ pub const MEETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the other proxy must have answered a hello: it dials the service
 /// meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the direct route has for itself where it answered last: several times a
+/// connection's first two round trips within a country.
+const HEAD_START: Duration = Duration::from_millis(100);
+
+/// How long the direct route has for a ticket that serves once: which of two ways it
+/// came could not be told, so they are tried one after the other.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () = assert!(ANSWER_TIMEOUT.as_secs() > CONNECT_TIMEOUT.as_secs());
 
@@ -42,6 +63,9 @@ enum MeetError {
     /// The relay cannot be had.
     #[error(transparent)]
     Relay(LegError),
+    /// Somebody without the ticket has the address of the direct route.
+    #[error("whoever answers there does not have the ticket")]
+    Impostor,
     /// The other proxy or its relay went away on the way.
     #[error("the session broke before it began: {0}")]
     Broken(std::io::Error),
@@ -83,6 +107,10 @@ pub(super) struct ForwardService {
     world: Rc<World<(), Infallible>>,
     ticket: Ticket,
     relay: Way,
+    /// To whoever exposes.
+    direct: Option<Way>,
+    /// Whether that answered when it was tried last.
+    direct_answers: Cell<bool>,
     connections_max: usize,
     meeting: Tally,
 }
@@ -92,12 +120,15 @@ impl ForwardService {
         world: Rc<World<(), Infallible>>,
         ticket: Ticket,
         relay: Way,
+        direct: Option<Way>,
         connections_max: usize,
     ) -> Rc<Self> {
         Rc::new(Self {
             world,
             ticket,
             relay,
+            direct,
+            direct_answers: Cell::new(true),
             connections_max,
             meeting: Tally::default(),
         })
@@ -128,11 +159,90 @@ impl ForwardService {
             Some(_) => Version::V2,
             None => Version::V1,
         };
+        if let Some(direct) = &self.direct {
+            let until = self.world.reactor.now() + DIRECT_TIMEOUT;
+            let connecting = leg::connect(&self.world, direct, ticket.key, version);
+            match self.world.reactor.deadline(until, connecting).await {
+                Some(Ok(link)) => return Ok(link),
+                Some(Err(error)) => debug!(%direct, %error, "no direct route"),
+                None => debug!(%direct, "no direct route in time"),
+            }
+        }
         Ok(leg::connect(&self.world, &self.relay, ticket.key, version).await?)
     }
 
-    /// Goes from door to door until somebody answers.
+    /// Meets whoever exposes, by the route that answers first.
     async fn meet(&self, ticket: &ReusableTicket) -> Result<Link, MeetError> {
+        let relayed = self.meet_at_relay(ticket);
+        let (number, link) = match &self.direct {
+            None => relayed.await?,
+            Some(direct) => {
+                let direct = self.meet_directly(ticket, direct);
+                self.race(direct, relayed).await?
+            }
+        };
+        self.greet(ticket, number, link).await
+    }
+
+    async fn race<T>(
+        &self,
+        direct: impl Future<Output = Result<T, MeetError>>,
+        relayed: impl Future<Output = Result<T, MeetError>>,
+    ) -> Result<T, MeetError> {
+        let (mut direct, mut relayed) = (pin!(direct), pin!(relayed));
+        let first = match self.direct_answers.get() {
+            true => {
+                let until = self.world.reactor.now() + HEAD_START;
+                self.world.reactor.deadline(until, direct.as_mut()).await
+            }
+            false => None,
+        };
+        let first = match first {
+            Some(first) => Either::First(first),
+            None => either(direct.as_mut(), relayed.as_mut()).await,
+        };
+        self.direct_answers
+            .set(matches!(first, Either::First(Ok(_))));
+        match first {
+            Either::First(Ok(met)) | Either::Second(Ok(met)) => Ok(met),
+            Either::First(Err(error)) => {
+                debug!(%error, "no direct route");
+                relayed.await
+            }
+            Either::Second(Err(error)) => {
+                let met = direct.await.map_err(|_| error);
+                self.direct_answers.set(met.is_ok());
+                met
+            }
+        }
+    }
+
+    /// Asks whoever exposes, and makes sure that it is they who answer.
+    async fn meet_directly(
+        &self,
+        ticket: &ReusableTicket,
+        direct: &Way,
+    ) -> Result<(u64, Link), MeetError> {
+        let nonce = Builder::from_random_bytes(random_bytes()).into_uuid();
+        let key = RendezvousKey {
+            association: AssociationKey(direct_id(&ticket.secret)),
+            candidate: Some(CandidateKey(nonce)),
+        };
+        let mut link = leg::connect(&self.world, direct, key, Version::V2).await?;
+        let mut welcome = [0; WELCOME_BYTES];
+        let until = self.world.reactor.now() + HANDSHAKE_TIMEOUT;
+        let reading = link.recv_exact(&mut welcome);
+        match self.world.reactor.deadline(until, reading).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(MeetError::Broken(error)),
+            None => return Err(MeetError::Silent),
+        }
+        let number = decode_welcome(&ticket.secret, nonce, &welcome).ok_or(MeetError::Impostor)?;
+        Ok((number, link))
+    }
+
+    /// Goes from door to door until somebody answers.
+    async fn meet_at_relay(&self, ticket: &ReusableTicket) -> Result<(u64, Link), MeetError> {
         let reactor = &self.world.reactor;
         let until = reactor.now() + MEETING_TIMEOUT;
         let mut backoff = Backoff::default();
@@ -155,10 +265,8 @@ impl ForwardService {
                 backoff.rest(reactor).await;
             }
         };
-        match reactor.deadline(until, trying).await {
-            Some((number, stream)) => self.greet(ticket, number, stream).await,
-            None => Err(failure),
-        }
+        let met = reactor.deadline(until, trying).await;
+        met.ok_or(failure)
     }
 
     /// Takes a session's number at a door and goes there.

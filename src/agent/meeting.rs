@@ -22,6 +22,21 @@
 //! the ticket; it also tells the server-side proxy that somebody is there,
 //! which a client that waits for a greeting would not.
 //!
+//! A proxy that can be reached is also asked directly, at an id of its own. There the
+//! door is the session as well, on one connection:
+//!
+//! ```text
+//! server-side proxy                              client-side proxy
+//!                    <─────────────── connect direct, a nonce as candidate
+//!   number, proof    ───────────────>
+//!                    <─────────────── hello
+//!   checks it, dials; answer ───────>
+//! ```
+//!
+//! The proof, over number and nonce, shows that somebody answers who has the ticket, and
+//! not whoever has the address now; until then nothing is said but the id, which serves
+//! nowhere else.
+//!
 //! The ids and the proof keep out whoever does not have the ticket, even one
 //! who has seen earlier sessions' packets. They do not hide the bytes, nor
 //! prove to the client who serves: that is for what runs inside, such as SSH
@@ -42,6 +57,9 @@ pub const DOORS: u64 = 4;
 /// Bytes of a session's number as a door gives it out.
 pub const NUMBER_BYTES: usize = 8;
 
+/// Bytes of a welcome.
+pub const WELCOME_BYTES: usize = NUMBER_BYTES + 16;
+
 /// Bytes of a hello.
 pub const HELLO_BYTES: usize = 1 + 2 + 16;
 
@@ -61,6 +79,43 @@ pub fn door_id(secret: &Secret, index: u64) -> Uuid {
 #[must_use]
 pub fn session_id(secret: &Secret, number: u64) -> Uuid {
     derive(secret, "session", number)
+}
+
+/// The id at which a server-side proxy is asked directly.
+#[must_use]
+pub fn direct_id(secret: &Secret) -> Uuid {
+    derive(secret, "direct", 0)
+}
+
+/// What a server-side proxy says to whoever asks it directly with this `nonce`.
+///
+/// ```text
+/// 0        8                24
+/// | number | proof          |    number: big endian
+/// ```
+#[must_use]
+pub fn encode_welcome(secret: &Secret, nonce: Uuid, number: u64) -> [u8; WELCOME_BYTES] {
+    let mut welcome = [0; WELCOME_BYTES];
+    welcome[..NUMBER_BYTES].copy_from_slice(&number.to_be_bytes());
+    let proof = welcome_proof(secret, nonce, number);
+    welcome[NUMBER_BYTES..].copy_from_slice(proof.as_bytes());
+    welcome
+}
+
+/// The session's number in a welcome; `None` when it is not from somebody who has the
+/// ticket.
+#[must_use]
+pub fn decode_welcome(secret: &Secret, nonce: Uuid, welcome: &[u8; WELCOME_BYTES]) -> Option<u64> {
+    let (number, proof) = welcome.split_first_chunk::<NUMBER_BYTES>()?;
+    let number = u64::from_be_bytes(*number);
+    let expected = welcome_proof(secret, nonce, number);
+    constant_time::verify_slices_are_equal(proof, expected.as_bytes())
+        .ok()
+        .map(|()| number)
+}
+
+fn welcome_proof(secret: &Secret, nonce: Uuid, number: u64) -> Uuid {
+    derive(secret, &format!("welcome/{}", nonce.simple()), number)
 }
 
 /// What a client-side proxy says first in a session.
@@ -206,12 +261,28 @@ mod tests {
         let ids = |secret: &Secret| {
             let doors = (0..DOORS).map(|index| door_id(secret, index));
             let sessions = (0..DOORS).map(|number| session_id(secret, number));
-            doors.chain(sessions).collect::<Vec<_>>()
+            let direct = [direct_id(secret)];
+            doors.chain(sessions).chain(direct).collect::<Vec<_>>()
         };
         let mut all = [ids(&secret(1)), ids(&secret(2))].concat();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 4 * 4);
+        assert_eq!(all.len(), 2 * (4 + 4 + 1));
+    }
+
+    #[test]
+    fn welcomes_prove_the_ticket_to_one_who_asks() {
+        let nonce = Uuid::from_u128(5);
+        let welcome = encode_welcome(&secret(1), nonce, 7);
+        assert_eq!(decode_welcome(&secret(1), nonce, &welcome), Some(7));
+        assert_eq!(decode_welcome(&secret(2), nonce, &welcome), None);
+        let another = Uuid::from_u128(6);
+        assert_eq!(decode_welcome(&secret(1), another, &welcome), None);
+        for index in 0..WELCOME_BYTES {
+            let mut changed = welcome;
+            changed[index] ^= 1;
+            assert_eq!(decode_welcome(&secret(1), nonce, &changed), None);
+        }
     }
 
     #[test]

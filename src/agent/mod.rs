@@ -8,6 +8,7 @@
 //! Left out: anything but TCP and unix sockets, and security between the two
 //! proxies beyond the ticket: what runs inside, such as SSH or TLS, brings it.
 
+mod direct;
 pub mod error;
 pub mod expose;
 pub mod forward;

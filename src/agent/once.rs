@@ -11,6 +11,9 @@
 //!   └────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! A client that comes directly is served when nobody has come by the relay: what waits
+//! there is replaced first, see above, and given up. Its session then is the round.
+//!
 //! Services close connections on which nobody logs in, so each round has a
 //! fresh one. Accepting again under the same ids replaces the former round; the
 //! relay refuses that when a client has joined it, which is how one that only
@@ -25,22 +28,27 @@ use std::time::Duration;
 use tracing::warn;
 use uuid::Builder;
 
+use super::direct::{Admitted, CALLERS_MAX, Caller};
 use super::error::AgentError;
 use super::leg::{self, LegError, WaitingLeg};
+use super::link::Link;
 use super::proxy::Proxy;
 use super::random::{random_bytes, random_number};
 use super::reconnect::Backoff;
 use super::relay_watch::RelayWatch;
-use super::target::Service as Exposed;
+use super::target::{HostPort, Service as Exposed};
 use super::ticket::OnceTicket;
 use super::way::Way;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
-use crate::protocol::jet::Status;
+use crate::protocol::jet::{Place, Status};
 use crate::relay::{CloseReason, Side};
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::Flag;
+use crate::runtime::socket::Socket;
+use crate::session::handshake::ReadBuffer;
+use crate::session::refused::Refused;
 use crate::shard::tally::Tally;
-use crate::shard::world::World;
+use crate::shard::world::{Leg, World};
 
 /// How long a connection to the service waits for a client at most: half of
 /// what sshd(8) gives one to log in.
@@ -55,6 +63,13 @@ pub(super) struct OnceService {
     exposed: Exposed,
     relay: RelayWatch,
     announce: RefCell<Option<Announce>>,
+    /// Where clients that come directly reach it.
+    direct: Option<HostPort>,
+    read_buffer: ReadBuffer,
+    /// Clients that came directly and are not served yet.
+    calling: Tally,
+    /// Raised when the one of them that has the session is served, or has gone.
+    taken: RefCell<Option<Rc<Flag>>>,
     /// Where it waits, once the relay lets it.
     key: Cell<Option<RendezvousKey>>,
     round: RefCell<Option<Rc<Round>>>,
@@ -67,8 +82,18 @@ pub(super) struct OnceService {
 #[derive(Debug)]
 struct Round {
     number: u32,
+    route: Route,
     ended: Cell<Option<Outcome>>,
     over: Flag,
+}
+
+/// How a round's client comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    /// By the relay, if anybody comes.
+    Relay,
+    /// It came directly.
+    Direct,
 }
 
 /// How a round ended.
@@ -98,6 +123,7 @@ impl OnceService {
         world: Rc<World<u32, Infallible>>,
         relay: Way,
         exposed: Exposed,
+        direct: Option<HostPort>,
         announce: Announce,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -105,6 +131,10 @@ impl OnceService {
             exposed,
             relay: RelayWatch::new(relay),
             announce: RefCell::new(Some(announce)),
+            direct,
+            read_buffer: ReadBuffer::default(),
+            calling: Tally::default(),
+            taken: RefCell::new(None),
             key: Cell::new(None),
             round: RefCell::new(None),
             stop: Flag::default(),
@@ -126,7 +156,7 @@ impl OnceService {
                 }
                 None => {
                     let _leaving = leaving.enter();
-                    service.leave().await;
+                    service.leave_relay().await;
                 }
             }
         });
@@ -141,6 +171,20 @@ impl OnceService {
     async fn run(&self) -> Result<(), AgentError> {
         let mut backoff = Backoff::default();
         loop {
+            // Meanwhile nobody waits at the relay.
+            let taken = self.taken.borrow().clone();
+            if let Some(taken) = taken {
+                taken.raised().await;
+            }
+            if let Some(round) = self
+                .live_round()
+                .filter(|round| round.route == Route::Direct)
+            {
+                round.over.raised().await;
+                if round.ended.get() == Some(Outcome::Served) {
+                    return Ok(());
+                }
+            }
             match self.accept().await {
                 Ok(waiting) => {
                     self.relay.handle_success();
@@ -227,25 +271,94 @@ impl OnceService {
                 return None;
             }
         };
-        let last = self.round.borrow().as_ref().map_or(0, |round| round.number);
-        let round = Rc::new(Round {
-            number: last.wrapping_add(1),
-            ended: Cell::new(None),
-            over: Flag::default(),
-        });
-        self.round.replace(Some(Rc::clone(&round)));
-        let since = waiting.since;
+        // A client may have come directly meanwhile.
+        if self.taken.borrow().is_some() || self.has_direct_round() {
+            return None;
+        }
         let key = waiting.key;
-        let now = self.world.reactor.now();
-        let (left, right) = (waiting.link.into_leg(since), service.into_leg(now));
-        self.world.join(left, right, round.number);
+        let leg = waiting.link.into_leg(waiting.since);
+        let round = self.join(Route::Relay, leg, service);
         if let Some(announce) = self.announce.take() {
             announce(OnceTicket {
                 relay: self.relay.way.url.clone(),
                 key,
+                direct: self.direct.clone(),
             });
         }
         Some(round)
+    }
+
+    /// Joins a client, or the relay, with the service in a new round.
+    fn join(&self, route: Route, left: Leg, service: Link) -> Rc<Round> {
+        let last = self.round.borrow().as_ref().map_or(0, |round| round.number);
+        let round = Rc::new(Round {
+            number: last.wrapping_add(1),
+            route,
+            ended: Cell::new(None),
+            over: Flag::default(),
+        });
+        self.round.replace(Some(Rc::clone(&round)));
+        let right = service.into_leg(self.world.reactor.now());
+        self.world.join(left, right, round.number);
+        round
+    }
+
+    /// Serves a client that came directly, unless somebody was served before it.
+    async fn attend_directly(self: Rc<Self>, socket: Socket) {
+        let _calling = self.calling.enter();
+        let Some(caller) = Caller::receive(&self.world, &self.read_buffer, socket).await else {
+            return;
+        };
+        let key = self.key.get();
+        let is_ours = |place: Place| {
+            let named = place.candidate.map(CandidateKey);
+            key.is_some_and(|key| {
+                key.association.0 == place.association
+                    && (named.is_none() || named == key.candidate)
+            })
+        };
+        let Some((caller, _)) = caller.wants(&self.world, is_ours).await else {
+            return;
+        };
+        let Some(_taken) = Taken::new(&self) else {
+            return caller
+                .turn_away(&self.world, Refused::AlreadyConnected)
+                .await;
+        };
+        if !self.leave_relay().await {
+            return caller
+                .turn_away(&self.world, Refused::AlreadyConnected)
+                .await;
+        }
+        let target = &self.exposed.target;
+        let service = match leg::dial_target(&self.world, target).await {
+            Ok(service) => service,
+            Err(error) => {
+                warn!(%target, %error, "cannot reach the service for a direct client");
+                return caller.turn_away(&self.world, Refused::NotWaiting).await;
+            }
+        };
+        let Some(admitted) = caller.admit(&self.world) else {
+            return;
+        };
+        let Admitted {
+            stream,
+            early,
+            gate,
+            since,
+        } = admitted;
+        let Ok(link) = Link::new(stream, None, early) else {
+            return;
+        };
+        let mut leg = link.into_leg(since);
+        leg.io.gate = gate;
+        let former = self.live_round();
+        self.join(Route::Direct, leg, service);
+        // Only now, so that whoever waits for its end finds the new one.
+        if let Some(former) = former {
+            former.ended.set(Some(Outcome::NobodyCame));
+            former.over.raise();
+        }
     }
 
     fn live_round(&self) -> Option<Rc<Round>> {
@@ -253,12 +366,41 @@ impl OnceService {
         round.filter(|round| round.ended.get().is_none())
     }
 
+    fn has_direct_round(&self) -> bool {
+        let round = self.live_round();
+        round.is_some_and(|round| round.route == Route::Direct)
+    }
+
     /// Replaces the leg that waits by one that goes: that ends a round to which
-    /// nobody came, while one with a client may finish.
-    async fn leave(&self) {
-        if let (Some(key), Some(_)) = (self.key.get(), self.live_round()) {
-            // Nothing is left to do about a failure: the drain has a deadline.
-            let _ = leg::accept(&self.world, &self.relay.way, Some(key)).await;
+    /// nobody came, while one with a client may finish. Returns whether nobody has one.
+    async fn leave_relay(&self) -> bool {
+        let (Some(key), Some(_)) = (self.key.get(), self.live_round()) else {
+            return true;
+        };
+        let replaced = leg::accept(&self.world, &self.relay.way, Some(key)).await;
+        // At a relay that cannot be asked, nobody comes either.
+        !matches!(replaced, Err(LegError::Refused(Status::BAD_REQUEST)))
+    }
+}
+
+/// That a client that came directly has the session, until it is served or gone.
+struct Taken(Rc<OnceService>);
+
+impl Taken {
+    /// `None` when another one has it.
+    fn new(service: &Rc<OnceService>) -> Option<Self> {
+        if service.taken.borrow().is_some() || service.has_direct_round() {
+            return None;
+        }
+        service.taken.replace(Some(Rc::default()));
+        Some(Self(Rc::clone(service)))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(taken) = self.0.taken.take() {
+            taken.raise();
         }
     }
 }
@@ -289,6 +431,17 @@ impl Proxy for OnceService {
             round.ended.set(Some(Outcome::of(reason, bytes)));
             round.over.raise();
         }
+    }
+
+    fn accept_local(self: &Rc<Self>, socket: Socket) {
+        if self.calling.count() >= CALLERS_MAX {
+            return self.world.count_refused(Refused::TooManyHandshakes);
+        }
+        let service = Rc::clone(self);
+        spawn(async move {
+            let attending = Rc::clone(&service).attend_directly(socket);
+            service.stop.or_raised(attending).await;
+        });
     }
 
     fn stop(&self) {

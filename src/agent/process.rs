@@ -12,11 +12,12 @@ use super::expose::ExposeService;
 use super::forward::ForwardService;
 use super::once::{Announce, OnceService};
 use super::random::seed_randomness;
-use super::settings::{AgentSettings, ExposeSettings, ForwardSettings, Sessions};
-use super::target::Service as Exposed;
+use super::settings::{AgentSettings, Direct, ExposeSettings, ForwardSettings, Sessions};
+use super::target::{HostPort, Service as Exposed};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use super::way::Way;
 use crate::association::key::ShardId;
+use crate::protocol::jet::Transport;
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::run_shards;
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
@@ -27,42 +28,96 @@ use crate::shard::control::{Envelope, Operator};
 use crate::shard::share::{engine_share, share, to_usize};
 use crate::shard::world::{ShardSnapshot, World, WorldSettings, drive};
 
-/// Exposes services until told to stop, or until the one session of
-/// [`Sessions::Once`] is over; `announce` tells that session's ticket. Returns
-/// what all shards counted.
-///
-/// # Errors
-///
-/// When the proxy cannot start, or the relay will not serve it.
-pub fn expose(
-    settings: &ExposeSettings,
-    signals: Signals,
-    announce: Announce,
-) -> Result<ShardSnapshot, AgentError> {
-    let mut agent = settings.agent.clone();
-    if settings.sessions == Sessions::Once {
-        agent.cores.truncate(1);
-    }
-    let (cores, seeds) = seeds(&agent, signals)?;
-    let relay = way(&settings.relay, &agent)?;
-    match (&settings.sessions, settings.services.first()) {
-        (Sessions::Once, Some(exposed)) => {
-            let mut announce = Some(announce);
-            let seeds = with_each(seeds, || OnceSeed {
-                relay: relay.clone(),
-                exposed: exposed.clone(),
-                announce: announce.take(),
-            });
-            finish(run_shards(&cores, seeds, run_once)?)
+/// A server-side proxy that is ready to serve.
+#[derive(Debug)]
+pub struct BoundExpose {
+    cores: Cores,
+    seeds: Vec<(Seed, Option<Listener>)>,
+    relay: Way,
+    direct: Option<HostPort>,
+    services: Vec<Exposed>,
+    sessions: Sessions,
+}
+
+impl BoundExpose {
+    /// Claims the address for clients that come directly, if there is to be one, and
+    /// makes everything that the shards need.
+    ///
+    /// # Errors
+    ///
+    /// When the address, a core or a descriptor cannot be had, or there is no way to
+    /// the relay.
+    pub fn bind(settings: &ExposeSettings, signals: Signals) -> Result<Self, AgentError> {
+        let mut agent = settings.agent.clone();
+        if settings.sessions == Sessions::Once {
+            agent.cores.truncate(1);
         }
-        (Sessions::Once, None) => unreachable!("the settings name at least one service"),
-        (Sessions::Reusable(secret), _) => {
-            let seeds = with_each(seeds, || ExposeSeed {
-                relay: relay.clone(),
-                secret: secret.clone(),
-                services: settings.services.clone(),
-            });
-            finish(run_shards(&cores, seeds, run_expose)?)
+        let (cores, seeds) = seeds(&agent, signals)?;
+        let mut bound = Vec::new();
+        let mut direct = None;
+        match &settings.direct {
+            None => bound.extend(seeds.into_iter().map(|seed| (seed, None))),
+            Some(Direct { listen, told }) => {
+                let (address, listeners) = listeners(listen.0, HandOut::FirstBytes, seeds.len())?;
+                direct = Some(told.clone().unwrap_or_else(|| address.into()));
+                let listeners = listeners.into_iter().map(Some);
+                bound.extend(seeds.into_iter().zip(listeners));
+            }
+        }
+        Ok(Self {
+            cores,
+            seeds: bound,
+            relay: way(&settings.relay, &agent)?,
+            direct,
+            services: settings.services.clone(),
+            sessions: settings.sessions.clone(),
+        })
+    }
+
+    /// Where clients that come directly reach it, with the port that the kernel chose.
+    #[must_use]
+    pub const fn direct(&self) -> Option<&HostPort> {
+        self.direct.as_ref()
+    }
+
+    /// Exposes services until told to stop, or until the one session of
+    /// [`Sessions::Once`] is over; `announce` tells that session's ticket. Returns
+    /// what all shards counted.
+    ///
+    /// # Errors
+    ///
+    /// When the shards cannot be started, or the relay will not serve them.
+    pub fn serve(self, announce: Announce) -> Result<ShardSnapshot, AgentError> {
+        let Self {
+            cores,
+            seeds,
+            relay,
+            direct,
+            services,
+            sessions,
+        } = self;
+        match (sessions, services.first()) {
+            (Sessions::Once, Some(exposed)) => {
+                let mut announce = Some(announce);
+                let seeds = with_each(seeds, |listener| OnceSeed {
+                    relay: relay.clone(),
+                    exposed: exposed.clone(),
+                    direct: direct.clone(),
+                    listener,
+                    announce: announce.take(),
+                });
+                finish(run_shards(&cores, seeds, run_once)?)
+            }
+            (Sessions::Once, None) => unreachable!("the settings name at least one service"),
+            (Sessions::Reusable(secret), _) => {
+                let seeds = with_each(seeds, |listener| ExposeSeed {
+                    relay: relay.clone(),
+                    secret: secret.clone(),
+                    services: services.clone(),
+                    listener,
+                });
+                finish(run_shards(&cores, seeds, run_expose)?)
+            }
         }
     }
 }
@@ -82,28 +137,28 @@ impl BoundForward {
     ///
     /// When the address, a core or a descriptor cannot be had.
     pub fn bind(settings: &ForwardSettings, signals: Signals) -> Result<Self, AgentError> {
-        let address = settings.listen.0;
-        let failed = |source| AgentError::Listen { address, source };
-        let claimed = claim_address(address).map_err(failed)?;
         let (cores, seeds) = seeds(&settings.agent, signals)?;
         let relay = way(settings.ticket.relay(), &settings.agent)?;
-        let mut bound = Vec::new();
-        let mut address = claimed;
-        for seed in seeds {
-            // The first one settles the port for the others.
-            let listener = Listener::bind(address, HandOut::Established).map_err(failed)?;
-            address = listener.address();
-            let own = ForwardSeed {
-                ticket: settings.ticket.clone(),
-                relay: relay.clone(),
-                listener,
+        let direct = settings.ticket.direct().map(|address| {
+            let url = RelayUrl {
+                address: address.clone(),
+                transport: Transport::Tcp,
+                pin: None,
             };
-            bound.push((seed, own));
-        }
+            Way::new(url, None, None)
+        });
+        let direct = direct.transpose()?;
+        let (address, listeners) = listeners(settings.listen.0, HandOut::Established, seeds.len())?;
+        let own = listeners.into_iter().map(|listener| ForwardSeed {
+            ticket: settings.ticket.clone(),
+            relay: relay.clone(),
+            direct: direct.clone(),
+            listener,
+        });
         Ok(Self {
             address,
             cores,
-            seeds: bound,
+            seeds: seeds.into_iter().zip(own).collect(),
         })
     }
 
@@ -138,11 +193,16 @@ struct ExposeSeed {
     relay: Way,
     secret: Secret,
     services: Vec<Exposed>,
+    /// For clients that come directly.
+    listener: Option<Listener>,
 }
 
 struct OnceSeed {
     relay: Way,
     exposed: Exposed,
+    /// Where clients that come directly reach it.
+    direct: Option<HostPort>,
+    listener: Option<Listener>,
     announce: Option<Announce>,
 }
 
@@ -150,6 +210,7 @@ struct OnceSeed {
 struct ForwardSeed {
     ticket: Ticket,
     relay: Way,
+    direct: Option<Way>,
     listener: Listener,
 }
 
@@ -201,8 +262,23 @@ fn way(relay: &RelayUrl, agent: &AgentSettings) -> Result<Way, AgentError> {
     Ok(Way::new(relay.clone(), authorities, agent.via.clone())?)
 }
 
-fn with_each<T>(seeds: Vec<Seed>, mut make: impl FnMut() -> T) -> Vec<(Seed, T)> {
-    seeds.into_iter().map(|seed| (seed, make())).collect()
+/// One listener for each of `count` shards, all at one address.
+fn listeners(
+    address: SocketAddr,
+    hand_out: HandOut,
+    count: usize,
+) -> Result<(SocketAddr, Vec<Listener>), AgentError> {
+    let failed = |source| AgentError::Listen { address, source };
+    // Settles the port for all of them.
+    let claimed = claim_address(address).map_err(failed)?;
+    let bind = |_| Listener::bind(claimed, hand_out).map_err(failed);
+    let listeners: Result<_, _> = (0..count).map(bind).collect();
+    Ok((claimed, listeners?))
+}
+
+fn with_each<S, T>(seeds: Vec<(Seed, S)>, mut make: impl FnMut(S) -> T) -> Vec<(Seed, T)> {
+    let with_own = |(seed, own)| (seed, make(own));
+    seeds.into_iter().map(with_own).collect()
 }
 
 fn finish(shards: Vec<Ended>) -> Result<ShardSnapshot, AgentError> {
@@ -225,6 +301,9 @@ fn new_world<C: Copy>(index: u16, seed: &Seed) -> io::Result<Rc<World<C, Infalli
 
 async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
     let world = new_world(index, &seed)?;
+    if let Some(listener) = own.listener {
+        world.reactor.listen(listener);
+    }
     let shards = u64::try_from(seed.shards.len()).unwrap_or(u64::MAX);
     let service = ExposeService::new(
         world,
@@ -240,8 +319,11 @@ async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
 
 async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
     let world = new_world(index, &seed)?;
+    if let Some(listener) = own.listener {
+        world.reactor.listen(listener);
+    }
     let announce = own.announce.unwrap_or_else(|| Box::new(|_| ()));
-    let service = OnceService::new(world, own.relay, own.exposed, announce);
+    let service = OnceService::new(world, own.relay, own.exposed, own.direct, announce);
     service.start();
     let counted = drive(Rc::clone(&service), seed.inbox, seed.operator).await;
     Ok((counted, service.take_failure()))
@@ -250,7 +332,13 @@ async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
 async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {
     let world = new_world(index, &seed)?;
     world.reactor.listen(own.listener);
-    let service = ForwardService::new(world, own.ticket, own.relay, seed.connections_max);
+    let service = ForwardService::new(
+        world,
+        own.ticket,
+        own.relay,
+        own.direct,
+        seed.connections_max,
+    );
     let counted = drive(service, seed.inbox, seed.operator).await;
     Ok((counted, None))
 }

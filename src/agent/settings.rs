@@ -41,8 +41,19 @@ pub struct ExposeSettings {
     pub services: Vec<Service>,
     /// For how many sessions.
     pub sessions: Sessions,
+    /// Where clients may ask without the relay.
+    pub direct: Option<Direct>,
     /// As for both proxies.
     pub agent: AgentSettings,
+}
+
+/// Where a server-side proxy can be asked without the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// Where to listen.
+    pub listen: ListenAddress,
+    /// How clients reach it, if not so.
+    pub told: Option<HostPort>,
 }
 
 /// For how many sessions a proxy is exposed.

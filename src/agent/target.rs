@@ -3,7 +3,7 @@
 //! Left out: resolving names, which the runtime does.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -120,6 +120,15 @@ impl FromStr for HostPort {
             host: host.parse()?,
             port: parse_port(port)?,
         })
+    }
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            host: Host::Address(address.ip()),
+            port: address.port(),
+        }
     }
 }
 

@@ -6,9 +6,10 @@
 //! jet+tcp://HOST:PORT/ASSOCIATION[/CANDIDATE]           one session
 //! ```
 //!
-//! Instead of `tcp` there may be `tls`, `ws` or `wss`. Over TLS `?pin=…` may stand
-//! behind it all: the fingerprint of the relay's certificate, which then needs nobody
-//! to vouch for it.
+//! Instead of `tcp` there may be `tls`, `ws` or `wss`. Behind it all may stand, from `?`
+//! on and parted by `&`: over TLS `pin=…`, the fingerprint of the relay's certificate,
+//! which then needs nobody to vouch for it; and of a ticket `direct=HOST:PORT`, where
+//! whoever exposes can be asked without the relay.
 //!
 //! JET pairs two legs by an association id and uses each id once. A reusable
 //! ticket therefore holds no id but 16 random bytes, in base64url without
@@ -35,8 +36,11 @@ use crate::tls::identity::Fingerprint;
 /// Before the transport's name, in a scheme.
 const SCHEME_PREFIX: &str = "jet+";
 
-/// Before the fingerprint of the relay's certificate.
-const PIN: &str = "?pin=";
+/// The parameter with the fingerprint of the relay's certificate.
+const PIN: &str = "pin";
+
+/// The parameter with the address of whoever exposes.
+const DIRECT: &str = "direct";
 
 /// Why a URL is neither a relay nor a ticket. Never holds a secret or an id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +57,9 @@ pub enum TicketError {
     /// Something behind the relay's port where nothing belongs.
     #[error("a relay's URL ends after its port; this one goes on, as a ticket does")]
     PathAfterRelay,
+    /// A parameter that nobody knows, or one twice.
+    #[error("behind the question mark a ticket has pin=… and direct=HOST:PORT, once each")]
+    Parameter,
     /// Nothing behind the relay's port.
     #[error("a ticket is written jet+tcp://HOST:PORT/ticket/…, as `midspan expose` prints it")]
     NoTicket,
@@ -106,6 +113,8 @@ pub struct ReusableTicket {
     pub secret: Secret,
     /// Which of the exposed services; without one, the only one.
     pub port: Option<u16>,
+    /// Where whoever exposes can be asked without the relay.
+    pub direct: Option<HostPort>,
 }
 
 /// The ids of one session, as any JET client takes them.
@@ -115,6 +124,8 @@ pub struct OnceTicket {
     pub relay: RelayUrl,
     /// The association and perhaps its candidate.
     pub key: RendezvousKey,
+    /// Where whoever exposes can be asked without the relay.
+    pub direct: Option<HostPort>,
 }
 
 /// The id numbered `number` under `label`, for everyone who has `secret`.
@@ -187,6 +198,15 @@ impl Ticket {
         }
     }
 
+    /// Where whoever exposes can be asked without the relay.
+    #[must_use]
+    pub const fn direct(&self) -> Option<&HostPort> {
+        match self {
+            Self::Reusable(ticket) => ticket.direct.as_ref(),
+            Self::Once(ticket) => ticket.direct.as_ref(),
+        }
+    }
+
     /// The same ticket at another address of the relay.
     #[must_use]
     pub fn with_relay(mut self, relay: RelayUrl) -> Self {
@@ -202,8 +222,12 @@ impl FromStr for RelayUrl {
     type Err = TicketError;
 
     fn from_str(written: &str) -> Result<Self, TicketError> {
-        match split(written)? {
-            (relay, "" | "/") => Ok(relay),
+        match Parts::of(written)? {
+            Parts {
+                relay,
+                path: "" | "/",
+                direct: None,
+            } => Ok(relay),
             _ => Err(TicketError::PathAfterRelay),
         }
     }
@@ -213,10 +237,15 @@ impl FromStr for Ticket {
     type Err = TicketError;
 
     fn from_str(written: &str) -> Result<Self, TicketError> {
-        let (relay, path) = split(written).map_err(|error| match error {
+        let parts = Parts::of(written).map_err(|error| match error {
             TicketError::NoScheme => TicketError::NoTicket,
             error => error,
         })?;
+        let Parts {
+            relay,
+            path,
+            direct,
+        } = parts;
         let path = path.strip_prefix('/').unwrap_or(path);
         let path = path.strip_suffix('/').unwrap_or(path);
         if path.is_empty() {
@@ -231,6 +260,7 @@ impl FromStr for Ticket {
                 relay,
                 secret,
                 port,
+                direct,
             })
         } else {
             let association = AssociationKey(parse_id(first, "association")?);
@@ -242,7 +272,7 @@ impl FromStr for Ticket {
                 association,
                 candidate: candidate.map(CandidateKey),
             };
-            Self::Once(OnceTicket { relay, key })
+            Self::Once(OnceTicket { relay, key, direct })
         };
         match parts.next() {
             None => Ok(ticket),
@@ -251,30 +281,53 @@ impl FromStr for Ticket {
     }
 }
 
-/// The relay, and what follows its port.
-fn split(written: &str) -> Result<(RelayUrl, &str), TicketError> {
-    let (scheme, rest) = written.split_once("://").ok_or(TicketError::NoScheme)?;
-    let lower = scheme.to_ascii_lowercase();
-    let transport = lower.strip_prefix(SCHEME_PREFIX).and_then(Transport::named);
-    let Some(transport) = transport else {
-        return Err(TicketError::Scheme {
-            scheme: scheme.to_owned(),
-        });
-    };
-    let (rest, pin) = match rest.split_once(PIN) {
-        Some((rest, pin)) => (rest, Some(pin.parse().map_err(|_| TicketError::Pin)?)),
-        None => (rest, None),
-    };
-    if pin.is_some() && !transport.is_tls() {
-        return Err(TicketError::PinWithoutTls);
+/// A URL, taken apart.
+struct Parts<'a> {
+    relay: RelayUrl,
+    /// What follows the relay's port.
+    path: &'a str,
+    direct: Option<HostPort>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(written: &'a str) -> Result<Self, TicketError> {
+        let (scheme, rest) = written.split_once("://").ok_or(TicketError::NoScheme)?;
+        let lower = scheme.to_ascii_lowercase();
+        let transport = lower.strip_prefix(SCHEME_PREFIX).and_then(Transport::named);
+        let Some(transport) = transport else {
+            return Err(TicketError::Scheme {
+                scheme: scheme.to_owned(),
+            });
+        };
+        let (rest, parameters) = match rest.split_once('?') {
+            Some((rest, parameters)) => (rest, parameters.split('&').collect()),
+            None => (rest, Vec::new()),
+        };
+        let (mut pin, mut direct) = (None, None);
+        for parameter in parameters {
+            match parameter.split_once('=') {
+                Some((PIN, value)) if pin.is_none() => {
+                    pin = Some(value.parse().map_err(|_| TicketError::Pin)?);
+                }
+                Some((DIRECT, value)) if direct.is_none() => direct = Some(value.parse()?),
+                _ => return Err(TicketError::Parameter),
+            }
+        }
+        if pin.is_some() && !transport.is_tls() {
+            return Err(TicketError::PinWithoutTls);
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let relay = RelayUrl {
+            address: authority.parse()?,
+            transport,
+            pin,
+        };
+        Ok(Self {
+            relay,
+            path,
+            direct,
+        })
     }
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let relay = RelayUrl {
-        address: authority.parse()?,
-        transport,
-        pin,
-    };
-    Ok((relay, path))
 }
 
 fn parse_secret(written: &str) -> Result<Secret, TicketError> {
@@ -291,17 +344,26 @@ fn parse_id(written: &str, which: &'static str) -> Result<Uuid, TicketError> {
 
 impl fmt::Display for RelayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.fmt_with(f, format_args!(""))
+        self.fmt_with(f, format_args!(""), None)
     }
 }
 
 impl RelayUrl {
-    /// Itself with a path, which stands before the pin.
-    fn fmt_with(&self, f: &mut fmt::Formatter<'_>, path: fmt::Arguments<'_>) -> fmt::Result {
+    /// Itself with a path and a parameter, which stand before and behind the pin.
+    fn fmt_with(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        path: fmt::Arguments<'_>,
+        direct: Option<&HostPort>,
+    ) -> fmt::Result {
         let transport = self.transport.as_str();
         write!(f, "{SCHEME_PREFIX}{transport}://{}{path}", self.address)?;
-        match self.pin {
-            Some(pin) => write!(f, "{PIN}{pin}"),
+        if let Some(pin) = self.pin {
+            write!(f, "?{PIN}={pin}")?;
+        }
+        match direct {
+            Some(direct) if self.pin.is_some() => write!(f, "&{DIRECT}={direct}"),
+            Some(direct) => write!(f, "?{DIRECT}={direct}"),
             None => Ok(()),
         }
     }
@@ -319,11 +381,16 @@ impl fmt::Display for Ticket {
 impl fmt::Display for ReusableTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secret = URL_SAFE_NO_PAD.encode(self.secret.0);
+        let direct = self.direct.as_ref();
         match self.port {
-            Some(port) => self
-                .relay
-                .fmt_with(f, format_args!("/ticket/{secret}/{port}")),
-            None => self.relay.fmt_with(f, format_args!("/ticket/{secret}")),
+            Some(port) => {
+                let path = format_args!("/ticket/{secret}/{port}");
+                self.relay.fmt_with(f, path, direct)
+            }
+            None => {
+                let path = format_args!("/ticket/{secret}");
+                self.relay.fmt_with(f, path, direct)
+            }
         }
     }
 }
@@ -331,11 +398,15 @@ impl fmt::Display for ReusableTicket {
 impl fmt::Display for OnceTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let association = self.key.association;
+        let direct = self.direct.as_ref();
         match self.key.candidate {
-            Some(candidate) => self
+            Some(candidate) => {
+                let path = format_args!("/{association}/{candidate}");
+                self.relay.fmt_with(f, path, direct)
+            }
+            None => self
                 .relay
-                .fmt_with(f, format_args!("/{association}/{candidate}")),
-            None => self.relay.fmt_with(f, format_args!("/{association}")),
+                .fmt_with(f, format_args!("/{association}"), direct),
         }
     }
 }
@@ -361,6 +432,11 @@ mod tests {
                 "jet+tls://relay:1/ticket/AAECAwQFBgcICQoLDA0ODw/22?pin={}",
                 "0f".repeat(32)
             ),
+            &format!(
+                "jet+tls://relay:1/ticket/AAECAwQFBgcICQoLDA0ODw?pin={}&direct=[::1]:4000",
+                "0f".repeat(32)
+            ),
+            &format!("jet+tcp://relay:1/{ASSOCIATION}?direct=home.example:4000"),
         ] {
             let ticket: Ticket = written.parse().expect(written);
             assert_eq!(ticket.to_string(), written);
@@ -372,6 +448,7 @@ mod tests {
             relay,
             secret,
             port: None,
+            direct: None,
         });
         assert_eq!(ticket.to_string().parse(), Ok(ticket));
     }
@@ -452,6 +529,21 @@ mod tests {
         check(
             &format!("jet+tcp://relay:8080/{ASSOCIATION}//"),
             "candidate id is not a UUID",
+        );
+        let secret = "jet+tcp://relay:8080/ticket/AAECAwQFBgcICQoLDA0ODw";
+        for parameters in [
+            "?",
+            "?pin",
+            "?port=1",
+            "?direct=a:1&direct=b:1",
+            "?direct=a:1&",
+        ] {
+            check(&format!("{secret}{parameters}"), "once each");
+        }
+        check(&format!("{secret}?direct=a"), "has no port");
+        assert_eq!(
+            "jet+tcp://relay:8080?direct=a:1".parse::<RelayUrl>(),
+            Err(TicketError::PathAfterRelay)
         );
         let ticket = format!("jet+tcp://relay:8080/{ASSOCIATION}");
         assert_eq!(ticket.parse::<RelayUrl>(), Err(TicketError::PathAfterRelay));

@@ -10,11 +10,13 @@ use tracing::info;
 
 use super::{Advise, AgentArgs, StateDir, host, logging, print};
 use crate::agent::expose::SERVICES_MAX;
-use crate::agent::process;
-use crate::agent::settings::{ExposeSettings, Sessions};
-use crate::agent::target::Service;
-use crate::agent::ticket::{RelayUrl, ReusableTicket, Secret, Ticket};
+use crate::agent::process::BoundExpose;
+use crate::agent::settings::{Direct, ExposeSettings, Sessions};
+use crate::agent::target::{HostPort, Service};
+use crate::agent::ticket::{OnceTicket, RelayUrl, ReusableTicket, Secret, Ticket};
+use crate::config::ListenAddress;
 use crate::config::settings::HostFacts;
+use crate::protocol::jet::Transport;
 use crate::runtime::kernel;
 use crate::runtime::signal::Signals;
 
@@ -45,6 +47,15 @@ pub struct ExposeArgs {
     /// Serve one session and print its plain ids, for any JET client
     #[arg(long)]
     once: bool,
+
+    /// Listen here as well, for clients that can reach this machine: they are served
+    /// without the relay. Without TLS: have what is exposed bring its own
+    #[arg(long, value_name = "ADDR:PORT")]
+    direct: Option<ListenAddress>,
+
+    /// Tell clients to use this address for it [default: the one of --direct]
+    #[arg(long, value_name = "HOST:PORT", requires = "direct")]
+    direct_as: Option<HostPort>,
 
     /// Keep the ticket's secret in this directory [default: $STATE_DIRECTORY,
     /// /var/lib/midspan for root, else $XDG_STATE_HOME/midspan or
@@ -78,6 +89,10 @@ impl ExposeArgs {
             relay: self.relay.clone(),
             services: self.to.clone(),
             sessions,
+            direct: self.direct.map(|listen| Direct {
+                listen,
+                told: self.direct_as.clone(),
+            }),
             agent,
         })
     }
@@ -118,6 +133,13 @@ impl ExposeArgs {
             "--once serves one session and so one --to; {} were given",
             self.to.len()
         );
+        if let Some(direct) = self.direct {
+            ensure!(
+                !direct.0.ip().is_unspecified() || self.direct_as.is_some(),
+                "--direct {direct} is every address of this machine; say with --direct-as HOST:PORT \
+                 by which one clients reach it"
+            );
+        }
         ensure!(
             self.to.len() <= SERVICES_MAX,
             "at most {SERVICES_MAX} services have one ticket; {} were given",
@@ -155,15 +177,16 @@ pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<()> {
     let host = host::facts()?;
     let settings = args.settings(&host)?;
     let _claim = args.claim(&host)?;
+    let bound = BoundExpose::bind(&settings, signals)?;
     let log = logging::init(settings.agent.log)?;
-    if let Some(report) = ExposeReport::reusable(&settings) {
+    if let Some(report) = ExposeReport::reusable(&settings, bound.direct()) {
         print(&report);
     }
     let told = settings.clone();
     let announce = Box::new(move |ticket| {
         print(&ExposeReport::once(&told, Ticket::Once(ticket)));
     });
-    let counted = process::expose(&settings, signals, announce)?;
+    let counted = bound.serve(announce)?;
     info!(counters = %counted, "stopped");
     log.flush();
     Ok(())
@@ -180,7 +203,7 @@ impl<'a> ExposeReport<'a> {
     /// For the reusable ticket of `settings`; `None` where they ask for one
     /// session.
     #[must_use]
-    pub fn reusable(settings: &'a ExposeSettings) -> Option<Self> {
+    pub fn reusable(settings: &'a ExposeSettings, direct: Option<&HostPort>) -> Option<Self> {
         let Sessions::Reusable(secret) = &settings.sessions else {
             return None;
         };
@@ -189,6 +212,7 @@ impl<'a> ExposeReport<'a> {
             relay,
             secret,
             port: None,
+            direct: direct.cloned(),
         });
         Some(Self { settings, ticket })
     }
@@ -214,11 +238,28 @@ impl fmt::Display for ExposeReport<'_> {
                 None => writeln!(f, "  leads to {}", service.target)?,
             }
         }
+        if let Some(direct) = ticket.direct() {
+            writeln!(f, "  clients that can reach it come to {direct} directly")?;
+        }
         let serves = match &settings.sessions {
             Sessions::Reusable(_) => "whoever has it can connect: keep it secret",
             Sessions::Once => "for one session",
         };
-        writeln!(f, "ticket ({serves}):\n  {ticket}\n\nWhere it is wanted:")?;
+        writeln!(f, "ticket ({serves}):\n  {ticket}\n")?;
+        if let (Ticket::Once(ticket), Some(direct)) = (ticket, ticket.direct()) {
+            let candidates = [&direct_url(direct), &ticket.relay];
+            writeln!(f, "For other JET clients, the first that can be reached:")?;
+            for relay in candidates {
+                let candidate = OnceTicket {
+                    relay: relay.clone(),
+                    key: ticket.key,
+                    direct: None,
+                };
+                writeln!(f, "  {candidate}")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "Where it is wanted:")?;
         for service in &settings.services {
             let ticket = match (ticket, service.port) {
                 (Ticket::Reusable(ticket), Some(port)) if settings.services.len() > 1 => {
@@ -235,12 +276,30 @@ impl fmt::Display for ExposeReport<'_> {
                 Some(port @ ..1024) => 8000 + port,
                 Some(port) => port,
             };
-            writeln!(f, "  midspan forward {local} --to {ticket}")?;
+            writeln!(f, "  midspan forward {local} --to {}", quoted(&ticket))?;
             if service.port == Some(22) {
                 writeln!(f, "  ssh -p {local} 127.0.0.1")?;
             }
         }
         Ok(())
+    }
+}
+
+/// The URL of a direct route, as a relay's.
+fn direct_url(direct: &HostPort) -> RelayUrl {
+    RelayUrl {
+        address: direct.clone(),
+        transport: Transport::Tcp,
+        pin: None,
+    }
+}
+
+/// A ticket as one word of a shell, which would take its `?` and `&` for its own.
+fn quoted(ticket: &Ticket) -> String {
+    let ticket = ticket.to_string();
+    match ticket.contains('?') {
+        true => format!("'{ticket}'"),
+        false => ticket,
     }
 }
 
@@ -326,6 +385,11 @@ mod tests {
             &format!("x --to a:1 --cores 3 {relay}"),
             "--cores: 3 cores asked for",
         );
+        check(
+            &format!("x --to a:1 --direct 0.0.0.0:4000 {relay}"),
+            "say with --direct-as HOST:PORT",
+        );
+        check(&format!("x --to a:1 --direct-as a:1 {relay}"), "--direct");
         check(&format!("x --to a:1 {relay}"), "next: pass --state-dir DIR");
     }
 
@@ -337,7 +401,7 @@ mod tests {
         let host = host(Some(folder.path().to_owned()));
         let mut settings = args.settings(&host).expect("valid");
         settings.sessions = Sessions::Reusable(Secret::from_bytes([0; 16]));
-        let report = ExposeReport::reusable(&settings)
+        let report = ExposeReport::reusable(&settings, None)
             .expect("reusable")
             .to_string();
         assert_eq!(

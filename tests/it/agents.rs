@@ -240,7 +240,7 @@ fn expose_once(folder: &std::path::Path, options: &[&str]) -> (Program, Program,
 }
 
 /// Connects as a client of another make: by the ids of a printed ticket alone.
-fn foreign_client(ticket: &str) -> TcpStream {
+pub(super) fn foreign_client(ticket: &str) -> TcpStream {
     let rest = ticket.strip_prefix("jet+tcp://").expect("a ticket");
     let mut parts = rest.split('/');
     let mut stream = dial(
