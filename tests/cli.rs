@@ -40,6 +40,7 @@ fn help_is_an_answer() {
         ("expose", "midspan expose home --to 127.0.0.1:22"),
         ("forward", "midspan forward 2222 --to jet+tcp://"),
         ("check", "midspan check /etc/midspan.toml"),
+        ("doctor", "midspan doctor --apply"),
         ("key", "midspan key signalling --scope create"),
     ] {
         check(&[command, "--help"], 0, example, "");

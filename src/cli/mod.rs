@@ -7,6 +7,7 @@
 
 mod agent;
 mod check;
+mod doctor;
 mod expose;
 mod failure;
 mod forward;
@@ -27,6 +28,7 @@ use clap::{Parser, Subcommand};
 
 pub use agent::AgentArgs;
 pub use check::CheckArgs;
+pub use doctor::DoctorArgs;
 pub use expose::{ExposeArgs, ExposeReport};
 pub use failure::{Advise, report};
 pub use forward::{ForwardArgs, ForwardReport};
@@ -65,6 +67,7 @@ pub enum Command {
     Forward(ForwardArgs),
     Status(StatusArgs),
     Check(CheckArgs),
+    Doctor(DoctorArgs),
     Key(KeyArgs),
 }
 
@@ -85,6 +88,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Forward(args) => forward::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Key(args) => key::run(&args),
     };
     match result {

@@ -351,7 +351,7 @@ impl fmt::Display for StartupReport<'_> {
         writeln!(f, "  cores        {}", cores.join(", "))?;
         writeln!(f, "  data plane   {}", settings.data_plane)?;
         let price = match self.facts.congestion_control.as_str() {
-            "bbr" => " (costs more CPU per byte on near paths; see tuning/README.md)",
+            "bbr" => " (costs more CPU per byte on near paths; see midspan doctor)",
             _ => "",
         };
         writeln!(f, "  congestion   {}{price}", self.facts.congestion_control)?;

@@ -16,6 +16,7 @@ mod agents_transports;
 mod any_certificate;
 mod bad_input;
 mod descriptors;
+mod doctor;
 mod drain;
 mod fairness;
 mod gate;
