@@ -42,7 +42,9 @@ pub struct Keyring {
 
 /// What a peer may do that shows a key or a token. A key alone bounds nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Grant {
+pub struct Grant<'ring> {
+    /// Whose key it is, or who issued the token; for people.
+    pub bearer: Option<&'ring str>,
     /// The one association that it is for.
     pub association: Option<Uuid>,
     /// How long each session of the association may last.
@@ -127,7 +129,7 @@ impl Keyring {
         scope: Scope,
         association: Option<Uuid>,
         now: Duration,
-    ) -> Result<Grant, Denied> {
+    ) -> Result<Grant<'_>, Denied> {
         let presented = presented.ok_or(Denied::NoKey)?;
         if token::is_token(presented.as_str()) {
             let token = presented.as_str();
@@ -142,7 +144,10 @@ impl Keyring {
         }
         let key = found.ok_or(Denied::UnknownKey)?;
         if key.scopes.contains(&scope) {
-            Ok(Grant::default())
+            Ok(Grant {
+                bearer: Some(&key.name),
+                ..Grant::default()
+            })
         } else {
             Err(Denied::OutOfScope)
         }
@@ -170,10 +175,12 @@ mod tests {
         let ring = Keyring::new(keys, Vec::new());
         let check = |key: Option<&str>, scope| {
             let presented = key.map(Presented::new);
-            ring.authorize(presented.as_ref(), scope, None, Duration::ZERO)
+            let grant = ring.authorize(presented.as_ref(), scope, None, Duration::ZERO)?;
+            assert_eq!((grant.association, grant.single_use), (None, None));
+            Ok(grant.bearer)
         };
-        assert_eq!(check(Some("one"), Scope::Create), Ok(Grant::default()));
-        assert_eq!(check(Some("two"), Scope::Terminate), Ok(Grant::default()));
+        assert_eq!(check(Some("one"), Scope::Create), Ok(Some("signalling")));
+        assert_eq!(check(Some("two"), Scope::Terminate), Ok(Some("operator")));
         assert_eq!(check(Some("one"), Scope::Read), Err(Denied::OutOfScope));
         assert_eq!(check(Some("two"), Scope::Create), Err(Denied::OutOfScope));
         assert_eq!(check(Some("three"), Scope::Create), Err(Denied::UnknownKey));

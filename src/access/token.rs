@@ -38,6 +38,9 @@ pub struct Issuer {
 #[error("not a public key of RSA, P-256, P-384 or Ed25519 in PEM")]
 pub struct IssuerError;
 
+/// What a token says that an issuer signed.
+type Opened<'issuer> = (Grant<'issuer>, Vec<Scope>);
+
 /// The claims that mean something here.
 #[derive(Deserialize)]
 struct Claims {
@@ -84,7 +87,7 @@ impl Issuer {
     }
 
     /// What a token says that this issuer signed; `None` when it did not.
-    fn open(&self, token: &str, now: Duration) -> Option<Result<(Grant, Vec<Scope>), Denied>> {
+    fn open(&self, token: &str, now: Duration) -> Option<Result<Opened<'_>, Denied>> {
         let header = decode_header(token).ok()?;
         if !self.algorithms.contains(&header.alg) {
             return None;
@@ -114,6 +117,7 @@ impl Issuer {
         Some(scopes(header.cty.as_deref(), &claims).map(|scopes| {
             let jti = claims.jti.as_deref().filter(|_| self.single_use);
             let grant = Grant {
+                bearer: Some(&self.name),
                 association: claims.jet_aid.filter(|_| scopes == [Scope::Create]),
                 session_limit: (claims.jet_ttl > 0)
                     .then(|| Duration::from_secs(claims.jet_ttl.saturating_mul(60))),
@@ -151,13 +155,13 @@ pub(super) fn is_token(presented: &str) -> bool {
 
 /// Asks the issuers whether a token is good for `scope` at `association`, and for what
 /// it is good.
-pub(super) fn authorize(
-    issuers: &[Issuer],
+pub(super) fn authorize<'issuer>(
+    issuers: &'issuer [Issuer],
     token: &str,
     scope: Scope,
     association: Option<Uuid>,
     now: Duration,
-) -> Result<Grant, Denied> {
+) -> Result<Grant<'issuer>, Denied> {
     let opened = issuers.iter().find_map(|issuer| issuer.open(token, now));
     let (grant, scopes) = opened.ok_or(Denied::UnknownKey)??;
     if !scopes.contains(&scope) {
@@ -299,11 +303,11 @@ mod tests {
     #[test]
     fn a_token_may_serve_once_and_bound_its_sessions() {
         let (mut issuer, sign) = issuer(Algorithm::EdDSA);
-        let granted = |issuer: &Issuer, token: &str| {
+        fn granted<'issuer>(issuer: &'issuer Issuer, token: &str) -> Grant<'issuer> {
             let issuers = std::slice::from_ref(issuer);
             let now = Duration::from_secs(NOW);
             authorize(issuers, token, Scope::Create, Some(A), now).unwrap()
-        };
+        }
         let mut claims = association(NOW + 60);
         let plain = granted(&issuer, &sign("ASSOCIATION", &claims));
         assert_eq!((plain.session_limit, plain.single_use), (None, None));

@@ -182,7 +182,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let settings = args.settings(&host::facts()?)?;
     let state = StateDir::open(&settings.state_dir)?;
     let tickets = Tickets::new()?;
-    let stamps = tls::stamps(&settings.tls);
+    let stamps = tls::stamps(&settings);
     let loaded = tls::load(&settings, &state, tickets.clone())?;
     let owner_secret = state.owner_key()?;
     let mut relay = BoundRelay::bind(&settings, loaded.config, owner_secret, random_id, signals)?;

@@ -1,5 +1,5 @@
 //! Reads the configuration again while the relay runs: when an operator asks for it,
-//! and when the files of its certificates change.
+//! and when the files of its certificates or of issuers' keys change.
 
 use std::thread;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use super::relay::RelayArgs;
 use super::state_dir::StateDir;
 use super::tls::Stamps;
 use super::{host, tls};
+use crate::config::keys;
 use crate::config::settings::RelaySettings;
 use crate::shard::reload::{Reloader, Wake};
 use crate::tls::server::Tickets;
 
-/// How often the files of certificates are looked at.
+/// How often these files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a running relay was started with, and runs with now.
@@ -23,7 +24,7 @@ pub(super) struct Running {
     pub(super) settings: RelaySettings,
     pub(super) state: StateDir,
     pub(super) tickets: Tickets,
-    /// Of the certificates' files, before they were read.
+    /// Of these files, before they were read.
     pub(super) stamps: Stamps,
 }
 
@@ -35,11 +36,11 @@ impl Running {
             let mut taken = self.stamps.clone();
             loop {
                 let wake = reloader.wait(LOOK_INTERVAL);
-                let before = tls::stamps(&self.settings.tls);
+                let before = tls::stamps(&self.settings);
                 let outcome = match wake {
                     Wake::Over => return,
                     Wake::Idle if before == taken => continue,
-                    Wake::Idle => self.take(&reloader, self.settings.clone()),
+                    Wake::Idle => self.read_files_again(&reloader),
                     Wake::Asked => self.read_again(&reloader),
                 };
                 match outcome {
@@ -69,8 +70,14 @@ impl Running {
         self.take(reloader, fresh)
     }
 
+    fn read_files_again(&mut self, reloader: &Reloader) -> anyhow::Result<()> {
+        let mut fresh = self.settings.clone();
+        fresh.keyring = keys::read_again(&fresh.keyring)?;
+        self.take(reloader, fresh)
+    }
+
     fn take(&mut self, reloader: &Reloader, settings: RelaySettings) -> anyhow::Result<()> {
-        self.stamps = tls::stamps(&settings.tls);
+        self.stamps = tls::stamps(&settings);
         if self.settings.tls.client_ca.is_some() || settings.tls.client_ca.is_some() {
             // A client that resumes is not asked for its certificate again.
             self.tickets = Tickets::new()?;

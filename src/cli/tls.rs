@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::state_dir::StateDir;
-use crate::config::certificates::{CertificateFiles, TlsSettings};
+use crate::config::certificates::CertificateFiles;
 use crate::config::settings::RelaySettings;
 use crate::tls::identity::{Fingerprint, Identity};
 use crate::tls::server::{ClientCertificates, Tickets, server_config};
@@ -92,16 +92,18 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
 /// What changes when one of the files does.
 pub(super) type Stamps = Vec<Option<(SystemTime, u64)>>;
 
-/// The files' stamps now, links followed.
-pub(super) fn stamps(settings: &TlsSettings) -> Stamps {
+/// The stamps now, links followed, of the files of certificates and of issuers' keys.
+pub(super) fn stamps(settings: &RelaySettings) -> Stamps {
     let stamp = |path: &PathBuf| {
         let metadata = fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     };
-    let files = settings.certificates.iter();
-    files
+    let certificates = settings.tls.certificates.iter();
+    let issuers = settings.keyring.issuers().iter();
+    certificates
         .flat_map(|files| [&files.chain, &files.key])
-        .chain(&settings.client_ca)
+        .chain(&settings.tls.client_ca)
+        .chain(issuers.map(|issuer| &issuer.path))
         .map(stamp)
         .collect()
 }

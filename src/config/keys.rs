@@ -1,10 +1,11 @@
 //! The keys of the file, `[[access.keys]]`, and who issues tokens,
 //! `[[access.issuers]]`.
 
+use std::path::PathBuf;
 use std::{fmt, fs};
 
 use super::file::ConfigFile;
-use super::{ConfigError, Problem};
+use super::{ConfigError, Place, Problem};
 use crate::access::{Issuer, KeyEntry, KeyHash, Keyring};
 
 /// As the file writes it.
@@ -32,6 +33,27 @@ impl fmt::Display for Issuer {
         writeln!(f, "[[access.issuers]]\nname = {name}\npublic_key = {path}")?;
         writeln!(f, "single_use = {}", self.single_use)
     }
+}
+
+/// The same keys, those of issuers read from their files again.
+///
+/// # Errors
+///
+/// A file that is gone, or holds no key.
+pub fn read_again(keyring: &Keyring) -> Result<Keyring, ConfigError> {
+    let issuer = |known: &Issuer| {
+        let (name, path) = (known.name.clone(), known.path.clone());
+        let wrong = |problem| ConfigError::new(Place::WholeFile(known.path.clone()), problem);
+        issuer(name, path, known.single_use).map_err(wrong)
+    };
+    let issuers: Result<_, _> = keyring.issuers().iter().map(issuer).collect();
+    Ok(Keyring::new(keyring.keys().to_vec(), issuers?))
+}
+
+/// The issuer whose key is in this file.
+fn issuer(name: String, path: PathBuf, single_use: bool) -> Result<Issuer, Problem> {
+    let pem = fs::read(&path).map_err(|error| Problem::Unreadable { error })?;
+    Issuer::new(name, path, pem, single_use).map_err(Problem::IssuerKey)
 }
 
 /// The keys that the file lists.
@@ -68,10 +90,8 @@ pub(super) fn keyring(file: Option<&ConfigFile>) -> Result<Keyring, ConfigError>
         if !path.is_absolute() {
             return Err(wrong(Problem::RelativePath { path: path.clone() }));
         }
-        let pem = fs::read(path).map_err(|error| wrong(Problem::Unreadable { error }))?;
         let single_use = written.single_use.unwrap_or(true);
-        let issuer = Issuer::new(name, path.clone(), pem, single_use);
-        issuers.push(issuer.map_err(|error| wrong(Problem::IssuerKey(error)))?);
+        issuers.push(issuer(name, path.clone(), single_use).map_err(wrong)?);
     }
     Ok(Keyring::new(keys, issuers))
 }

@@ -16,7 +16,7 @@ pub mod certificates;
 mod cores;
 mod error;
 pub mod file;
-mod keys;
+pub mod keys;
 pub mod limits;
 mod listener;
 mod resolve;

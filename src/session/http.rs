@@ -27,6 +27,9 @@ pub const BODY_BYTES_MAX: usize = 4 << 10;
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 4 << 10;
 
+/// Has a client that asks first send its body: RFC 9110 §10.1.1.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRequest {
@@ -59,6 +62,17 @@ pub struct HttpReader {
     searched: usize,
     /// Bytes of the head that has come and of its body.
     wanted: usize,
+    /// The client waits for a word before it sends the body.
+    owes_continue: bool,
+}
+
+/// A request whose head has come.
+struct Parsed {
+    request: HttpRequest,
+    /// Bytes of the head and of its body.
+    bytes: usize,
+    /// The client may wait for a word before it sends the body.
+    expects_continue: bool,
 }
 
 /// How many bytes, not which: a key may be among them.
@@ -78,6 +92,7 @@ impl HttpReader {
             received,
             searched: 0,
             wanted: 0,
+            owes_continue: false,
         }
     }
 
@@ -110,6 +125,10 @@ impl HttpReader {
                 if let Some((request, consumed)) = self.parse()? {
                     self.take(consumed);
                     return Ok(request);
+                }
+                if std::mem::take(&mut self.owes_continue) {
+                    let sent = link.send_all(CONTINUE).await;
+                    sent.map_err(|_| HttpEnd::Broken(Refused::ReplyFailed))?;
                 }
                 if !self.try_read(link)? {
                     link.more().await;
@@ -145,11 +164,13 @@ impl HttpReader {
         if self.received.len() < self.wanted || !self.may_hold_head() {
             return Ok(None);
         }
-        let Some((request, wanted)) = parse(&self.received).map_err(HttpEnd::Refused)? else {
+        let Some(parsed) = parse(&self.received).map_err(HttpEnd::Refused)? else {
             return Ok(None);
         };
-        self.wanted = wanted;
-        Ok((wanted <= self.received.len()).then_some((request, wanted)))
+        let is_whole = parsed.bytes <= self.received.len();
+        self.owes_continue = parsed.expects_continue && !is_whole && self.wanted == 0;
+        self.wanted = parsed.bytes;
+        Ok(is_whole.then_some((parsed.request, parsed.bytes)))
     }
 
     /// A head is looked at when its empty line is there, when it is too long, or
@@ -176,9 +197,8 @@ impl HttpReader {
     }
 }
 
-/// The request at the start of `bytes`, and where its body ends, which may not
-/// have come yet.
-fn parse(bytes: &[u8]) -> Result<Option<(HttpRequest, usize)>, Refused> {
+/// The request at the start of `bytes`, of whose body all may be missing.
+fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
     let mut slots = HeaderSlots::<HEADERS_MAX>::new();
     let (head, head_bytes): (RequestHead<'_, '_>, _) =
         match RequestHead::decode(bytes, HeadPolicy::HTTP, &mut slots) {
@@ -215,7 +235,12 @@ fn parse(bytes: &[u8]) -> Result<Option<(HttpRequest, usize)>, Refused> {
         persistence,
         upgrade: Upgrade::from_head(&head).map(|upgrade| Switching::to(&upgrade)),
     };
-    Ok(Some((request, head_bytes + body_bytes)))
+    Ok(Some(Parsed {
+        request,
+        bytes: head_bytes + body_bytes,
+        // Of an older client's it is to be ignored.
+        expects_continue: is_current && head.headers.has_token("Expect", "100-continue"),
+    }))
 }
 
 fn presented_key(head: &RequestHead<'_, '_>) -> Option<Presented> {
@@ -279,6 +304,32 @@ mod tests {
         for piece in 1..=wire.len() {
             let expected = vec![HEALTH, wrong.clone(), last.clone()];
             assert_eq!(check(wire, piece), (expected, None));
+        }
+    }
+
+    #[test]
+    fn a_client_that_asks_before_its_body_is_answered_once() {
+        let head = |version: &str, expect: &str| {
+            format!("POST /health HTTP/{version}\r\nHost: a\r\n{expect}Content-Length: 3\r\n\r\n")
+        };
+        let asks = "Expect: 100-continue\r\n";
+        for (head, with, owed) in [
+            (head("1.1", asks), "", true),
+            (head("1.1", "expect: 100-Continue\r\n"), "", true),
+            // Who has begun does not wait.
+            (head("1.1", asks), "abc", false),
+            (head("1.1", ""), "", false),
+            (head("1.0", asks), "", false),
+        ] {
+            let mut reader = HttpReader::new([head.as_bytes(), with.as_bytes()].concat());
+            assert_eq!(
+                reader.parse().map(|parsed| parsed.is_some()),
+                Ok(with == "abc")
+            );
+            assert_eq!(std::mem::take(&mut reader.owes_continue), owed, "{head}");
+            reader.received.extend_from_slice(&b"abc"[with.len()..]);
+            assert!(matches!(reader.parse(), Ok(Some(_))));
+            assert!(!reader.owes_continue);
         }
     }
 

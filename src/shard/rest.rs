@@ -7,15 +7,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use tracing::info;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Message, Newcomer, RelayService};
+use super::rendezvous::{Message, Newcomer, RelayService, RendezvousSettings};
 use crate::access::{Grant, Presented, Scope, SingleUse};
 use crate::association::census::Removal;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::Route;
 use crate::association::table::CandidateRef;
+use crate::metrics::ACCESS_LOG;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, AssociationDetail, RouteTo};
 use crate::protocol::jet::{PublicUrl, RestError, RestRequest};
@@ -124,7 +126,8 @@ impl RelayService {
                     })
                     .await;
             }
-            let answer = match self.answer_http(request.asked, request.key.as_ref()).await {
+            let answered = self.answer_http(request.asked, request.key.as_ref(), peer);
+            let answer = match answered.await {
                 Ok(answer) => answer,
                 Err(refused) => {
                     self.count_refused(peer, refused);
@@ -160,6 +163,7 @@ impl RelayService {
         self: &Rc<Self>,
         asked: Result<RestRequest, RestError>,
         key: Option<&Presented>,
+        peer: PeerAddress,
     ) -> Result<Answer, Refused> {
         let request = asked?;
         let settings = self.settings();
@@ -174,6 +178,20 @@ impl RelayService {
         if let Some(token) = granted.single_use {
             self.ask(Ask::Spend(token)).await?;
         }
+        let answer = self.grant(request, &settings, &granted).await?;
+        if let Some(what) = changes(request) {
+            // Without the id, which is a credential.
+            info!(target: ACCESS_LOG, %peer, bearer = granted.bearer, what, "request granted");
+        }
+        Ok(answer)
+    }
+
+    async fn grant(
+        &self,
+        request: RestRequest,
+        settings: &RendezvousSettings,
+        granted: &Grant<'_>,
+    ) -> Result<Answer, Refused> {
         let limit = granted.session_limit;
         match request {
             RestRequest::Health => Ok(rest_answer::healthy(settings.instance.as_str())),
@@ -363,6 +381,24 @@ fn implicit(association: AssociationKey) -> RendezvousKey {
     RendezvousKey {
         association,
         candidate: None,
+    }
+}
+
+/// What a request changes, for the log.
+const fn changes(request: RestRequest) -> Option<&'static str> {
+    match request {
+        RestRequest::Create { .. }
+        | RestRequest::CreateAssociation(_)
+        | RestRequest::GatherCandidates(_) => Some("create"),
+        RestRequest::DeleteAssociation(_) => Some("delete"),
+        RestRequest::TerminateSession(_) => Some("terminate"),
+        RestRequest::ShowAssociation(_)
+        | RestRequest::ListAssociations { .. }
+        | RestRequest::ListSessions
+        | RestRequest::CountSessions
+        | RestRequest::Heartbeat
+        | RestRequest::Health
+        | RestRequest::Meet { .. } => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! JET over HTTP: associations are made by requests, and met over TCP.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
@@ -18,6 +18,7 @@ use super::jet_client::{
     End, accept, connect, dial, granted, implicit, new_association, new_place, pair, ping_pong,
     read_to_end, refused,
 };
+use super::patience::until;
 use super::relay_process::Relay;
 use super::require::{require, require_cores};
 
@@ -195,6 +196,8 @@ fn a_key_is_needed_where_the_relay_has_some() {
     }
     let log = relay.stop().log;
     assert!(!log.contains(&creator) && !log.contains(&reader), "{log}");
+    let granted = "bearer=\"signalling\" what=\"create\"";
+    assert_eq!(log.matches(granted).count(), 2, "{log}");
 }
 
 /// Signs tokens that a relay with its configuration takes.
@@ -301,6 +304,47 @@ fn a_numbered_token_serves_once_and_its_sessions_so_long() {
         assert_eq!(sessions[0]["time_to_live"], 90);
     }
     assert_eq!(relay.counters().count("refused.spent_token"), 16);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn an_issuer_may_have_another_key() {
+    let mut issuer = Issuer::new();
+    let mut relay = issuer.relay();
+    let address = relay.address;
+    let create = |issuer: &Issuer| {
+        let claims = json!({"scope": "*", "exp": clock::unix_time().as_secs() + 600});
+        let bearer = issuer.bearer("SCOPE", &claims);
+        exchange(address, "GET /jet/create", &bearer).status
+    };
+    assert_eq!(create(&issuer), 200);
+    let path = issuer.folder.path().join("issuer.pem");
+    std::fs::write(&path, "no key").expect("written");
+    relay.wait_for_line("the configuration is not taken, the one before stays");
+    assert_eq!(create(&issuer), 200);
+    issuer.key = Issuer::new().key;
+    assert_eq!(create(&issuer), 401);
+    // Found without being told of.
+    std::fs::write(&path, issuer.key.public_key_pem()).expect("written");
+    relay.wait_for_line("the configuration is taken");
+    until("the other key", || (create(&issuer) == 200).then_some(()));
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_client_that_asks_before_it_sends_a_body_is_told_to() {
+    let relay = Relay::start(&[]);
+    let mut stream = dial(relay.address);
+    let head = request(
+        "POST /jet/health",
+        "Content-Length: 3\r\nExpect: 100-continue\r\n",
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut said = [0; 25];
+    stream.read_exact(&mut said).expect("a word");
+    assert_eq!(&said, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"abc").expect("sent");
+    assert_eq!(read_response(&mut stream).status, 405);
     relay.stop().check_clean();
 }
 
