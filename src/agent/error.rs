@@ -52,7 +52,8 @@ impl AgentError {
                 "stop what listens there (ss -ltnp), or choose another port".into()
             }
             Self::CreationRefused { .. } => {
-                "start the relay with --create-on-accept, or expose for one session with --once"
+                "start the relay with --create-on-accept, or expose for one session with --once, \
+                 over jet+tcp or jet+tls"
                     .into()
             }
             Self::Forgotten { .. } => "run it again for a new ticket".into(),

@@ -103,12 +103,6 @@ impl Socket {
         }
     }
 
-    /// Gives the descriptor up, open and non-blocking.
-    #[must_use]
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
-
     /// Reads up to `buffer.len()` bytes; 0 is the end of the stream, or an
     /// error that was already reported once (see [`Socket::poll_now`]).
     ///

@@ -52,8 +52,6 @@ pub enum Refused {
     NoWebSocketKey,
     /// What came behind an upgrade is no WebSocket.
     NotWebSocket,
-    /// This release does not answer such requests.
-    NotServed,
     /// TLS came to nothing: not TLS, no version or suite in common, or no
     /// certificate that we take.
     TlsFailed,
@@ -127,7 +125,6 @@ crate::labels!(Refused {
     UpgradeRequired = "upgrade_required",
     NoWebSocketKey = "no_websocket_key",
     NotWebSocket = "not_websocket",
-    NotServed = "not_served",
     TlsFailed = "tls_failed",
     NoProxyHeader = "no_proxy_header",
     TlsRequired = "tls_required",
@@ -182,7 +179,6 @@ impl Refused {
             Self::NotWaiting => 428,
             Self::TooManyWaiting => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
-            Self::NotServed => 501,
             Self::TableFull | Self::TooManySpent | Self::OverMemory | Self::Draining => 503,
             _ => 400,
         }

@@ -21,12 +21,12 @@ use crate::metrics::ACCESS_LOG;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, AssociationDetail, RouteTo};
 use crate::protocol::jet::{PublicUrl, RestError, RestRequest};
-use crate::protocol::websocket;
+use crate::protocol::websocket::{self, UpgradeError};
 use crate::relay::CloseReason;
 use crate::relay::codec::Codec;
 use crate::runtime::clock;
 use crate::runtime::executor::yield_now;
-use crate::session::arrival::Arrival;
+use crate::session::arrival::{Arrival, Switching};
 use crate::session::http::{HttpEnd, HttpReader};
 use crate::session::link::Link;
 use crate::session::refused::Refused;
@@ -96,35 +96,26 @@ impl RelayService {
                 }
             };
             if let Ok(RestRequest::Meet { verb, place }) = request.asked {
-                let switching = match request.upgrade {
+                let mut early = reader.take_rest();
+                early.extend_from_slice(&link.take_opened());
+                let switching = match check_upgrade(request.upgrade, &early) {
                     Ok(switching) => switching,
-                    Err(error) => {
-                        let refused = error.into();
+                    Err(refused) => {
                         let answer = refusal(request.asked, refused);
                         return self.part_with(link, peer, refused, &answer).await;
                     }
                 };
-                let mut early = reader.take_rest();
-                early.extend_from_slice(&link.take_opened());
-                // The upgrade is not granted yet, and can still be refused in HTTP.
-                if !Codec::takes_early(&early) {
-                    let refused = Refused::NotWebSocket;
-                    let answer = refusal(request.asked, refused);
-                    return self.part_with(link, peer, refused, &answer).await;
-                }
                 let (stream, tls, _) = link.into_parts();
-                let arrival = match Arrival::websocket(verb, place, switching, early, tls) {
-                    Ok(arrival) => arrival,
-                    Err(_) => return self.count_refused(peer, Refused::ClosedEarly),
+                let Ok(arrival) = Arrival::websocket(verb, place, switching, early, tls) else {
+                    return self.count_refused(peer, Refused::ClosedEarly);
                 };
-                return self
-                    .place(Newcomer {
-                        stream,
-                        arrival,
-                        peer,
-                        since,
-                    })
-                    .await;
+                let newcomer = Newcomer {
+                    stream,
+                    arrival,
+                    peer,
+                    since,
+                };
+                return self.place(newcomer).await;
             }
             let answered = self.answer_http(request.asked, request.key.as_ref(), peer);
             let answer = match answered.await {
@@ -381,6 +372,20 @@ fn implicit(association: AssociationKey) -> RendezvousKey {
     RendezvousKey {
         association,
         candidate: None,
+    }
+}
+
+/// Whether an upgrade can be granted to a client from which `early` has come already;
+/// until it is, it can be refused in HTTP.
+fn check_upgrade(
+    upgrade: Result<Switching, UpgradeError>,
+    early: &[u8],
+) -> Result<Switching, Refused> {
+    let switching = upgrade?;
+    if Codec::takes_early(early) {
+        Ok(switching)
+    } else {
+        Err(Refused::NotWebSocket)
     }
 }
 
