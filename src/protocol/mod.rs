@@ -8,6 +8,7 @@ pub mod detect;
 pub mod http_head;
 pub mod jet;
 pub mod proxy_protocol;
+pub mod socks5;
 pub mod websocket;
 
 mod progress;
