@@ -31,7 +31,7 @@ const CORES: [(&str, &[&str]); 9] = [
     ("websocket", &["http_head"]),
     ("socks5", &[]),
     ("jet", &["http_head"]),
-    ("websocks", &["websocket", "socks5"]),
+    ("websocks", &["http_head", "websocket", "socks5"]),
     ("jproxy", &[]),
     ("ptth_http", &["http_head"]),
     ("ptth_quic", &[]),

@@ -10,6 +10,7 @@ pub mod jet;
 pub mod proxy_protocol;
 pub mod socks5;
 pub mod websocket;
+pub mod websocks;
 
 mod progress;
 

@@ -127,7 +127,7 @@ impl Introduction {
                 Asking::Packet(Box::new(request.encode(&host)))
             }
             Transport::Ws | Transport::Wss => {
-                let handshake = ClientHandshake::new(random, Some(HALF_CLOSE_PROTOCOL));
+                let handshake = ClientHandshake::new(random, &[HALF_CLOSE_PROTOCOL]);
                 let target = target(&request.message)?;
                 let request = handshake.request(&speech.authority, &target, &[]);
                 Asking::Upgrade { handshake, request }

@@ -28,7 +28,7 @@ struct Client {
 impl Client {
     fn dial(server: SocketAddr, target: &str) -> Self {
         let mut stream = dial(server);
-        let handshake = ClientHandshake::new(fastrand::u128(..).to_be_bytes(), None);
+        let handshake = ClientHandshake::new(fastrand::u128(..).to_be_bytes(), &[]);
         let request = handshake.request(&server.to_string(), target, &[]);
         stream.write_all(request.as_bytes()).expect("sent");
         let mut received = Vec::new();

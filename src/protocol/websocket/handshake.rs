@@ -46,6 +46,17 @@ impl<'bytes> Upgrade<'bytes> {
     /// # Errors
     /// If the request cannot be answered with 101.
     pub fn from_head(head: &RequestHead<'_, 'bytes>) -> Result<Self, UpgradeError> {
+        match head.headers.find("Sec-WebSocket-Version") {
+            Some(_) => Self::of_any_version(head),
+            None => Self::of_any_version(head).and(Err(UpgradeError::UnsupportedVersion)),
+        }
+    }
+
+    /// As [`Self::from_head`], from a client that need not say which version it speaks.
+    ///
+    /// # Errors
+    /// If the request cannot be answered with 101.
+    pub fn of_any_version(head: &RequestHead<'_, 'bytes>) -> Result<Self, UpgradeError> {
         let headers = head.headers;
         if head.method != "GET"
             || head.version != HttpVersion::Http11
@@ -54,8 +65,10 @@ impl<'bytes> Upgrade<'bytes> {
         {
             return Err(UpgradeError::NotAsked);
         }
-        if headers.find_only("Sec-WebSocket-Version") != Ok(Some(VERSION.as_bytes())) {
-            return Err(UpgradeError::UnsupportedVersion);
+        match headers.find_only("Sec-WebSocket-Version") {
+            Ok(None) => {}
+            Ok(Some(version)) if version == VERSION.as_bytes() => {}
+            Ok(Some(_)) | Err(_) => return Err(UpgradeError::UnsupportedVersion),
         }
         let key = match headers.find_only("Sec-WebSocket-Key") {
             Ok(Some(key)) if !key.is_empty() => key,
@@ -63,6 +76,12 @@ impl<'bytes> Upgrade<'bytes> {
         };
         let protocol = headers.tokens("Sec-WebSocket-Protocol").next();
         Ok(Self { key, protocol })
+    }
+
+    /// As the client sent it.
+    #[must_use]
+    pub const fn key(&self) -> &'bytes [u8] {
+        self.key
     }
 
     /// The head that turns the connection into a WebSocket one. `protocol` is the
@@ -90,7 +109,7 @@ impl<'bytes> Upgrade<'bytes> {
 #[derive(Clone, Debug)]
 pub struct ClientHandshake {
     key: String,
-    protocol: Option<&'static str>,
+    protocols: &'static [&'static str],
 }
 
 /// Why a server's answer does not open the connection.
@@ -114,17 +133,19 @@ pub enum AnswerError {
 }
 
 impl ClientHandshake {
-    /// A handshake with sixteen bytes that nobody can guess: §4.1.
+    /// A handshake with sixteen bytes that nobody can guess (§4.1), that offers these
+    /// sub-protocols, the dearest first.
     #[must_use]
-    pub fn new(random: [u8; 16], protocol: Option<&'static str>) -> Self {
+    pub fn new(random: [u8; 16], protocols: &'static [&'static str]) -> Self {
         Self {
             key: STANDARD.encode(random),
-            protocol,
+            protocols,
         }
     }
 
     /// The request. `host` and `target` are what the URL says, and hold neither
-    /// white space nor line ends; `headers` come last.
+    /// white space nor line ends; `headers` come last. Each sub-protocol has a header of
+    /// its own, since known servers do not take lists.
     #[must_use]
     pub fn request(&self, host: &str, target: &str, headers: &[(&str, &str)]) -> String {
         let key = &self.key;
@@ -136,8 +157,9 @@ impl ClientHandshake {
              Sec-WebSocket-Key: {key}\r\n\
              Sec-WebSocket-Version: {VERSION}\r\n"
         );
-        let protocol = self.protocol.map(|name| ("Sec-WebSocket-Protocol", name));
-        for (name, value) in protocol.iter().chain(headers) {
+        let offer = |name: &&'static str| ("Sec-WebSocket-Protocol", *name);
+        let offers = self.protocols.iter().map(offer);
+        for (name, value) in offers.chain(headers.iter().copied()) {
             head.push_str(name);
             head.push_str(": ");
             head.push_str(value);
@@ -147,11 +169,14 @@ impl ClientHandshake {
         head
     }
 
-    /// Whether the answer opens the connection.
+    /// Whether the answer opens the connection; gives the sub-protocol that was chosen.
     ///
     /// # Errors
     /// If it does not.
-    pub fn check(&self, answer: &ResponseHead<'_, '_>) -> Result<(), AnswerError> {
+    pub fn check(
+        &self,
+        answer: &ResponseHead<'_, '_>,
+    ) -> Result<Option<&'static str>, AnswerError> {
         let headers = answer.headers;
         if answer.status != 101 {
             return Err(AnswerError::Refused {
@@ -166,15 +191,19 @@ impl ClientHandshake {
         if headers.find_only("Sec-WebSocket-Accept") != Ok(Some(expected.as_bytes())) {
             return Err(AnswerError::WrongAccept);
         }
-        let is_offered = match headers.find_only("Sec-WebSocket-Protocol") {
-            Ok(Some(chosen)) => self.protocol.map(str::as_bytes) == Some(chosen),
-            Ok(None) => true,
-            Err(_) => false,
-        };
-        if !is_offered || headers.find("Sec-WebSocket-Extensions").is_some() {
+        if headers.find("Sec-WebSocket-Extensions").is_some() {
             return Err(AnswerError::NotOffered);
         }
-        Ok(())
+        match headers.find_only("Sec-WebSocket-Protocol") {
+            Ok(None) => Ok(None),
+            Ok(Some(chosen)) => {
+                let mut offered = self.protocols.iter().copied();
+                let is_chosen = |name: &&str| name.as_bytes() == chosen;
+                let chosen = offered.find(is_chosen);
+                chosen.map(Some).ok_or(AnswerError::NotOffered)
+            }
+            Err(_) => Err(AnswerError::NotOffered),
+        }
     }
 }
 
@@ -203,7 +232,10 @@ mod tests {
         }
     }
 
-    fn check_answer(handshake: &ClientHandshake, text: &str) -> Result<(), AnswerError> {
+    fn check_answer(
+        handshake: &ClientHandshake,
+        text: &str,
+    ) -> Result<Option<&'static str>, AnswerError> {
         let mut slots = HeaderSlots::<16>::new();
         match ResponseHead::decode(text.as_bytes(), HeadPolicy::HTTP, &mut slots) {
             Ok(Progress::Complete { value, .. }) => handshake.check(&value),
@@ -233,6 +265,13 @@ mod tests {
             assert!(SAMPLE.contains(from));
             upgrade(&SAMPLE.replace(from, to), |upgrade| upgrade.map(|_| ()))
         };
+        let without_version = SAMPLE.replace("Sec-WebSocket-Version: 13\r\n", "");
+        let mut slots = HeaderSlots::<16>::new();
+        let head = RequestHead::decode(without_version.as_bytes(), HeadPolicy::HTTP, &mut slots);
+        let Ok(Progress::Complete { value, .. }) = head else {
+            panic!("{head:?}");
+        };
+        assert!(Upgrade::of_any_version(&value).is_ok());
         assert_eq!(with("Upgrade: websocket", "Upgrade: WebSocket"), Ok(()));
         assert_eq!(
             with("Connection: Upgrade", "Connection: keep-alive, Upgrade"),
@@ -268,21 +307,21 @@ mod tests {
 
     #[test]
     fn our_request_is_answered_and_our_answer_is_taken() {
-        let handshake = ClientHandshake::new([7; 16], Some("binary"));
+        let handshake = ClientHandshake::new([7; 16], &["better", "binary"]);
         let request = handshake.request("relay.example:443", "/jet", &[("X-Name", "value")]);
         assert!(request.ends_with("X-Name: value\r\n\r\n"));
         let answer = upgrade(&request, |upgrade| {
             let upgrade = upgrade.unwrap();
-            assert_eq!(upgrade.protocol, Some("binary"));
-            upgrade.response(upgrade.protocol)
+            assert_eq!(upgrade.protocol, Some("better"));
+            upgrade.response(Some("binary"))
         });
-        assert_eq!(check_answer(&handshake, &answer), Ok(()));
+        assert_eq!(check_answer(&handshake, &answer), Ok(Some("binary")));
 
         let with = |from: &str, to: &str| {
             assert!(answer.contains(from));
             check_answer(&handshake, &answer.replace(from, to))
         };
-        assert_eq!(with("Sec-WebSocket-Protocol: binary\r\n", ""), Ok(()));
+        assert_eq!(with("Sec-WebSocket-Protocol: binary\r\n", ""), Ok(None));
         for (from, to, error) in [
             (
                 "101 Switching Protocols",
