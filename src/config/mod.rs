@@ -19,6 +19,7 @@ pub mod file;
 pub mod keys;
 pub mod limits;
 mod listener;
+mod listening;
 mod resolve;
 pub mod settings;
 

@@ -8,11 +8,10 @@ use super::certificates::tls;
 use super::file::ConfigFile;
 use super::keys::keyring;
 use super::limits::{Limits, handshakes_for, spec_of, spill_for};
-use super::settings::{
-    Flags, HostFacts, JetSettings, LISTEN_DEFAULT, LogSettings, RelaySettings, SPIN_US_MAX,
-};
+use super::listening::{admin, listeners};
+use super::settings::{Flags, HostFacts, JetSettings, LogSettings, RelaySettings, SPIN_US_MAX};
 use super::urls::{networks, stun, urls};
-use super::{ConfigError, CoreChoice, Instance, ListenAddress, Listener, Place, Problem};
+use super::{ConfigError, CoreChoice, Instance, Place, Problem};
 /// How long a relay that was told to stop waits for its pairs.
 const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
@@ -90,70 +89,6 @@ impl RelaySettings {
                 file,
             )?,
         })
-    }
-}
-
-fn listeners(
-    flags: &Flags,
-    file: Option<&ConfigFile>,
-) -> Result<Vec<(Listener, Place)>, ConfigError> {
-    let in_file = file.and_then(|file| Some((file, file.written().listen.as_ref()?)));
-    let written: Vec<(Listener, Place)> = if !flags.listen.is_empty() {
-        flags
-            .listen
-            .iter()
-            .map(|listener| (*listener, Place::Flag("--listen")))
-            .collect()
-    } else if let Some((file, listen)) = in_file {
-        if listen.get_ref().is_empty() {
-            return Err(ConfigError::new(file.place(listen), Problem::NoListener));
-        }
-        let parse = |written: &toml::Spanned<String>| {
-            let place = file.place(written);
-            match written.get_ref().parse() {
-                Ok(listener) => Ok((listener, place)),
-                Err(error) => Err(ConfigError::new(place, Problem::Value(error))),
-            }
-        };
-        listen
-            .get_ref()
-            .iter()
-            .map(parse)
-            .collect::<Result<_, _>>()?
-    } else {
-        vec![(LISTEN_DEFAULT, Place::Default)]
-    };
-    for (index, (listener, place)) in written.iter().enumerate() {
-        let address = listener.address;
-        // Port 0 gives another port each time.
-        let earlier = written[..index]
-            .iter()
-            .any(|(earlier, _)| earlier.address == address);
-        if earlier && address.0.port() != 0 {
-            let problem = Problem::ListenerTwice { address };
-            return Err(ConfigError::new(place.clone(), problem));
-        }
-    }
-    Ok(written)
-}
-
-fn admin(flags: &Flags, file: Option<&ConfigFile>) -> Result<Option<ListenAddress>, ConfigError> {
-    let in_file = file.and_then(|file| Some((file, file.written().admin.as_ref()?)));
-    let (address, place) = match (flags.admin, in_file) {
-        (Some(address), _) => (address, Place::Flag("--admin")),
-        (None, Some((file, written))) => {
-            let place = file.place(written);
-            match written.get_ref().parse() {
-                Ok(address) => (address, place),
-                Err(error) => return Err(ConfigError::new(place, Problem::Value(error))),
-            }
-        }
-        (None, None) => return Ok(None),
-    };
-    if address.is_loopback() {
-        Ok(Some(address))
-    } else {
-        Err(ConfigError::new(place, Problem::AdminReachable { address }))
     }
 }
 
@@ -322,6 +257,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::DataPlane;
+    use super::super::settings::LISTEN_DEFAULT;
     use super::*;
 
     fn file(text: &str) -> ConfigFile {
