@@ -1,4 +1,5 @@
-//! Listening sockets: one per shard and address, in one SO_REUSEPORT group.
+//! Listening sockets: one per shard and address, in one SO_REUSEPORT group; bound here, or
+//! by whoever started the process.
 
 #![expect(unsafe_code, reason = "one socket option has no safe interface")]
 
@@ -7,10 +8,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{SocketFlags, accept_with};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
+use super::inherited::InheritedSocket;
 use super::socket::{Keepalive, Socket};
 
 /// Connections that the kernel keeps for one listener while the shard is busy.
@@ -25,6 +27,9 @@ const REFUSE_BATCH: u32 = 256;
 pub struct Listener {
     socket: Option<OwnedFd>,
     address: SocketAddr,
+    /// Somebody else has the socket too: what waits in its queue when this shard stops
+    /// is for who serves it next.
+    is_kept: bool,
     /// Held so that it can be given up: with no descriptor left, it makes room
     /// for just the one that accepts and refuses.
     reserve: Option<OwnedFd>,
@@ -94,18 +99,33 @@ impl Listener {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        if hand_out == HandOut::FirstBytes {
-            defer_accept(&socket)?;
-        }
-        // Accepted sockets inherit both: no system call per connection.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&Keepalive::DEFAULT.into())?;
+        prepare(SockRef::from(&socket), hand_out)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(address);
         Ok(Self {
             socket: Some(socket.into()),
             address,
+            is_kept: false,
+            reserve: reserve_descriptor(),
+        })
+    }
+
+    /// Serves a socket that listens already. Its backlog stays as whoever bound it has
+    /// chosen.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `ioctl(2)` or `setsockopt(2)` says.
+    pub fn adopt(inherited: InheritedSocket, hand_out: HandOut) -> io::Result<Self> {
+        let address = inherited.address();
+        let socket = OwnedFd::from(inherited);
+        ioctl_fionbio(&socket, true)?;
+        prepare(SockRef::from(&socket), hand_out)?;
+        Ok(Self {
+            socket: Some(socket),
+            address,
+            is_kept: true,
             reserve: reserve_descriptor(),
         })
     }
@@ -127,9 +147,10 @@ impl Listener {
         Ok(String::from_utf8_lossy(name).into_owned())
     }
 
-    /// Takes one connection from the kernel's queue.
+    /// Takes one connection from the kernel's queue, of a listener that stops: closing
+    /// its last descriptor would reset them. Where another one keeps it open, none.
     pub(crate) fn accept_queued(&mut self) -> Backlog {
-        let Some(socket) = &self.socket else {
+        let Some(socket) = self.socket.as_ref().filter(|_| !self.is_kept) else {
             return Backlog::Empty;
         };
         loop {
@@ -197,6 +218,16 @@ impl From<Keepalive> for TcpKeepalive {
             .with_interval(keepalive.interval)
             .with_retries(keepalive.count)
     }
+}
+
+/// Sets what is needed once, on the listening socket, and not for each connection.
+fn prepare(socket: SockRef<'_>, hand_out: HandOut) -> io::Result<()> {
+    if hand_out == HandOut::FirstBytes {
+        defer_accept(&socket)?;
+    }
+    // Accepted sockets inherit both.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&Keepalive::DEFAULT.into())
 }
 
 fn defer_accept(socket: &socket2::Socket) -> io::Result<()> {

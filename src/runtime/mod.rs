@@ -18,6 +18,7 @@ pub mod cores;
 pub mod executor;
 pub mod flag;
 pub mod inbox;
+pub mod inherited;
 pub mod kernel;
 pub mod listener;
 pub mod memory_file;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use rustix::net::sockopt;
 
 use super::inbox::inbox;
-use super::listener::{HandOut, Listener, claim_address};
+use super::inherited::InheritedSocket;
+use super::listener::{Backlog, HandOut, Listener, claim_address};
 use super::provided::{BufferSize, Segment};
 use super::reactor::{Closing, Event, Reactor};
 use super::ring::{BATCH_SLEEP_MAX, RingSize, Sleep};
@@ -385,6 +386,22 @@ fn a_stopped_listener_gives_up_its_backlog_first() {
     assert_eq!(accepted.len(), peers.len());
     let refused = TcpStream::connect(address).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_listener_that_somebody_keeps_leaves_its_backlog() {
+    let keeper = TcpListener::bind(LOOPBACK).unwrap();
+    let inherited = InheritedSocket::from_listener_for_test(keeper.try_clone().unwrap());
+    let mut listener = Listener::adopt(inherited, HandOut::Established).unwrap();
+    assert_eq!(listener.address(), keeper.local_addr().unwrap());
+    let peer = TcpStream::connect(listener.address()).unwrap();
+    assert!(matches!(listener.accept_queued(), Backlog::Empty));
+    listener.close();
+    let (served, from) = keeper.accept().unwrap();
+    assert_eq!(from, peer.local_addr().unwrap());
+    // What was set holds for the socket, whoever accepts.
+    assert!(served.nodelay().unwrap());
+    assert_eq!(keeper.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 #[test]

@@ -434,7 +434,8 @@ impl Reactor {
 
     /// Stops accepting everywhere. What the kernel has queued by then is
     /// still delivered as [`Event::Accepted`]: closing a listener with a
-    /// backlog would reset those peers. Closed once [`Self::is_listening`]
+    /// backlog would reset those peers; one that somebody else keeps open is
+    /// left with it. Closed once [`Self::is_listening`]
     /// says no.
     pub fn stop_listening(&self) {
         let mut inner = self.inner.borrow_mut();
