@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use midspan::config::ConfigError;
 use midspan::config::file::ConfigFile;
 use midspan::config::settings::{Flags, HostFacts, RelaySettings};
+use midspan::config::{ConfigError, GivenSockets};
 
 fn resolve(path: &Path) -> Result<RelaySettings, ConfigError> {
     let host = HostFacts {
@@ -16,6 +16,7 @@ fn resolve(path: &Path) -> Result<RelaySettings, ConfigError> {
         hostname: "relay.example".into(),
         state_dir: Some("/var/lib/midspan".into()),
         current_dir: "/".into(),
+        given: GivenSockets::default(),
     };
     let name = path.file_name().expect("a file has a name");
     let text = fs::read_to_string(path).expect("test files are text");

@@ -9,9 +9,10 @@ use anyhow::Context;
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
+use crate::config::GivenSockets;
 use crate::config::settings::HostFacts;
 
-/// The facts as they are now.
+/// The facts as they are now; of sockets that were given, their owner knows.
 ///
 /// # Errors
 ///
@@ -28,6 +29,7 @@ pub(super) fn facts() -> anyhow::Result<HostFacts> {
         hostname: hostname(),
         state_dir: default_state_dir(|name| env::var_os(name), geteuid().is_root()),
         current_dir: env::current_dir().context("cannot tell the current directory")?,
+        given: GivenSockets::default(),
     })
 }
 

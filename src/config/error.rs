@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::{ListenAddress, ValueError};
+use super::{ListenAddress, Listener, ValueError};
 use crate::access::{IssuerError, KeyHashError};
 use crate::protocol::jet::{PublicUrl, PublicUrlError};
 
@@ -56,6 +56,11 @@ impl ConfigError {
                 "pass --open (in the file: open = true) to relay for anybody, or listen on 127.0.0.1"
                     .into(),
             ),
+            Problem::OtherSockets { .. } => Some(
+                "leave it out to serve what systemd has bound, or name the same addresses in the \
+                 .socket unit"
+                    .into(),
+            ),
             Problem::AdminReachable { .. } => Some(
                 "listen on 127.0.0.1, and let a proxy that knows its users stand before it".into(),
             ),
@@ -94,6 +99,8 @@ pub enum Place {
     Flag(&'static str),
     /// On the command line, as `--limit NAME=…`.
     LimitFlag(&'static str),
+    /// In a `.socket` unit.
+    Systemd,
     /// Nowhere: a default that does not suit this host.
     Default,
 }
@@ -123,6 +130,7 @@ impl fmt::Display for Place {
             Self::WholeFile(path) => path.display().fmt(f),
             Self::Flag(flag) => f.write_str(flag),
             Self::LimitFlag(name) => write!(f, "--limit {name}"),
+            Self::Systemd => f.write_str("systemd"),
             Self::Default => Ok(()),
         }
     }
@@ -164,6 +172,9 @@ pub enum Problem {
     /// The same address twice.
     #[error("{address} is listed twice")]
     ListenerTwice { address: ListenAddress },
+    /// Not what was bound before the process started.
+    #[error("systemd has bound {}, and this asks for others", Listed(.given))]
+    OtherSockets { given: Vec<Listener> },
     /// Others can reach a listener, and nobody said that they may.
     #[error(
         "{address} can be reached from other hosts, and the relay would serve anybody without asking for credentials"
@@ -200,10 +211,10 @@ pub enum Problem {
     #[error("\"{}\" is not a URL such as stun:stun.example or turn:turn.example:3478", .written.escape_default())]
     Stun { written: String },
     /// More shards than cores.
-    #[error("{asked} cores asked for, but this process may use {} ({})", .allowed.len(), CoreList(.allowed))]
+    #[error("{asked} cores asked for, but this process may use {} ({})", .allowed.len(), Listed(.allowed))]
     TooManyCores { asked: usize, allowed: Vec<usize> },
     /// A core outside this process's affinity.
-    #[error("this process may not use core {core}; it may use {}", CoreList(.allowed))]
+    #[error("this process may not use core {core}; it may use {}", Listed(.allowed))]
     CoreNotAllowed { core: usize, allowed: Vec<usize> },
     /// More connections than descriptors.
     #[error(
@@ -232,13 +243,13 @@ pub enum Problem {
     NoInstance { hostname: String },
 }
 
-/// Cores for people: `0, 2, 3`.
-struct CoreList<'a>(&'a [usize]);
+/// Several things for people: `0, 2, 3`.
+struct Listed<'a, T>(&'a [T]);
 
-impl fmt::Display for CoreList<'_> {
+impl<T: fmt::Display> fmt::Display for Listed<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, core) in self.0.iter().enumerate() {
-            write!(f, "{}{core}", if index == 0 { "" } else { ", " })?;
+        for (index, one) in self.0.iter().enumerate() {
+            write!(f, "{}{one}", if index == 0 { "" } else { ", " })?;
         }
         Ok(())
     }

@@ -30,6 +30,21 @@ impl Listener {
         }
     }
 
+    /// One on a socket that has a name, as `FileDescriptorName=` of a systemd unit gives
+    /// it: `jet+tls` is for that alone, and any other name says nothing.
+    ///
+    /// # Errors
+    ///
+    /// A name that begins so and is that of no transport: what is meant to be pinned
+    /// must not serve everything for a slip of the pen.
+    pub fn named(address: ListenAddress, name: &str) -> Result<Self, ValueError> {
+        let only = match name.starts_with(SCHEME_PREFIX) {
+            true => Some(transport(name)?),
+            false => None,
+        };
+        Ok(Self { address, only })
+    }
+
     /// Whether only this host can reach it.
     #[must_use]
     pub fn is_loopback(self) -> bool {
@@ -44,19 +59,19 @@ impl FromStr for Listener {
         let Some((scheme, address)) = written.split_once("://") else {
             return written.parse().map(Self::any);
         };
-        let transport = scheme
-            .strip_prefix(SCHEME_PREFIX)
-            .and_then(Transport::named);
-        match transport {
-            Some(only) => Ok(Self {
-                address: address.parse()?,
-                only: Some(only),
-            }),
-            None => Err(ValueError::ListenScheme {
-                scheme: scheme.to_owned(),
-            }),
-        }
+        let only = Some(transport(scheme)?);
+        let address = address.parse()?;
+        Ok(Self { address, only })
     }
+}
+
+fn transport(scheme: &str) -> Result<Transport, ValueError> {
+    scheme
+        .strip_prefix(SCHEME_PREFIX)
+        .and_then(Transport::named)
+        .ok_or_else(|| ValueError::ListenScheme {
+            scheme: scheme.to_owned(),
+        })
 }
 
 impl fmt::Display for Listener {
@@ -86,6 +101,23 @@ mod tests {
             assert_eq!(listener.only, only);
             assert_eq!(listener.to_string(), written);
         }
+    }
+
+    #[test]
+    fn a_name_pins_where_it_is_a_transports() {
+        let address: ListenAddress = "[::]:443".parse().expect("an address");
+        for (name, only) in [
+            ("jet+wss", Some(Transport::Wss)),
+            ("midspan.socket", None),
+            ("unknown", None),
+            ("wss", None),
+            ("", None),
+        ] {
+            let listener = Listener { address, only };
+            assert_eq!(Listener::named(address, name), Ok(listener), "{name}");
+        }
+        let slip = Listener::named(address, "jet+tsl").expect_err("no transport");
+        assert!(slip.to_string().contains("\"jet+tsl\" is none of jet+tcp"));
     }
 
     #[test]

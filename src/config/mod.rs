@@ -31,6 +31,7 @@ use serde::Deserialize;
 pub use cores::CoreChoice;
 pub use error::{ConfigError, Place, Problem};
 pub use listener::Listener;
+pub use listening::GivenSockets;
 pub use urls::URLS_MAX;
 pub use value::{Instance, ListenAddress, Period, ValueError};
 

@@ -30,7 +30,7 @@ impl RelaySettings {
         let log = written.map(|written| &written.log);
         let jet = written.map(|written| &written.jet);
 
-        let listen = listeners(flags, file)?;
+        let listen = listeners(flags, file, host)?;
         let loopback_only = listen.iter().all(|(listener, _)| listener.is_loopback());
         let open = flags.open.or(written.and_then(|w| w.open)).unwrap_or(false);
         let reachable = listen.iter().find(|(listener, _)| !listener.is_loopback());
@@ -46,7 +46,7 @@ impl RelaySettings {
         Ok(Self {
             listen: listen.into_iter().map(|(listener, _)| listener).collect(),
             open,
-            admin: admin(flags, file)?,
+            admin: admin(flags, file, host)?,
             proxy_protocol_from: networks(file)?,
             create_on_accept: flags
                 .create_on_accept

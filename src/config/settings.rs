@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use super::certificates::{CertificateFiles, TlsSettings};
 use super::limits::{LimitFlag, Limits};
 use super::{
-    CoreChoice, DataPlane, Instance, JetV1, ListenAddress, Listener, LogFormat, LogLevel, Period,
+    CoreChoice, DataPlane, GivenSockets, Instance, JetV1, ListenAddress, Listener, LogFormat,
+    LogLevel, Period,
 };
 use crate::access::Keyring;
 use crate::protocol::jet::PublicUrl;
@@ -140,6 +141,8 @@ pub struct HostFacts {
     pub state_dir: Option<PathBuf>,
     /// The directory that relative paths on the command line start from.
     pub current_dir: PathBuf,
+    /// Sockets that are bound already.
+    pub given: GivenSockets,
 }
 
 #[cfg(test)]
@@ -153,6 +156,7 @@ impl HostFacts {
             hostname: "relay.example".into(),
             state_dir: Some("/var/lib/midspan".into()),
             current_dir: "/home/operator".into(),
+            given: GivenSockets::default(),
         }
     }
 }
