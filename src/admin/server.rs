@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -17,6 +18,7 @@ use crate::protocol::http_head::{
     Answer, HEADERS_MAX, HeadPolicy, HeaderSlots, Persistence, RequestHead,
 };
 use crate::runtime::clock;
+use crate::runtime::inherited::InheritedSocket;
 use crate::shard::status::Inquirer;
 use crate::time::Timestamp;
 
@@ -69,6 +71,21 @@ impl Admin {
         let failed = |source| AdminError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Takes a socket that listens already.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be served.
+    pub fn adopt(socket: InheritedSocket) -> Result<Self, AdminError> {
+        let address = socket.address();
+        let listener = TcpListener::from(OwnedFd::from(socket));
+        // Its thread waits in `accept`.
+        listener
+            .set_nonblocking(false)
+            .map_err(|source| AdminError::Listen { address, source })?;
         Ok(Self { listener, address })
     }
 

@@ -5,6 +5,7 @@
 //! what was started and what to try next, and hands over. Results go to
 //! standard output, logs and errors to standard error.
 
+mod activation;
 mod agent;
 mod check;
 mod doctor;

@@ -10,6 +10,7 @@ use aws_lc_rs::rand;
 use clap::{Args, value_parser};
 use tracing::info;
 
+use super::activation::Activation;
 use super::reload::Running;
 use super::state_dir::StateDir;
 use super::{host, logging, print, tls};
@@ -175,21 +176,38 @@ impl RelayArgs {
 ///
 /// Settings that are wrong, or a relay that cannot start.
 pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
+    let Activation {
+        peers,
+        admin,
+        given,
+    } = Activation::take()?;
     // Before the first thread, so that every thread leaves signals to a shard.
     let signals = Signals::block().context("cannot block signals")?;
     // Raises the descriptor limit, from which limits are derived.
     let features = kernel::probe()?;
-    let settings = args.settings(&host::facts()?)?;
+    let facts = host::facts()?;
+    let settings = args.settings(&HostFacts {
+        given: given.clone(),
+        ..facts
+    })?;
     let state = StateDir::open(&settings.state_dir)?;
     let tickets = Tickets::new()?;
     let stamps = tls::stamps(&settings);
     let loaded = tls::load(&settings, &state, tickets.clone())?;
     let owner_secret = state.owner_key()?;
-    let mut relay = BoundRelay::bind(&settings, loaded.config, owner_secret, random_id, signals)?;
-    let admin = settings
-        .admin
-        .map(|address| Admin::bind(address.0))
-        .transpose()?;
+    let mut relay = BoundRelay::bind(
+        &settings,
+        loaded.config,
+        owner_secret,
+        random_id,
+        signals,
+        peers,
+    )?;
+    let admin = match (admin, settings.admin) {
+        (Some(socket), _) => Some(Admin::adopt(socket)?),
+        (None, Some(address)) => Some(Admin::bind(address.0)?),
+        (None, None) => None,
+    };
     let log = logging::init(settings.log)?;
     let facts = StartupFacts {
         listening: relay.addresses().to_vec(),
@@ -209,6 +227,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     if let Some(reloader) = relay.take_reloader() {
         let running = Running {
             args: args.clone(),
+            given,
             settings,
             state,
             tickets,

@@ -10,8 +10,8 @@ use super::relay::RelayArgs;
 use super::state_dir::StateDir;
 use super::tls::Stamps;
 use super::{host, tls};
-use crate::config::keys;
-use crate::config::settings::RelaySettings;
+use crate::config::settings::{HostFacts, RelaySettings};
+use crate::config::{GivenSockets, keys};
 use crate::shard::reload::{Reloader, Wake};
 use crate::tls::server::Tickets;
 
@@ -21,6 +21,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// What a running relay was started with, and runs with now.
 pub(super) struct Running {
     pub(super) args: RelayArgs,
+    pub(super) given: GivenSockets,
     pub(super) settings: RelaySettings,
     pub(super) state: StateDir,
     pub(super) tickets: Tickets,
@@ -63,7 +64,11 @@ impl Running {
     }
 
     fn read_again(&mut self, reloader: &Reloader) -> anyhow::Result<()> {
-        let mut fresh = self.args.settings(&host::facts()?)?;
+        let facts = HostFacts {
+            given: self.given.clone(),
+            ..host::facts()?
+        };
+        let mut fresh = self.args.settings(&facts)?;
         for name in self.settings.keep_unchangeable(&mut fresh) {
             warn!("{name} has changed, which takes a restart");
         }

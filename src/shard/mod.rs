@@ -14,6 +14,7 @@
 
 pub mod control;
 mod ear;
+mod listeners;
 mod listing;
 pub mod peer_address;
 pub mod reload;

@@ -12,6 +12,7 @@ use ahash::RandomState;
 use rustls::ServerConfig;
 
 use super::control::{Envelope, Operator};
+use super::listeners::Listeners;
 use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
@@ -27,7 +28,8 @@ use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, T
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::{ExecutorError, run_shards};
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
-use crate::runtime::listener::{HandOut, Listener, claim_address};
+use crate::runtime::inherited::InheritedSocket;
+use crate::runtime::listener::Listener;
 use crate::runtime::signal::Signals;
 
 /// Why the relay did not start, or stopped.
@@ -37,6 +39,14 @@ pub enum ServeError {
     Listen {
         address: SocketAddr,
         source: io::Error,
+    },
+    #[error(
+        "sockets that systemd has bound to {address}: {sockets}; shards, which need one each: {shards}"
+    )]
+    Sockets {
+        address: SocketAddr,
+        sockets: usize,
+        shards: NonZeroU16,
     },
     #[error(transparent)]
     Cores(#[from] CoresError),
@@ -60,6 +70,12 @@ impl ServeError {
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("stop what listens there (ss -ltnp), or choose another --listen".to_owned())
             }
+            Self::Sockets {
+                sockets, shards, ..
+            } => Some(format!(
+                "in the .socket unit, write ReusePort=yes and this ListenStream= {shards} times, or \
+                 pass --cores {sockets}"
+            )),
             _ => None,
         }
     }
@@ -91,7 +107,8 @@ struct Seed {
 }
 
 impl BoundRelay {
-    /// Claims the addresses and makes everything that the shards need.
+    /// Claims the addresses, or takes those of `sockets` if there are any, and makes
+    /// everything that the shards need.
     ///
     /// `tls` is for those who come over it, `owner_secret` keys the owner function;
     /// `random` must be fit for credentials.
@@ -105,6 +122,7 @@ impl BoundRelay {
         owner_secret: [u8; 16],
         random: Random,
         signals: Signals,
+        sockets: Vec<InheritedSocket>,
     ) -> Result<Self, ServeError> {
         let cores = Cores::usable()
             .map_err(ServeError::Affinity)?
@@ -119,13 +137,12 @@ impl BoundRelay {
             signals,
             reload: Some(reload),
         });
-        let mut addresses = Vec::new();
-        for listener in &settings.listen {
-            let address = listener.address.0;
-            let claimed =
-                claim_address(address).map_err(|source| ServeError::Listen { address, source })?;
-            addresses.push(claimed);
-        }
+        let listeners = match sockets.is_empty() {
+            true => Listeners::bind(settings, shard_count)?,
+            false => Listeners::adopt(settings, sockets, shard_count)?,
+        };
+        let congestion_control = listeners.congestion_control();
+        let addresses = listeners.addresses;
         let mut mailboxes = Vec::new();
         let mut inboxes = Vec::new();
         for _ in 0..shard_count.get() {
@@ -135,17 +152,7 @@ impl BoundRelay {
         }
         let service = service_settings(settings, tls, &addresses, shard_count)?;
         let mut seeds = Vec::new();
-        let mut congestion_control = String::from("unknown");
-        for inbox in inboxes {
-            let mut listeners = Vec::new();
-            for &address in &addresses {
-                let listener = Listener::bind(address, HandOut::FirstBytes)
-                    .map_err(|source| ServeError::Listen { address, source })?;
-                if let Ok(name) = listener.congestion_control() {
-                    congestion_control = name;
-                }
-                listeners.push(listener);
-            }
+        for (inbox, listeners) in inboxes.into_iter().zip(listeners.by_shard) {
             seeds.push(Seed {
                 world: world_settings(settings, shard_count),
                 service: service.clone(),

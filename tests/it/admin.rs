@@ -20,7 +20,7 @@ use super::relay_process::Relay;
 use super::rest::{exchange, read_response, request};
 
 /// One answer of the operators' listener: the status, and the body.
-fn ask(admin: SocketAddr, path: &str) -> (u16, Vec<u8>) {
+pub(crate) fn ask(admin: SocketAddr, path: &str) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(admin).expect("operators are let in");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n").expect("sent");
     let mut answer = Vec::new();

@@ -20,6 +20,12 @@ use super::patience::{PATIENCE, until};
 /// `nobody`, an ordinary user on every Linux.
 pub(crate) const ORDINARY_USER: u32 = 65534;
 
+/// Starts a relay with sockets, of which it is not told otherwise.
+pub(crate) const PASS_SOCKETS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/it/scripts/pass_sockets.py"
+);
+
 /// A relay that runs. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Relay {
@@ -320,7 +326,7 @@ fn command(wrapper: &[&str], folder: &Path, options: &[&str]) -> Command {
     words.push(program.into());
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).arg("relay");
-    if !options.contains(&"--listen") {
+    if !options.contains(&"--listen") && !wrapper.contains(&PASS_SOCKETS) {
         command.args(["--listen", "127.0.0.1:0"]);
     }
     command
