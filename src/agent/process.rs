@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::error::AgentError;
@@ -25,6 +26,7 @@ use crate::runtime::listener::{HandOut, Listener, claim_address};
 use crate::runtime::resolver::Resolver;
 use crate::runtime::signal::Signals;
 use crate::shard::control::{Envelope, Operator};
+use crate::shard::pulse::Pulse;
 use crate::shard::share::{engine_share, share, to_usize};
 use crate::shard::world::{ShardSnapshot, World, WorldSettings, drive};
 
@@ -37,6 +39,7 @@ pub struct BoundExpose {
     direct: Option<HostPort>,
     services: Vec<Exposed>,
     sessions: Sessions,
+    pulse: Option<Pulse<Infallible>>,
 }
 
 impl BoundExpose {
@@ -52,7 +55,7 @@ impl BoundExpose {
         if settings.sessions == Sessions::Once {
             agent.cores.truncate(1);
         }
-        let (cores, seeds) = seeds(&agent, signals)?;
+        let (cores, seeds, pulse) = seeds(&agent, signals)?;
         let mut bound = Vec::new();
         let mut direct = None;
         match &settings.direct {
@@ -71,7 +74,13 @@ impl BoundExpose {
             direct,
             services: settings.services.clone(),
             sessions: settings.sessions.clone(),
+            pulse: Some(pulse),
         })
+    }
+
+    /// What watches the shards, to be kept on another thread; once.
+    pub const fn take_pulse(&mut self) -> Option<Pulse<Infallible>> {
+        self.pulse.take()
     }
 
     /// Where clients that come directly reach it, with the port that the kernel chose.
@@ -95,6 +104,7 @@ impl BoundExpose {
             direct,
             services,
             sessions,
+            pulse: _,
         } = self;
         match (sessions, services.first()) {
             (Sessions::Once, Some(exposed)) => {
@@ -128,6 +138,7 @@ pub struct BoundForward {
     address: SocketAddr,
     cores: Cores,
     seeds: Vec<(Seed, ForwardSeed)>,
+    pulse: Option<Pulse<Infallible>>,
 }
 
 impl BoundForward {
@@ -137,7 +148,7 @@ impl BoundForward {
     ///
     /// When the address, a core or a descriptor cannot be had.
     pub fn bind(settings: &ForwardSettings, signals: Signals) -> Result<Self, AgentError> {
-        let (cores, seeds) = seeds(&settings.agent, signals)?;
+        let (cores, seeds, pulse) = seeds(&settings.agent, signals)?;
         let relay = way(settings.ticket.relay(), &settings.agent)?;
         let direct = settings.ticket.direct().map(|address| {
             let url = RelayUrl {
@@ -159,7 +170,13 @@ impl BoundForward {
             address,
             cores,
             seeds: seeds.into_iter().zip(own).collect(),
+            pulse: Some(pulse),
         })
+    }
+
+    /// What watches the shards, to be kept on another thread; once.
+    pub const fn take_pulse(&mut self) -> Option<Pulse<Infallible>> {
+        self.pulse.take()
     }
 
     /// Where it listens, with the port that the kernel chose.
@@ -216,7 +233,9 @@ struct ForwardSeed {
 
 type Ended = io::Result<(ShardSnapshot, Option<AgentError>)>;
 
-fn seeds(settings: &AgentSettings, signals: Signals) -> Result<(Cores, Vec<Seed>), AgentError> {
+type Started = (Cores, Vec<Seed>, Pulse<Infallible>);
+
+fn seeds(settings: &AgentSettings, signals: Signals) -> Result<Started, AgentError> {
     let cores = Cores::usable()
         .map_err(AgentError::Affinity)?
         .select(&settings.cores)?;
@@ -239,9 +258,11 @@ fn seeds(settings: &AgentSettings, signals: Signals) -> Result<(Cores, Vec<Seed>
         inboxes.push(inbox);
     }
     // One shard reads the signals and tells the others.
+    let (stopping, told_to_stop) = channel();
     let mut operator = Some(Operator {
         signals,
         reload: None,
+        stopping,
     });
     let seeds = inboxes
         .into_iter()
@@ -254,7 +275,11 @@ fn seeds(settings: &AgentSettings, signals: Signals) -> Result<(Cores, Vec<Seed>
             operator: operator.take(),
         })
         .collect();
-    Ok((cores, seeds))
+    let pulse = Pulse {
+        shards: mailboxes,
+        stopping: told_to_stop,
+    };
+    Ok((cores, seeds, pulse))
 }
 
 fn way(relay: &RelayUrl, agent: &AgentSettings) -> Result<Way, AgentError> {

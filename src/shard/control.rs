@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 
+use super::pulse::Beat;
 use crate::runtime::signal::Signals;
 
 /// A message in a shard's inbox.
@@ -13,6 +14,8 @@ pub enum Envelope<M> {
     Service(M),
     /// For the shard itself.
     Control(Control),
+    /// Somebody asks whether the shard still turns.
+    Pulse(Sender<Beat>),
     /// A name was resolved.
     Resolved {
         question: u64,
@@ -27,6 +30,8 @@ pub struct Operator {
     /// Where a `SIGHUP` goes. A process that has nothing to read again is ended by
     /// it, as by the end of its terminal.
     pub reload: Option<Sender<()>>,
+    /// Who is told that the process has begun to stop.
+    pub stopping: Sender<()>,
 }
 
 /// What an operator's signal asks of every shard.

@@ -17,6 +17,7 @@ mod ear;
 mod listeners;
 mod listing;
 pub mod peer_address;
+pub mod pulse;
 pub mod reload;
 pub mod rendezvous;
 pub mod rest;

@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 
 use super::control::{Envelope, Operator};
 use super::listeners::Listeners;
+use super::pulse::Pulse;
 use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
@@ -89,6 +90,7 @@ pub struct BoundRelay {
     addresses: Vec<SocketAddr>,
     congestion_control: String,
     reloader: Option<Reloader>,
+    pulse: Option<Pulse<Message>>,
     inquirer: Inquirer,
 }
 
@@ -133,9 +135,11 @@ impl BoundRelay {
         };
         let owner = Owner::new(owner_secret, shard_count);
         let (reload, reload_asked) = channel();
+        let (stopping, told_to_stop) = channel();
         let mut operator = Some(Operator {
             signals,
             reload: Some(reload),
+            stopping,
         });
         let listeners = match sockets.is_empty() {
             true => Listeners::bind(settings, shard_count)?,
@@ -175,8 +179,12 @@ impl BoundRelay {
             reloader: Some(Reloader {
                 addresses: addresses.clone(),
                 shard_count,
-                shards: mailboxes,
+                shards: mailboxes.clone(),
                 asked: reload_asked,
+            }),
+            pulse: Some(Pulse {
+                shards: mailboxes,
+                stopping: told_to_stop,
             }),
             inquirer,
             addresses,
@@ -193,6 +201,11 @@ impl BoundRelay {
     /// What gives the shards new settings, to be kept on another thread; once.
     pub const fn take_reloader(&mut self) -> Option<Reloader> {
         self.reloader.take()
+    }
+
+    /// What watches the shards, to be kept on another thread; once.
+    pub const fn take_pulse(&mut self) -> Option<Pulse<Message>> {
+        self.pulse.take()
     }
 
     /// Where it listens, with the ports that the kernel chose.

@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -253,7 +252,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             .send_from(&self.reactor, Envelope::Service(message))
             .map_err(|envelope| match envelope {
                 Envelope::Service(message) => message,
-                Envelope::Control(_) | Envelope::Resolved { .. } => {
+                Envelope::Control(_) | Envelope::Pulse(_) | Envelope::Resolved { .. } => {
                     unreachable!("the inbox gives back what it was given")
                 }
             })
@@ -496,9 +495,9 @@ fn handle_event<S: Service>(
             },
             ..
         } => {
-            if let Some(Operator { signals, reload }) = operator {
-                while let Some(signal) = signals.poll() {
-                    handle_signal(world, reload.as_ref(), signal);
+            if let Some(operator) = operator {
+                while let Some(signal) = operator.signals.poll() {
+                    handle_signal(world, operator, signal);
                 }
             }
         }
@@ -530,6 +529,7 @@ fn handle_event<S: Service>(
                 match envelope {
                     Envelope::Service(message) => service.handle_message(message),
                     Envelope::Control(control) => handle_control(service, world, control),
+                    Envelope::Pulse(asker) => world.beat(&asker),
                     Envelope::Resolved { question, answer } => {
                         world.questions.deliver(question, answer);
                     }
@@ -551,10 +551,10 @@ fn handle_event<S: Service>(
 
 fn handle_signal<C: Copy, M: Send + 'static>(
     world: &World<C, M>,
-    reload: Option<&Sender<()>>,
+    operator: &Operator,
     signal: Signal,
 ) {
-    if let (Signal::Reload, Some(reload)) = (signal, reload) {
+    if let (Signal::Reload, Some(reload)) = (signal, &operator.reload) {
         // Nobody reads again when the process ends.
         let _ = reload.send(());
         return;
@@ -569,6 +569,8 @@ fn handle_signal<C: Copy, M: Send + 'static>(
                 drain_timeout_s = world.settings.drain_timeout.as_secs(),
                 "stopping: no new sessions, those that run may finish; a second signal ends at once"
             );
+            // There may be nobody whom it concerns.
+            let _ = operator.stopping.send(());
             world.broadcast(Control::Drain);
         }
     }
