@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use tracing::info;
 
+use super::notify::Notifier;
 use super::{Advise, AgentArgs, StateDir, host, logging, print};
 use crate::agent::expose::SERVICES_MAX;
 use crate::agent::process::BoundExpose;
@@ -177,7 +178,7 @@ pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<()> {
     let host = host::facts()?;
     let settings = args.settings(&host)?;
     let _claim = args.claim(&host)?;
-    let bound = BoundExpose::bind(&settings, signals)?;
+    let mut bound = BoundExpose::bind(&settings, signals)?;
     let log = logging::init(settings.agent.log)?;
     if let Some(report) = ExposeReport::reusable(&settings, bound.direct()) {
         print(&report);
@@ -186,6 +187,12 @@ pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<()> {
     let announce = Box::new(move |ticket| {
         print(&ExposeReport::once(&told, Ticket::Once(ticket)));
     });
+    if let Some(pulse) = bound.take_pulse() {
+        // Whether the relay is there is for the log to tell: a proxy waits for it as long
+        // as it takes, and no other unit should wait with it.
+        let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
+        Notifier::from_env(status).watch(pulse);
+    }
     let counted = bound.serve(announce)?;
     info!(counters = %counted, "stopped");
     log.flush();

@@ -13,6 +13,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use tracing::info;
 
+use super::notify::Notifier;
 use super::{Advise, AgentArgs, host, logging, print};
 use crate::agent::process::BoundForward;
 use crate::agent::settings::ForwardSettings;
@@ -144,12 +145,17 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
     kernel::probe()?;
     let ticket = env::var(TICKET_VARIABLE).ok();
     let settings = args.settings(&host::facts()?, ticket)?;
-    let bound = BoundForward::bind(&settings, signals)?;
+    let mut bound = BoundForward::bind(&settings, signals)?;
     let log = logging::init(settings.agent.log)?;
+    let relay = settings.ticket.relay();
     print(&ForwardReport {
         listening: bound.address(),
-        relay: settings.ticket.relay(),
+        relay,
     });
+    if let Some(pulse) = bound.take_pulse() {
+        let status = format!("forwards {} through {relay}", bound.address());
+        Notifier::from_env(status).watch(pulse);
+    }
     let counted = bound.serve()?;
     info!(counters = %counted, "stopped");
     log.flush();

@@ -15,6 +15,7 @@ mod forward;
 mod host;
 mod key;
 pub mod logging;
+mod notify;
 mod relay;
 mod reload;
 mod state_dir;

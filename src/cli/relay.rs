@@ -11,6 +11,7 @@ use clap::{Args, value_parser};
 use tracing::info;
 
 use super::activation::Activation;
+use super::notify::Notifier;
 use super::reload::Running;
 use super::state_dir::StateDir;
 use super::{host, logging, print, tls};
@@ -224,16 +225,21 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     if let Some(admin) = admin {
         admin.serve(relay.inquirer())?;
     }
+    let notifier = Notifier::from_env(facts.serving());
     if let Some(reloader) = relay.take_reloader() {
         let running = Running {
             args: args.clone(),
             given,
+            notifier: notifier.clone(),
             settings,
             state,
             tickets,
             stamps,
         };
         running.watch(reloader);
+    }
+    if let Some(pulse) = relay.take_pulse() {
+        notifier.watch(pulse);
     }
     let counted = relay.serve()?;
     // The queue is the process's own and no shard's, so it has no counter there.
@@ -297,6 +303,15 @@ pub struct StartupFacts {
     pub fingerprint: Option<String>,
     /// What the probe of the kernel found worth telling, a sentence each.
     pub notes: Vec<String>,
+}
+
+impl StartupFacts {
+    /// In a line.
+    fn serving(&self) -> String {
+        let addresses: Vec<_> = self.listening.iter().map(SocketAddr::to_string).collect();
+        let shards = self.cores.len();
+        format!("relays on {} with {shards} shards", addresses.join(", "))
+    }
 }
 
 /// What a relay that has started says: what it does, and what to try next.

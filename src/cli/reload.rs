@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::notify::Notifier;
 use super::relay::RelayArgs;
 use super::state_dir::StateDir;
 use super::tls::Stamps;
@@ -22,6 +23,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Running {
     pub(super) args: RelayArgs,
     pub(super) given: GivenSockets,
+    pub(super) notifier: Notifier,
     pub(super) settings: RelaySettings,
     pub(super) state: StateDir,
     pub(super) tickets: Tickets,
@@ -42,16 +44,25 @@ impl Running {
                     Wake::Over => return,
                     Wake::Idle if before == taken => continue,
                     Wake::Idle => self.read_files_again(&reloader),
-                    Wake::Asked => self.read_again(&reloader),
+                    Wake::Asked => {
+                        self.notifier.reloading();
+                        self.read_again(&reloader)
+                    }
                 };
-                match outcome {
+                let refusal = outcome.err().map(|error| format!("{error:#}"));
+                match &refusal {
                     // What changed since is found by the next look.
-                    Ok(()) if wake == Wake::Idle => taken = before,
-                    Ok(()) => taken = std::mem::take(&mut self.stamps),
-                    Err(error) => error!(
-                        error = format!("{error:#}"),
-                        "the configuration is not taken, the one before stays"
-                    ),
+                    None if wake == Wake::Idle => taken = before,
+                    None => taken = std::mem::take(&mut self.stamps),
+                    Some(error) => {
+                        error!(
+                            error,
+                            "the configuration is not taken, the one before stays"
+                        );
+                    }
+                }
+                if wake == Wake::Asked {
+                    self.notifier.reloaded(refusal.as_deref());
                 }
             }
         };

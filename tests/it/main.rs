@@ -37,6 +37,7 @@ mod rest;
 mod ring_plane;
 mod start;
 mod status_table;
+mod systemd_notify;
 mod systemd_sockets;
 mod transports;
 mod websocket;
