@@ -39,6 +39,7 @@ mod start;
 mod status_table;
 mod systemd_notify;
 mod systemd_sockets;
+mod systemd_units;
 mod transports;
 mod websocket;
 mod websocket_clients;
