@@ -11,7 +11,7 @@
 //!        └─── backoff ────┘          the session is attended to meanwhile ─┘
 //! ```
 //!
-//! Clients that come directly are served beside: see [`super::direct`].
+//! Clients that come directly are served beside, on one connection each.
 //!
 //! A door that is renewed replaces its predecessor at the relay without a gap,
 //! and the predecessor's session is attended to until its own lease ends: its
