@@ -19,6 +19,7 @@ use crate::protocol::jet::{
     Accept, AcceptPlace, Connect, Gate, MASK_DEFAULT, Message, Place, Reply, ReplyError, Request,
     Status, Version,
 };
+use crate::runtime::dial::connect_first;
 use crate::runtime::socket::Keepalive;
 use crate::runtime::stream::Stream;
 use crate::session::introduction::{Introduced, Introduction, IntroductionError};
@@ -308,19 +309,12 @@ async fn dial_host<C: Copy, M: Send + 'static>(
             }
         }
     };
-    let mut connected = Some(Err(io::ErrorKind::AddrNotAvailable.into()));
-    for (index, address) in (0_u32..).zip(&addresses) {
-        // A silent address must leave time for those behind it.
-        let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX) - index;
-        let now = world.reactor.now();
-        let turn = now + until.since(now) / left;
-        let connecting = Stream::connect(Rc::clone(&world.reactor), *address);
-        connected = world.reactor.deadline(turn, connecting).await;
-        if matches!(connected, Some(Ok(_))) {
-            break;
-        }
+    let connected = connect_first(&world.reactor, &addresses, until).await;
+    if let (Err(_), Host::Name(name)) = (&connected, &host_port.host) {
+        // It may have moved.
+        world.names.borrow_mut().doubt(name);
     }
-    finish_connect(host_port, connected)
+    finish_connect(host_port, Some(connected))
 }
 
 fn finish_connect(

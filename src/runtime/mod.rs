@@ -15,6 +15,7 @@
 pub mod allocator;
 pub mod clock;
 pub mod cores;
+pub mod dial;
 pub mod executor;
 pub mod flag;
 pub mod inbox;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
+use super::dial::connect_first;
 use super::inbox::inbox;
 use super::inherited::InheritedSocket;
 use super::listener::{Backlog, HandOut, Listener, claim_address};
@@ -304,6 +305,61 @@ fn connecting_succeeds_or_says_why_not() {
     drop(listener);
     let error = block_on(&reactor, Stream::connect(Rc::clone(&reactor), address)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+/// An address at which nobody answers: what waits there has filled its queue.
+fn silent() -> (socket2::Socket, Vec<socket2::Socket>, SocketAddr) {
+    let new_socket = || {
+        socket2::Socket::new(
+            socket2::Domain::IPV4,
+            socket2::Type::STREAM.nonblocking(),
+            None,
+        )
+    };
+    let listener = new_socket().unwrap();
+    listener.bind(&LOOPBACK.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let waiting = (0..4).map(|_| {
+        let socket = new_socket().unwrap();
+        // Under way, and that is all it will be.
+        let _ = socket.connect(&address);
+        socket
+    });
+    let waiting = waiting.collect();
+    (listener, waiting, address.as_socket().unwrap())
+}
+
+#[test]
+fn the_first_address_that_answers_is_taken() {
+    let reactor = reactor();
+    let live = TcpListener::bind(LOOPBACK).unwrap();
+    let live = live.local_addr().map(|address| (live, address)).unwrap();
+    let closed = {
+        let listener = TcpListener::bind(LOOPBACK).unwrap();
+        listener.local_addr().unwrap()
+    };
+    let (_listener, _waiting, silent) = silent();
+    let connect = |addresses: &[SocketAddr], limit: Duration| {
+        let until = reactor.now() + limit;
+        block_on(&reactor, connect_first(&reactor, addresses, until))
+    };
+    let long = Duration::from_secs(20);
+    for addresses in [
+        &[live.1][..],
+        &[closed, live.1],
+        &[silent, live.1],
+        &[silent, closed, silent, live.1, closed],
+    ] {
+        let stream = connect(addresses, long).unwrap();
+        assert_eq!(stream.socket().peer_address(), Some(live.1));
+    }
+    let error = |addresses: &[SocketAddr], limit| connect(addresses, limit).unwrap_err().kind();
+    assert_eq!(error(&[], long), ErrorKind::AddrNotAvailable);
+    assert_eq!(error(&[closed, closed], long), ErrorKind::ConnectionRefused);
+    let short = Duration::from_millis(20);
+    assert_eq!(error(&[silent, silent], short), ErrorKind::TimedOut);
+    assert_eq!(error(&[silent, closed], short), ErrorKind::TimedOut);
 }
 
 #[test]

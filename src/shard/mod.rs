@@ -16,6 +16,7 @@ pub mod control;
 mod ear;
 mod listeners;
 mod listing;
+pub mod names;
 pub mod peer_address;
 pub mod pulse;
 pub mod reload;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::control::{Control, Envelope, Operator};
+use super::names::Names;
 use super::session_log::{Party, Session};
 use super::stretch::Stretch;
 use super::tally::Tally;
@@ -117,8 +118,9 @@ pub struct World<C, M> {
     pub settings: WorldSettings,
     /// The inboxes of all shards, this one's among them, by shard.
     pub shards: Vec<Mailbox<Envelope<M>>>,
-    resolver: Option<Resolver>,
-    questions: Pending<io::Result<Vec<SocketAddr>>>,
+    pub(super) resolver: Option<Resolver>,
+    pub(super) questions: Pending<io::Result<Vec<SocketAddr>>>,
+    pub names: RefCell<Names>,
     planes: RefCell<Planes>,
     /// By the index of the pair's key.
     sessions: RefCell<Vec<Option<Session<C>>>>,
@@ -182,6 +184,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             shards,
             resolver,
             questions: Pending::default(),
+            names: RefCell::default(),
             planes: RefCell::new(planes),
             sessions: RefCell::new(Vec::new()),
             phase: Cell::new(Phase::Running),
@@ -256,29 +259,6 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
                     unreachable!("the inbox gives back what it was given")
                 }
             })
-    }
-
-    /// Resolves a name without holding up the shard.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `getaddrinfo(3)` says; or that too many names wait.
-    pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let Some(resolver) = &self.resolver else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
-        let question = self.questions.open();
-        let id = question.id();
-        let home = self.shards[usize::from(self.shard.0)].clone();
-        let answer = Box::new(move |answer| {
-            // A shard that has ended needs no answer.
-            let _ = home.send(Envelope::Resolved {
-                question: id,
-                answer,
-            });
-        });
-        resolver.resolve(host, port, answer)?;
-        question.answer().await
     }
 
     /// Counts why a peer was turned away.
