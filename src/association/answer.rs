@@ -1,5 +1,6 @@
 //! What is asked of a table beside a key, and what it answers.
 
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 /// What an accept does with an association or candidate that is unknown.
@@ -20,7 +21,9 @@ pub enum OnUnknown {
 pub struct CandidateRef {
     pub(super) slot: u32,
     pub(super) turn: u32,
-    pub(super) candidate: u8,
+    /// Its place and one more, so that what holds one or something else takes no more
+    /// memory.
+    pub(super) candidate: NonZeroU8,
 }
 
 /// An acceptor waits.
@@ -104,15 +107,17 @@ impl CandidateRef {
     /// The candidate's place in its association.
     #[must_use]
     pub const fn position(self) -> usize {
-        self.candidate as usize
+        self.candidate.get() as usize - 1
     }
 
     pub(super) fn new(slot: u32, turn: u32, position: usize) -> Self {
         Self {
             slot,
             turn,
-            candidate: u8::try_from(position)
-                .unwrap_or_else(|_| unreachable!("candidates_max is a u8")),
+            candidate: u8::try_from(position + 1)
+                .ok()
+                .and_then(NonZeroU8::new)
+                .unwrap_or_else(|| unreachable!("an association has fewer candidates")),
         }
     }
 }

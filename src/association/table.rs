@@ -72,7 +72,7 @@ const _: () = assert!(size_of::<CandidateRef>() == 12, "kept in every leg");
 pub struct Limits {
     /// Associations of one shard, connected ones included.
     pub associations_max: u32,
-    /// Candidates of one association, at least 1.
+    /// Candidates of one association, from 1 to 254.
     pub candidates_max: u8,
     /// How long an association lives; see the module.
     pub lifetime: Duration,
@@ -134,12 +134,12 @@ impl<L: Copy> Table<L> {
     ///
     /// # Panics
     ///
-    /// When `limits.candidates_max` is 0.
+    /// When `limits.candidates_max` is out of its range.
     #[must_use]
     pub fn new(limits: Limits, hasher: RandomState) -> Self {
         assert!(
-            limits.candidates_max > 0,
-            "an association needs a candidate"
+            (1..u8::MAX).contains(&limits.candidates_max),
+            "an association has from 1 to 254 candidates"
         );
         Self {
             limits,
@@ -607,7 +607,7 @@ impl<L: Copy> Table<L> {
             .get_mut(candidate.slot)
             .and_then(|association| {
                 let candidates = association.candidates.as_mut_slice();
-                candidates.get_mut(usize::from(candidate.candidate))
+                candidates.get_mut(candidate.position())
             })
             .filter(|current| current.turn == candidate.turn)
             .map(|current| &mut current.state)
