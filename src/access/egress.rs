@@ -104,10 +104,23 @@ impl Egress {
     /// Whether the destination may be dialled at this address.
     #[must_use]
     pub fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
-        self.rules
-            .iter()
-            .find(|rule| rule.pattern.fits(candidate))
-            .map_or_else(|| self.judge_by_default(candidate), |rule| rule.verdict)
+        // A mapped address is that of IPv4 itself, to which the kernel connects.
+        let candidate = Candidate {
+            address: candidate.address.to_canonical(),
+            ..*candidate
+        };
+        // A gateway leads from others to what they hold: who may not go there may not go
+        // by them, and who may is not bound to be led there.
+        let held = Candidate {
+            address: embedded(candidate.address),
+            ..candidate
+        };
+        let fits = |rule: &&Rule| {
+            rule.pattern.fits(&candidate)
+                || rule.verdict == Verdict::Deny && rule.pattern.fits(&held)
+        };
+        let decides = self.rules.iter().find(fits);
+        decides.map_or_else(|| self.judge_by_default(&candidate), |rule| rule.verdict)
     }
 
     fn judge_by_default(&self, candidate: &Candidate<'_>) -> Verdict {
@@ -125,11 +138,7 @@ impl Pattern {
         fits_port
             && match &self.matcher {
                 Matcher::Any => true,
-                // An address is the same in whichever form it is written.
-                Matcher::Network(network) => {
-                    network.contains(&candidate.address)
-                        || network.contains(&embedded(candidate.address))
-                }
+                Matcher::Network(network) => network.contains(&candidate.address),
                 Matcher::Domain(domain) => candidate.name.is_some_and(|name| {
                     let name = name.strip_suffix('.').unwrap_or(name);
                     is_within(name, domain)
@@ -409,10 +418,22 @@ mod tests {
             (Some("one.example"), "1.1.1.1", 80, Deny),
             (None, "::ffff:1.1.1.1", 80, Deny),
             (None, "64:ff9b::101:101", 80, Deny),
+            (None, "64:ff9b::a01:203", 80, Deny),
         ] {
             let got = judge(&egress, name, address, port);
             assert_eq!(got, expected, "{name:?} {address} {port}");
         }
+    }
+
+    #[test]
+    fn an_address_of_ipv4_is_none_of_ipv6() {
+        let rules = vec![
+            rule("::/0", Verdict::Allow),
+            rule("10.0.0.0/8", Verdict::Deny),
+        ];
+        let egress = Egress::new(rules, Reach::Public);
+        assert_eq!(judge(&egress, None, "::ffff:10.0.0.1", 80), Verdict::Deny);
+        assert_eq!(judge(&egress, None, "fd00::1", 80), Verdict::Allow);
     }
 
     #[test]

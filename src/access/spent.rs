@@ -51,13 +51,17 @@ impl SpentTokens {
     ///
     /// # Errors
     ///
-    /// [`Denied::Spent`]; [`Denied::TooManySpent`].
+    /// [`Denied::Spent`]; [`Denied::TooManySpent`]; [`Denied::Expired`].
     pub fn spend(
         &mut self,
         token: SingleUse,
         now: Duration,
         tokens_max: usize,
     ) -> Result<(), Denied> {
+        // It may have expired on its way here, and would not be remembered.
+        if token.until < now {
+            return Err(Denied::Expired);
+        }
         while let Some((until, id)) = self.by_end.first().copied()
             && until < now
         {
@@ -95,6 +99,7 @@ mod tests {
         assert_eq!(spend(token("a", 10), 1), Err(Denied::Spent));
         // Still good at this very moment, and so still remembered.
         assert_eq!(spend(token("a", 10), 10), Err(Denied::Spent));
+        assert_eq!(spend(token("a", 10), 11), Err(Denied::Expired));
         assert_eq!(spend(token("b", 20), 10), Ok(()));
         assert_eq!(spend(token("c", 20), 10), Err(Denied::TooManySpent));
         assert_eq!(spend(token("c", 20), 11), Ok(()));

@@ -159,7 +159,10 @@ impl ForwardService {
             Some(_) => Version::V2,
             None => Version::V1,
         };
-        if let Some(direct) = &self.direct {
+        // The ids are the credential, which TLS is to keep from whoever has the direct
+        // address by now.
+        let is_kept = self.relay.url.transport.is_tls();
+        if let Some(direct) = self.direct.as_ref().filter(|_| !is_kept) {
             let until = self.world.reactor.now() + DIRECT_TIMEOUT;
             let connecting = leg::connect(&self.world, direct, ticket.key, version);
             match self.world.reactor.deadline(until, connecting).await {
@@ -201,12 +204,16 @@ impl ForwardService {
             Some(first) => Either::First(first),
             None => either(direct.as_mut(), relayed.as_mut()).await,
         };
-        self.direct_answers
-            .set(matches!(first, Either::First(Ok(_))));
+        let answers = matches!(first, Either::First(Ok(_)));
+        let had_answered = self.direct_answers.replace(answers);
         match first {
             Either::First(Ok(met)) | Either::Second(Ok(met)) => Ok(met),
             Either::First(Err(error)) => {
-                debug!(%error, "no direct route");
+                match error {
+                    // Once, until it answers again.
+                    MeetError::Impostor if had_answered => warn!(%error, "no direct route"),
+                    _ => debug!(%error, "no direct route"),
+                }
                 relayed.await
             }
             Either::Second(Err(error)) => {

@@ -43,7 +43,7 @@ use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::protocol::jet::{Place, Status};
 use crate::relay::{CloseReason, Side};
 use crate::runtime::executor::spawn;
-use crate::runtime::flag::Flag;
+use crate::runtime::flag::{Either, Flag, either};
 use crate::runtime::socket::Socket;
 use crate::session::handshake::ReadBuffer;
 use crate::session::refused::Refused;
@@ -68,8 +68,10 @@ pub(super) struct OnceService {
     read_buffer: ReadBuffer,
     /// Clients that came directly and are not served yet.
     calling: Tally,
-    /// Raised when the one of them that has the session is served, or has gone.
+    /// Raised when the one of them that has the session is being served, or has gone.
     taken: RefCell<Option<Rc<Flag>>>,
+    /// The one session is over.
+    served: Flag,
     /// Where it waits, once the relay lets it.
     key: Cell<Option<RendezvousKey>>,
     round: RefCell<Option<Rc<Round>>>,
@@ -135,6 +137,7 @@ impl OnceService {
             read_buffer: ReadBuffer::default(),
             calling: Tally::default(),
             taken: RefCell::new(None),
+            served: Flag::default(),
             key: Cell::new(None),
             round: RefCell::new(None),
             stop: Flag::default(),
@@ -148,12 +151,14 @@ impl OnceService {
         let service = Rc::clone(self);
         spawn(async move {
             let leaving = service.leaving.clone();
-            match service.stop.or_raised(service.run()).await {
-                Some(Ok(())) => service.world.drain(),
-                Some(Err(failure)) => {
+            let running = either(service.served.raised(), service.run());
+            match service.stop.or_raised(running).await {
+                Some(Either::First(())) => service.world.drain(),
+                Some(Either::Second(Err(failure))) => {
                     service.failure.replace(Some(failure));
                     service.world.drain();
                 }
+                Some(Either::Second(Ok(never))) => match never {},
                 None => {
                     let _leaving = leaving.enter();
                     service.leave_relay().await;
@@ -167,8 +172,8 @@ impl OnceService {
         self.failure.take()
     }
 
-    /// Goes from round to round until one has been served.
-    async fn run(&self) -> Result<(), AgentError> {
+    /// Goes from round to round; the end of one that was served is told elsewhere.
+    async fn run(&self) -> Result<Infallible, AgentError> {
         let mut backoff = Backoff::default();
         loop {
             // Meanwhile nobody waits at the relay.
@@ -181,9 +186,6 @@ impl OnceService {
                 .filter(|round| round.route == Route::Direct)
             {
                 round.over.raised().await;
-                if round.ended.get() == Some(Outcome::Served) {
-                    return Ok(());
-                }
             }
             match self.accept().await {
                 Ok(waiting) => {
@@ -220,8 +222,7 @@ impl OnceService {
             }
             let round = self.round.borrow().clone();
             match round.and_then(|round| round.ended.get()) {
-                Some(Outcome::Served) => return Ok(()),
-                Some(Outcome::NobodyCame) => backoff.rest(&self.world.reactor).await,
+                Some(_) => backoff.rest(&self.world.reactor).await,
                 None => backoff.handle_success(),
             }
         }
@@ -272,7 +273,7 @@ impl OnceService {
             }
         };
         // A client may have come directly meanwhile.
-        if self.taken.borrow().is_some() || self.has_direct_round() {
+        if self.is_taken() {
             return None;
         }
         let key = waiting.key;
@@ -366,20 +367,40 @@ impl OnceService {
         round.filter(|round| round.ended.get().is_none())
     }
 
-    fn has_direct_round(&self) -> bool {
+    /// Whether a client that came directly has the session, or it is over.
+    fn is_taken(&self) -> bool {
         let round = self.live_round();
-        round.is_some_and(|round| round.route == Route::Direct)
+        let is_direct = round.is_some_and(|round| round.route == Route::Direct);
+        is_direct || self.taken.borrow().is_some() || self.served.is_raised()
     }
 
     /// Replaces the leg that waits by one that goes: that ends a round to which
     /// nobody came, while one with a client may finish. Returns whether nobody has one.
     async fn leave_relay(&self) -> bool {
-        let (Some(key), Some(_)) = (self.key.get(), self.live_round()) else {
+        let (Some(key), Some(round)) = (self.key.get(), self.live_round()) else {
             return true;
         };
-        let replaced = leg::accept(&self.world, &self.relay.way, Some(key)).await;
-        // At a relay that cannot be asked, nobody comes either.
-        !matches!(replaced, Err(LegError::Refused(Status::BAD_REQUEST)))
+        match leg::accept(&self.world, &self.relay.way, Some(key)).await {
+            Ok(_) => true,
+            // It may say no for reasons of its own, with a client joined or without.
+            Err(LegError::Refused(_)) => false,
+            Err(_) => self.give_up(&round),
+        }
+    }
+
+    /// Ends a round at a relay that cannot be asked, unless somebody has spoken in it.
+    fn give_up(&self, round: &Round) -> bool {
+        let sessions = self.world.sessions();
+        let ours = |number: &u32| *number == round.number;
+        let mut spoken = sessions
+            .iter()
+            .filter(|(session, _)| ours(&session.context))
+            .map(|(_, [from_relay, _])| *from_relay);
+        if spoken.any(|bytes| bytes > 0) {
+            return false;
+        }
+        self.world.end_sessions(CloseReason::Terminated, ours);
+        true
     }
 }
 
@@ -389,7 +410,7 @@ struct Taken(Rc<OnceService>);
 impl Taken {
     /// `None` when another one has it.
     fn new(service: &Rc<OnceService>) -> Option<Self> {
-        if service.taken.borrow().is_some() || service.has_direct_round() {
+        if service.is_taken() {
             return None;
         }
         service.taken.replace(Some(Rc::default()));
@@ -426,9 +447,13 @@ impl Proxy for OnceService {
     }
 
     fn end_session(&self, number: u32, reason: CloseReason, bytes: [u64; 2]) {
+        let outcome = Outcome::of(reason, bytes);
+        if outcome == Outcome::Served {
+            self.served.raise();
+        }
         let round = self.live_round().filter(|round| round.number == number);
         if let Some(round) = round {
-            round.ended.set(Some(Outcome::of(reason, bytes)));
+            round.ended.set(Some(outcome));
             round.over.raise();
         }
     }

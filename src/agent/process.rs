@@ -18,7 +18,6 @@ use super::target::{HostPort, Service as Exposed};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use super::way::Way;
 use crate::association::key::ShardId;
-use crate::protocol::jet::Transport;
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::run_shards;
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
@@ -150,14 +149,10 @@ impl BoundForward {
     pub fn bind(settings: &ForwardSettings, signals: Signals) -> Result<Self, AgentError> {
         let (cores, seeds, pulse) = seeds(&settings.agent, signals)?;
         let relay = way(settings.ticket.relay(), &settings.agent)?;
-        let direct = settings.ticket.direct().map(|address| {
-            let url = RelayUrl {
-                address: address.clone(),
-                transport: Transport::Tcp,
-                pin: None,
-            };
-            Way::new(url, None, None)
-        });
+        let direct = settings
+            .ticket
+            .direct()
+            .map(|address| Way::new(RelayUrl::direct(address.clone()), None, None));
         let direct = direct.transpose()?;
         let (address, listeners) = listeners(settings.listen.0, HandOut::Established, seeds.len())?;
         let own = listeners.into_iter().map(|listener| ForwardSeed {

@@ -33,9 +33,6 @@ use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::protocol::jet::Transport;
 use crate::tls::identity::Fingerprint;
 
-/// Before the transport's name, in a scheme.
-const SCHEME_PREFIX: &str = "jet+";
-
 /// The parameter with the fingerprint of the relay's certificate.
 const PIN: &str = "pin";
 
@@ -218,6 +215,18 @@ impl Ticket {
     }
 }
 
+impl RelayUrl {
+    /// Whoever exposes, as a relay of its own: a direct route.
+    #[must_use]
+    pub const fn direct(address: HostPort) -> Self {
+        Self {
+            address,
+            transport: Transport::Tcp,
+            pin: None,
+        }
+    }
+}
+
 impl FromStr for RelayUrl {
     type Err = TicketError;
 
@@ -292,9 +301,7 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     fn of(written: &'a str) -> Result<Self, TicketError> {
         let (scheme, rest) = written.split_once("://").ok_or(TicketError::NoScheme)?;
-        let lower = scheme.to_ascii_lowercase();
-        let transport = lower.strip_prefix(SCHEME_PREFIX).and_then(Transport::named);
-        let Some(transport) = transport else {
+        let Some(transport) = Transport::from_scheme(&scheme.to_ascii_lowercase()) else {
             return Err(TicketError::Scheme {
                 scheme: scheme.to_owned(),
             });
@@ -356,8 +363,7 @@ impl RelayUrl {
         path: fmt::Arguments<'_>,
         direct: Option<&HostPort>,
     ) -> fmt::Result {
-        let transport = self.transport.as_str();
-        write!(f, "{SCHEME_PREFIX}{transport}://{}{path}", self.address)?;
+        write!(f, "{}://{}{path}", self.transport.scheme(), self.address)?;
         if let Some(pin) = self.pin {
             write!(f, "?{PIN}={pin}")?;
         }

@@ -31,6 +31,12 @@ impl SessionEnds {
         }
     }
 
+    /// When a session is to end, if it has a limit.
+    #[must_use]
+    pub fn end_of(&self, session: CandidateRef) -> Option<Timestamp> {
+        self.ends.get(&session).copied()
+    }
+
     /// The next session whose time is over. It is not told again.
     #[must_use]
     pub fn poll_due(&mut self, now: Timestamp) -> Option<CandidateRef> {
@@ -65,6 +71,10 @@ mod tests {
         ends.remove(session(3));
         ends.remove(session(9));
         assert_eq!(ends.next_deadline(), Some(at(10)));
+        assert_eq!(
+            (ends.end_of(session(2)), ends.end_of(session(3))),
+            (Some(at(10)), None)
+        );
         assert_eq!(ends.poll_due(at(9)), None);
         assert_eq!(ends.poll_due(at(20)), Some(session(2)));
         assert_eq!(ends.poll_due(at(20)), Some(session(4)));

@@ -17,7 +17,6 @@ use crate::agent::target::{HostPort, Service};
 use crate::agent::ticket::{OnceTicket, RelayUrl, ReusableTicket, Secret, Ticket};
 use crate::config::ListenAddress;
 use crate::config::settings::HostFacts;
-use crate::protocol::jet::Transport;
 use crate::runtime::kernel;
 use crate::runtime::signal::Signals;
 
@@ -254,7 +253,7 @@ impl fmt::Display for ExposeReport<'_> {
         };
         writeln!(f, "ticket ({serves}):\n  {ticket}\n")?;
         if let (Ticket::Once(ticket), Some(direct)) = (ticket, ticket.direct()) {
-            let candidates = [&direct_url(direct), &ticket.relay];
+            let candidates = [&RelayUrl::direct(direct.clone()), &ticket.relay];
             writeln!(f, "For other JET clients, the first that can be reached:")?;
             for relay in candidates {
                 let candidate = OnceTicket {
@@ -289,15 +288,6 @@ impl fmt::Display for ExposeReport<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The URL of a direct route, as a relay's.
-fn direct_url(direct: &HostPort) -> RelayUrl {
-    RelayUrl {
-        address: direct.clone(),
-        transport: Transport::Tcp,
-        pin: None,
     }
 }
 

@@ -330,7 +330,7 @@ impl StartupReport<'_> {
         let address = self.facts.listening.first()?;
         let only = self.settings.listen.first()?.only;
         let transport = only.unwrap_or(Transport::Tcp);
-        let scheme = transport.as_str();
+        let scheme = transport.scheme();
         let pin = match &self.facts.fingerprint {
             Some(fingerprint) if transport.is_tls() => format!("?pin={fingerprint}"),
             _ => String::new(),
@@ -338,9 +338,9 @@ impl StartupReport<'_> {
         let port = address.port();
         Some(if address.ip().is_unspecified() {
             let host = self.settings.jet.instance.host();
-            format!("jet+{scheme}://{host}:{port}{pin}")
+            format!("{scheme}://{host}:{port}{pin}")
         } else {
-            format!("jet+{scheme}://{address}{pin}")
+            format!("{scheme}://{address}{pin}")
         })
     }
 }

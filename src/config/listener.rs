@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::{ListenAddress, ValueError};
 use crate::protocol::jet::Transport;
 
-/// Before the transport's name, as in the URLs that clients dial.
+/// How every transport's scheme begins.
 const SCHEME_PREFIX: &str = "jet+";
 
 /// Where to listen, and for what: `127.0.0.1:8080` for everything that the first bytes
@@ -66,18 +66,15 @@ impl FromStr for Listener {
 }
 
 fn transport(scheme: &str) -> Result<Transport, ValueError> {
-    scheme
-        .strip_prefix(SCHEME_PREFIX)
-        .and_then(Transport::named)
-        .ok_or_else(|| ValueError::ListenScheme {
-            scheme: scheme.to_owned(),
-        })
+    Transport::from_scheme(scheme).ok_or_else(|| ValueError::ListenScheme {
+        scheme: scheme.to_owned(),
+    })
 }
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.only {
-            Some(only) => write!(f, "{SCHEME_PREFIX}{}://{}", only.as_str(), self.address),
+            Some(only) => write!(f, "{}://{}", only.scheme(), self.address),
             None => self.address.fmt(f),
         }
     }

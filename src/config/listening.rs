@@ -68,6 +68,19 @@ fn written(flags: &Flags, file: Option<&ConfigFile>) -> Result<Option<Vec<Placed
 
 /// Those that are written, pinned as well where the socket's name says so.
 fn agreed(given: &[Listener], mut written: Vec<Placed>) -> Result<Vec<Placed>, ConfigError> {
+    for (index, listener) in given.iter().enumerate() {
+        let address = listener.address;
+        // Pinned to one thing and to another, or not: which is meant?
+        if given[..index]
+            .iter()
+            .any(|earlier| earlier.address == address)
+        {
+            return Err(ConfigError::new(
+                Place::Systemd,
+                Problem::ListenerTwice { address },
+            ));
+        }
+    }
     let other = |place: &Place| {
         let given = given.to_vec();
         ConfigError::new(place.clone(), Problem::OtherSockets { given })
@@ -207,6 +220,13 @@ mod tests {
         check(
             &[tls, wss],
             &[],
+            false,
+            Err("systemd: 127.0.0.1:1 is listed twice"),
+        );
+        // And not the first of them, because it is written.
+        check(
+            &["127.0.0.1:1", tls],
+            &["127.0.0.1:1"],
             false,
             Err("systemd: 127.0.0.1:1 is listed twice"),
         );

@@ -26,6 +26,12 @@ impl Flag {
         }
     }
 
+    /// Whether it was raised.
+    #[must_use]
+    pub fn is_raised(&self) -> bool {
+        self.raised.get()
+    }
+
     /// Runs `future` until it is done; `None` when the flag was raised before.
     pub async fn or_raised<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         match either(self.raised(), future).await {

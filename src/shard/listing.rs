@@ -14,6 +14,7 @@ impl RelayService {
         let ago = |age: Duration| unix_now.saturating_sub(age).as_secs();
         let sessions = self.world.sessions();
         let settings = self.settings();
+        let ends = self.session_ends.borrow();
         let rendezvous = self.rendezvous.borrow();
         let views = rendezvous.table().views(now);
         let detail = views.map(|view| {
@@ -40,7 +41,9 @@ impl RelayService {
             });
             let started = of_view.iter().map(|(session, _)| SessionDetail {
                 started_unix_s: ago(now.since(session.joined_at)),
-                limit: self.session_limit(view.session_limit),
+                limit: ends
+                    .end_of(session.context)
+                    .map(|end| end.since(session.joined_at)),
             });
             let oldest = of_view
                 .iter()

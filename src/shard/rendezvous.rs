@@ -232,6 +232,13 @@ impl RelayService {
                 .check_listener(&opening, link.is_tls(), only)
                 .map(|()| opening)
                 .map_err(Failure::silent),
+            // What is no good JET is told so where JET is served.
+            Err(Failure { reply: Some(_), .. })
+                if only
+                    .is_some_and(|only| only.is_websocket() || only.is_tls() != link.is_tls()) =>
+            {
+                Err(Failure::silent(Refused::OtherListener))
+            }
             failed => failed,
         };
         match opening {

@@ -294,8 +294,8 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         pairs.filter_map(session).collect()
     }
 
-    /// Ends every session that is meant; both its peers see an end of the stream.
-    /// Tells how many.
+    /// Ends every session that is meant; `reason` says what both its peers see. Tells how
+    /// many.
     pub fn end_sessions(&self, reason: CloseReason, is_meant: impl Fn(&C) -> bool) -> usize {
         let sessions = self.sessions.borrow();
         let is_meant = |key: PairKey| {

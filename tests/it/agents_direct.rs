@@ -227,6 +227,41 @@ fn any_client_may_have_the_one_session_directly() {
 }
 
 #[test]
+fn the_one_session_may_be_had_when_the_relay_is_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (relay, address) = relay(folder.path(), "127.0.0.1:0", &[]);
+    let (mut expose, _ticket, [directly, _]) = expose_once_directly(address);
+    assert!(relay.stop().success());
+    expose.logged("cannot wait at the relay");
+    check_session(foreign_client(&directly));
+    assert!(expose.wait().success());
+}
+
+#[test]
+fn whoever_has_the_one_session_keeps_it_when_the_relay_goes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut relay, address) = relay(folder.path(), "127.0.0.1:0", &[]);
+    let (mut expose, ticket, [directly, by_relay]) = expose_once_directly(address);
+    let mut first = foreign_client(&by_relay);
+    read_banner(&mut first).expect("a greeting");
+    first.write_all(b"12").expect("taken");
+    relay.terminate();
+    relay.logged("stopping");
+    let mut place = implicit(Uuid::nil());
+    let mut ids = directly.rsplit('/').map(|id| id.parse().expect("an id"));
+    place.candidate = ids.next();
+    place.association = ids.next().expect("two ids");
+    refused(direct_address(&ticket), &connect(place), 400);
+    first.write_all(b"3").expect("taken");
+    first.shutdown(Shutdown::Write).expect("connected");
+    let mut count = String::new();
+    first.read_to_string(&mut count).expect("an orderly end");
+    assert_eq!(count, "3");
+    assert!(expose.wait().success());
+    assert!(relay.wait().success());
+}
+
+#[test]
 fn the_one_session_is_had_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let (relay, address) = relay(folder.path(), "127.0.0.1:0", &[]);

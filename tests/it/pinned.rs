@@ -1,6 +1,8 @@
 //! Listeners that are for one thing: that is served, and all else is closed and counted.
 
-use super::jet_client::new_place;
+use std::io::Write;
+
+use super::jet_client::{dial, new_place, packet_of, read_to_end};
 use super::relay_process::Relay;
 use super::transports::{Leg, Role, Transport, is_closed_in_silence};
 
@@ -38,6 +40,14 @@ fn a_pinned_listener_serves_one_transport() {
                 refused += 1;
             }
         }
+    }
+    // Where JET in the clear is not served, nor is what would be it.
+    for listener in &pinned[1..] {
+        let mut stream = dial(*listener);
+        let packet = packet_of("GET /jet/listen/x HTTP/1.1\r\nHost: h\r\nJet-Version: 2\r\n\r\n");
+        stream.write_all(&packet).expect("sent");
+        assert_eq!(read_to_end(&mut stream).0, b"");
+        refused += 1;
     }
     assert_eq!(relay.counters().count("refused.other_listener"), refused);
     assert_eq!(relay.counters().count("paired"), 4);

@@ -52,6 +52,25 @@ impl Transport {
         }
     }
 
+    /// The scheme by which programs of ours name it: `jet+tcp`.
+    #[must_use]
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::Tcp => "jet+tcp",
+            Self::Tls => "jet+tls",
+            Self::Ws => "jet+ws",
+            Self::Wss => "jet+wss",
+        }
+    }
+
+    /// The one with this scheme.
+    #[must_use]
+    pub fn from_scheme(scheme: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|transport| transport.scheme() == scheme)
+    }
+
     /// The one with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {

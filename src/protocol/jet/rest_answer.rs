@@ -215,7 +215,9 @@ pub fn sessions(associations: &[AssociationDetail]) -> Answer {
                 recording_policy: false,
                 filtering_policy: false,
                 start_timestamp: rfc_3339(session.started_unix_s),
-                time_to_live: session.limit.map_or(0, |limit| limit.as_secs() / 60),
+                time_to_live: session
+                    .limit
+                    .map_or(0, |limit| limit.as_secs().div_ceil(60)),
                 connection_mode: "rdv",
             });
         listed.collect::<Vec<_>>()
