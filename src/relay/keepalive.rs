@@ -81,13 +81,21 @@ impl Engine {
             let Some(key) = self.pairs.key_at(index) else {
                 continue;
             };
-            for side in Side::BOTH {
-                self.look(key, side);
+            // Both before either is asked, as the way to one is the other's from there.
+            for (side, life) in Side::BOTH.map(|side| (side, self.look(key, side))) {
+                match life {
+                    Life::Seen => {}
+                    Life::Asked => self.say_words(key, side),
+                    Life::Gone => {
+                        self.end(key, CloseReason::TimedOut(side));
+                    }
+                }
             }
         }
     }
 
-    fn look(&mut self, key: Key, side: Side) {
+    /// Looks at one leg; of one that cannot show a sign of life none is missed.
+    fn look(&mut self, key: Key, side: Side) -> Life {
         let (ping, means) = (self.ping, &mut self.means);
         let Some(Session {
             pair,
@@ -96,7 +104,7 @@ impl Engine {
             ..
         }) = self.pairs.get_mut(key)
         else {
-            return;
+            return Life::Seen;
         };
         let (incoming, outgoing) = (pair.from(side), pair.from(side.other()));
         // Of one that is not read nothing can come, and one that has much to read
@@ -106,18 +114,11 @@ impl Engine {
             || outgoing.state() == State::AwaitDestination
             || sockets[side.index()].queued_bytes() != Ok(0)
         {
-            return;
+            return Life::Seen;
         }
-        let Some(codec) = transforms.codec_mut(side) else {
-            return;
-        };
-        match means.workshop.look_for_life(codec, ping) {
-            Life::Seen => {}
-            Life::Asked => self.say_words(key, side),
-            Life::Gone => {
-                self.end(key, CloseReason::TimedOut(side));
-            }
-        }
+        transforms.codec_mut(side).map_or(Life::Seen, |codec| {
+            means.workshop.look_for_life(codec, ping)
+        })
     }
 }
 
