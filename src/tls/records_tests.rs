@@ -3,23 +3,23 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, ClientConnection, ConnectionTrafficSecrets, ServerConfig,
-    SupportedProtocolVersion,
+    ClientConfig, ClientConnection, ProtocolVersion, ServerConfig, SupportedProtocolVersion,
 };
 
 use self::any_certificate::AnyCertificate;
+use self::tls_forger::Forger;
 use super::identity::Identity;
 use super::records::{SEALED_BYTES_MIN, SealError, Session, Wire};
 use super::server::{ClientCertificates, Tickets, server_config};
 
 #[path = "../../tests/support/any_certificate.rs"]
 mod any_certificate;
+#[path = "../../tests/support/tls_forger.rs"]
+mod tls_forger;
 
 fn server() -> Arc<ServerConfig> {
     let pem = Identity::make_pem("relay.example").unwrap();
@@ -28,8 +28,8 @@ fn server() -> Arc<ServerConfig> {
     server_config(vec![identity], &ClientCertificates::NotAsked, tickets).unwrap()
 }
 
-fn client(provider: CryptoProvider, version: &'static SupportedProtocolVersion) -> ClientConfig {
-    ClientConfig::builder_with_provider(Arc::new(provider))
+fn client(version: &'static SupportedProtocolVersion) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
@@ -74,7 +74,7 @@ fn seal(session: &mut Session, plain: &[u8]) -> Vec<u8> {
 
 fn shaken(version: &'static SupportedProtocolVersion) -> (Session, Session) {
     let mut server = Session::server(server()).unwrap();
-    let config = Arc::new(client(default_provider(), version));
+    let config = Arc::new(client(version));
     let mut client = Session::client(config, name()).unwrap();
     client.open(&mut [], &mut []).unwrap();
     let mut turns = 0;
@@ -157,39 +157,9 @@ fn nothing_is_sealed_before_the_handshake_or_after_a_failure() {
     assert_eq!(server.close(&mut wire), Ok(()));
 }
 
-/// A client whose records we make ourselves: its keys, and what the server has said.
-struct Forger {
-    key: LessSafeKey,
-    iv: [u8; 12],
-    sequence: u64,
-}
-
-impl Forger {
-    /// A record of TLS 1.3 with this content of this type.
-    fn record(&mut self, content: &[u8], content_type: u8) -> Vec<u8> {
-        let mut inner = content.to_vec();
-        inner.push(content_type);
-        let length = u16::try_from(inner.len() + 16).unwrap().to_be_bytes();
-        let header = [0x17, 3, 3, length[0], length[1]];
-        let mut nonce = self.iv;
-        for (byte, count) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
-            *byte ^= count;
-        }
-        self.sequence += 1;
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        self.key
-            .seal_in_place_append_tag(nonce, Aad::from(header), &mut inner)
-            .unwrap();
-        [&header[..], &inner].concat()
-    }
-}
-
+/// A server whose client followed the rules until it had keys, and what then has them.
 fn forger() -> (Forger, Session) {
-    let provider = CryptoProvider {
-        cipher_suites: vec![cipher_suite::TLS13_AES_128_GCM_SHA256],
-        ..default_provider()
-    };
-    let mut config = client(provider, &TLS13);
+    let mut config = client(&TLS13);
     config.enable_secret_extraction = true;
     let mut client = ClientConnection::new(Arc::new(config), name()).unwrap();
     let mut server = Session::server(server()).unwrap();
@@ -201,18 +171,8 @@ fn forger() -> (Forger, Session) {
         client.read_tls(&mut &flight[..]).unwrap();
         client.process_new_packets().unwrap();
     }
-    let (sequence, secrets) = client.dangerous_extract_secrets().unwrap().tx;
-    let ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else {
-        panic!("another suite was agreed on");
-    };
-    let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap());
-    let mut forger = Forger {
-        key,
-        iv: [0; 12],
-        sequence,
-    };
-    forger.iv.copy_from_slice(iv.as_ref());
-    (forger, server)
+    let secrets = client.dangerous_extract_secrets().unwrap().tx;
+    (Forger::new(ProtocolVersion::TLSv1_3, secrets), server)
 }
 
 const HANDSHAKE: u8 = 22;
