@@ -2,6 +2,7 @@
 //! one of them; `cargo test` runs all of them over the corpus and over every
 //! input that once broke one.
 
+mod access_token;
 mod http_head;
 mod http_request_head;
 mod http_response_head;
@@ -9,18 +10,29 @@ mod jet_reply;
 mod jet_request;
 mod prefixes;
 mod proxy_header;
+mod tls_handshake;
+mod tls_records;
+mod tls_session;
 mod websocket_frames;
+
+#[path = "../../tests/support/tls_forger.rs"]
+mod tls_forger;
+#[path = "../../tests/support/tls_sides.rs"]
+mod tls_sides;
 
 /// A target's name, and what it does with one input: panic if it finds
 /// something.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 6] = [
+pub(crate) const TARGETS: [Target; 9] = [
+    ("access_token", access_token::run),
     ("http_request_head", http_request_head::run),
     ("http_response_head", http_response_head::run),
     ("jet_reply", jet_reply::run),
     ("jet_request", jet_request::run),
     ("proxy_header", proxy_header::run),
+    ("tls_handshake", tls_handshake::run),
+    ("tls_records", tls_records::run),
     ("websocket_frames", websocket_frames::run),
 ];
 
