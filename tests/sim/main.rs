@@ -1,5 +1,6 @@
-//! Seeded simulation: random actions against the pure rooms, under a fake
-//! clock, compared with a naive model after each.
+//! Seeded simulation: random actions against the pure rooms, and against codecs
+//! in the engine over real sockets, under a fake clock, compared with a naive
+//! model after each.
 //!
 //! `MIDSPAN_SIM_SEEDS` sets how many seeds run, and `MIDSPAN_SIM_SEED` replays
 //! one. A failure names both its seed and the command.
@@ -10,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 mod pair;
 mod rendezvous;
 mod ring_pair;
+mod transform;
 
 const SEEDS: u64 = 256;
 
