@@ -42,6 +42,8 @@ pub(crate) fn run(data: &[u8]) {
             match &signed {
                 Some(signed) if signed.by_issuer => {
                     if let Ok(granted) = answer {
+                        assert_eq!(granted.bearer, Some("idp"));
+                        let granted = granted.association;
                         signed.check(scope, granted);
                         assert!(granted.is_none() || asked.is_none() || granted == asked);
                     }
@@ -67,7 +69,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let [ed, other_ed] = [(); 2].map(|()| pair(&PKCS_ED25519));
     let issuer = |pair: &KeyPair| {
         let pem = pair.public_key_pem().into_bytes();
-        Issuer::new("idp".to_owned(), PathBuf::new(), pem).expect("a public key")
+        Issuer::new("idp".to_owned(), PathBuf::new(), pem, true).expect("a public key")
     };
     Keys {
         ring: Keyring::new(Vec::new(), vec![issuer(&ec), issuer(&ed)]),

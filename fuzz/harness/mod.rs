@@ -10,10 +10,12 @@ mod jet_reply;
 mod jet_request;
 mod prefixes;
 mod proxy_header;
+mod socks5;
 mod tls_handshake;
 mod tls_records;
 mod tls_session;
 mod websocket_frames;
+mod websocks;
 
 #[path = "../../tests/support/tls_forger.rs"]
 mod tls_forger;
@@ -24,16 +26,18 @@ mod tls_sides;
 /// something.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 11] = [
     ("access_token", access_token::run),
     ("http_request_head", http_request_head::run),
     ("http_response_head", http_response_head::run),
     ("jet_reply", jet_reply::run),
     ("jet_request", jet_request::run),
     ("proxy_header", proxy_header::run),
+    ("socks5", socks5::run),
     ("tls_handshake", tls_handshake::run),
     ("tls_records", tls_records::run),
     ("websocket_frames", websocket_frames::run),
+    ("websocks", websocks::run),
 ];
 
 /// Runs the target of this name.

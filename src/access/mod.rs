@@ -1,8 +1,11 @@
 //! Who may do what: credentials and their scopes, sans-IO.
 //!
-//! A relay keeps hashes of keys, never keys: whoever reads its files can do nothing
-//! with them. A key is 24 random bytes, so that a plain SHA-256 of it is as good as
-//! any slower hash. An issuer of tokens is known by its public key alone.
+//! Of a key a relay keeps the hash: whoever reads that can do nothing with it. A key is 24
+//! random bytes, so that a plain SHA-256 of it is as good as any slower hash. An issuer of
+//! tokens is known by its public key alone. Of a user's password it keeps what proofs are
+//! made of, which is as secret as the password; see `user.rs`.
+//!
+//! [`egress`] says where the relay may dial for others.
 //!
 //! Left out: where keys come from (that is `config`), and what an answer to a peer
 //! without one looks like (that is `session`).
