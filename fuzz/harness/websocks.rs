@@ -2,9 +2,11 @@
 
 use midspan::protocol::Progress;
 use midspan::protocol::http_head::{HEADERS_MAX, HeadPolicy, HeaderSlots, RequestHead};
-use midspan::protocol::websocks::{Knock, Prelude, authorization};
+use midspan::protocol::websocks::{Knock, Prelude, SubProtocol, authorization};
 
 use super::prefixes;
+
+const SPOKEN: [SubProtocol; 2] = [SubProtocol::Framed, SubProtocol::Plain];
 
 pub(crate) fn run(data: &[u8]) {
     let _ = prefixes::check(data, Prelude::decode);
@@ -13,7 +15,7 @@ pub(crate) fn run(data: &[u8]) {
     let Ok(Progress::Complete { value: head, .. }) = head else {
         return;
     };
-    if let Ok(knock) = Knock::from_head(&head) {
+    if let Ok(knock) = Knock::from_head(&head, &SPOKEN) {
         assert!(knock.response().ends_with("\r\n\r\n"));
         assert_eq!(knock.response().matches("\r\n\r\n").count(), 1);
         if let Some((user, hash)) = &knock.credentials {
@@ -27,7 +29,7 @@ pub(crate) fn run(data: &[u8]) {
             let Ok(Progress::Complete { value: head, .. }) = head else {
                 panic!("{text}");
             };
-            let again = Knock::from_head(&head).map(|knock| knock.credentials);
+            let again = Knock::from_head(&head, &SPOKEN).map(|knock| knock.credentials);
             assert_eq!(again, Ok(knock.credentials));
         }
     }

@@ -95,6 +95,12 @@ impl Egress {
         Self { rules, reach }
     }
 
+    /// What may be dialled where no rule says so.
+    #[must_use]
+    pub const fn reach(&self) -> Reach {
+        self.reach
+    }
+
     /// Every rule.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {

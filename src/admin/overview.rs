@@ -18,6 +18,8 @@ pub(super) struct Summed {
     pub(super) shards: usize,
     /// Those that answered.
     pub(super) answering: usize,
+    /// Those that have drained and ended.
+    pub(super) ended: usize,
     pub(super) is_draining: bool,
     pub(super) handshakes: u64,
     pub(super) waiting: u64,
@@ -33,7 +35,8 @@ impl Summed {
     pub(super) fn of(statuses: &[ShardStatus], shards: usize) -> Self {
         let mut sum = Self {
             shards,
-            answering: statuses.len(),
+            answering: statuses.iter().filter(|one| !one.has_ended).count(),
+            ended: statuses.iter().filter(|one| one.has_ended).count(),
             is_draining: false,
             handshakes: 0,
             waiting: 0,
@@ -71,6 +74,7 @@ pub struct Overview {
     pub uptime_s: u64,
     pub shards: usize,
     pub shards_answering: usize,
+    pub shards_ended: usize,
     pub draining: bool,
     pub connections: u64,
     pub handshakes: u64,
@@ -144,6 +148,7 @@ impl Overview {
             uptime_s: uptime.as_secs(),
             shards: sum.shards,
             shards_answering: sum.answering,
+            shards_ended: sum.ended,
             draining: sum.is_draining,
             connections: sum.connections,
             handshakes: sum.handshakes,

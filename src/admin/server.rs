@@ -19,6 +19,7 @@ use crate::protocol::http_head::{
 };
 use crate::runtime::clock;
 use crate::runtime::inherited::InheritedSocket;
+use crate::runtime::listener::listen_advice;
 use crate::shard::status::Inquirer;
 use crate::time::Timestamp;
 
@@ -43,6 +44,17 @@ pub enum AdminError {
     },
     #[error("cannot start a thread for operators")]
     Thread(#[source] io::Error),
+}
+
+impl AdminError {
+    /// What the operator can do about it, as an imperative.
+    #[must_use]
+    pub fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Listen { source, .. } => listen_advice(source),
+            Self::Thread(_) => None,
+        }
+    }
 }
 
 /// A listener that does not serve yet.

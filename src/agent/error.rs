@@ -8,6 +8,7 @@ use super::way::WayError;
 use crate::protocol::jet::{ReplyError, Status};
 use crate::runtime::cores::CoresError;
 use crate::runtime::executor::ExecutorError;
+use crate::runtime::listener::listen_advice;
 
 /// Why a proxy does not start, or gives up: what trying again would not change.
 #[derive(Debug, thiserror::Error)]
@@ -48,24 +49,25 @@ impl AgentError {
     #[must_use]
     pub fn next_step(&self) -> Option<String> {
         Some(match self {
-            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                "stop what listens there (ss -ltnp), or choose another port".into()
-            }
+            Self::Listen { source, .. } => listen_advice(source)?.into(),
             Self::CreationRefused { .. } => {
                 "start the relay with --create-on-accept, or expose for one session with --once, \
                  over jet+tcp or jet+tls"
                     .into()
             }
             Self::Forgotten { .. } => "run it again for a new ticket".into(),
-            Self::TurnedAway { .. } => "ask the relay's operator".into(),
+            Self::TurnedAway { .. } => {
+                "have the relay invent associations (--jet-v1 allow), or let acceptors create them \
+                 (--create-on-accept)"
+                    .into()
+            }
             Self::NotJet { .. } => "check the scheme, the host and the port of the relay".into(),
             Self::Way(WayError::NoAuthorities) => {
                 "install ca-certificates, pass --relay-ca FILE, or pin the relay's certificate \
                  with ?pin=…, as the relay tells it at its start"
                     .into()
             }
-            Self::Listen { .. }
-            | Self::Way(_)
+            Self::Way(_)
             | Self::Cores(_)
             | Self::Affinity(_)
             | Self::Setup(_)

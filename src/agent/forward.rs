@@ -94,7 +94,8 @@ fn refusal(answer: Answer) -> &'static str {
     match answer {
         Answer::Ready => "the service is connected",
         Answer::NoSuchService => {
-            "the ticket's port is not exposed, or it names none and several are"
+            "the ticket's port is not exposed, or it names none and several are: add /PORT to it, as \
+             `midspan expose` printed"
         }
         Answer::Unreachable => "the exposed service does not answer",
         Answer::Busy => "the exposing proxy has too many connections",

@@ -76,6 +76,26 @@ pub enum LegError {
     Refused(Status),
 }
 
+impl LegError {
+    /// What whoever started the proxy can do about it.
+    pub(super) fn next_step(&self) -> Option<&'static str> {
+        use rustls::{CertificateError, Error};
+        match self {
+            Self::Introduction(IntroductionError::Tls(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ))) => Some(
+                "the relay's certificate is not the pinned one: ask for the SHA-256 that it has now",
+            ),
+            Self::Introduction(IntroductionError::Tls(Error::InvalidCertificate(_))) => Some(
+                "add ?pin=SHA256 to the relay's URL, which the relay tells at its start, or pass \
+                 --relay-ca FILE",
+            ),
+            Self::Closed => Some("see whether the relay takes this transport at this port"),
+            _ => None,
+        }
+    }
+}
+
 impl From<IntroductionError> for LegError {
     fn from(error: IntroductionError) -> Self {
         match error {

@@ -64,7 +64,8 @@ impl RelayWatch {
             _ => {}
         }
         if self.state.replace(State::Down) != State::Down {
-            warn!(relay = %self.way, %error, "cannot wait at the relay; trying again");
+            let next = error.next_step();
+            warn!(relay = %self.way, %error, next, "cannot wait at the relay; trying again");
         }
         Ok(())
     }

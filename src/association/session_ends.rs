@@ -3,29 +3,39 @@
 //! Left out: ending them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 
 use ahash::RandomState;
 
-use super::answer::CandidateRef;
 use crate::time::Timestamp;
 
 /// The sessions with a limit that run; nothing is held of others.
-#[derive(Debug, Default)]
-pub struct SessionEnds {
-    ends: HashMap<CandidateRef, Timestamp, RandomState>,
+/// `S` is how a session is known.
+#[derive(Debug)]
+pub struct SessionEnds<S> {
+    ends: HashMap<S, Timestamp, RandomState>,
     /// INVARIANT: holds exactly `ends`, in order of time.
-    by_time: BTreeSet<(Timestamp, CandidateRef)>,
+    by_time: BTreeSet<(Timestamp, S)>,
 }
 
-impl SessionEnds {
+impl<S> Default for SessionEnds<S> {
+    fn default() -> Self {
+        Self {
+            ends: HashMap::default(),
+            by_time: BTreeSet::new(),
+        }
+    }
+}
+
+impl<S: Copy + Ord + Hash> SessionEnds<S> {
     /// A session that is to end at `end` has begun.
-    pub fn insert(&mut self, session: CandidateRef, end: Timestamp) {
+    pub fn insert(&mut self, session: S, end: Timestamp) {
         self.ends.insert(session, end);
         self.by_time.insert((end, session));
     }
 
     /// A session has ended, whether it had a limit or not.
-    pub fn remove(&mut self, session: CandidateRef) {
+    pub fn remove(&mut self, session: S) {
         if let Some(end) = self.ends.remove(&session) {
             self.by_time.remove(&(end, session));
         }
@@ -33,13 +43,13 @@ impl SessionEnds {
 
     /// When a session is to end, if it has a limit.
     #[must_use]
-    pub fn end_of(&self, session: CandidateRef) -> Option<Timestamp> {
+    pub fn end_of(&self, session: S) -> Option<Timestamp> {
         self.ends.get(&session).copied()
     }
 
     /// The next session whose time is over. It is not told again.
     #[must_use]
-    pub fn poll_due(&mut self, now: Timestamp) -> Option<CandidateRef> {
+    pub fn poll_due(&mut self, now: Timestamp) -> Option<S> {
         let (end, session) = *self.by_time.first()?;
         (end <= now).then(|| {
             self.remove(session);
@@ -61,7 +71,7 @@ mod tests {
     #[test]
     fn sessions_are_told_once_in_order_unless_they_ended_before() {
         let at = Timestamp::from_nanos;
-        let session = |slot| CandidateRef::new(slot, 1, 0);
+        let session = |number: u32| number;
         let mut ends = SessionEnds::default();
         assert_eq!(ends.next_deadline(), None);
         ends.insert(session(1), at(30));

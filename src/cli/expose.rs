@@ -9,7 +9,7 @@ use clap::Args;
 use tracing::info;
 
 use super::notify::Notifier;
-use super::{Advise, AgentArgs, StateDir, host, logging, print};
+use super::{Advise, AgentArgs, StateDir, host, logging, print, quoted};
 use crate::agent::expose::SERVICES_MAX;
 use crate::agent::process::BoundExpose;
 use crate::agent::settings::{Direct, ExposeSettings, Sessions};
@@ -44,7 +44,8 @@ pub struct ExposeArgs {
     #[arg(long, value_name = "jet+WAY://HOST:PORT")]
     relay: RelayUrl,
 
-    /// Serve one session and print its plain ids, for any JET client
+    /// Serve one session, print its plain ids for any JET client, and end. One in which
+    /// the client says nothing and hangs up does not count
     #[arg(long)]
     once: bool,
 
@@ -251,7 +252,11 @@ impl fmt::Display for ExposeReport<'_> {
             Sessions::Reusable(_) => "whoever has it can connect: keep it secret",
             Sessions::Once => "for one session",
         };
-        writeln!(f, "ticket ({serves}):\n  {ticket}\n")?;
+        writeln!(f, "ticket ({serves}):\n  {ticket}")?;
+        if settings.services.len() > 1 {
+            writeln!(f, "  (with the port of a service behind it, as below)")?;
+        }
+        writeln!(f)?;
         if let (Ticket::Once(ticket), Some(direct)) = (ticket, ticket.direct()) {
             let candidates = [&RelayUrl::direct(direct.clone()), &ticket.relay];
             writeln!(f, "For other JET clients, the first that can be reached:")?;
@@ -282,21 +287,16 @@ impl fmt::Display for ExposeReport<'_> {
                 Some(port @ ..1024) => 8000 + port,
                 Some(port) => port,
             };
-            writeln!(f, "  midspan forward {local} --to {}", quoted(&ticket))?;
+            writeln!(
+                f,
+                "  midspan forward {local} --to {}",
+                quoted(&ticket.to_string())
+            )?;
             if service.port == Some(22) {
                 writeln!(f, "  ssh -p {local} 127.0.0.1")?;
             }
         }
         Ok(())
-    }
-}
-
-/// A ticket as one word of a shell, which would take its `?` and `&` for its own.
-fn quoted(ticket: &Ticket) -> String {
-    let ticket = ticket.to_string();
-    match ticket.contains('?') {
-        true => format!("'{ticket}'"),
-        false => ticket,
     }
 }
 
@@ -408,6 +408,7 @@ mod tests {
   port 80 leads to nas:8080
 ticket (whoever has it can connect: keep it secret):
   jet+tcp://relay:1/ticket/AAAAAAAAAAAAAAAAAAAAAA
+  (with the port of a service behind it, as below)
 
 Where it is wanted:
   midspan forward 2222 --to jet+tcp://relay:1/ticket/AAAAAAAAAAAAAAAAAAAAAA/22

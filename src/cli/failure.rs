@@ -11,6 +11,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::state_dir::StateDirError;
+use crate::admin::AdminError;
 use crate::agent::error::AgentError;
 use crate::config::ConfigError;
 use crate::shard::serve::ServeError;
@@ -121,6 +122,9 @@ impl Story {
             if let Some(error) = cause.downcast_ref::<ServeError>() {
                 self.next_steps.extend(error.next_step());
             }
+            if let Some(error) = cause.downcast_ref::<AdminError>() {
+                self.next_steps.extend(error.next_step().map(str::to_owned));
+            }
             if let Some(error) = cause.downcast_ref::<StateDirError>() {
                 self.next_steps.push(error.next_step());
             }
@@ -176,7 +180,7 @@ mod tests {
         check(
             &anyhow::Error::new(taken),
             "midspan: error: cannot listen on 127.0.0.1:2222: in use\n  next: stop what listens \
-             there (ss -ltnp), or choose another port\n",
+             there (ss -ltnp), or choose another address or port\n",
             1,
         );
     }

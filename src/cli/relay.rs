@@ -14,7 +14,7 @@ use super::activation::Activation;
 use super::notify::Notifier;
 use super::reload::Running;
 use super::state_dir::StateDir;
-use super::{host, logging, print, tls};
+use super::{host, logging, print, quoted, tls};
 use crate::admin::Admin;
 use crate::config::certificates::CertificateFiles;
 use crate::config::file::ConfigFile;
@@ -127,6 +127,7 @@ fn limits_help() -> String {
     for limit in LIMITS {
         let default = match limit.default {
             Some(default) => default.to_string(),
+            None if limit.name == "memory_bytes_max" => "half of the memory".to_owned(),
             None => "from the descriptor limit".to_owned(),
         };
         let (name, doc, min, max) = (limit.name, limit.doc.trim(), limit.min, limit.max);
@@ -418,11 +419,12 @@ impl fmt::Display for StartupReport<'_> {
             f,
             "
 Try next, where the service is:
-  midspan expose home --to 127.0.0.1:22 --relay {relay}
+  midspan expose home --to 127.0.0.1:22 --relay {}
 and where it is wanted, with the ticket that this prints:
   midspan forward 2222 --to TICKET
   ssh -p 2222 127.0.0.1
-"
+",
+            quoted(&relay)
         )
     }
 }
@@ -463,7 +465,7 @@ mod tests {
              handshake_timeout_s = 10\nassociations_max = 262144\nassociation_ttl_s = 60\n\
              session_ttl_s = 0\nwaiting_per_address_max = 16384\nspent_tokens_max = 262144\n\
              pipes_max = 3\nmemory_bytes_max = 2147483648\nspill_bytes_max = 67108864\n\
-             websocket_ping_s = 20\nwebsocket_pong_timeout_s = 20\n",
+             websocket_ping_s = 20\nwebsocket_pong_timeout_s = 20\n\n[egress]\nreach = \"public\"\n",
         );
     }
 
@@ -585,7 +587,7 @@ and where it is wanted, with the ticket that this prints:
             "{report}"
         );
         assert!(
-            report.contains("--relay jet+wss://127.0.0.1:40001?pin=00ff\n"),
+            report.contains("--relay 'jet+wss://127.0.0.1:40001?pin=00ff'\n"),
             "{report}"
         );
     }

@@ -89,6 +89,7 @@ impl Running {
     fn read_files_again(&mut self, reloader: &Reloader) -> anyhow::Result<()> {
         let mut fresh = self.settings.clone();
         fresh.keyring = keys::read_again(&fresh.keyring)?;
+        fresh.users = fresh.users.read_again()?;
         self.take(reloader, fresh)
     }
 

@@ -69,7 +69,11 @@ struct Shown<'a>(&'a Overview);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(overview) = self;
-        let draining = if overview.draining { ", draining" } else { "" };
+        let draining = match (overview.draining, overview.shards_ended) {
+            (false, _) => String::new(),
+            (true, 0) => ", draining".to_owned(),
+            (true, ended) => format!(", draining, {ended} have drained"),
+        };
         writeln!(
             f,
             "midspan {}, up {} s, {} of {} cores answer{draining}",

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{RootCertStore, ServerConfig};
 
+use super::Advise;
 use super::state_dir::StateDir;
 use crate::config::certificates::CertificateFiles;
 use crate::config::settings::RelaySettings;
@@ -58,11 +59,13 @@ fn read(files: &CertificateFiles) -> anyhow::Result<Identity> {
         fs::metadata(&files.key).with_context(|| format!("cannot read {}", files.key.display()))?;
     let mode = metadata.mode() & 0o7777;
     // A group may be meant, such as Debian's ssl-cert.
-    ensure!(
-        mode & 0o007 == 0,
-        "the key file {} can be read by anybody (mode {mode:04o})",
-        files.key.display()
-    );
+    if mode & 0o007 != 0 {
+        let shown = files.key.display();
+        return Err(anyhow!(
+            "the key file {shown} can be read by anybody (mode {mode:04o})"
+        ))
+        .advise(format!("if nobody else has read it: chmod 640 {shown}"));
+    }
     Ok(Identity::read(&files.chain, &files.key)?)
 }
 
@@ -92,7 +95,7 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
 /// What changes when one of the files does.
 pub(super) type Stamps = Vec<Option<(SystemTime, u64)>>;
 
-/// The stamps now, links followed, of the files of certificates and of issuers' keys.
+/// The stamps now, links followed, of the files of certificates, issuers' keys and users.
 pub(super) fn stamps(settings: &RelaySettings) -> Stamps {
     let stamp = |path: &PathBuf| {
         let metadata = fs::metadata(path).ok()?;
@@ -104,6 +107,7 @@ pub(super) fn stamps(settings: &RelaySettings) -> Stamps {
         .flat_map(|files| [&files.chain, &files.key])
         .chain(&settings.tls.client_ca)
         .chain(issuers.map(|issuer| &issuer.path))
+        .chain(&settings.users.path)
         .map(stamp)
         .collect()
 }

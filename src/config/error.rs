@@ -5,7 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{ListenAddress, Listener, ValueError};
-use crate::access::{IssuerError, KeyHashError};
+use crate::access::egress::PatternError;
+use crate::access::{IssuerError, KeyHashError, PasswordDigestError};
 use crate::protocol::jet::{PublicUrl, PublicUrlError};
 
 /// One thing wrong with the configuration.
@@ -71,6 +72,9 @@ impl ConfigError {
                 "lower it, or raise the descriptor limit: `ulimit -n {needed}`, or LimitNOFILE={needed} in the systemd unit"
             )),
             Problem::KeyHash(_) => Some("make a key with `midspan key NAME`".into()),
+            Problem::UsersOpen { path, .. } => {
+                Some(format!("if nobody else has read it: chmod 640 {}", path.display()))
+            }
             Problem::NoStateDir => {
                 Some("pass --state-dir DIR (in the file: state_dir = \"DIR\")".into())
             }
@@ -137,6 +141,19 @@ impl fmt::Display for Place {
 }
 
 /// What is wrong; the key and its place are told by [`Place`].
+/// Why a line lists no user. Never holds what is kept of a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UserReason {
+    #[error("no colon between name and password")]
+    NoColon,
+    #[error("no name")]
+    NoName,
+    #[error("the user is listed twice")]
+    Twice,
+    #[error(transparent)]
+    Password(PasswordDigestError),
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The file cannot be read.
@@ -201,6 +218,21 @@ pub enum Problem {
     /// Not the hash of a key.
     #[error(transparent)]
     KeyHash(KeyHashError),
+    /// The file of users cannot be read.
+    #[error("cannot read the users: {error}")]
+    UsersUnreadable { error: io::Error },
+    /// Anybody can read it.
+    #[error("the file of users {} can be read by anybody (mode {mode:04o})", .path.display())]
+    UsersOpen { path: PathBuf, mode: u32 },
+    /// A line of it that lists nobody.
+    #[error("line {number}: {reason}")]
+    UsersLine { number: usize, reason: UserReason },
+    /// Neither `allow` nor `deny`.
+    #[error("\"{}\" is no rule, such as \"deny *:25\" or \"allow 10.0.0.0/8\"", .written.escape_debug())]
+    Rule { written: String },
+    /// No destination.
+    #[error(transparent)]
+    Pattern(PatternError),
     /// Two keys of one name, or two names for one key.
     #[error("the key \"{name}\" is listed twice, by its name or by its hash")]
     KeyTwice { name: String },

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::similar;
 use super::limits::WrittenLimits;
+use super::websocks::{WrittenEgress, WrittenWebsocks};
 use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, LogFormat, LogLevel, Period, Place,
     Problem,
@@ -93,6 +94,10 @@ pub(super) struct Written {
     pub(super) access: WrittenAccess,
     #[serde(default)]
     pub(super) tls: WrittenTls,
+    #[serde(default)]
+    pub(super) websocks: WrittenWebsocks,
+    #[serde(default)]
+    pub(super) egress: WrittenEgress,
 }
 
 /// `[log]`

@@ -25,6 +25,7 @@ pub mod settings;
 
 mod urls;
 mod value;
+pub mod websocks;
 
 use serde::Deserialize;
 

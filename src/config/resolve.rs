@@ -11,6 +11,7 @@ use super::limits::{Limits, handshakes_for, spec_of, spill_for};
 use super::listening::{admin, listeners};
 use super::settings::{Flags, HostFacts, JetSettings, LogSettings, RelaySettings, SPIN_US_MAX};
 use super::urls::{networks, stun, urls};
+use super::websocks::{egress, users};
 use super::{ConfigError, CoreChoice, Instance, Place, Problem};
 /// How long a relay that was told to stop waits for its pairs.
 const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -81,6 +82,8 @@ impl RelaySettings {
             },
             limits: limits(flags, file, host)?,
             keyring: keyring(file)?,
+            users: users(file)?,
+            egress: egress(file, loopback_only)?,
             tls: tls(
                 flags
                     .tls

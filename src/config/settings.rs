@@ -12,11 +12,13 @@ use ipnet::IpNet;
 
 use super::certificates::{CertificateFiles, TlsSettings};
 use super::limits::{LimitFlag, Limits};
+use super::websocks::{self, UsersFile};
 use super::{
     CoreChoice, DataPlane, GivenSockets, Instance, JetV1, ListenAddress, Listener, LogFormat,
     LogLevel, Period,
 };
 use crate::access::Keyring;
+use crate::access::egress::Egress;
 use crate::protocol::jet::PublicUrl;
 
 /// How long a shard may spin before it sleeps, at most, in microseconds.
@@ -66,6 +68,10 @@ pub struct RelaySettings {
     pub keyring: Keyring,
     /// Who the relay is to those who come over TLS.
     pub tls: TlsSettings,
+    /// Whom the relay dials for, by WebSocks. Without any user it does not.
+    pub users: UsersFile,
+    /// Where it may dial.
+    pub egress: Egress,
 }
 
 /// What to log, and how.
@@ -255,6 +261,7 @@ impl fmt::Display for RelaySettings {
         for issuer in self.keyring.issuers() {
             write!(f, "\n{issuer}")?;
         }
+        websocks::Shown(&self.users, &self.egress).fmt(f)?;
         self.tls.fmt(f)
     }
 }

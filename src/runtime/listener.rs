@@ -56,6 +56,23 @@ pub(crate) enum Backlog {
 
 /// Checks that nobody else listens on `address`, and settles port 0.
 ///
+/// What an operator can do about an address that cannot be had.
+#[must_use]
+pub fn listen_advice(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            Some("stop what listens there (ss -ltnp), or choose another address or port")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            Some("no interface has this address (ip addr); choose one that an interface has")
+        }
+        io::ErrorKind::PermissionDenied => {
+            Some("ports below 1024 take root or CAP_NET_BIND_SERVICE (see tuning/midspan.service)")
+        }
+        _ => None,
+    }
+}
+
 /// A listener of a SO_REUSEPORT group can be joined in silence by another
 /// process of the same user, which would then take a share of the connections.
 /// A bind without that option fails instead.

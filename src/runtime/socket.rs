@@ -317,6 +317,13 @@ impl Socket {
     /// The peer's address; `None` for a unix socket or a connection that is
     /// gone.
     #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        let address = rustix::net::getsockname(&self.fd).ok()?;
+        SocketAddr::try_from(address).ok()
+    }
+
+    /// The peer's address; `None` for a socket that has none, such as one of unix.
+    #[must_use]
     pub fn peer_address(&self) -> Option<SocketAddr> {
         getpeername(&self.fd)
             .ok()

@@ -18,6 +18,7 @@ use crate::protocol::http_head::{
 };
 use crate::protocol::jet::{RestError, RestRequest};
 use crate::protocol::websocket::{Upgrade, UpgradeError};
+use crate::protocol::websocks::{Knock, SubProtocol};
 use crate::runtime::reactor::Reactor;
 use crate::time::Timestamp;
 
@@ -42,6 +43,8 @@ pub struct HttpRequest {
     pub persistence: Persistence,
     /// How it is answered when it becomes a WebSocket; or why it cannot.
     pub upgrade: Result<Switching, UpgradeError>,
+    /// What it says of WebSocks, where it asks for nothing else and to be upgraded.
+    pub knock: Option<Knock>,
 }
 
 /// Why there is no request any more on a connection.
@@ -229,8 +232,14 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
     } else {
         Persistence::Close
     };
+    let asked = RestRequest::from_head(&head);
+    let knock = match asked {
+        Err(RestError::UnknownPath) => Knock::from_head(&head, &[SubProtocol::Plain]).ok(),
+        _ => None,
+    };
     let request = HttpRequest {
-        asked: RestRequest::from_head(&head),
+        asked,
+        knock,
         key: presented_key(&head),
         persistence,
         upgrade: Upgrade::from_head(&head).map(|upgrade| Switching::to(&upgrade)),
@@ -266,6 +275,7 @@ mod tests {
         key: None,
         persistence: Persistence::KeepAlive,
         upgrade: Err(UpgradeError::NotAsked),
+        knock: None,
     };
 
     /// What comes of a connection's bytes, cut in pieces of this size.

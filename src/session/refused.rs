@@ -61,6 +61,24 @@ pub enum Refused {
     TlsRequired,
     /// The listener is for something else.
     OtherListener,
+    /// A user has to say who it is, and did not.
+    NoPassword,
+    /// Nobody has this name, or another password.
+    WrongPassword,
+    /// No sub-protocol that is offered is spoken here.
+    NoSubProtocol,
+    /// What comes before SOCKS5 is neither a sign of life nor its beginning.
+    BadPrelude,
+    /// It does not speak SOCKS5 as it should.
+    BadSocks,
+    /// What it asks for is not served.
+    CommandNotSupported,
+    /// No rule lets the relay dial there.
+    EgressDenied,
+    /// The name leads nowhere, or did not in time.
+    NotResolved,
+    /// Nobody answers where it wants to go.
+    DialFailed,
     /// Not one byte came before the handshake's deadline.
     Silent,
     /// The request was not complete at the handshake's deadline.
@@ -129,6 +147,15 @@ crate::labels!(Refused {
     NoProxyHeader = "no_proxy_header",
     TlsRequired = "tls_required",
     OtherListener = "other_listener",
+    NoPassword = "no_password",
+    WrongPassword = "wrong_password",
+    NoSubProtocol = "no_sub_protocol",
+    BadPrelude = "bad_prelude",
+    BadSocks = "bad_socks",
+    CommandNotSupported = "command_not_supported",
+    EgressDenied = "egress_denied",
+    NotResolved = "not_resolved",
+    DialFailed = "dial_failed",
     Silent = "silent",
     TooSlow = "too_slow",
     ClosedEarly = "closed_early",
@@ -167,7 +194,12 @@ impl Refused {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::NoKey | Self::UnknownKey | Self::ExpiredToken | Self::SpentToken => 401,
+            Self::NoKey
+            | Self::UnknownKey
+            | Self::ExpiredToken
+            | Self::SpentToken
+            | Self::NoPassword
+            | Self::WrongPassword => 401,
             Self::V1Denied | Self::OutOfScope | Self::OtherAssociation | Self::TlsRequired => 403,
             Self::NotFound | Self::BadPath => 404,
             Self::BadMethod => 405,

@@ -20,12 +20,13 @@ impl RelayService {
         let detail = views.map(|view| {
             let of_view: Vec<_> = sessions
                 .iter()
-                .filter(|(session, _)| session.context.slot() == view.slot)
+                .filter(|(session, _)| session.context.is_of(view.slot))
                 .collect();
             let bytes_at = |position: usize| {
-                let here = of_view
-                    .iter()
-                    .find(|(session, _)| session.context.position() == position);
+                let here = of_view.iter().find(|(session, _)| {
+                    let candidate = session.context.candidate();
+                    candidate.is_some_and(|candidate| candidate.position() == position)
+                });
                 here.map_or([0, 0], |(_, bytes)| *bytes)
             };
             let candidates = view.candidates.iter().enumerate();

@@ -30,4 +30,5 @@ pub mod status;
 mod stretch;
 pub mod tally;
 pub mod waiting;
+mod websocks;
 pub mod world;

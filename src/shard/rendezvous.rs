@@ -23,9 +23,11 @@ use super::ear::Ear;
 use super::peer_address::PeerAddress;
 use super::rest::{Ask, Told};
 use super::status::ShardStatus;
+use super::tally::Tally;
 use super::waiting::WaitingLeg;
 use super::world::{Service, TAG_SERVICE, World};
-use crate::access::{Keyring, SpentTokens};
+use crate::access::egress::Egress;
+use crate::access::{Keyring, SpentTokens, Users};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
 use crate::association::session_ends::SessionEnds;
@@ -81,6 +83,10 @@ pub struct RendezvousSettings {
     pub only: Vec<Option<Transport>>,
     /// Who may create associations by HTTP requests.
     pub keyring: Keyring,
+    /// For whom the relay dials.
+    pub users: Users,
+    /// Where it may.
+    pub egress: Egress,
     /// STUN and TURN servers that clients are told.
     pub stun: Vec<String>,
     /// Who passes on others' connections, and says whose.
@@ -96,6 +102,18 @@ pub struct RendezvousSettings {
     pub waiting_per_address_max: u32,
     pub spent_tokens_max: usize,
 }
+
+/// How a session of the relay came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// Two legs met at this candidate.
+    Met(CandidateRef),
+    /// The relay dialled for one of them; numbered.
+    Dialled(u32),
+}
+
+// Every session has one.
+const _: () = assert!(size_of::<Origin>() == size_of::<CandidateRef>());
 
 /// A leg on its way to its association's owner.
 #[derive(Debug)]
@@ -128,7 +146,7 @@ pub enum Message {
 /// One shard's part of the relay.
 #[derive(Debug)]
 pub struct RelayService {
-    pub(super) world: Rc<World<CandidateRef, Message>>,
+    pub(super) world: Rc<World<Origin, Message>>,
     settings: RefCell<Rc<RendezvousSettings>>,
     pub(super) rendezvous: RefCell<Rendezvous<Key>>,
     pub(super) questions: Pending<Told>,
@@ -138,7 +156,11 @@ pub struct RelayService {
     pub(super) waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
     pub(super) spent_tokens: RefCell<SpentTokens>,
     /// Of sessions that may last only so long.
-    pub(super) session_ends: RefCell<SessionEnds>,
+    pub(super) session_ends: RefCell<SessionEnds<Origin>>,
+    /// Of those that the relay dialled for.
+    last_dialled: Cell<u32>,
+    /// Connections for which the relay is to dial, or does.
+    visitors: Tally,
     pub(super) random: Random,
     /// For acceptors with a codec.
     pub(super) ear: RefCell<Ear>,
@@ -164,10 +186,26 @@ pub(super) struct Newcomer {
 /// Counts one handshake for as long as it lives.
 struct HandshakePermit(Rc<RelayService>);
 
+impl Origin {
+    /// The candidate at which two legs met.
+    pub(super) const fn candidate(self) -> Option<CandidateRef> {
+        match self {
+            Self::Met(candidate) => Some(candidate),
+            Self::Dialled(_) => None,
+        }
+    }
+
+    /// Whether it is a session of the association in this slot.
+    pub(super) fn is_of(self, slot: u32) -> bool {
+        self.candidate()
+            .is_some_and(|candidate| candidate.slot() == slot)
+    }
+}
+
 impl RelayService {
     #[must_use]
     pub fn new(
-        world: Rc<World<CandidateRef, Message>>,
+        world: Rc<World<Origin, Message>>,
         settings: RendezvousSettings,
         rendezvous: Rendezvous<Key>,
         random: Random,
@@ -182,6 +220,8 @@ impl RelayService {
             waiting_by_address: RefCell::default(),
             spent_tokens: RefCell::default(),
             session_ends: RefCell::default(),
+            last_dialled: Cell::new(0),
+            visitors: Tally::default(),
             random,
             ear: RefCell::default(),
             unheard: RefCell::default(),
@@ -243,7 +283,13 @@ impl RelayService {
         };
         match opening {
             Ok(Opening::Http(received)) => {
-                Box::pin(self.serve_http(link, received, peer, since)).await;
+                let visitor = Box::pin(self.serve_http(link, received, peer, since)).await;
+                if let Some(visitor) = visitor {
+                    // It may wait for long, and is no handshake.
+                    let _visiting = self.visitors.enter();
+                    drop(permit);
+                    return Box::pin(self.serve_visitor(visitor)).await;
+                }
             }
             Ok(Opening::Jet(jet)) => {
                 let (stream, tls, opened) = link.into_parts();
@@ -437,15 +483,28 @@ impl RelayService {
         limits.into_iter().flatten().min()
     }
 
+    /// A number for the next session that the relay dials for. No two that run have the
+    /// same.
+    pub(super) fn next_dialled(&self) -> u32 {
+        let next = self.last_dialled.get().wrapping_add(1);
+        self.last_dialled.set(next);
+        next
+    }
+
     /// Ends sessions that have lasted as long as they may.
     fn end_overdue(&self, now: Timestamp) {
         let mut ends = self.session_ends.borrow_mut();
         let overdue = iter::from_fn(|| ends.poll_due(now));
-        let overdue: HashSet<CandidateRef, ahash::RandomState> = overdue.collect();
+        let overdue: HashSet<Origin, ahash::RandomState> = overdue.collect();
         if !overdue.is_empty() {
-            let is_overdue = |session: &CandidateRef| overdue.contains(session);
+            let is_overdue = |session: &Origin| overdue.contains(session);
             self.world.end_sessions(CloseReason::Expired, is_overdue);
         }
+    }
+
+    /// Whether the relay dials for anybody.
+    pub(super) fn has_users(&self) -> bool {
+        !self.settings().users.is_empty()
     }
 
     /// Connections that have not said what they want.
@@ -456,15 +515,18 @@ impl RelayService {
     /// Connections that live on this shard, whatever they are at.
     pub(super) fn connections(&self) -> usize {
         let leaving = self.world.leaving();
-        self.handshakes.get() + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
+        // Each visitor may have two: its own, and what is dialled for it.
+        let visitors = 2 * self.visitors.count();
+        let handshakes = self.handshakes.get();
+        handshakes + visitors + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
     }
 }
 
 impl Service for RelayService {
-    type Context = CandidateRef;
+    type Context = Origin;
     type Message = Message;
 
-    fn world(&self) -> &Rc<World<CandidateRef, Message>> {
+    fn world(&self) -> &Rc<World<Origin, Message>> {
         &self.world
     }
 
@@ -521,15 +583,17 @@ impl Service for RelayService {
 
     fn handle_session_ended(
         self: &Rc<Self>,
-        candidate: CandidateRef,
+        session: Origin,
         _reason: CloseReason,
         _bytes: [u64; 2],
     ) {
-        // Never stale: a connected candidate stays until its session ends.
-        let ended = self.rendezvous.borrow_mut().session_ended(candidate);
-        debug_assert!(ended.is_ok(), "a session ends once");
-        self.session_ends.borrow_mut().remove(candidate);
-        self.close_expired();
+        self.session_ends.borrow_mut().remove(session);
+        if let Origin::Met(candidate) = session {
+            // Never stale: a connected candidate stays until its session ends.
+            let ended = self.rendezvous.borrow_mut().session_ended(candidate);
+            debug_assert!(ended.is_ok(), "a session ends once");
+            self.close_expired();
+        }
     }
 
     fn handle_turn(self: &Rc<Self>, now: Timestamp) {

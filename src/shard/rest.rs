@@ -11,12 +11,12 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Message, Newcomer, RelayService, RendezvousSettings};
+use super::rendezvous::{Message, Newcomer, Origin, RelayService, RendezvousSettings};
+use super::websocks::Visitor;
 use crate::access::{Grant, Presented, Scope, SingleUse};
 use crate::association::census::Removal;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::Route;
-use crate::association::table::CandidateRef;
 use crate::metrics::ACCESS_LOG;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, AssociationDetail, RouteTo};
@@ -31,6 +31,9 @@ use crate::session::http::{HttpEnd, HttpReader};
 use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
+
+/// Wrong passwords on one connection, after which it is closed.
+const STRIKES_MAX: u8 = 3;
 
 /// What is asked of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,20 +65,21 @@ pub enum Answered {
 }
 
 impl RelayService {
-    /// Answers the requests of one connection until it ends. `received` has come
-    /// of them already.
+    /// Answers the requests of one connection until it ends; gives a visitor that has
+    /// shown that it may come in. `received` has come of them already.
     pub(super) async fn serve_http(
         self: &Rc<Self>,
         mut link: Link,
         received: Vec<u8>,
         peer: PeerAddress,
         since: Timestamp,
-    ) {
+    ) -> Option<Visitor> {
         let reactor = &self.world.reactor;
         let mut reader = HttpReader::new(received);
         // As long as it has no place of its own among the limits, a connection has
         // that of a handshake, and no longer than one.
         let until = reactor.now() + self.settings().handshake_timeout;
+        let mut strikes = 0_u8;
         loop {
             let next = reader.next(reactor, &mut link, until);
             let next = match self.draining.or_raised(next).await {
@@ -85,14 +89,16 @@ impl RelayService {
             };
             let request = match next {
                 Ok(request) => request,
-                Err(HttpEnd::Idle) => return,
+                Err(HttpEnd::Idle) => return None,
                 Err(HttpEnd::Broken(refused)) => {
                     self.count_refused(peer, refused);
-                    return link.give_up(reactor).await;
+                    link.give_up(reactor).await;
+                    return None;
                 }
                 Err(HttpEnd::Refused(refused)) => {
                     let answer = Answer::new(refused.http_status());
-                    return self.part_with(link, peer, refused, &answer).await;
+                    self.part_with(link, peer, refused, &answer).await;
+                    return None;
                 }
             };
             if let Ok(RestRequest::Meet { verb, place }) = request.asked {
@@ -102,12 +108,14 @@ impl RelayService {
                     Ok(switching) => switching,
                     Err(refused) => {
                         let answer = refusal(request.asked, refused);
-                        return self.part_with(link, peer, refused, &answer).await;
+                        self.part_with(link, peer, refused, &answer).await;
+                        return None;
                     }
                 };
                 let (stream, tls, _) = link.into_parts();
                 let Ok(arrival) = Arrival::websocket(verb, place, switching, early, tls) else {
-                    return self.count_refused(peer, Refused::ClosedEarly);
+                    self.count_refused(peer, Refused::ClosedEarly);
+                    return None;
                 };
                 let newcomer = Newcomer {
                     stream,
@@ -115,17 +123,35 @@ impl RelayService {
                     peer,
                     since,
                 };
-                return self.place(newcomer).await;
+                self.place(newcomer).await;
+                return None;
             }
-            let answered = self.answer_http(request.asked, request.key.as_ref(), peer);
-            let answer = match answered.await {
+            let knock = request.knock.filter(|_| self.has_users());
+            let knocked = knock.as_ref().map(|knock| self.check_knock(knock));
+            if let (Some(knock), Some(Ok(()))) = (knock, knocked) {
+                let mut early = reader.take_rest();
+                early.extend_from_slice(&link.take_opened());
+                link.put_back(early);
+                return Some(Visitor { link, knock, peer });
+            }
+            let answered = match knocked {
+                Some(Err(refused)) => {
+                    strikes += 1;
+                    Err(refused)
+                }
+                _ => {
+                    let answering = self.answer_http(request.asked, request.key.as_ref(), peer);
+                    answering.await
+                }
+            };
+            let answer = match answered {
                 Ok(answer) => answer,
                 Err(refused) => {
                     self.count_refused(peer, refused);
                     refusal(request.asked, refused)
                 }
             };
-            let persistence = match self.world.is_draining() {
+            let persistence = match self.world.is_draining() || strikes >= STRIKES_MAX {
                 true => Persistence::Close,
                 false => request.persistence,
             };
@@ -133,10 +159,14 @@ impl RelayService {
             let deadline = reactor.now() + self.settings().handshake_timeout;
             match reactor.deadline(deadline, link.send_all(&bytes)).await {
                 Some(Ok(())) => {}
-                Some(Err(_)) | None => return self.count_refused(peer, Refused::ReplyFailed),
+                Some(Err(_)) | None => {
+                    self.count_refused(peer, Refused::ReplyFailed);
+                    return None;
+                }
             }
             if persistence == Persistence::Close {
-                return link.refuse(reactor, &[]).await;
+                link.refuse(reactor, &[]).await;
+                return None;
             }
             // A client that never lets us wait would keep the shard to itself.
             yield_now().await;
@@ -340,10 +370,8 @@ impl RelayService {
                     Removal::Gone => self.close_expired(),
                     // It goes with the last of them.
                     Removal::HasSessions { slot } => {
-                        self.world
-                            .end_sessions(CloseReason::Terminated, |candidate| {
-                                candidate.slot() == slot
-                            });
+                        let is_meant = |session: &Origin| session.is_of(slot);
+                        self.world.end_sessions(CloseReason::Terminated, is_meant);
                     }
                 }
                 Ok(Answered::Done)
@@ -351,7 +379,7 @@ impl RelayService {
             Ask::Terminate(association) => {
                 let slot = self.rendezvous.borrow().table().slot(association);
                 let slot = slot.ok_or(Refused::NotFound)?;
-                let is_meant = |candidate: &CandidateRef| candidate.slot() == slot;
+                let is_meant = |session: &Origin| session.is_of(slot);
                 match self.world.end_sessions(CloseReason::Terminated, is_meant) {
                     0 => Err(Refused::NotFound),
                     _ => Ok(Answered::Done),
@@ -424,6 +452,9 @@ fn refusal(asked: Result<RestRequest, RestError>, refused: Refused) -> Answer {
             .with_header("Upgrade", "websocket")
             .with_header("Sec-WebSocket-Version", websocket::VERSION),
         Err(RestError::WrongMethod { allow }) => answer.with_header("Allow", allow),
+        _ if matches!(refused, Refused::NoPassword | Refused::WrongPassword) => {
+            answer.with_header("WWW-Authenticate", "Basic")
+        }
         _ if answer.status() == 401 => answer.with_header("WWW-Authenticate", "Bearer"),
         _ => answer,
     }

@@ -4,8 +4,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -17,7 +18,7 @@ use super::pulse::Pulse;
 use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
-use super::status::Inquirer;
+use super::status::{Inquirer, Legacies};
 use super::world::{ShardSnapshot, World, WorldSettings, drive};
 use crate::association::key::ShardId;
 use crate::association::owner::Owner;
@@ -30,7 +31,8 @@ use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::{ExecutorError, run_shards};
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
 use crate::runtime::inherited::InheritedSocket;
-use crate::runtime::listener::Listener;
+use crate::runtime::listener::{Listener, listen_advice};
+use crate::runtime::resolver::Resolver;
 use crate::runtime::signal::Signals;
 
 /// Why the relay did not start, or stopped.
@@ -68,9 +70,7 @@ impl ServeError {
     #[must_use]
     pub fn next_step(&self) -> Option<String> {
         match self {
-            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("stop what listens there (ss -ltnp), or choose another --listen".to_owned())
-            }
+            Self::Listen { source, .. } => listen_advice(source).map(str::to_owned),
             Self::Sockets {
                 sockets, shards, ..
             } => Some(format!(
@@ -103,6 +103,8 @@ struct Seed {
     owner: Owner,
     random: Random,
     listeners: Vec<Listener>,
+    resolver: Resolver,
+    legacies: Legacies,
     inbox: Inbox<Envelope<Message>>,
     shards: Vec<Mailbox<Envelope<Message>>>,
     operator: Option<Operator>,
@@ -155,6 +157,8 @@ impl BoundRelay {
             inboxes.push(inbox);
         }
         let service = service_settings(settings, tls, &addresses, shard_count)?;
+        let resolver = Resolver::start().map_err(ServeError::Setup)?;
+        let legacies: Legacies = inboxes.iter().map(|_| OnceLock::new()).collect();
         let mut seeds = Vec::new();
         for (inbox, listeners) in inboxes.into_iter().zip(listeners.by_shard) {
             seeds.push(Seed {
@@ -164,6 +168,8 @@ impl BoundRelay {
                 owner: owner.clone(),
                 random,
                 listeners,
+                resolver: resolver.clone(),
+                legacies: Arc::clone(&legacies),
                 inbox,
                 shards: mailboxes.clone(),
                 // One shard hears the operator and tells the others.
@@ -172,6 +178,7 @@ impl BoundRelay {
         }
         let inquirer = Inquirer {
             shards: mailboxes.clone(),
+            legacies,
         };
         Ok(Self {
             cores,
@@ -246,14 +253,17 @@ async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
     // and not while somebody waits for an id.
     let _ = (seed.random)();
     let shard = ShardId(index);
-    let world = World::new(shard, seed.world, seed.shards, None)?;
+    let world = World::new(shard, seed.world, seed.shards, Some(seed.resolver))?;
     let table = Table::new(seed.table, RandomState::new());
     let rendezvous = Rendezvous::new(seed.owner, shard, table);
     for listener in seed.listeners {
         world.reactor.listen(listener);
     }
     let service = RelayService::new(world, seed.service, rendezvous, seed.random);
-    Ok(drive(service, seed.inbox, seed.operator).await)
+    let counted = drive(Rc::clone(&service), seed.inbox, seed.operator).await;
+    // It ends once.
+    let _ = seed.legacies[usize::from(index)].set(service.legacy());
+    Ok(counted)
 }
 
 fn world_settings(settings: &RelaySettings, shards: NonZeroU16) -> WorldSettings {
@@ -293,6 +303,8 @@ pub(super) fn service_settings(
         tls,
         tls_required: settings.tls.client_ca.is_some(),
         keyring: settings.keyring.clone(),
+        users: settings.users.users.clone(),
+        egress: settings.egress.clone(),
         stun: settings.jet.stun.clone(),
         proxy_protocol_from: settings.proxy_protocol_from.clone(),
         association_ttl: Duration::from_secs(limits.association_ttl_s),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Newcomer, RelayService, TAG_WAITING, rendezvous_key};
+use super::rendezvous::{Newcomer, Origin, RelayService, TAG_WAITING, rendezvous_key};
 use super::session_log::Party;
 use super::waiting::WaitingLeg;
 use super::world::Leg;
@@ -222,10 +222,11 @@ impl RelayService {
             since: acceptor.since,
             readiness: acceptor.readiness,
         };
+        let session = Origin::Met(joined.candidate);
         if let Some(limit) = self.session_limit(joined.session_limit) {
             let end = self.world.reactor.now() + limit;
-            self.session_ends.borrow_mut().insert(joined.candidate, end);
+            self.session_ends.borrow_mut().insert(session, end);
         }
-        self.world.join(left, right, joined.candidate);
+        self.world.join(left, right, session);
     }
 }

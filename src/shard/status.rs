@@ -1,6 +1,7 @@
 //! What a shard says about itself to those who watch the relay.
 
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::control::Envelope;
@@ -15,10 +16,12 @@ use crate::runtime::inbox::Mailbox;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One shard at one moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ShardStatus {
     pub shard: u16,
     pub is_draining: bool,
+    /// It has ended, and this is what it counted until then.
+    pub has_ended: bool,
     /// Connections that have not said what they want, HTTP ones among them.
     pub handshakes: u64,
     /// Acceptors that wait.
@@ -32,10 +35,14 @@ pub struct ShardStatus {
     pub latencies: Latencies,
 }
 
+/// What shards leave behind that have ended, by shard: what was counted stays so.
+pub(super) type Legacies = Arc<[OnceLock<ShardStatus>]>;
+
 /// Asks the shards, from a thread that may wait.
 #[derive(Clone, Debug)]
 pub struct Inquirer {
     pub(super) shards: Vec<Mailbox<Envelope<Message>>>,
+    pub(super) legacies: Legacies,
 }
 
 impl Inquirer {
@@ -45,7 +52,7 @@ impl Inquirer {
         self.shards.len()
     }
 
-    /// What every shard says that answers, in order.
+    /// What every shard says that answers, or has left behind, in order.
     #[must_use]
     pub fn ask(&self) -> Vec<ShardStatus> {
         let (sender, answers) = channel();
@@ -60,6 +67,11 @@ impl Inquirer {
         {
             statuses.push(status);
         }
+        for legacy in self.legacies.iter().filter_map(OnceLock::get) {
+            if statuses.iter().all(|status| status.shard != legacy.shard) {
+                statuses.push(legacy.clone());
+            }
+        }
         statuses.sort_by_key(|status| status.shard);
         statuses
     }
@@ -70,12 +82,26 @@ impl RelayService {
     pub(super) fn report(&self, asker: &Sender<ShardStatus>) {
         // Nothing that is due is told.
         self.close_expired();
+        // Whoever asked may have given up waiting.
+        let _ = asker.send(self.status());
+    }
+
+    /// What is left of this shard, which has ended.
+    pub(super) fn legacy(&self) -> ShardStatus {
+        ShardStatus {
+            has_ended: true,
+            ..self.status()
+        }
+    }
+
+    fn status(&self) -> ShardStatus {
         let world = &self.world;
         let rendezvous = self.rendezvous.borrow();
         let table = rendezvous.table();
-        let status = ShardStatus {
+        ShardStatus {
             shard: world.shard.0,
             is_draining: world.is_draining(),
+            has_ended: false,
             handshakes: self.handshakes() as u64,
             waiting: self.waiting.borrow().len() as u64,
             connections: self.connections() as u64,
@@ -84,8 +110,6 @@ impl RelayService {
             tally: table.tally(),
             counters: world.snapshot(),
             latencies: world.latencies(),
-        };
-        // Whoever asked may have given up waiting.
-        let _ = asker.send(status);
+        }
     }
 }

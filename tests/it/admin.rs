@@ -17,6 +17,7 @@ use super::jet_client::{
 };
 use super::patience::until;
 use super::relay_process::Relay;
+use super::require::require_cores;
 use super::rest::{exchange, read_response, request};
 
 /// One answer of the operators' listener: the status, and the body.
@@ -132,6 +133,35 @@ fn a_relay_that_stops_is_not_ready() {
     });
     assert_eq!(ask(admin, "/healthz").0, 200);
     assert_eq!(status(admin)["draining"], true);
+    drop((acceptor, connector));
+    relay.wait().check_clean();
+}
+
+#[test]
+fn what_was_counted_stays_so_while_shards_drain() {
+    if !require_cores(2) {
+        return;
+    }
+    let (relay, admin) = relay_with_admin(&["--cores", "2"]);
+    // Connections enough that both shards have accepted some, and one pair that stays.
+    for _ in 0..40 {
+        refused(relay.address, &connect(new_association()), 404);
+    }
+    let (acceptor, connector) = pair(relay.address, new_association());
+    let before = metrics(admin);
+    relay.signal(Signal::TERM);
+    until("a shard to drain", || {
+        (status(admin)["shards_ended"] == 1).then_some(())
+    });
+    let after = metrics(admin);
+    for (name, value) in before.iter().filter(|(name, _)| name.contains("_total")) {
+        assert!(
+            after[name] >= *value,
+            "{name}: {} after {value}",
+            after[name]
+        );
+    }
+    assert_eq!(after["midspan_shards_answering"], 1.0);
     drop((acceptor, connector));
     relay.wait().check_clean();
 }

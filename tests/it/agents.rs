@@ -287,17 +287,21 @@ pub(super) fn foreign_client(ticket: &str) -> TcpStream {
     }
 }
 
-fn check_once(options: &[&str], ids: usize) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (_relay, mut expose, ticket) = expose_once(folder.path(), options);
-    assert_eq!(ticket.split('/').count() - 3, ids, "{ticket}");
-    let mut client = foreign_client(&ticket);
+/// Has a session with [`greet_and_count`].
+pub(super) fn check_session(mut client: TcpStream) {
     read_banner(&mut client).expect("a greeting");
     client.write_all(b"123").expect("taken");
     client.shutdown(Shutdown::Write).expect("connected");
     let mut count = String::new();
     client.read_to_string(&mut count).expect("an orderly end");
     assert_eq!(count, "3");
+}
+
+fn check_once(options: &[&str], ids: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_relay, mut expose, ticket) = expose_once(folder.path(), options);
+    assert_eq!(ticket.split('/').count() - 3, ids, "{ticket}");
+    check_session(foreign_client(&ticket));
     assert!(expose.wait().success());
 }
 

@@ -13,8 +13,10 @@ use midspan::protocol::jet::{MASK_DEFAULT, Reply, Request, Status, Version};
 use uuid::Uuid;
 
 use super::agent_process::{Program, expose_command, forward, relay};
-use super::agents::{check_echo, check_greetings, dial, echo, foreign_client, greet_and_count};
-use super::agents::{read_banner, service};
+use super::agents::{
+    check_echo, check_greetings, check_session, dial, echo, foreign_client, greet_and_count,
+    read_banner, service,
+};
 use super::jet_client::{
     End, accept, connect, granted, implicit, new_association, read_to_end, refused, test,
 };
@@ -199,15 +201,6 @@ fn expose_once_directly(relay: SocketAddr) -> (Program, String, [String; 2]) {
     let ticket = reported();
     let candidates = [reported(), reported()];
     (expose, ticket, candidates)
-}
-
-fn check_session(mut client: TcpStream) {
-    read_banner(&mut client).expect("a greeting");
-    client.write_all(b"123").expect("taken");
-    client.shutdown(Shutdown::Write).expect("connected");
-    let mut count = String::new();
-    client.read_to_string(&mut count).expect("an orderly end");
-    assert_eq!(count, "3");
 }
 
 #[test]

@@ -44,3 +44,4 @@ mod transports;
 mod websocket;
 mod websocket_clients;
 mod websocket_conformance;
+mod websocks;

@@ -53,12 +53,16 @@ impl SubProtocol {
 }
 
 impl Knock {
-    /// Reads it from a request, whose path is not looked at.
+    /// Reads it from a request, whose path is not looked at. Of what is `spoken` here, the
+    /// dearest first, it chooses.
     ///
     /// # Errors
     ///
     /// When it asks for no upgrade that there is.
-    pub fn from_head(head: &RequestHead<'_, '_>) -> Result<Self, UpgradeError> {
+    pub fn from_head(
+        head: &RequestHead<'_, '_>,
+        spoken: &[SubProtocol],
+    ) -> Result<Self, UpgradeError> {
         let upgrade = Upgrade::of_any_version(head)?;
         let offered = |protocol: SubProtocol| {
             let name = protocol.as_str();
@@ -66,8 +70,7 @@ impl Knock {
                 .tokens("Sec-WebSocket-Protocol")
                 .any(|offer| offer == name)
         };
-        let known = [SubProtocol::Framed, SubProtocol::Plain];
-        let protocol = known.into_iter().find(|protocol| offered(*protocol));
+        let protocol = spoken.iter().copied().find(|protocol| offered(*protocol));
         Ok(Self {
             credentials: credentials(head),
             protocol,
@@ -120,7 +123,9 @@ mod tests {
     fn knock(text: &str) -> Result<Knock, UpgradeError> {
         let mut slots = HeaderSlots::<16>::new();
         match RequestHead::decode(text.as_bytes(), HeadPolicy::HTTP, &mut slots) {
-            Ok(Progress::Complete { value, .. }) => Knock::from_head(&value),
+            Ok(Progress::Complete { value, .. }) => {
+                Knock::from_head(&value, &[SubProtocol::Framed, SubProtocol::Plain])
+            }
             other => panic!("{other:?}"),
         }
     }
