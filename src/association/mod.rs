@@ -12,6 +12,7 @@ mod answer;
 mod candidate;
 pub mod census;
 mod expiry;
+pub mod idle;
 pub mod key;
 pub mod owner;
 pub mod rendezvous;

@@ -110,6 +110,9 @@ limits! {
     association_ttl_s: Some(300), ASSOCIATION_TTL_MIN_S, 86_400;
     /// Seconds that a session may last, from when its legs are joined. 0 is no limit.
     session_ttl_s: Some(0), 0, 31_536_000;
+    /// Seconds that a session may carry nothing, up to an eighth more. What keeps a
+    /// WebSocket alive does not count. 0 is no limit.
+    session_idle_s: Some(0), 0, 31_536_000;
     /// Legs from one source address that wait for their peer at once.
     waiting_per_address_max: Some(16_384), 1, 16_777_216;
     /// Tokens that serve once and were used, remembered until they expire. Above it
@@ -149,6 +152,7 @@ impl Limits {
             associations_max: 0,
             association_ttl_s: 0,
             session_ttl_s: 0,
+            session_idle_s: 0,
             waiting_per_address_max: 0,
             spent_tokens_max: 0,
             pipes_max,

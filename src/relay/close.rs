@@ -22,7 +22,7 @@ pub enum CloseReason {
     Broken(Side),
     /// An operator or the peer's credential ended the session.
     Terminated,
-    /// The session lived as long as it may.
+    /// The session lived, or carried nothing, as long as it may.
     Expired,
     /// The relay stops and the deadline of its drain has come.
     Drained,

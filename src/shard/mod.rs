@@ -24,6 +24,7 @@ pub mod rendezvous;
 pub mod rest;
 pub mod serve;
 pub mod session_log;
+pub mod sessions;
 mod settle;
 pub mod share;
 pub mod status;

@@ -6,8 +6,7 @@
 //! can come in between and be told that nobody waits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
-use std::iter;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,16 +21,18 @@ use uuid::Uuid;
 use super::ear::Ear;
 use super::peer_address::PeerAddress;
 use super::rest::{Ask, Told};
+use super::sessions::Origin;
 use super::status::ShardStatus;
 use super::tally::Tally;
 use super::waiting::WaitingLeg;
 use super::world::{Service, TAG_SERVICE, World};
 use crate::access::egress::Egress;
 use crate::access::{Keyring, SpentTokens, Users};
+use crate::association::idle::Idleness;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
 use crate::association::session_ends::SessionEnds;
-use crate::association::table::{CandidateRef, OnUnknown};
+use crate::association::table::OnUnknown;
 use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::{Count, Label};
 use crate::protocol::jet::{
@@ -94,6 +95,8 @@ pub struct RendezvousSettings {
     pub association_ttl: Duration,
     /// How long a session may last.
     pub session_ttl: Option<Duration>,
+    /// How long it may carry nothing.
+    pub session_idle: Option<Duration>,
     pub handshake_timeout: Duration,
     pub handshakes_max: usize,
     pub connections_max: usize,
@@ -102,18 +105,6 @@ pub struct RendezvousSettings {
     pub waiting_per_address_max: u32,
     pub spent_tokens_max: usize,
 }
-
-/// How a session of the relay came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Origin {
-    /// Two legs met at this candidate.
-    Met(CandidateRef),
-    /// The relay dialled for one of them; numbered.
-    Dialled(u32),
-}
-
-// Every session has one.
-const _: () = assert!(size_of::<Origin>() == size_of::<CandidateRef>());
 
 /// A leg on its way to its association's owner.
 #[derive(Debug)]
@@ -157,8 +148,9 @@ pub struct RelayService {
     pub(super) spent_tokens: RefCell<SpentTokens>,
     /// Of sessions that may last only so long.
     pub(super) session_ends: RefCell<SessionEnds<Origin>>,
+    pub(super) idleness: RefCell<Idleness<Origin>>,
     /// Of those that the relay dialled for.
-    last_dialled: Cell<u32>,
+    pub(super) last_dialled: Cell<u32>,
     /// Connections for which the relay is to dial, or does.
     visitors: Tally,
     pub(super) random: Random,
@@ -186,22 +178,6 @@ pub(super) struct Newcomer {
 /// Counts one handshake for as long as it lives.
 struct HandshakePermit(Rc<RelayService>);
 
-impl Origin {
-    /// The candidate at which two legs met.
-    pub(super) const fn candidate(self) -> Option<CandidateRef> {
-        match self {
-            Self::Met(candidate) => Some(candidate),
-            Self::Dialled(_) => None,
-        }
-    }
-
-    /// Whether it is a session of the association in this slot.
-    pub(super) fn is_of(self, slot: u32) -> bool {
-        self.candidate()
-            .is_some_and(|candidate| candidate.slot() == slot)
-    }
-}
-
 impl RelayService {
     #[must_use]
     pub fn new(
@@ -220,6 +196,7 @@ impl RelayService {
             waiting_by_address: RefCell::default(),
             spent_tokens: RefCell::default(),
             session_ends: RefCell::default(),
+            idleness: RefCell::default(),
             last_dialled: Cell::new(0),
             visitors: Tally::default(),
             random,
@@ -477,31 +454,6 @@ impl RelayService {
         allocated_bytes() + reserved <= self.settings().memory_bytes_max
     }
 
-    /// How long a session may last whose association has this limit.
-    pub(super) fn session_limit(&self, of_association: Option<Duration>) -> Option<Duration> {
-        let limits = [of_association, self.settings().session_ttl];
-        limits.into_iter().flatten().min()
-    }
-
-    /// A number for the next session that the relay dials for. No two that run have the
-    /// same.
-    pub(super) fn next_dialled(&self) -> u32 {
-        let next = self.last_dialled.get().wrapping_add(1);
-        self.last_dialled.set(next);
-        next
-    }
-
-    /// Ends sessions that have lasted as long as they may.
-    fn end_overdue(&self, now: Timestamp) {
-        let mut ends = self.session_ends.borrow_mut();
-        let overdue = iter::from_fn(|| ends.poll_due(now));
-        let overdue: HashSet<Origin, ahash::RandomState> = overdue.collect();
-        if !overdue.is_empty() {
-            let is_overdue = |session: &Origin| overdue.contains(session);
-            self.world.end_sessions(CloseReason::Expired, is_overdue);
-        }
-    }
-
     /// Whether the relay dials for anybody.
     pub(super) fn has_users(&self) -> bool {
         !self.settings().users.is_empty()
@@ -600,6 +552,7 @@ impl Service for RelayService {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.close_expired();
             self.end_overdue(now);
+            self.end_idle(now);
             self.look_for_life();
             self.listen_on();
         }
@@ -609,7 +562,8 @@ impl Service for RelayService {
         let expiry = self.rendezvous.borrow().next_deadline();
         let unheard = (!self.unheard.borrow().is_empty()).then(Timestamp::default);
         let session_end = self.session_ends.borrow().next_deadline();
-        [expiry, self.next_look.get(), unheard, session_end]
+        let idle = self.idleness.borrow().next_look();
+        [expiry, self.next_look.get(), unheard, session_end, idle]
             .into_iter()
             .flatten()
             .min()

@@ -11,7 +11,8 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Message, Newcomer, Origin, RelayService, RendezvousSettings};
+use super::rendezvous::{Message, Newcomer, RelayService, RendezvousSettings};
+use super::sessions::Origin;
 use super::websocks::Visitor;
 use crate::access::{Grant, Presented, Scope, SingleUse};
 use crate::association::census::Removal;

@@ -303,6 +303,8 @@ pub(super) fn service_settings(
         tls,
         tls_required: settings.tls.client_ca.is_some(),
         keyring: settings.keyring.clone(),
+        session_idle: (limits.session_idle_s > 0)
+            .then(|| Duration::from_secs(limits.session_idle_s)),
         users: settings.users.users.clone(),
         egress: settings.egress.clone(),
         stun: settings.jet.stun.clone(),

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Newcomer, Origin, RelayService, TAG_WAITING, rendezvous_key};
+use super::rendezvous::{Newcomer, RelayService, TAG_WAITING, rendezvous_key};
 use super::session_log::Party;
+use super::sessions::Origin;
 use super::waiting::WaitingLeg;
 use super::world::Leg;
 use crate::association::key::{AssociationKey, RendezvousKey};
@@ -223,10 +224,6 @@ impl RelayService {
             readiness: acceptor.readiness,
         };
         let session = Origin::Met(joined.candidate);
-        if let Some(limit) = self.session_limit(joined.session_limit) {
-            let end = self.world.reactor.now() + limit;
-            self.session_ends.borrow_mut().insert(session, end);
-        }
-        self.world.join(left, right, session);
+        self.begin_session(left, right, session, joined.session_limit);
     }
 }

@@ -18,8 +18,9 @@ use rustix::io::Errno;
 use tracing::debug;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Origin, RelayService};
+use super::rendezvous::RelayService;
 use super::session_log::Party;
+use super::sessions::Origin;
 use super::world::Leg;
 use crate::access::egress::{Candidate, Verdict};
 use crate::protocol::Progress;
@@ -269,11 +270,7 @@ impl RelayService {
         let watched = origin.into_watched(Owner::TASK);
         let right = leg(watched, origin_peer, since, LegParts::default());
         let session = Origin::Dialled(self.next_dialled());
-        if let Some(limit) = self.session_limit(None) {
-            let end = self.world.reactor.now() + limit;
-            self.session_ends.borrow_mut().insert(session, end);
-        }
-        self.world.join(left, right, session);
+        self.begin_session(left, right, session, None);
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use jsonwebtoken::{Algorithm, EncodingKey};
 use midspan::protocol::Progress;
@@ -349,6 +351,35 @@ fn a_client_that_asks_before_it_sends_a_body_is_told_to() {
 }
 
 #[test]
+fn a_session_that_carries_nothing_ends() {
+    let mut relay = Relay::start(&["--limit", "session_idle_s=1"]);
+    let (mut idle, mut other) = pair(relay.address, new_place());
+    let (mut acceptor, mut connector) = pair(relay.address, new_place());
+    let stop = AtomicBool::new(false);
+    let rounds = thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let mut rounds = 0;
+            while !stop.load(Ordering::Relaxed) {
+                ping_pong(&mut connector, &mut acceptor);
+                rounds += 1;
+            }
+            rounds
+        });
+        assert_eq!(read_to_end(&mut idle), (Vec::new(), End::Reset));
+        assert_eq!(read_to_end(&mut other), (Vec::new(), End::Reset));
+        stop.store(true, Ordering::Relaxed);
+        busy.join().expect("it was not ended")
+    });
+    assert!(rounds > 0);
+    // And the other one when it rests as well.
+    assert_eq!(read_to_end(&mut acceptor), (Vec::new(), End::Reset));
+    relay.wait_for_counters("sessions to end", |counters| {
+        counters.count("ended.expired") == 2
+    });
+    relay.stop().check_clean();
+}
+
+#[test]
 fn a_session_ends_when_its_time_is_over() {
     let mut relay = Relay::start(&["--limit", "session_ttl_s=1"]);
     let mut pairs: Vec<_> = (0..20).map(|_| pair(relay.address, new_place())).collect();
@@ -439,12 +470,12 @@ fn who_never_stops_asking_leaves_others_their_turn() {
     let (mut acceptor, mut connector) = pair(relay.address, new_place());
     let mut asking = dial(relay.address);
     let mut reading = asking.try_clone().expect("a second handle");
-    let asker = std::thread::spawn(move || {
+    let asker = thread::spawn(move || {
         let burst = request("GET /health", "").repeat(100);
         // Until the relay, which parts with it in the end, takes no more.
         while asking.write_all(burst.as_bytes()).is_ok() {}
     });
-    let reader = std::thread::spawn(move || read_to_end(&mut reading).0.len());
+    let reader = thread::spawn(move || read_to_end(&mut reading).0.len());
     for _ in 0..50 {
         ping_pong(&mut acceptor, &mut connector);
     }
