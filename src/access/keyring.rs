@@ -6,7 +6,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::api_key::{KeyHash, Presented};
-use super::spent::SingleUse;
+use super::spent::{SingleUse, TokenId};
 use super::token::{self, Issuer};
 
 /// What a key may be good for; written in lower case, in the file and on the command
@@ -77,6 +77,17 @@ pub enum Denied {
     /// More tokens were used than are remembered.
     #[error("too many tokens were used")]
     TooManySpent,
+    /// It asks more often than it may.
+    #[error("too many requests")]
+    TooFast,
+}
+
+impl Grant<'_> {
+    /// Names the bearer.
+    #[must_use]
+    pub fn bearer_id(&self) -> Option<TokenId> {
+        self.bearer.map(|bearer| TokenId::new(bearer, ""))
+    }
 }
 
 impl Scope {

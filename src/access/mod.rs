@@ -13,12 +13,14 @@
 mod api_key;
 pub mod egress;
 mod keyring;
+mod rate;
 mod spent;
 mod token;
 mod user;
 
 pub use api_key::{ApiKey, KEY_PREFIX, KeyHash, KeyHashError, Presented};
 pub use keyring::{Denied, Grant, KeyEntry, Keyring, Scope};
+pub use rate::Rates;
 pub use spent::{SingleUse, SpentTokens, TokenId};
 pub use token::{Issuer, IssuerError};
 pub use user::{PasswordDigest, PasswordDigestError, User, Users};

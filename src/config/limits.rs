@@ -115,6 +115,9 @@ limits! {
     session_idle_s: Some(0), 0, 31_536_000;
     /// Legs from one source address that wait for their peer at once.
     waiting_per_address_max: Some(16_384), 1, 16_777_216;
+    /// Requests that create an association, of one key or issuer, in a minute; so many may
+    /// come at once. 0 is no limit.
+    creations_per_minute_max: Some(0), 0, 1_048_576;
     /// Tokens that serve once and were used, remembered until they expire. Above it
     /// none is taken.
     spent_tokens_max: Some(262_144), 1, 16_777_216;
@@ -154,6 +157,7 @@ impl Limits {
             session_ttl_s: 0,
             session_idle_s: 0,
             waiting_per_address_max: 0,
+            creations_per_minute_max: 0,
             spent_tokens_max: 0,
             pipes_max,
             memory_bytes_max: memory_bytes / 2,

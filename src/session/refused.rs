@@ -43,6 +43,8 @@ pub enum Refused {
     SpentToken,
     /// More tokens were used than are remembered.
     TooManySpent,
+    /// The key's bearer asks more often than it may.
+    TooFast,
     /// The key that was shown is good for something else.
     OutOfScope,
     /// A leg asks over HTTP without an upgrade to WebSocket, or to a version that we
@@ -139,6 +141,7 @@ crate::labels!(Refused {
     OtherAssociation = "other_association",
     SpentToken = "spent_token",
     TooManySpent = "too_many_spent",
+    TooFast = "too_fast",
     OutOfScope = "out_of_scope",
     UpgradeRequired = "upgrade_required",
     NoWebSocketKey = "no_websocket_key",
@@ -209,7 +212,7 @@ impl Refused {
             Self::BodyTooLong => 413,
             Self::UpgradeRequired => 426,
             Self::NotWaiting => 428,
-            Self::TooManyWaiting => 429,
+            Self::TooManyWaiting | Self::TooFast => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
             Self::TableFull | Self::TooManySpent | Self::OverMemory | Self::Draining => 503,
             _ => 400,
@@ -225,6 +228,7 @@ impl From<Denied> for Refused {
             Denied::OutOfScope => Self::OutOfScope,
             Denied::Expired => Self::ExpiredToken,
             Denied::OtherAssociation => Self::OtherAssociation,
+            Denied::TooFast => Self::TooFast,
             Denied::Spent => Self::SpentToken,
             Denied::TooManySpent => Self::TooManySpent,
         }

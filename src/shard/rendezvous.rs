@@ -27,7 +27,7 @@ use super::tally::Tally;
 use super::waiting::WaitingLeg;
 use super::world::{Service, TAG_SERVICE, World};
 use crate::access::egress::Egress;
-use crate::access::{Keyring, SpentTokens, Users};
+use crate::access::{Keyring, Rates, SpentTokens, Users};
 use crate::association::idle::Idleness;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
@@ -104,6 +104,8 @@ pub struct RendezvousSettings {
     pub memory_bytes_max: u64,
     pub waiting_per_address_max: u32,
     pub spent_tokens_max: usize,
+    /// Of one bearer, on all shards; 0 is no limit.
+    pub creations_per_minute_max: u32,
 }
 
 /// A leg on its way to its association's owner.
@@ -146,6 +148,7 @@ pub struct RelayService {
     pub(super) waiting: RefCell<Slab<WaitingLeg>>,
     pub(super) waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
     pub(super) spent_tokens: RefCell<SpentTokens>,
+    pub(super) creation_rates: RefCell<Rates>,
     /// Of sessions that may last only so long.
     pub(super) session_ends: RefCell<SessionEnds<Origin>>,
     pub(super) idleness: RefCell<Idleness<Origin>>,
@@ -195,6 +198,7 @@ impl RelayService {
             waiting: RefCell::new(Slab::new()),
             waiting_by_address: RefCell::default(),
             spent_tokens: RefCell::default(),
+            creation_rates: RefCell::default(),
             session_ends: RefCell::default(),
             idleness: RefCell::default(),
             last_dialled: Cell::new(0),

@@ -14,7 +14,7 @@ use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, Newcomer, RelayService, RendezvousSettings};
 use super::sessions::Origin;
 use super::websocks::Visitor;
-use crate::access::{Grant, Presented, Scope, SingleUse};
+use crate::access::{Grant, Presented, Scope, SingleUse, TokenId};
 use crate::association::census::Removal;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::Route;
@@ -50,6 +50,8 @@ pub enum Ask {
     Terminate(AssociationKey),
     /// To take a token that serves once.
     Spend(SingleUse),
+    /// To take one request of a bearer that creates.
+    Take(TokenId),
     /// All that the shard has.
     List,
 }
@@ -197,6 +199,12 @@ impl RelayService {
                 settings.keyring.authorize(key, scope, association, now)?
             }
         };
+        // Before a token is spent, so that it can be shown again.
+        if let (Some(bearer), Some("create")) = (granted.bearer_id(), changes(request))
+            && settings.creations_per_minute_max > 0
+        {
+            self.ask(Ask::Take(bearer)).await?;
+        }
         if let Some(token) = granted.single_use {
             self.ask(Ask::Spend(token)).await?;
         }
@@ -319,7 +327,9 @@ impl RelayService {
         let key = match ask {
             Ask::Gather(key, _) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => key,
             // One shard remembers each, found as any association's is.
-            Ask::Spend(token) => AssociationKey(Uuid::from_bytes(token.id.0)),
+            Ask::Spend(SingleUse { id, .. }) | Ask::Take(id) => {
+                AssociationKey(Uuid::from_bytes(id.0))
+            }
             Ask::List => return self.tell(ask),
         };
         let route = self.rendezvous.borrow().route(&implicit(key));
@@ -385,6 +395,12 @@ impl RelayService {
                     0 => Err(Refused::NotFound),
                     _ => Ok(Answered::Done),
                 }
+            }
+            Ask::Take(bearer) => {
+                let per_minute = self.settings().creations_per_minute_max;
+                let mut rates = self.creation_rates.borrow_mut();
+                rates.take(bearer, per_minute, now)?;
+                Ok(Answered::Done)
             }
             Ask::Spend(token) => {
                 let tokens_max = self.settings().spent_tokens_max;

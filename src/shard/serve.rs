@@ -316,6 +316,7 @@ pub(super) fn service_settings(
         connections_max: to_usize(share(limits.connections_max, shards)),
         memory_bytes_max: limits.memory_bytes_max,
         waiting_per_address_max: to_u32(share(limits.waiting_per_address_max, shards)),
+        creations_per_minute_max: to_u32(limits.creations_per_minute_max),
         spent_tokens_max: to_usize(share(limits.spent_tokens_max, shards)),
     })
 }

@@ -142,12 +142,22 @@ fn what_was_counted_stays_so_while_shards_drain() {
     if !require_cores(2) {
         return;
     }
-    let (relay, admin) = relay_with_admin(&["--cores", "2"]);
+    let (mut relay, admin) = relay_with_admin(&["--cores", "2"]);
     // Connections enough that both shards have accepted some, and one pair that stays.
     for _ in 0..40 {
         refused(relay.address, &connect(new_association()), 404);
     }
-    let (acceptor, connector) = pair(relay.address, new_association());
+    // On the first shard, which stays until the other one has ended.
+    let (acceptor, connector) = loop {
+        let pair = pair(relay.address, new_association());
+        relay.signal(Signal::USR1);
+        let lines = [(); 2].map(|()| relay.wait_for_line(": counters shard="));
+        if lines.iter().any(|line| line.contains("shard=0 pairs=1")) {
+            break pair;
+        }
+        drop(pair);
+        relay.wait_for_counters("the pair to end", |counters| counters.gauge("pairs") == 0);
+    };
     let before = metrics(admin);
     relay.signal(Signal::TERM);
     until("a shard to drain", || {

@@ -217,6 +217,10 @@ impl Issuer {
     }
 
     fn relay(&self) -> Relay {
+        self.relay_with(&[])
+    }
+
+    fn relay_with(&self, options: &[&str]) -> Relay {
         let public = self.folder.path().join("issuer.pem");
         std::fs::write(&public, self.key.public_key_pem()).expect("written");
         let path = self.folder.path().join("relay.toml");
@@ -225,7 +229,8 @@ impl Issuer {
             public.to_str().expect("text")
         );
         std::fs::write(&path, text).expect("written");
-        Relay::start(&["--config", path.to_str().expect("text")])
+        let config = ["--config", path.to_str().expect("text")];
+        Relay::start(&[options, &config].concat())
     }
 
     /// A header that shows a token of this kind.
@@ -306,6 +311,29 @@ fn a_numbered_token_serves_once_and_its_sessions_so_long() {
         assert_eq!(sessions[0]["time_to_live"], 90);
     }
     assert_eq!(relay.counters().count("refused.spent_token"), 16);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn an_issuer_creates_no_more_often_than_it_may() {
+    let issuer = Issuer::new();
+    let mut relay = issuer.relay_with(&["--limit", "creations_per_minute_max=5"]);
+    let exp = clock::unix_time().as_secs() + 600;
+    let create = |number: u32| {
+        let claims = json!({"scope": "*", "exp": exp, "jti": number.to_string()});
+        let bearer = issuer.bearer("SCOPE", &claims);
+        exchange(relay.address, "GET /jet/create", &bearer).status
+    };
+    let statuses: Vec<u16> = (0..8).map(create).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
+    // Others are another matter, and a token that was refused so is not used up.
+    let claims = json!({"scope": "*", "exp": exp, "jti": "7"});
+    let bearer = issuer.bearer("SCOPE", &claims);
+    assert_eq!(
+        exchange(relay.address, "GET /jet/sessions", &bearer).status,
+        200
+    );
+    assert_eq!(relay.counters().count("refused.too_fast"), 3);
     relay.stop().check_clean();
 }
 
