@@ -8,3 +8,5 @@ pub mod access;
 pub mod protocol;
 #[path = "../../src/tls/mod.rs"]
 pub mod tls;
+#[path = "../../src/time.rs"]
+pub mod time;
