@@ -19,7 +19,6 @@ use crate::protocol::jet::{
     Accept, AcceptPlace, Connect, Gate, MASK_DEFAULT, Message, Place, Reply, ReplyError, Request,
     Status, Version,
 };
-use crate::runtime::dial::connect_first;
 use crate::runtime::socket::Keepalive;
 use crate::runtime::stream::Stream;
 use crate::session::introduction::{Introduced, Introduction, IntroductionError};
@@ -313,14 +312,14 @@ async fn dial_host<C: Copy, M: Send + 'static>(
     host_port: &HostPort,
 ) -> Result<Stream, LegError> {
     let until = world.reactor.now() + CONNECT_TIMEOUT;
-    let addresses = match &host_port.host {
-        Host::Address(ip) => vec![SocketAddr::new(*ip, host_port.port)],
+    let (name, addresses) = match &host_port.host {
+        Host::Address(ip) => (None, vec![SocketAddr::new(*ip, host_port.port)]),
         Host::Name(name) => {
             let answer = world
                 .reactor
                 .deadline(until, world.resolve(name, host_port.port));
             match answer.await {
-                Some(Ok(addresses)) => addresses,
+                Some(Ok(addresses)) => (Some(&**name), addresses),
                 Some(Err(source)) => {
                     let host = name.clone();
                     return Err(LegError::Resolve { host, source });
@@ -329,11 +328,7 @@ async fn dial_host<C: Copy, M: Send + 'static>(
             }
         }
     };
-    let connected = connect_first(&world.reactor, &addresses, until).await;
-    if let (Err(_), Host::Name(name)) = (&connected, &host_port.host) {
-        // It may have moved.
-        world.names.borrow_mut().doubt(name);
-    }
+    let connected = world.connect(name, &addresses, until).await;
     finish_connect(host_port, Some(connected))
 }
 

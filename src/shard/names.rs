@@ -13,6 +13,8 @@ use ahash::RandomState;
 
 use super::control::Envelope;
 use super::world::World;
+use crate::runtime::dial::connect_first;
+use crate::runtime::stream::Stream;
 use crate::time::Timestamp;
 
 /// How long an answer is kept.
@@ -117,6 +119,25 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         };
         let with_port = |address: IpAddr| SocketAddr::new(address, port);
         Ok(addresses.into_iter().map(with_port).collect())
+    }
+
+    /// Connects to the first of a name's addresses that lets us, at most until `until`.
+    /// A name that none of them answers for may have moved, and is asked for again.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect_first`].
+    pub async fn connect(
+        &self,
+        name: Option<&str>,
+        addresses: &[SocketAddr],
+        until: Timestamp,
+    ) -> io::Result<Stream> {
+        let connected = connect_first(&self.reactor, addresses, until).await;
+        if let (Err(_), Some(name)) = (&connected, name) {
+            self.names.borrow_mut().doubt(name);
+        }
+        connected
     }
 
     async fn ask_resolver(&self, host: &str) -> io::Result<Vec<IpAddr>> {

@@ -32,7 +32,6 @@ use crate::relay::codec::Codec;
 use crate::relay::{GateHold, LegIo};
 use crate::runtime::Owner;
 use crate::runtime::clock;
-use crate::runtime::dial::connect_first;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::stream::{Stream, Watched};
 use crate::session::link::{Link, NotRead};
@@ -230,15 +229,11 @@ impl RelayService {
         if allowed.is_empty() {
             return Err(not(ReplyCode::NotAllowed, Refused::EgressDenied));
         }
-        connect_first(reactor, &allowed, until)
-            .await
-            .map_err(|error| {
-                debug!(%destination, %error, "not dialled");
-                if let Some(name) = name {
-                    self.world.names.borrow_mut().doubt(name);
-                }
-                not(reply_code(&error), Refused::DialFailed)
-            })
+        let connected = self.world.connect(name, &allowed, until).await;
+        connected.map_err(|error| {
+            debug!(%destination, %error, "not dialled");
+            not(reply_code(&error), Refused::DialFailed)
+        })
     }
 
     fn join_visitor(
