@@ -487,17 +487,18 @@ impl Service for RelayService {
     }
 
     fn handle_accepted(self: &Rc<Self>, listener: usize, socket: Socket) {
+        let settings = self.settings();
         let peer = || PeerAddress::from(socket.peer_address());
-        if self.connections() >= self.settings().connections_max {
+        if self.connections() >= settings.connections_max {
             return self.count_refused(peer(), Refused::TooManyConnections);
         }
-        if self.handshakes.get() >= self.settings().handshakes_max {
+        if self.handshakes.get() >= settings.handshakes_max {
             return self.count_refused(peer(), Refused::TooManyHandshakes);
         }
         if !self.has_memory() {
             return self.count_refused(peer(), Refused::OverMemory);
         }
-        let only = self.settings().only.get(listener).copied().flatten();
+        let only = settings.only.get(listener).copied().flatten();
         let (stream, permit) = self.begin(socket);
         run_or_spawn(Rc::clone(self).handshake(stream, only, permit));
     }

@@ -191,7 +191,8 @@ impl RelayService {
     ) -> Result<Answer, Refused> {
         let request = asked?;
         let settings = self.settings();
-        let granted = match self.needed_scope(request) {
+        let needed = self.needed_scope(request);
+        let granted = match needed {
             None => Grant::default(),
             Some(scope) => {
                 let association = request.association();
@@ -200,7 +201,7 @@ impl RelayService {
             }
         };
         // Before a token is spent, so that it can be shown again.
-        if let (Some(bearer), Some("create")) = (granted.bearer_id(), changes(request))
+        if let (Some(bearer), Some(Scope::Create)) = (granted.bearer_id(), needed)
             && settings.creations_per_minute_max > 0
         {
             self.ask(Ask::Take(bearer)).await?;
