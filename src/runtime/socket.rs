@@ -314,8 +314,7 @@ impl Socket {
         sockopt::set_tcp_keepcnt(&self.fd, keepalive.count)
     }
 
-    /// The peer's address; `None` for a unix socket or a connection that is
-    /// gone.
+    /// The address on this side; `None` for a socket that has none, such as one of unix.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
         let address = rustix::net::getsockname(&self.fd).ok()?;
