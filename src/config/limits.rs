@@ -32,7 +32,7 @@ const ASSOCIATION_TTL_MIN_S: u64 = 10;
 pub struct LimitSpec {
     /// Its key under `[limits]` and on the command line; the unit comes last.
     pub name: &'static str,
-    /// `None`: derived from the process's descriptor limit.
+    /// `None`: derived from the process's descriptor limit, or from the host's memory.
     pub default: Option<u64>,
     /// The least that may be set.
     pub min: u64,
@@ -221,6 +221,24 @@ impl Limits {
     pub const fn handshake_timeout(&self) -> Duration {
         Duration::from_secs(self.handshake_timeout_s)
     }
+
+    /// [`session_ttl_s`](Self::session_ttl_s) as a duration; `None` when it is zero,
+    /// for ever.
+    #[must_use]
+    pub fn session_ttl(&self) -> Option<Duration> {
+        unless_zero(self.session_ttl_s)
+    }
+
+    /// [`session_idle_s`](Self::session_idle_s) as a duration; `None` when it is zero,
+    /// for ever.
+    #[must_use]
+    pub fn session_idle(&self) -> Option<Duration> {
+        unless_zero(self.session_idle_s)
+    }
+}
+
+fn unless_zero(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// The default of `handshakes_max` where there may be so many connections.

@@ -303,14 +303,14 @@ pub(super) fn service_settings(
         tls,
         tls_required: settings.tls.client_ca.is_some(),
         keyring: settings.keyring.clone(),
-        session_idle: unless_zero(limits.session_idle_s),
+        session_idle: limits.session_idle(),
         users: settings.users.users.clone(),
         egress: settings.egress.clone(),
         stun: settings.jet.stun.clone(),
         proxy_protocol_from: settings.proxy_protocol_from.clone(),
-        association_ttl: Duration::from_secs(limits.association_ttl_s),
-        session_ttl: unless_zero(limits.session_ttl_s),
-        handshake_timeout: Duration::from_secs(limits.handshake_timeout_s),
+        association_ttl: limits.association_ttl(),
+        session_ttl: limits.session_ttl(),
+        handshake_timeout: limits.handshake_timeout(),
         handshakes_max: to_usize(share(limits.handshakes_max, shards)),
         connections_max: to_usize(share(limits.connections_max, shards)),
         memory_bytes_max: limits.memory_bytes_max,
@@ -353,15 +353,10 @@ fn listener_urls(
     Ok(routes)
 }
 
-/// A time that zero turns off.
-fn unless_zero(seconds: u64) -> Option<Duration> {
-    (seconds > 0).then(|| Duration::from_secs(seconds))
-}
-
 fn table_limits(settings: &RelaySettings, shards: NonZeroU16) -> TableLimits {
     TableLimits {
         associations_max: to_u32(share(settings.limits.associations_max, shards)),
-        lifetime: Duration::from_secs(settings.limits.association_ttl_s),
+        lifetime: settings.limits.association_ttl(),
         ..TableLimits::default()
     }
 }
