@@ -10,6 +10,7 @@ use crate::relay::CloseReason;
 use crate::runtime::Owner;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
+use crate::shard::session_log::Session;
 use crate::shard::world::{Service, World};
 use crate::time::Timestamp;
 
@@ -66,11 +67,11 @@ impl<P: Proxy> Service for P {
 
     fn handle_session_ended(
         self: &Rc<Self>,
-        session: P::Session,
+        session: &Session<P::Session>,
         reason: CloseReason,
         bytes: [u64; 2],
     ) {
-        self.end_session(session, reason, bytes);
+        self.end_session(session.context, reason, bytes);
     }
 
     fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}

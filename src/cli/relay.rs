@@ -461,7 +461,8 @@ mod tests {
             "listen = [\"[::]:1\", \"127.0.0.1:2\"]\nopen = true\ncreate_on_accept = false\n\
              cores = \"0-0\"\ndata_plane = \"ring\"\ndrain_timeout = \"5m\"\nspin_us = 20\n\
              state_dir = \"/s\"\n\n[log]\nformat = \"json\"\nlevel = \"warn\"\n\n[jet]\nv1 = \"deny\"\n\
-             instance = \"r:9\"\n\n[limits]\nconnections_max = 954\nhandshakes_max = 954\n\
+             instance = \"r:9\"\n\n[limits]\nconnections_max = 954\n\
+             connections_per_address_max = 0\nhandshakes_max = 954\n\
              handshake_timeout_s = 10\nassociations_max = 262144\nassociation_ttl_s = 60\n\
              session_ttl_s = 0\nsession_idle_s = 0\nwaiting_per_address_max = 16384\n\
              creations_per_minute_max = 0\nspent_tokens_max = 262144\n\

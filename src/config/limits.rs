@@ -97,6 +97,9 @@ limits! {
     /// Connections at once, waiting, paired and in handshakes. Above it a new
     /// one is accepted and closed.
     connections_max: None, 2, 16_777_216;
+    /// Connections from one source address at once, whatever they are at. Above it a
+    /// new one is accepted and closed. 0 is no limit.
+    connections_per_address_max: Some(0), 0, 16_777_216;
     /// Connections at once that have not yet said what they want.
     handshakes_max: Some(4096), 1, 1_048_576;
     /// Seconds from a connection's first moment until its request must be
@@ -150,6 +153,7 @@ impl Limits {
         let pipes_max = (descriptors / 8).min(PIPES_DEFAULT_MAX);
         let mut limits = Self {
             connections_max: 0,
+            connections_per_address_max: 0,
             handshakes_max: 0,
             handshake_timeout_s: 0,
             associations_max: 0,
@@ -380,7 +384,7 @@ mod tests {
         );
         check(
             "memory=60",
-            Err("there are connections_max, handshakes_max"),
+            Err("there are connections_max, connections_per_address_max"),
         );
         check(
             "association_ttl_s=5",

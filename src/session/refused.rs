@@ -103,6 +103,8 @@ pub enum Refused {
     V1Denied,
     /// Connections are at their limit.
     TooManyConnections,
+    /// The connections from this address are at their limit.
+    TooManyFromAddress,
     /// Handshakes are at their limit.
     TooManyHandshakes,
     /// The legs that wait from this address are at their limit.
@@ -170,6 +172,7 @@ crate::labels!(Refused {
     TableFull = "table_full",
     V1Denied = "v1_denied",
     TooManyConnections = "too_many_connections",
+    TooManyFromAddress = "too_many_from_address",
     TooManyHandshakes = "too_many_handshakes",
     TooManyWaiting = "too_many_waiting",
     OverMemory = "over_memory",
@@ -185,7 +188,7 @@ impl Refused {
         match self {
             Self::NotFound => Status::NOT_FOUND,
             Self::V1Denied => Status::FORBIDDEN,
-            Self::TooManyWaiting => Status::TOO_MANY_REQUESTS,
+            Self::TooManyWaiting | Self::TooManyFromAddress => Status::TOO_MANY_REQUESTS,
             Self::TableFull | Self::Draining => Status::SERVICE_UNAVAILABLE,
             _ => Status::BAD_REQUEST,
         }
@@ -212,7 +215,7 @@ impl Refused {
             Self::BodyTooLong => 413,
             Self::UpgradeRequired => 426,
             Self::NotWaiting => 428,
-            Self::TooManyWaiting | Self::TooFast => 429,
+            Self::TooManyWaiting | Self::TooManyFromAddress | Self::TooFast => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
             Self::TableFull | Self::TooManySpent | Self::OverMemory | Self::Draining => 503,
             _ => 400,

@@ -18,6 +18,7 @@ mod listeners;
 mod listing;
 pub mod names;
 pub mod peer_address;
+pub mod per_address;
 pub mod pulse;
 pub mod reload;
 pub mod rendezvous;

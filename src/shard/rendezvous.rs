@@ -6,8 +6,6 @@
 //! can come in between and be told that nobody waits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -20,7 +18,9 @@ use uuid::Uuid;
 
 use super::ear::Ear;
 use super::peer_address::PeerAddress;
+use super::per_address::PerAddress;
 use super::rest::{Ask, Told};
+use super::session_log::Session;
 use super::sessions::Origin;
 use super::status::ShardStatus;
 use super::tally::Tally;
@@ -100,6 +100,8 @@ pub struct RendezvousSettings {
     pub handshake_timeout: Duration,
     pub handshakes_max: usize,
     pub connections_max: usize,
+    /// 0 is no limit.
+    pub connections_per_address_max: u32,
     /// Of the whole process.
     pub memory_bytes_max: u64,
     pub waiting_per_address_max: u32,
@@ -146,7 +148,9 @@ pub struct RelayService {
     /// For the tasks that would wait for more.
     pub(super) draining: Flag,
     pub(super) waiting: RefCell<Slab<WaitingLeg>>,
-    pub(super) waiting_by_address: RefCell<HashMap<IpAddr, u32, ahash::RandomState>>,
+    pub(super) waiting_per_address: PerAddress,
+    /// Connections, whatever they are at; not those that the relay dialled.
+    pub(super) connections_per_address: PerAddress,
     pub(super) spent_tokens: RefCell<SpentTokens>,
     pub(super) creation_rates: RefCell<Rates>,
     /// Of sessions that may last only so long.
@@ -196,7 +200,8 @@ impl RelayService {
             questions: Pending::default(),
             draining: Flag::default(),
             waiting: RefCell::new(Slab::new()),
-            waiting_by_address: RefCell::default(),
+            waiting_per_address: PerAddress::default(),
+            connections_per_address: PerAddress::default(),
             spent_tokens: RefCell::default(),
             creation_rates: RefCell::default(),
             session_ends: RefCell::default(),
@@ -227,7 +232,7 @@ impl RelayService {
         let since = clock::now();
         let deadline = since + self.settings().handshake_timeout;
         // Asked now: of a peer that has reset the kernel gives no address.
-        let mut peer = match names_peers() {
+        let mut peer = match self.names_peers() {
             true => PeerAddress::from(stream.socket().peer_address()),
             false => PeerAddress::UNKNOWN,
         };
@@ -239,6 +244,10 @@ impl RelayService {
                 Err(refused) => return self.count_refused(peer, refused),
             }
         }
+        if !self.admits(peer) {
+            return self.count_refused(peer, Refused::TooManyFromAddress);
+        }
+        let _counted = self.connections_per_address.enter(peer);
         let opening = read_opening(reactor, &mut link, &self.read_buffer, deadline).await;
         let opening = match opening {
             Ok(Opening::Tls(_)) if only.is_some_and(|only| !only.is_tls()) => {
@@ -299,6 +308,20 @@ impl RelayService {
             }
         }
         drop(permit);
+    }
+
+    /// Whether it matters who the peers are: to a limit, in the access log, or in the
+    /// line about one that was refused. If not, the system call that asks is saved.
+    fn names_peers(&self) -> bool {
+        self.settings().connections_per_address_max > 0
+            || enabled!(target: ACCESS_LOG, Level::INFO)
+            || enabled!(Level::DEBUG)
+    }
+
+    /// Whether a peer's address may have another connection.
+    fn admits(&self, peer: PeerAddress) -> bool {
+        let max = self.settings().connections_per_address_max;
+        max == 0 || self.connections_per_address.count(peer) < max
     }
 
     /// Whether the peer may pass on others' connections, and so has to say whose.
@@ -440,8 +463,13 @@ impl RelayService {
         };
         let service = Rc::clone(self);
         spawn(async move {
+            let admitted = service.admits(newcomer.peer);
+            let _counted = service.connections_per_address.enter(newcomer.peer);
             if service.world.is_draining() {
                 service.turn_away(newcomer, Refused::Draining).await;
+            } else if !admitted {
+                let refused = Refused::TooManyFromAddress;
+                service.turn_away(newcomer, refused).await;
             } else {
                 service.settle(newcomer).await;
             }
@@ -540,12 +568,12 @@ impl Service for RelayService {
 
     fn handle_session_ended(
         self: &Rc<Self>,
-        session: Origin,
+        session: &Session<Origin>,
         _reason: CloseReason,
         _bytes: [u64; 2],
     ) {
-        self.session_ends.borrow_mut().remove(session);
-        if let Origin::Met(candidate) = session {
+        self.leave_session(session);
+        if let Origin::Met(candidate) = session.context {
             // Never stale: a connected candidate stays until its session ends.
             let ended = self.rendezvous.borrow_mut().session_ended(candidate);
             debug_assert!(ended.is_ok(), "a session ends once");
@@ -591,12 +619,6 @@ impl Drop for HandshakePermit {
     fn drop(&mut self) {
         self.0.handshakes.set(self.0.handshakes.get() - 1);
     }
-}
-
-/// Whether anybody reads who the peers are: in the access log, or in the line
-/// about one that was refused. If not, the system call that asks is saved.
-fn names_peers() -> bool {
-    enabled!(target: ACCESS_LOG, Level::INFO) || enabled!(Level::DEBUG)
 }
 
 /// The association that a leg names; `None` when the relay is to name it.

@@ -313,6 +313,7 @@ pub(super) fn service_settings(
         handshake_timeout: limits.handshake_timeout(),
         handshakes_max: to_usize(share(limits.handshakes_max, shards)),
         connections_max: to_usize(share(limits.connections_max, shards)),
+        connections_per_address_max: to_u32(share(limits.connections_per_address_max, shards)),
         memory_bytes_max: limits.memory_bytes_max,
         waiting_per_address_max: to_u32(share(limits.waiting_per_address_max, shards)),
         creations_per_minute_max: to_u32(limits.creations_per_minute_max),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use ahash::RandomState;
 
+use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
+use super::session_log::Session;
 use super::world::Leg;
 use crate::association::table::CandidateRef;
 use crate::relay::CloseReason;
@@ -31,6 +33,12 @@ impl Origin {
             Self::Met(candidate) => Some(candidate),
             Self::Dialled(_) => None,
         }
+    }
+
+    /// Those of the left and the right peer who came to the relay.
+    fn comers(self, [left, right]: [PeerAddress; 2]) -> impl Iterator<Item = PeerAddress> {
+        let right = matches!(self, Self::Met(_)).then_some(right);
+        iter::once(left).chain(right)
     }
 
     /// Whether it is a session of the association in this slot.
@@ -63,7 +71,19 @@ impl RelayService {
         if let Some(limit) = self.settings().session_idle {
             self.idleness.borrow_mut().begin(limit, now);
         }
+        for peer in session.comers([left.party.peer, right.party.peer]) {
+            self.connections_per_address.add(peer);
+        }
         self.world.join(left, right, session);
+    }
+
+    /// Takes back what [`Self::begin_session`] entered, but for its look at idleness.
+    pub(super) fn leave_session(&self, session: &Session<Origin>) {
+        self.session_ends.borrow_mut().remove(session.context);
+        let peers = session.parties.map(|party| party.peer);
+        for peer in session.context.comers(peers) {
+            self.connections_per_address.remove(peer);
+        }
     }
 
     /// Ends sessions that have carried nothing for as long as they may.

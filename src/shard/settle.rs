@@ -47,7 +47,7 @@ impl RelayService {
                 if newcomer.peer == PeerAddress::UNKNOWN {
                     newcomer.peer = newcomer.stream.socket().peer_address().into();
                 }
-                self.admit_acceptor(accept, &newcomer.peer)
+                self.admit_acceptor(accept, newcomer.peer)
                     .map(Settled::Accepted)
             }
             jet::Message::Connect(connect) => self.find_acceptor(connect).map(Settled::Joined),
@@ -65,7 +65,7 @@ impl RelayService {
     }
 
     /// Enters an acceptor in the table, or says why not.
-    fn admit_acceptor(&self, accept: Accept, peer: &PeerAddress) -> Result<Admission, Refused> {
+    fn admit_acceptor(&self, accept: Accept, peer: PeerAddress) -> Result<Admission, Refused> {
         if !self.admits_waiting(peer) {
             return Err(Refused::TooManyWaiting);
         }
@@ -157,9 +157,8 @@ impl RelayService {
             readiness,
         });
         debug_assert_eq!(stored, leg, "nothing was stored in between");
-        if let Some(ip) = peer.ip() {
-            *self.waiting_by_address.borrow_mut().entry(ip).or_insert(0) += 1;
-        }
+        self.waiting_per_address.add(peer);
+        self.connections_per_address.add(peer);
         let sent = waiting
             .get(leg)
             .map(|stored| stored.socket.send(reply.as_bytes()));

@@ -114,25 +114,13 @@ impl RelayService {
 
     pub(super) fn take_waiting(&self, leg: Key) -> Option<WaitingLeg> {
         let waiting = self.waiting.borrow_mut().remove(leg)?;
-        if let Some(ip) = waiting.peer.ip() {
-            let mut by_address = self.waiting_by_address.borrow_mut();
-            if let Some(count) = by_address.get_mut(&ip) {
-                *count -= 1;
-                if *count == 0 {
-                    by_address.remove(&ip);
-                }
-            }
-        }
+        self.waiting_per_address.remove(waiting.peer);
+        self.connections_per_address.remove(waiting.peer);
         Some(waiting)
     }
 
-    pub(super) fn admits_waiting(&self, peer: &PeerAddress) -> bool {
-        let by_address = self.waiting_by_address.borrow();
-        let count = peer
-            .ip()
-            .and_then(|ip| by_address.get(&ip).copied())
-            .unwrap_or(0);
-        count < self.settings().waiting_per_address_max
+    pub(super) fn admits_waiting(&self, peer: PeerAddress) -> bool {
+        self.waiting_per_address.count(peer) < self.settings().waiting_per_address_max
     }
 
     /// Listens on to acceptors that had more to say.

@@ -92,7 +92,7 @@ pub trait Service: 'static {
     /// those that came from the left, from the right.
     fn handle_session_ended(
         self: &Rc<Self>,
-        context: Self::Context,
+        session: &Session<Self::Context>,
         reason: CloseReason,
         bytes: [u64; 2],
     );
@@ -655,7 +655,7 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
             };
             world.reactor.retire(party.poll, socket, closing);
         }
-        service.handle_session_ended(session.context, ended.reason, ended.bytes);
+        service.handle_session_ended(&session, ended.reason, ended.bytes);
     }
 }
 

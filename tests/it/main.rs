@@ -28,6 +28,7 @@ mod memory;
 mod network_namespace;
 mod patience;
 mod peers;
+mod per_address;
 mod pinned;
 mod proxied;
 mod relay_process;

@@ -168,6 +168,31 @@ fn a_visitor_is_connected_with_what_it_asks_for() {
 }
 
 #[test]
+fn an_address_may_have_so_many_visitors_and_what_is_dialled_for_them_is_not_counted() {
+    let (_folder, mut relay) =
+        relay("cores = 1\n[limits]\nconnections_per_address_max = 2\n[log]\nlevel = \"debug\"");
+    let target = service(echo);
+    let pooled = visit(relay.address, KEY);
+    let mut visitor = visit(relay.address, KEY);
+    let wire = [&MAX_FRAME[..], &connect(target)].concat();
+    for _ in 0..2 {
+        // The target has the address of its visitors.
+        let mut third = dial(relay.address);
+        assert_eq!(read_to_end(&mut third).0, b"");
+        visitor.write_all(&wire).expect("sent");
+        assert_eq!(read_reply(&mut visitor).code, ReplyCode::Succeeded);
+        check_echo(&mut visitor, b"hello");
+        let mut third = dial(relay.address);
+        assert_eq!(read_to_end(&mut third).0, b"");
+        drop(visitor);
+        relay.wait_for_line("session ended");
+        visitor = visit(relay.address, KEY);
+    }
+    drop((pooled, visitor));
+    relay.stop().check_clean();
+}
+
+#[test]
 fn whoever_speaks_first_is_heard_at_once_and_apart_where_that_is_needed() {
     const BANNER: &[u8] = b"220 ready\r\n";
     fn greet(mut stream: TcpStream) -> io::Result<()> {
