@@ -5,13 +5,12 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::relay::GateHold;
 use crate::relay::codec::{Codec, Heard, Workshop};
-use crate::relay::{GateHold, LegIo};
 use crate::runtime::Owner;
 use crate::runtime::readiness::Readiness;
-use crate::runtime::stream::{Stream, Watched};
-use crate::shard::session_log::Party;
-use crate::shard::world::Leg;
+use crate::runtime::stream::Stream;
+use crate::shard::leg::{Leg, Remains};
 use crate::time::Timestamp;
 
 /// Bytes that are read at a time through a codec.
@@ -209,27 +208,19 @@ impl Link {
             has_failed: _,
         } = self;
         let peer = stream.socket().peer_address().into();
-        let Watched {
-            socket,
-            poll,
-            readiness,
-        } = stream.into_watched(Owner::TASK);
+        let watched = stream.into_watched(Owner::TASK);
         let codec = wrapping.map(|wrapping| wrapping.codec);
         let prefix = match &codec {
             Some(codec) => codec.keep_plain(unread),
             None => unread,
         };
-        Leg {
-            io: LegIo {
-                codec,
-                socket,
-                prefix,
-                gate: GateHold::Open,
-            },
-            party: Party { poll, peer },
-            since,
+        let remains = Remains {
+            codec,
+            prefix,
+            gate: GateHold::Open,
             // What was read may not have been all.
-            readiness: readiness | Readiness::READABLE,
-        }
+            left_unread: Readiness::READABLE,
+        };
+        Leg::new(watched, peer, since, remains)
     }
 }

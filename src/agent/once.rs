@@ -47,8 +47,9 @@ use crate::runtime::flag::{Either, Flag, either};
 use crate::runtime::socket::Socket;
 use crate::session::handshake::ReadBuffer;
 use crate::session::refused::Refused;
+use crate::shard::leg::Leg;
 use crate::shard::tally::Tally;
-use crate::shard::world::{Leg, World};
+use crate::shard::world::World;
 
 /// How long a connection to the service waits for a client at most: half of
 /// what sshd(8) gives one to log in.

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use super::link::{Link, NotRead};
+use super::link::Link;
 use super::refused::Refused;
 use crate::protocol::Progress;
 use crate::protocol::detect::{Detection, Spoken, detect};
@@ -131,10 +131,7 @@ fn try_read(
     loop {
         let count = match link.try_recv(&mut buffer[..]) {
             Ok(count) => count,
-            Err(NotRead::Again | NotRead::NoData) => return None,
-            Err(NotRead::Ended) => return Some(Err(Failure::silent(Refused::ClosedEarly))),
-            Err(NotRead::Broken) => return Some(Err(Failure::silent(Refused::ResetEarly))),
-            Err(NotRead::Tls) => return Some(Err(Failure::silent(Refused::TlsFailed))),
+            Err(not_read) => return not_read.refusal().map(Failure::silent).map(Err),
         };
         let fresh = &buffer[..count];
         let bytes = if received.is_empty() {

@@ -8,7 +8,7 @@ use std::fmt;
 use memchr::{memchr_iter, memmem};
 
 use super::arrival::Switching;
-use super::link::{Link, NotRead};
+use super::link::Link;
 use super::refused::Refused;
 use crate::access::Presented;
 use crate::protocol::Progress;
@@ -147,19 +147,11 @@ impl HttpReader {
 
     /// Reads what is there; returns whether anything was.
     fn try_read(&mut self, link: &mut Link) -> Result<bool, HttpEnd> {
-        // Not a part of the task, which would carry it while it waits.
-        let mut buffer = [0; READ_BYTES];
-        match link.try_recv(&mut buffer) {
-            Ok(count) => {
-                self.received.extend_from_slice(&buffer[..count]);
-                Ok(true)
-            }
-            Err(NotRead::Again | NotRead::NoData) => Ok(false),
-            Err(NotRead::Tls) => Err(HttpEnd::Broken(Refused::TlsFailed)),
-            Err(_) if self.received.is_empty() => Err(HttpEnd::Idle),
-            Err(NotRead::Ended) => Err(HttpEnd::Broken(Refused::ClosedEarly)),
-            Err(NotRead::Broken) => Err(HttpEnd::Broken(Refused::ResetEarly)),
-        }
+        let read = link.try_read_into::<READ_BYTES>(&mut self.received);
+        read.map_err(|refused| match refused {
+            Refused::ClosedEarly | Refused::ResetEarly if self.received.is_empty() => HttpEnd::Idle,
+            refused => HttpEnd::Broken(refused),
+        })
     }
 
     /// The request that has come whole with its body, and its length.

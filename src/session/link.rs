@@ -43,7 +43,7 @@ impl fmt::Debug for Link {
 }
 
 /// Why nothing was read.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum NotRead {
     /// Nothing is there yet.
     Again,
@@ -95,18 +95,15 @@ impl Link {
             let mut result = self.open(&first, first.len());
             loop {
                 self.send_words().await.map_err(|_| Refused::ResetEarly)?;
-                match result {
-                    Ok(()) | Err(NotRead::Again | NotRead::NoData) => {}
-                    Err(NotRead::Tls) => return Err(Refused::TlsFailed),
-                    Err(NotRead::Ended) => return Err(Refused::ClosedEarly),
-                    Err(NotRead::Broken) => return Err(Refused::ResetEarly),
+                if let Some(refused) = result.err().and_then(NotRead::refusal) {
+                    return Err(refused);
                 }
                 if self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking()) {
                     return Ok(());
                 }
                 result = self.read_sealed();
                 self.has_more = result.is_ok();
-                if matches!(result, Ok(()) | Err(NotRead::Again | NotRead::NoData)) {
+                if result.err().and_then(NotRead::refusal).is_none() {
                     self.more().await;
                 }
             }
@@ -147,6 +144,41 @@ impl Link {
         buffer[..count].copy_from_slice(&self.opened[..count]);
         self.opened.drain(..count);
         Ok(count)
+    }
+
+    /// Appends what is there, at most `N` bytes; returns whether anything was.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing will come any more.
+    pub fn try_read_into<const N: usize>(
+        &mut self,
+        received: &mut Vec<u8>,
+    ) -> Result<bool, Refused> {
+        // Not a part of the task, which would carry it while it waits.
+        let mut buffer = [0; N];
+        match self.try_recv(&mut buffer) {
+            Ok(count) => {
+                received.extend_from_slice(&buffer[..count]);
+                Ok(true)
+            }
+            Err(not_read) => not_read.refusal().map_or(Ok(false), Err),
+        }
+    }
+
+    /// Waits for bytes and appends them, at most `N`.
+    ///
+    /// # Errors
+    ///
+    /// Why none will come.
+    pub async fn read_into<const N: usize>(
+        &mut self,
+        received: &mut Vec<u8>,
+    ) -> Result<(), Refused> {
+        while !self.try_read_into::<N>(received)? {
+            self.more().await;
+        }
+        Ok(())
     }
 
     /// Has these be read before anything else, again.
@@ -270,6 +302,19 @@ impl Link {
         let mut wire = Wire::default();
         tls.take_words(&mut wire);
         self.stream.send_all(wire.as_bytes()).await
+    }
+}
+
+impl NotRead {
+    /// Why the connection is given up; `None` when there may be more.
+    #[must_use]
+    pub const fn refusal(self) -> Option<Refused> {
+        match self {
+            Self::Again | Self::NoData => None,
+            Self::Ended => Some(Refused::ClosedEarly),
+            Self::Broken => Some(Refused::ResetEarly),
+            Self::Tls => Some(Refused::TlsFailed),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::link::{Link, NotRead};
+use super::link::Link;
 use super::refused::Refused;
 use crate::protocol::Progress;
 use crate::protocol::proxy_protocol::ProxyHeader;
@@ -29,39 +29,22 @@ pub async fn read_proxy_header(
     let read = async {
         let mut received = Vec::new();
         loop {
-            // Not a part of the task, which would carry it while it waits.
-            if read_some(link, &mut received)? {
-                match ProxyHeader::decode(&received) {
-                    Err(_) => return Err(Refused::NoProxyHeader),
-                    Ok(Progress::Partial { .. }) => continue,
-                    Ok(Progress::Complete { value, consumed }) => {
-                        link.put_back(received.split_off(consumed));
-                        return Ok(match value {
-                            ProxyHeader::Proxied { source, .. } => Some(source),
-                            ProxyHeader::Unknown => None,
-                        });
-                    }
+            link.read_into::<READ_BYTES>(&mut received).await?;
+            match ProxyHeader::decode(&received) {
+                Err(_) => return Err(Refused::NoProxyHeader),
+                Ok(Progress::Partial { .. }) => {}
+                Ok(Progress::Complete { value, consumed }) => {
+                    link.put_back(received.split_off(consumed));
+                    return Ok(match value {
+                        ProxyHeader::Proxied { source, .. } => Some(source),
+                        ProxyHeader::Unknown => None,
+                    });
                 }
             }
-            link.more().await;
         }
     };
     reactor
         .deadline(deadline, read)
         .await
         .unwrap_or(Err(Refused::TooSlow))
-}
-
-/// Reads what is there; returns whether anything was.
-fn read_some(link: &mut Link, received: &mut Vec<u8>) -> Result<bool, Refused> {
-    let mut buffer = [0; READ_BYTES];
-    match link.try_recv(&mut buffer) {
-        Ok(count) => {
-            received.extend_from_slice(&buffer[..count]);
-            Ok(true)
-        }
-        Err(NotRead::Again | NotRead::NoData) => Ok(false),
-        Err(NotRead::Ended) => Err(Refused::ClosedEarly),
-        Err(NotRead::Broken | NotRead::Tls) => Err(Refused::ResetEarly),
-    }
 }

@@ -14,6 +14,7 @@
 
 pub mod control;
 mod ear;
+pub mod leg;
 mod listeners;
 mod listing;
 pub mod names;

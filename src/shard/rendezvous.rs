@@ -39,6 +39,7 @@ use crate::protocol::jet::{
     self, Accept, AcceptDetails, AcceptPlace, Connect, HostName, Place, PublicUrl, Transport,
 };
 use crate::relay::CloseReason;
+use crate::relay::codec::CodecError;
 use crate::relay::slab::{Key, Slab};
 use crate::runtime::Owner;
 use crate::runtime::allocator::allocated_bytes;
@@ -285,18 +286,8 @@ impl RelayService {
                 let (stream, tls, opened) = link.into_parts();
                 let mut prefix = jet.prefix;
                 prefix.extend_from_slice(&opened);
-                match Arrival::packet(jet.request, prefix, tls, jet.was_full) {
-                    Ok(arrival) => {
-                        let newcomer = Newcomer {
-                            stream,
-                            arrival,
-                            peer,
-                            since,
-                        };
-                        self.place(newcomer).await;
-                    }
-                    Err(_) => self.count_refused(peer, Refused::ClosedEarly),
-                }
+                let arrival = Arrival::packet(jet.request, prefix, tls, jet.was_full);
+                self.arrive(stream, arrival, peer, since).await;
             }
             Ok(Opening::Tls(_)) => unreachable!("there is no TLS within TLS"),
             Err(Failure { refused, reply }) => {
@@ -373,8 +364,28 @@ impl RelayService {
         read_opening(reactor, link, &self.read_buffer, deadline).await
     }
 
+    /// A connection has said what it wants, and ended already if `arrival` failed.
+    pub(super) async fn arrive(
+        self: &Rc<Self>,
+        stream: Stream,
+        arrival: Result<Arrival, CodecError>,
+        peer: PeerAddress,
+        since: Timestamp,
+    ) {
+        let Ok(arrival) = arrival else {
+            return self.count_refused(peer, Refused::ClosedEarly);
+        };
+        let newcomer = Newcomer {
+            stream,
+            arrival,
+            peer,
+            since,
+        };
+        self.place(newcomer).await;
+    }
+
     /// Brings a leg to its association, here or on another shard.
-    pub(super) async fn place(self: &Rc<Self>, newcomer: Newcomer) {
+    async fn place(self: &Rc<Self>, newcomer: Newcomer) {
         if self.world.is_draining() {
             return self.turn_away(newcomer, Refused::Draining).await;
         }

@@ -11,7 +11,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Message, Newcomer, RelayService, RendezvousSettings};
+use super::rendezvous::{Message, RelayService, RendezvousSettings};
 use super::sessions::Origin;
 use super::websocks::Visitor;
 use crate::access::{Grant, Presented, Scope, SingleUse, TokenId};
@@ -116,17 +116,8 @@ impl RelayService {
                     }
                 };
                 let (stream, tls, _) = link.into_parts();
-                let Ok(arrival) = Arrival::websocket(verb, place, switching, early, tls) else {
-                    self.count_refused(peer, Refused::ClosedEarly);
-                    return None;
-                };
-                let newcomer = Newcomer {
-                    stream,
-                    arrival,
-                    peer,
-                    since,
-                };
-                self.place(newcomer).await;
+                let arrival = Arrival::websocket(verb, place, switching, early, tls);
+                self.arrive(stream, arrival, peer, since).await;
                 return None;
             }
             let knock = request.knock.filter(|_| self.has_users());

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use ahash::RandomState;
 
+use super::leg::Leg;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::session_log::Session;
-use super::world::Leg;
 use crate::association::table::CandidateRef;
 use crate::relay::CloseReason;
 use crate::time::Timestamp;

@@ -5,19 +5,16 @@ use std::rc::Rc;
 
 use uuid::Uuid;
 
+use super::leg::{Leg, Remains};
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Newcomer, RelayService, TAG_WAITING, rendezvous_key};
-use super::session_log::Party;
 use super::sessions::Origin;
 use super::waiting::WaitingLeg;
-use super::world::Leg;
 use crate::association::key::{AssociationKey, RendezvousKey};
 use crate::association::table::{Accepted, Joined, OnUnknown};
 use crate::protocol::jet::{self, Accept, AcceptPlace, Connect, Place};
-use crate::relay::LegIo;
 use crate::relay::slab::Key;
 use crate::runtime::Owner;
-use crate::runtime::stream::Watched;
 use crate::session::handshake::refuse;
 use crate::session::refused::Refused;
 
@@ -186,43 +183,20 @@ impl RelayService {
             peer,
             since,
         } = newcomer;
-        let left_unread = arrival.left_unread();
         let gate = arrival.gate_hold(self.world.reactor.now());
         let reply = arrival.welcome(|| self.accept_details(Uuid::nil()));
-        let Watched {
-            socket,
-            poll,
-            readiness,
-        } = stream.into_watched(Owner::TASK);
+        let watched = stream.into_watched(Owner::TASK);
         // A connector that is gone already ends the pair like any other that
         // goes at once: the engine finds out.
-        let _ = socket.send(reply.as_bytes());
-        let right = Leg {
-            io: LegIo {
-                socket,
-                prefix: arrival.prefix,
-                gate,
-                codec: arrival.codec,
-            },
-            party: Party { poll, peer },
-            since,
-            readiness: readiness | left_unread,
+        let _ = watched.socket.send(reply.as_bytes());
+        let remains = Remains {
+            left_unread: arrival.left_unread(),
+            codec: arrival.codec,
+            prefix: arrival.prefix,
+            gate,
         };
-        let left = Leg {
-            io: LegIo {
-                socket: acceptor.socket,
-                prefix: acceptor.prefix,
-                gate: acceptor.gate,
-                codec: acceptor.codec,
-            },
-            party: Party {
-                poll: acceptor.poll,
-                peer: acceptor.peer,
-            },
-            since: acceptor.since,
-            readiness: acceptor.readiness,
-        };
+        let right = Leg::new(watched, peer, since, remains);
         let session = Origin::Met(joined.candidate);
-        self.begin_session(left, right, session, joined.session_limit);
+        self.begin_session(acceptor.into_leg(), right, session, joined.session_limit);
     }
 }

@@ -4,14 +4,16 @@
 use rustix::io::Errno;
 
 use super::ear::{Ear, PREFIX_BYTES_MAX, Waits};
+use super::leg::Leg;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
+use super::session_log::Party;
 use crate::association::table::CandidateRef;
 use crate::protocol::websocket::CloseCode;
-use crate::relay::GateHold;
 use crate::relay::codec::{Codec, Heard};
 use crate::relay::keepalive::PingSettings;
 use crate::relay::slab::Key;
+use crate::relay::{GateHold, LegIo};
 use crate::runtime::PollKey;
 use crate::runtime::reactor::Closing;
 use crate::runtime::readiness::Readiness;
@@ -38,6 +40,25 @@ pub struct WaitingLeg {
 }
 
 impl WaitingLeg {
+    /// The left leg of the pair that it joins.
+    #[must_use]
+    pub fn into_leg(self) -> Leg {
+        Leg {
+            io: LegIo {
+                socket: self.socket,
+                prefix: self.prefix,
+                gate: self.gate,
+                codec: self.codec,
+            },
+            party: Party {
+                poll: self.poll,
+                peer: self.peer,
+            },
+            since: self.since,
+            readiness: self.readiness,
+        }
+    }
+
     /// Whether nobody waits any more, whatever the ring has said until now.
     #[must_use]
     pub fn is_dead(&mut self, ear: &mut Ear) -> bool {

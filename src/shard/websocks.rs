@@ -17,24 +17,23 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tracing::debug;
 
+use super::leg::{Leg, Remains};
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
-use super::session_log::Party;
 use super::sessions::Origin;
-use super::world::Leg;
 use crate::access::egress::{Candidate, Verdict};
 use crate::protocol::Progress;
 use crate::protocol::socks5::{
     Asked, Command, Destination, Host, MethodPolicy, Reply, ReplyCode, Request, Server,
 };
 use crate::protocol::websocks::{Knock, MAX_FRAME, Prelude, SubProtocol};
+use crate::relay::GateHold;
 use crate::relay::codec::Codec;
-use crate::relay::{GateHold, LegIo};
 use crate::runtime::Owner;
 use crate::runtime::clock;
 use crate::runtime::readiness::Readiness;
-use crate::runtime::stream::{Stream, Watched};
-use crate::session::link::{Link, NotRead};
+use crate::runtime::stream::Stream;
+use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -155,7 +154,7 @@ impl RelayService {
                 }
                 Progress::Partial { .. } => {
                     let until = reactor.now() + POOLED_TIMEOUT;
-                    let more = read_more(link, received);
+                    let more = link.read_into::<READ_BYTES>(received);
                     reactor
                         .deadline(until, more)
                         .await
@@ -190,7 +189,7 @@ impl RelayService {
                 (_, Err(_)) => return Err(Refused::ReplyFailed),
             }
             let mut fresh = Vec::new();
-            read_more(link, &mut fresh).await?;
+            link.read_into::<READ_BYTES>(&mut fresh).await?;
             server.receive(&fresh);
         }
     }
@@ -251,79 +250,24 @@ impl RelayService {
             return self.count_refused(peer, Refused::ClosedEarly);
         };
         let watched = stream.into_watched(Owner::TASK);
-        let left = leg(
-            watched,
-            peer,
-            since,
-            LegParts {
-                codec,
-                prefix,
-                gate,
-            },
-        );
-        let origin_peer = PeerAddress::from(origin.socket().peer_address());
-        let watched = origin.into_watched(Owner::TASK);
-        let right = leg(watched, origin_peer, since, LegParts::default());
-        let session = Origin::Dialled(self.next_dialled());
-        self.begin_session(left, right, session, None);
-    }
-}
-
-#[derive(Default)]
-struct LegParts {
-    codec: Option<Box<Codec>>,
-    prefix: Vec<u8>,
-    gate: GateHold,
-}
-
-fn leg(watched: Watched, peer: PeerAddress, since: Timestamp, parts: LegParts) -> Leg {
-    let Watched {
-        socket,
-        poll,
-        readiness,
-    } = watched;
-    let LegParts {
-        codec,
-        prefix,
-        gate,
-    } = parts;
-    Leg {
-        io: LegIo {
-            socket,
+        // What was read, or came with the connection, may not have been all.
+        let left_unread = Readiness::READABLE;
+        let remains = Remains {
+            codec,
             prefix,
             gate,
-            codec,
-        },
-        party: Party { poll, peer },
-        since,
-        // What was read, or came with the connection, may not have been all.
-        readiness: readiness | Readiness::READABLE,
-    }
-}
-
-/// Waits for bytes and appends them.
-async fn read_more(link: &mut Link, received: &mut Vec<u8>) -> Result<(), Refused> {
-    loop {
-        if try_read(link, received)? {
-            return Ok(());
-        }
-        link.more().await;
-    }
-}
-
-/// Reads what is there; returns whether anything was.
-fn try_read(link: &mut Link, received: &mut Vec<u8>) -> Result<bool, Refused> {
-    // Not a part of the task, which would carry it while it waits.
-    let mut buffer = [0; READ_BYTES];
-    match link.try_recv(&mut buffer) {
-        Ok(count) => {
-            received.extend_from_slice(&buffer[..count]);
-            Ok(true)
-        }
-        Err(NotRead::Again | NotRead::NoData) => Ok(false),
-        Err(NotRead::Ended) => Err(Refused::ClosedEarly),
-        Err(NotRead::Broken) => Err(Refused::ResetEarly),
-        Err(NotRead::Tls) => Err(Refused::TlsFailed),
+            left_unread,
+        };
+        let left = Leg::new(watched, peer, since, remains);
+        let origin_peer = PeerAddress::from(origin.socket().peer_address());
+        let watched = origin.into_watched(Owner::TASK);
+        let remains = Remains {
+            left_unread,
+            ..Remains::default()
+        };
+        let right = Leg::new(watched, origin_peer, since, remains);
+        let session = Origin::Dialled(self.next_dialled());
+        self.begin_session(left, right, session, None);
     }
 }
 

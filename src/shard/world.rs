@@ -10,17 +10,16 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::control::{Control, Envelope, Operator};
+use super::leg::Leg;
 use super::names::Names;
-use super::session_log::{Party, Session};
+use super::session_log::Session;
 use super::stretch::Stretch;
 use super::tally::Tally;
 use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
 use crate::metrics::latency::{Latencies, record};
-use crate::relay::{
-    CloseReason, EngineSettings, How, LegIo, PairKey, Planes, PlanesCounts, Side, Usage,
-};
+use crate::relay::{CloseReason, EngineSettings, How, PairKey, Planes, PlanesCounts, Side, Usage};
 use crate::runtime::Owner;
 use crate::runtime::clock;
 use crate::runtime::executor::{run_or_spawn, run_woken_tasks};
@@ -142,18 +141,6 @@ enum Phase {
     Running,
     Draining,
     Ending,
-}
-
-/// One leg of a pair to be: watched, its handshake over.
-#[derive(Debug)]
-pub struct Leg {
-    pub io: LegIo,
-    pub party: Party,
-    /// Its first moment.
-    pub since: Timestamp,
-    /// What was reported of it, and what its handshake may have left unread: an
-    /// event tells each thing once.
-    pub readiness: Readiness,
 }
 
 impl<C: Copy, M: Send + 'static> World<C, M> {

@@ -1,0 +1,60 @@
+//! A connection whose handshake is over, as the world takes it.
+
+use super::peer_address::PeerAddress;
+use super::session_log::Party;
+use crate::relay::codec::Codec;
+use crate::relay::{GateHold, LegIo};
+use crate::runtime::readiness::Readiness;
+use crate::runtime::stream::Watched;
+use crate::time::Timestamp;
+
+/// One leg of a pair to be: watched, its handshake over.
+#[derive(Debug)]
+pub struct Leg {
+    pub io: LegIo,
+    pub party: Party,
+    /// Its first moment.
+    pub since: Timestamp,
+    /// What was reported of it, and what its handshake may have left unread: an
+    /// event tells each thing once.
+    pub readiness: Readiness,
+}
+
+/// What a handshake leaves to its leg; by default nothing.
+#[derive(Debug, Default)]
+pub struct Remains {
+    pub codec: Option<Box<Codec>>,
+    /// Bytes to be relayed first. With a codec, as `Codec::keep` has them.
+    pub prefix: Vec<u8>,
+    pub gate: GateHold,
+    /// What the socket may have ready without saying so again.
+    pub left_unread: Readiness,
+}
+
+impl Leg {
+    #[must_use]
+    pub fn new(watched: Watched, peer: PeerAddress, since: Timestamp, remains: Remains) -> Self {
+        let Watched {
+            socket,
+            poll,
+            readiness,
+        } = watched;
+        let Remains {
+            codec,
+            prefix,
+            gate,
+            left_unread,
+        } = remains;
+        Self {
+            io: LegIo {
+                socket,
+                prefix,
+                gate,
+                codec,
+            },
+            party: Party { poll, peer },
+            since,
+            readiness: readiness | left_unread,
+        }
+    }
+}
