@@ -247,10 +247,7 @@ impl ExposeService {
     async fn attend(self: Rc<Self>, session: WaitingSession, until: Timestamp) {
         let counted = self.attended.enter();
         let WaitingSession { number, mut leg } = session;
-        let mut hello = [0; HELLO_BYTES];
-        let reading = leg.link.recv_exact(&mut hello);
-        let reading = self.world.reactor.deadline(until, reading);
-        let Some(Some(Ok(()))) = self.stop.or_raised(reading).await else {
+        let Some(hello) = self.read_hello(&mut leg.link, until).await else {
             return;
         };
         drop(counted);
@@ -264,13 +261,8 @@ impl ExposeService {
         let Some(Some((mut link, since, number))) = self.stop.or_raised(welcoming).await else {
             return;
         };
-        let mut hello = [0; HELLO_BYTES];
         let until = self.world.reactor.now() + HANDSHAKE_TIMEOUT;
-        let reading = self
-            .world
-            .reactor
-            .deadline(until, link.recv_exact(&mut hello));
-        let Some(Some(Ok(()))) = self.stop.or_raised(reading).await else {
+        let Some(hello) = self.read_hello(&mut link, until).await else {
             return;
         };
         drop(counted);
@@ -296,6 +288,15 @@ impl ExposeService {
         let welcome = encode_welcome(&self.secret, nonce, number);
         link.send_all(&welcome).await.ok()?;
         Some((link, since, number))
+    }
+
+    /// `None` when it does not come until then, or not at all.
+    async fn read_hello(&self, link: &mut Link, until: Timestamp) -> Option<[u8; HELLO_BYTES]> {
+        let mut hello = [0; HELLO_BYTES];
+        let reading = link.recv_exact(&mut hello);
+        let reading = self.world.reactor.deadline(until, reading);
+        let read = self.stop.or_raised(reading).await??;
+        read.ok().map(|()| hello)
     }
 
     /// Serves a session's client that has the ticket.

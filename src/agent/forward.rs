@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -68,7 +69,7 @@ enum MeetError {
     Impostor,
     /// The other proxy or its relay went away on the way.
     #[error("the session broke before it began: {0}")]
-    Broken(std::io::Error),
+    Broken(io::Error),
     /// The session's answer does not come.
     #[error("the exposing proxy does not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Silent,
@@ -238,13 +239,8 @@ impl ForwardService {
         };
         let mut link = leg::connect(&self.world, direct, key, Version::V2).await?;
         let mut welcome = [0; WELCOME_BYTES];
-        let until = self.world.reactor.now() + HANDSHAKE_TIMEOUT;
         let reading = link.recv_exact(&mut welcome);
-        match self.world.reactor.deadline(until, reading).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Err(MeetError::Broken(error)),
-            None => return Err(MeetError::Silent),
-        }
+        self.within(HANDSHAKE_TIMEOUT, reading).await?;
         let number = decode_welcome(&ticket.secret, nonce, &welcome).ok_or(MeetError::Impostor)?;
         Ok((number, link))
     }
@@ -292,13 +288,24 @@ impl ForwardService {
         let door = door_id(&ticket.secret, index);
         let mut stream = self.connect(door).await?;
         let mut number = [0; NUMBER_BYTES];
-        let until = self.world.reactor.now() + HANDSHAKE_TIMEOUT;
         let reading = stream.recv_exact(&mut number);
-        match self.world.reactor.deadline(until, reading).await {
-            Some(Ok(())) => Ok(u64::from_be_bytes(number)),
-            // Its keeper went away without the relay's knowing.
-            Some(Err(_)) | None => Err(MeetError::NobodyWaits),
-        }
+        let read = self.within(HANDSHAKE_TIMEOUT, reading).await;
+        // Its keeper went away without the relay's knowing.
+        read.map_err(|_| MeetError::NobodyWaits)?;
+        Ok(u64::from_be_bytes(number))
+    }
+
+    /// What is said to the other proxy, or heard of it, in so long.
+    async fn within(
+        &self,
+        timeout: Duration,
+        exchange: impl Future<Output = io::Result<()>>,
+    ) -> Result<(), MeetError> {
+        let until = self.world.reactor.now() + timeout;
+        let exchanged = self.world.reactor.deadline(until, exchange).await;
+        exchanged
+            .ok_or(MeetError::Silent)?
+            .map_err(MeetError::Broken)
     }
 
     async fn connect(&self, association: uuid::Uuid) -> Result<Link, MeetError> {
@@ -319,12 +326,7 @@ impl ForwardService {
             stream.send_all(&hello).await?;
             stream.recv_exact(&mut code).await
         };
-        let until = self.world.reactor.now() + ANSWER_TIMEOUT;
-        match self.world.reactor.deadline(until, exchange).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Err(MeetError::Broken(error)),
-            None => return Err(MeetError::Silent),
-        }
+        self.within(ANSWER_TIMEOUT, exchange).await?;
         let [code] = code;
         match Answer::decode(code) {
             Some(Answer::Ready) => Ok(stream),
