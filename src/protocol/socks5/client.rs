@@ -6,8 +6,9 @@ use thiserror::Error;
 
 use super::VERSION;
 use super::auth::{AUTH_VERSION, Credentials};
+use super::frame::FrameError;
 use super::greeting::{Greeting, Method};
-use super::reply::{Reply, ReplyError};
+use super::reply::Reply;
 use super::request::Request;
 use crate::protocol::Progress;
 
@@ -63,7 +64,7 @@ pub enum ClientError {
     WrongCredentials,
     /// No reply.
     #[error(transparent)]
-    Reply(#[from] ReplyError),
+    Reply(#[from] FrameError),
 }
 
 impl Client {
@@ -276,7 +277,7 @@ mod tests {
         check(
             None,
             b"\x05\0\x04",
-            ClientError::Reply(ReplyError::Version { version: 4 }),
+            ClientError::Reply(FrameError::Version { version: 4 }),
         );
     }
 }

@@ -21,6 +21,7 @@
 mod address;
 mod auth;
 mod client;
+mod frame;
 mod greeting;
 mod reply;
 mod request;
@@ -30,8 +31,9 @@ pub mod udp;
 pub use address::{AddressError, Destination, Host};
 pub use auth::{AUTH_VERSION, AuthError, Credentials};
 pub use client::{Client, ClientError, Pace};
+pub use frame::FrameError;
 pub use greeting::{Greeting, GreetingError, Method};
-pub use reply::{Reply, ReplyCode, ReplyError};
+pub use reply::{Reply, ReplyCode};
 pub use request::{Command, Request, RequestError};
 pub use server::{Asked, MethodPolicy, Server, Violation};
 

@@ -2,10 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use thiserror::Error;
-
-use super::VERSION;
-use super::address::{AddressError, Destination};
+use super::address::Destination;
+use super::frame::{Frame, FrameError};
 use crate::protocol::Progress;
 
 /// What came of a request.
@@ -40,20 +38,6 @@ pub struct Reply {
     pub code: ReplyCode,
     /// Where the server's end is.
     pub bound: Destination,
-}
-
-/// Why bytes are no reply, whatever may follow them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum ReplyError {
-    /// Another version.
-    #[error("version {version} is not {VERSION}")]
-    Version {
-        /// What came.
-        version: u8,
-    },
-    /// No address.
-    #[error(transparent)]
-    Address(#[from] AddressError),
 }
 
 impl ReplyCode {
@@ -113,33 +97,17 @@ impl Reply {
     /// # Errors
     ///
     /// If no continuation of `bytes` could be one.
-    pub fn decode(bytes: &[u8]) -> Result<Progress<Self>, ReplyError> {
-        const HEADER_BYTES: usize = 3;
-        if let Some(version) = bytes.first()
-            && *version != VERSION
-        {
-            return Err(ReplyError::Version { version: *version });
-        }
-        let [_, code, _, address @ ..] = bytes else {
-            let more_bytes_min = HEADER_BYTES + 5 - bytes.len();
-            return Ok(Progress::Partial { more_bytes_min });
-        };
-        Ok(match Destination::decode(address)? {
-            Progress::Partial { more_bytes_min } => Progress::Partial { more_bytes_min },
-            Progress::Complete { value, consumed } => Progress::Complete {
-                value: Self {
-                    code: ReplyCode::from_code(*code),
-                    bound: value,
-                },
-                consumed: HEADER_BYTES + consumed,
-            },
-        })
+    pub fn decode(bytes: &[u8]) -> Result<Progress<Self>, FrameError> {
+        let progress = Frame::decode(bytes)?;
+        Ok(progress.map(|Frame { number, address }| Self {
+            code: ReplyCode::from_code(number),
+            bound: address,
+        }))
     }
 
     /// Appends the message.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[VERSION, self.code.code(), 0]);
-        self.bound.encode(out);
+        Frame::encode(self.code.code(), &self.bound, out);
     }
 }
 
@@ -183,7 +151,7 @@ mod tests {
         }
         assert_eq!(
             Reply::decode(b"\x04"),
-            Err(ReplyError::Version { version: 4 })
+            Err(FrameError::Version { version: 4 })
         );
     }
 

@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-use super::VERSION;
 use super::address::{AddressError, Destination};
+use super::frame::{Frame, FrameError};
 use super::reply::ReplyCode;
 use crate::protocol::Progress;
 
@@ -30,21 +30,15 @@ pub struct Request {
 /// Why bytes are no request, whatever may follow them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RequestError {
-    /// Another version.
-    #[error("version {version} is not {VERSION}")]
-    Version {
-        /// What came.
-        version: u8,
-    },
+    /// Another version, or no destination.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     /// A command that nobody knows.
     #[error("command {command} is none of 1, 2 and 3")]
     Command {
         /// What came.
         command: u8,
     },
-    /// No destination.
-    #[error(transparent)]
-    Address(#[from] AddressError),
 }
 
 impl RequestError {
@@ -52,9 +46,11 @@ impl RequestError {
     #[must_use]
     pub const fn reply(&self) -> ReplyCode {
         match self {
-            Self::Version { .. } | Self::Address(AddressError::Name) => ReplyCode::GeneralFailure,
             Self::Command { .. } => ReplyCode::CommandNotSupported,
-            Self::Address(AddressError::Kind { .. }) => ReplyCode::AddressTypeNotSupported,
+            Self::Frame(FrameError::Address(AddressError::Kind { .. })) => {
+                ReplyCode::AddressTypeNotSupported
+            }
+            Self::Frame(_) => ReplyCode::GeneralFailure,
         }
     }
 }
@@ -77,40 +73,29 @@ impl Request {
     ///
     /// If no continuation of `bytes` could be one.
     pub fn decode(bytes: &[u8]) -> Result<Progress<Self>, RequestError> {
-        const HEADER_BYTES: usize = 3;
-        if let Some(version) = bytes.first()
-            && *version != VERSION
-        {
-            return Err(RequestError::Version { version: *version });
-        }
-        let [_, command, _, address @ ..] = bytes else {
-            let more_bytes_min = HEADER_BYTES + 5 - bytes.len();
-            return Ok(Progress::Partial { more_bytes_min });
-        };
         // A client that asks for what nobody knows is told so when all of it is there: a
         // reply that comes while it still writes could be lost with a reset.
-        let progress = Destination::decode(address)?;
-        let (destination, consumed) = match progress {
+        let (frame, consumed) = match Frame::decode(bytes)? {
             Progress::Partial { more_bytes_min } => {
                 return Ok(Progress::Partial { more_bytes_min });
             }
             Progress::Complete { value, consumed } => (value, consumed),
         };
         let all = [Command::Connect, Command::Bind, Command::UdpAssociate];
-        let known = all.into_iter().find(|one| one.code() == *command);
-        let command = known.ok_or(RequestError::Command { command: *command })?;
+        let known = all.into_iter().find(|one| one.code() == frame.number);
+        let command = known.ok_or(RequestError::Command {
+            command: frame.number,
+        })?;
         let value = Self {
             command,
-            destination,
+            destination: frame.address,
         };
-        let consumed = HEADER_BYTES + consumed;
         Ok(Progress::Complete { value, consumed })
     }
 
     /// Appends the message.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[VERSION, self.command.code(), 0]);
-        self.destination.encode(out);
+        Frame::encode(self.command.code(), &self.destination, out);
     }
 }
 

@@ -218,7 +218,7 @@ impl fmt::Debug for Server {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AddressError, Command};
+    use super::super::{AddressError, Command, FrameError};
     use super::*;
 
     /// What a server says and hears when `wire` comes in pieces of this size. It takes
@@ -347,7 +347,9 @@ mod tests {
                 NoAuthentication,
                 request(b"\x05\x01\0\x02"),
                 b"\x05\0\x05\x08\0\x01\0\0\0\0\0\0",
-                Violation::Request(RequestError::Address(AddressError::Kind { kind: 2 })),
+                Violation::Request(RequestError::Frame(FrameError::Address(
+                    AddressError::Kind { kind: 2 },
+                ))),
             ),
         ] {
             for piece in 1..=wire.len() {
