@@ -18,7 +18,7 @@ use super::{host, logging, print, quoted, tls};
 use crate::admin::Admin;
 use crate::config::certificates::CertificateFiles;
 use crate::config::file::ConfigFile;
-use crate::config::limits::{LIMITS, LimitFlag};
+use crate::config::limits::{LIMITS, LimitFlag, LimitSpec};
 use crate::config::settings::{Flags, HostFacts, RelaySettings, SPIN_US_MAX};
 use crate::config::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, Listener, LogFormat,
@@ -125,12 +125,14 @@ fn limits_help() -> String {
     let mut help =
         "Set a limit; repeat for several. Limits hold for the whole process:\n".to_owned();
     for limit in LIMITS {
-        let default = match limit.default {
-            Some(default) => default.to_string(),
-            None if limit.name == "memory_bytes_max" => "half of the memory".to_owned(),
-            None => "from the descriptor limit".to_owned(),
-        };
-        let (name, doc, min, max) = (limit.name, limit.doc.trim(), limit.min, limit.max);
+        let LimitSpec {
+            name,
+            default,
+            min,
+            max,
+            doc,
+        } = limit;
+        let doc = doc.trim();
         help += &format!("\n{name}: {doc} [{min} to {max}, default: {default}]");
     }
     help

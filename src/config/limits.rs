@@ -5,6 +5,7 @@
 //! protocol or the code fixes (a packet's size, a scratch buffer) stand where
 //! they are used.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use toml::Spanned;
 
 use super::error::similar;
 use super::{Problem, ValueError};
+use LimitDefault::{Fixed, OfDescriptors, OfMemory};
 
 /// What the relay opens besides connections and pipes: listeners, rings,
 /// eventfds, log, state, with room to spare.
@@ -32,14 +34,44 @@ const ASSOCIATION_TTL_MIN_S: u64 = 10;
 pub struct LimitSpec {
     /// Its key under `[limits]` and on the command line; the unit comes last.
     pub name: &'static str,
-    /// `None`: derived from the process's descriptor limit, or from the host's memory.
-    pub default: Option<u64>,
+    /// What it is when nobody sets it.
+    pub default: LimitDefault,
     /// The least that may be set.
     pub min: u64,
     /// The most that may be set.
     pub max: u64,
     /// What it bounds and why.
     pub doc: &'static str,
+}
+
+/// Where a limit's default comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitDefault {
+    /// It is always this.
+    Fixed(u64),
+    /// The process's limit of descriptors.
+    OfDescriptors,
+    /// What memory there is.
+    OfMemory,
+}
+
+impl LimitDefault {
+    const fn fixed(self) -> Option<u64> {
+        match self {
+            Fixed(value) => Some(value),
+            OfDescriptors | OfMemory => None,
+        }
+    }
+}
+
+impl fmt::Display for LimitDefault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fixed(value) => value.fmt(f),
+            OfDescriptors => f.write_str("from the descriptor limit"),
+            OfMemory => f.write_str("half of the memory"),
+        }
+    }
 }
 
 macro_rules! limits {
@@ -96,50 +128,50 @@ macro_rules! limits {
 limits! {
     /// Connections at once, waiting, paired and in handshakes. Above it a new
     /// one is accepted and closed.
-    connections_max: None, 2, 16_777_216;
+    connections_max: OfDescriptors, 2, 16_777_216;
     /// Connections from one source address at once, whatever they are at. Above it a
     /// new one is accepted and closed. 0 is no limit.
-    connections_per_address_max: Some(0), 0, 16_777_216;
+    connections_per_address_max: Fixed(0), 0, 16_777_216;
     /// Connections at once that have not yet said what they want.
-    handshakes_max: Some(4096), 1, 1_048_576;
+    handshakes_max: Fixed(4096), 1, 1_048_576;
     /// Seconds from a connection's first moment until its request must be
     /// complete.
-    handshake_timeout_s: Some(HANDSHAKE_TIMEOUT_DEFAULT_S), 1, 300;
+    handshake_timeout_s: Fixed(HANDSHAKE_TIMEOUT_DEFAULT_S), 1, 300;
     /// Associations at once. Above it, one that an acceptor created and left
     /// makes way for a new one.
-    associations_max: Some(262_144), 1, 16_777_216;
+    associations_max: Fixed(262_144), 1, 16_777_216;
     /// Seconds from an association's creation until it is forgotten, unless a
     /// pair of it is joined.
-    association_ttl_s: Some(300), ASSOCIATION_TTL_MIN_S, 86_400;
+    association_ttl_s: Fixed(300), ASSOCIATION_TTL_MIN_S, 86_400;
     /// Seconds that a session may last, from when its legs are joined. 0 is no limit.
-    session_ttl_s: Some(0), 0, 31_536_000;
+    session_ttl_s: Fixed(0), 0, 31_536_000;
     /// Seconds that a session may carry nothing, up to an eighth more. What keeps a
     /// WebSocket alive does not count. 0 is no limit.
-    session_idle_s: Some(0), 0, 31_536_000;
+    session_idle_s: Fixed(0), 0, 31_536_000;
     /// Legs from one source address that wait for their peer at once.
-    waiting_per_address_max: Some(16_384), 1, 16_777_216;
+    waiting_per_address_max: Fixed(16_384), 1, 16_777_216;
     /// Requests that create an association, of one key or issuer, in a minute; so many may
     /// come at once. 0 is no limit.
-    creations_per_minute_max: Some(0), 0, 1_048_576;
+    creations_per_minute_max: Fixed(0), 0, 1_048_576;
     /// Tokens that serve once and were used, remembered until they expire. Above it
     /// none is taken.
-    spent_tokens_max: Some(262_144), 1, 16_777_216;
+    spent_tokens_max: Fixed(262_144), 1, 16_777_216;
     /// Pipes kept for splicing, two descriptors each. Without a free one, a
     /// pair copies.
-    pipes_max: None, 0, 65_536;
+    pipes_max: OfDescriptors, 0, 65_536;
     /// Bytes of memory that the relay may have allocated when it lets in another
     /// connection, or makes an association known at a request. Not counted are what the
     /// kernel holds for sockets and pipes, and rings. By default half of what the host or
     /// its control group has.
-    memory_bytes_max: None, 16 << 20, 1 << 40;
+    memory_bytes_max: OfMemory, 16 << 20, 1 << 40;
     /// Bytes of memory, of those, for what was read and cannot be written yet.
-    spill_bytes_max: Some(64 << 20), 1 << 20, 64 << 30;
+    spill_bytes_max: Fixed(64 << 20), 1 << 20, 64 << 30;
     /// Seconds without a word from a WebSocket, up to twice as many, until it
     /// is pinged. 0 pings none.
-    websocket_ping_s: Some(20), 0, 3600;
+    websocket_ping_s: Fixed(20), 0, 3600;
     /// Seconds that a WebSocket has to answer a ping, or our Close, rounded up
     /// to whole intervals of pings.
-    websocket_pong_timeout_s: Some(20), 1, 3600;
+    websocket_pong_timeout_s: Fixed(20), 1, 3600;
 }
 
 impl Limits {
@@ -170,7 +202,9 @@ impl Limits {
             websocket_pong_timeout_s: 0,
         };
         for spec in LIMITS {
-            if let (Some(default), Some(value)) = (spec.default, limits.value_mut(spec.name)) {
+            if let (Some(default), Some(value)) =
+                (spec.default.fixed(), limits.value_mut(spec.name))
+            {
                 *value = default;
             }
         }
@@ -249,6 +283,7 @@ fn unless_zero(seconds: u64) -> Option<Duration> {
 pub(super) fn handshakes_for(connections_max: u64) -> u64 {
     spec_of("handshakes_max")
         .default
+        .fixed()
         .map_or(connections_max, |default| default.min(connections_max))
 }
 
@@ -256,6 +291,7 @@ pub(super) fn handshakes_for(connections_max: u64) -> u64 {
 pub(super) fn spill_for(memory_bytes_max: u64) -> u64 {
     spec_of("spill_bytes_max")
         .default
+        .fixed()
         .map_or(0, |default| default.min(memory_bytes_max / 2))
 }
 
@@ -317,7 +353,7 @@ const _: () = {
         assert!(spec.min <= spec.max);
         // Sums and products of limits, and TOML's integers, stay within i64.
         assert!(spec.max <= 1 << 40);
-        if let Some(default) = spec.default {
+        if let Some(default) = spec.default.fixed() {
             assert!(spec.min <= default && default <= spec.max);
         }
         index += 1;
