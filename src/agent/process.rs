@@ -21,7 +21,7 @@ use crate::association::key::ShardId;
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::run_shards;
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
-use crate::runtime::listener::{HandOut, Listener, claim_address};
+use crate::runtime::listener::{HandOut, Listener, bind_each};
 use crate::runtime::resolver::Resolver;
 use crate::runtime::signal::Signals;
 use crate::shard::control::{Envelope, Operator};
@@ -282,18 +282,12 @@ fn way(relay: &RelayUrl, agent: &AgentSettings) -> Result<Way, AgentError> {
     Ok(Way::new(relay.clone(), authorities, agent.via.clone())?)
 }
 
-/// One listener for each of `count` shards, all at one address.
 fn listeners(
     address: SocketAddr,
     hand_out: HandOut,
     count: usize,
 ) -> Result<(SocketAddr, Vec<Listener>), AgentError> {
-    let failed = |source| AgentError::Listen { address, source };
-    // Settles the port for all of them.
-    let claimed = claim_address(address).map_err(failed)?;
-    let bind = |_| Listener::bind(claimed, hand_out).map_err(failed);
-    let listeners: Result<_, _> = (0..count).map(bind).collect();
-    Ok((claimed, listeners?))
+    bind_each(address, hand_out, count).map_err(|source| AgentError::Listen { address, source })
 }
 
 fn with_each<S, T>(seeds: Vec<(Seed, S)>, mut make: impl FnMut(S) -> T) -> Vec<(Seed, T)> {

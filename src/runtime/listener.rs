@@ -99,6 +99,24 @@ pub fn claim_address(address: SocketAddr) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
 }
 
+/// Binds one listener for each of `count` shards, all at one address; gives it with the
+/// port that the kernel chose.
+///
+/// # Errors
+///
+/// When the address cannot be had.
+pub fn bind_each(
+    address: SocketAddr,
+    hand_out: HandOut,
+    count: usize,
+) -> io::Result<(SocketAddr, Vec<Listener>)> {
+    // Settles the port for all of them.
+    let claimed = claim_address(address)?;
+    let bind = |_| Listener::bind(claimed, hand_out);
+    let listeners: io::Result<_> = (0..count).map(bind).collect();
+    Ok((claimed, listeners?))
+}
+
 impl Listener {
     /// Binds `address` within its group and listens.
     ///

@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use super::serve::ServeError;
 use crate::config::settings::RelaySettings;
 use crate::runtime::inherited::InheritedSocket;
-use crate::runtime::listener::{HandOut, Listener, claim_address};
+use crate::runtime::listener::{HandOut, Listener, bind_each};
 
 /// Sockets that listen, and that no shard serves yet.
 #[derive(Debug)]
@@ -22,19 +22,16 @@ impl Listeners {
     /// Claims the addresses and binds them.
     pub(super) fn bind(settings: &RelaySettings, shards: NonZeroU16) -> Result<Self, ServeError> {
         let mut addresses = Vec::new();
+        let mut by_shard: Vec<_> = (0..shards.get()).map(|_| Vec::new()).collect();
         for listener in &settings.listen {
             let address = listener.address.0;
-            let claimed =
-                claim_address(address).map_err(|source| ServeError::Listen { address, source })?;
+            let (claimed, here) = bind_each(address, HandOut::FirstBytes, by_shard.len())
+                .map_err(|source| ServeError::Listen { address, source })?;
             addresses.push(claimed);
+            for (listeners, listener) in by_shard.iter_mut().zip(here) {
+                listeners.push(listener);
+            }
         }
-        let bind = |&address: &SocketAddr| {
-            Listener::bind(address, HandOut::FirstBytes)
-                .map_err(|source| ServeError::Listen { address, source })
-        };
-        let by_shard = (0..shards.get())
-            .map(|_| addresses.iter().map(bind).collect())
-            .collect::<Result<_, _>>()?;
         Ok(Self {
             addresses,
             by_shard,
