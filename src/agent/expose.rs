@@ -27,7 +27,6 @@ use tracing::{debug, warn};
 use super::direct::{Admitted, CALLERS_MAX, Caller};
 use super::error::AgentError;
 use super::leg::{self, HANDSHAKE_TIMEOUT, LegError, WaitingLeg};
-use super::link::Link;
 use super::meeting::{
     Answer, DOORS, HELLO_BYTES, decode_hello, direct_id, door_id, encode_welcome, session_id,
 };
@@ -44,6 +43,7 @@ use crate::runtime::flag::{Flag, either};
 use crate::runtime::socket::Socket;
 use crate::session::handshake::ReadBuffer;
 use crate::session::refused::Refused;
+use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::tally::Tally;
 use crate::shard::world::World;
 use crate::time::Timestamp;
@@ -138,7 +138,7 @@ impl ExposeService {
         // A session whose number was not given out yet.
         let mut spare = None;
         // The door that the next one replaces.
-        let mut previous: Option<Link> = None;
+        let mut previous: Option<WrappedStream> = None;
         loop {
             match self.open_door(index, &mut spare).await {
                 Ok((mut session, mut door)) => {
@@ -271,7 +271,7 @@ impl ExposeService {
 
     /// Lets a client in that knows where to ask, and shows it who answers. Gives the
     /// session's number.
-    async fn welcome(&self, socket: Socket) -> Option<(Link, Timestamp, u64)> {
+    async fn welcome(&self, socket: Socket) -> Option<(WrappedStream, Timestamp, u64)> {
         let own = direct_id(&self.secret);
         let caller = Caller::receive(&self.world, &self.read_buffer, socket).await?;
         let wanting = caller.wants(&self.world, |place| place.association == own);
@@ -282,7 +282,7 @@ impl ExposeService {
             since,
             gate: _,
         } = caller.admit(&self.world)?;
-        let mut link = Link::new(stream, None, early).ok()?;
+        let mut link = WrappedStream::new(stream, None, early, &self.world.workshop).ok()?;
         let number = random_number();
         let nonce = place.candidate.unwrap_or_default();
         let welcome = encode_welcome(&self.secret, nonce, number);
@@ -291,7 +291,11 @@ impl ExposeService {
     }
 
     /// `None` when it does not come until then, or not at all.
-    async fn read_hello(&self, link: &mut Link, until: Timestamp) -> Option<[u8; HELLO_BYTES]> {
+    async fn read_hello(
+        &self,
+        link: &mut WrappedStream,
+        until: Timestamp,
+    ) -> Option<[u8; HELLO_BYTES]> {
         let mut hello = [0; HELLO_BYTES];
         let reading = link.recv_exact(&mut hello);
         let reading = self.world.reactor.deadline(until, reading);
@@ -302,7 +306,7 @@ impl ExposeService {
     /// Serves a session's client that has the ticket.
     async fn take_hello(
         &self,
-        link: Link,
+        link: WrappedStream,
         since: Timestamp,
         number: u64,
         hello: [u8; HELLO_BYTES],
@@ -318,7 +322,7 @@ impl ExposeService {
     }
 
     /// Connects a session's client with the service that it wants.
-    async fn serve(&self, mut link: Link, since: Timestamp, port: Option<u16>) {
+    async fn serve(&self, mut link: WrappedStream, since: Timestamp, port: Option<u16>) {
         let connected = match self.find_service(port) {
             Ok(service) => leg::dial_target(&self.world, &service.target)
                 .await
@@ -333,7 +337,7 @@ impl ExposeService {
         let sent = link.send_all(&[answer.encode()]).await;
         if let (Ok(target), Ok(())) = (connected, sent) {
             let now = self.world.reactor.now();
-            let (left, right) = (link.into_leg(since), target.into_leg(now));
+            let (left, right) = (leg::into_leg(link, since), leg::into_leg(target, now));
             self.world.join(left, right, ());
         }
     }

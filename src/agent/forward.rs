@@ -16,7 +16,6 @@ use tracing::{debug, warn};
 use uuid::Builder;
 
 use super::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
-use super::link::Link;
 use super::meeting::{
     Answer, DOORS, NUMBER_BYTES, WELCOME_BYTES, decode_welcome, direct_id, door_id, encode_hello,
     session_id,
@@ -33,6 +32,7 @@ use crate::runtime::flag::{Either, either};
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
+use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::tally::Tally;
 use crate::shard::world::World;
 
@@ -145,7 +145,8 @@ impl ForwardService {
         };
         match met {
             Ok(remote) => {
-                let (left, right) = (Link::plain(local).into_leg(since), remote.into_leg(since));
+                let local = WrappedStream::plain(local);
+                let (left, right) = (leg::into_leg(local, since), leg::into_leg(remote, since));
                 self.world.join(left, right, ());
             }
             Err(error) => {
@@ -156,7 +157,7 @@ impl ForwardService {
     }
 
     /// Joins the one session of a plain ticket, as any JET client would.
-    async fn connect_once(&self, ticket: &OnceTicket) -> Result<Link, MeetError> {
+    async fn connect_once(&self, ticket: &OnceTicket) -> Result<WrappedStream, MeetError> {
         let version = match ticket.key.candidate {
             Some(_) => Version::V2,
             None => Version::V1,
@@ -177,7 +178,7 @@ impl ForwardService {
     }
 
     /// Meets whoever exposes, by the route that answers first.
-    async fn meet(&self, ticket: &ReusableTicket) -> Result<Link, MeetError> {
+    async fn meet(&self, ticket: &ReusableTicket) -> Result<WrappedStream, MeetError> {
         let relayed = self.meet_at_relay(ticket);
         let (number, link) = match &self.direct {
             None => relayed.await?,
@@ -231,7 +232,7 @@ impl ForwardService {
         &self,
         ticket: &ReusableTicket,
         direct: &Way,
-    ) -> Result<(u64, Link), MeetError> {
+    ) -> Result<(u64, WrappedStream), MeetError> {
         let nonce = Builder::from_random_bytes(random_bytes()).into_uuid();
         let key = RendezvousKey {
             association: AssociationKey(direct_id(&ticket.secret)),
@@ -246,7 +247,10 @@ impl ForwardService {
     }
 
     /// Goes from door to door until somebody answers.
-    async fn meet_at_relay(&self, ticket: &ReusableTicket) -> Result<(u64, Link), MeetError> {
+    async fn meet_at_relay(
+        &self,
+        ticket: &ReusableTicket,
+    ) -> Result<(u64, WrappedStream), MeetError> {
         let reactor = &self.world.reactor;
         let until = reactor.now() + MEETING_TIMEOUT;
         let mut backoff = Backoff::default();
@@ -278,7 +282,7 @@ impl ForwardService {
         &self,
         ticket: &ReusableTicket,
         index: u64,
-    ) -> Result<(u64, Link), MeetError> {
+    ) -> Result<(u64, WrappedStream), MeetError> {
         let number = self.take_number(ticket, index).await?;
         let session = session_id(&ticket.secret, number);
         Ok((number, self.connect(session).await?))
@@ -308,7 +312,7 @@ impl ForwardService {
             .map_err(MeetError::Broken)
     }
 
-    async fn connect(&self, association: uuid::Uuid) -> Result<Link, MeetError> {
+    async fn connect(&self, association: uuid::Uuid) -> Result<WrappedStream, MeetError> {
         let key = leg::implicit(association);
         Ok(leg::connect(&self.world, &self.relay, key, Version::V2).await?)
     }
@@ -318,8 +322,8 @@ impl ForwardService {
         &self,
         ticket: &ReusableTicket,
         number: u64,
-        mut stream: Link,
-    ) -> Result<Link, MeetError> {
+        mut stream: WrappedStream,
+    ) -> Result<WrappedStream, MeetError> {
         let hello = encode_hello(&ticket.secret, number, ticket.port);
         let mut code = [0];
         let exchange = async {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::link::Link;
 use super::meeting::Lease;
 use super::random::random_bytes;
 use super::target::{Host, HostPort, Target};
@@ -19,9 +18,12 @@ use crate::protocol::jet::{
     Accept, AcceptPlace, Connect, Gate, MASK_DEFAULT, Message, Place, Reply, ReplyError, Request,
     Status, Version,
 };
+use crate::relay::GateHold;
 use crate::runtime::socket::Keepalive;
 use crate::runtime::stream::Stream;
 use crate::session::introduction::{Introduced, Introduction, IntroductionError};
+use crate::session::wrapped_stream::WrappedStream;
+use crate::shard::leg::Leg;
 use crate::shard::world::World;
 use crate::time::Timestamp;
 
@@ -108,7 +110,7 @@ impl From<IntroductionError> for LegError {
 /// An acceptor that waits at the relay.
 #[derive(Debug)]
 pub(super) struct WaitingLeg {
-    pub(super) link: Link,
+    pub(super) link: WrappedStream,
     /// Where it waits, as the relay has it.
     pub(super) key: RendezvousKey,
     pub(super) lease: Lease,
@@ -162,7 +164,7 @@ pub(super) async fn connect<C: Copy, M: Send + 'static>(
     relay: &Way,
     key: RendezvousKey,
     version: Version,
-) -> Result<Link, LegError> {
+) -> Result<WrappedStream, LegError> {
     let message = Message::Connect(Connect {
         place: jet_place(key),
         gate: Gate::Off,
@@ -187,7 +189,7 @@ fn jet_place(key: RendezvousKey) -> Place {
 
 /// What a relay that agrees gives.
 struct Granted {
-    link: Link,
+    link: WrappedStream,
     /// `None` over WebSocket.
     reply: Option<Reply>,
     /// For how many seconds an acceptor may wait, if the relay says so.
@@ -229,7 +231,7 @@ async fn request<C: Copy, M: Send + 'static>(
         early,
     } = introduced;
     Ok(Granted {
-        link: Link::new(stream, codec, early)?,
+        link: WrappedStream::new(stream, codec, early, &world.workshop)?,
         reply,
         timeout_s,
     })
@@ -289,11 +291,17 @@ async fn pass_proxy(stream: &mut Stream, relay: &HostPort) -> Result<(), LegErro
     }
 }
 
+/// A connection as the world takes it, which began at `since`.
+pub(super) fn into_leg(stream: WrappedStream, since: Timestamp) -> Leg {
+    let peer = stream.peer_address().into();
+    Leg::from_stream(stream, peer, since, GateHold::Open)
+}
+
 /// Connects to a service.
 pub(super) async fn dial_target<C: Copy, M: Send + 'static>(
     world: &World<C, M>,
     target: &Target,
-) -> Result<Link, LegError> {
+) -> Result<WrappedStream, LegError> {
     let stream = match target {
         Target::Tcp(address) => dial_host(world, address).await?,
         Target::Unix(path) => {
@@ -303,7 +311,7 @@ pub(super) async fn dial_target<C: Copy, M: Send + 'static>(
             finish_connect(target, connected)?
         }
     };
-    Ok(Link::plain(stream))
+    Ok(WrappedStream::plain(stream))
 }
 
 /// Connects to the first address of a host that lets us.

@@ -13,7 +13,6 @@ pub mod error;
 pub mod expose;
 pub mod forward;
 pub mod leg;
-mod link;
 pub mod meeting;
 pub mod once;
 pub mod process;

@@ -31,7 +31,6 @@ use uuid::Builder;
 use super::direct::{Admitted, CALLERS_MAX, Caller};
 use super::error::AgentError;
 use super::leg::{self, LegError, WaitingLeg};
-use super::link::Link;
 use super::proxy::Proxy;
 use super::random::{random_bytes, random_number};
 use super::reconnect::Backoff;
@@ -47,6 +46,7 @@ use crate::runtime::flag::{Either, Flag, either};
 use crate::runtime::socket::Socket;
 use crate::session::handshake::ReadBuffer;
 use crate::session::refused::Refused;
+use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::leg::Leg;
 use crate::shard::tally::Tally;
 use crate::shard::world::World;
@@ -278,7 +278,7 @@ impl OnceService {
             return None;
         }
         let key = waiting.key;
-        let leg = waiting.link.into_leg(waiting.since);
+        let leg = leg::into_leg(waiting.link, waiting.since);
         let round = self.join(Route::Relay, leg, service);
         if let Some(announce) = self.announce.take() {
             announce(OnceTicket {
@@ -291,7 +291,7 @@ impl OnceService {
     }
 
     /// Joins a client, or the relay, with the service in a new round.
-    fn join(&self, route: Route, left: Leg, service: Link) -> Rc<Round> {
+    fn join(&self, route: Route, left: Leg, service: WrappedStream) -> Rc<Round> {
         let last = self.round.borrow().as_ref().map_or(0, |round| round.number);
         let round = Rc::new(Round {
             number: last.wrapping_add(1),
@@ -300,7 +300,7 @@ impl OnceService {
             over: Flag::default(),
         });
         self.round.replace(Some(Rc::clone(&round)));
-        let right = service.into_leg(self.world.reactor.now());
+        let right = leg::into_leg(service, self.world.reactor.now());
         self.world.join(left, right, round.number);
         round
     }
@@ -349,10 +349,10 @@ impl OnceService {
             gate,
             since,
         } = admitted;
-        let Ok(link) = Link::new(stream, None, early) else {
+        let Ok(link) = WrappedStream::new(stream, None, early, &self.world.workshop) else {
             return;
         };
-        let mut leg = link.into_leg(since);
+        let mut leg = leg::into_leg(link, since);
         leg.io.gate = gate;
         let former = self.live_round();
         self.join(Route::Direct, leg, service);

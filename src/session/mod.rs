@@ -11,3 +11,4 @@ pub mod introduction;
 pub mod link;
 pub mod proxied;
 pub mod refused;
+pub mod wrapped_stream;

@@ -4,8 +4,10 @@ use super::peer_address::PeerAddress;
 use super::session_log::Party;
 use crate::relay::codec::Codec;
 use crate::relay::{GateHold, LegIo};
+use crate::runtime::Owner;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::stream::Watched;
+use crate::session::wrapped_stream::WrappedStream;
 use crate::time::Timestamp;
 
 /// One leg of a pair to be: watched, its handshake over.
@@ -32,6 +34,25 @@ pub struct Remains {
 }
 
 impl Leg {
+    /// A connection as its handshake, which began at `since`, left it.
+    #[must_use]
+    pub fn from_stream(
+        stream: WrappedStream,
+        peer: PeerAddress,
+        since: Timestamp,
+        gate: GateHold,
+    ) -> Self {
+        let (stream, codec, prefix) = stream.into_parts();
+        let remains = Remains {
+            codec,
+            prefix,
+            gate,
+            // What was read may not have been all.
+            left_unread: Readiness::READABLE,
+        };
+        Self::new(stream.into_watched(Owner::TASK), peer, since, remains)
+    }
+
     #[must_use]
     pub fn new(watched: Watched, peer: PeerAddress, since: Timestamp, remains: Remains) -> Self {
         let Watched {

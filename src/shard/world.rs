@@ -34,6 +34,7 @@ use crate::runtime::socket::Socket;
 use crate::runtime::stream::{Stream, Watched};
 use crate::session::handshake::part_with;
 use crate::session::refused::Refused;
+use crate::session::wrapped_stream::SharedWorkshop;
 use crate::time::Timestamp;
 
 /// Owner tag of the sockets of pairs; the token is the pair's index and side.
@@ -120,6 +121,8 @@ pub struct World<C, M> {
     pub(super) resolver: Option<Resolver>,
     pub(super) questions: Pending<io::Result<Vec<SocketAddr>>>,
     pub names: RefCell<Names>,
+    /// For connections that are no pairs yet.
+    pub workshop: SharedWorkshop,
     planes: RefCell<Planes>,
     /// By the index of the pair's key.
     sessions: RefCell<Vec<Option<Session<C>>>>,
@@ -172,6 +175,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             resolver,
             questions: Pending::default(),
             names: RefCell::default(),
+            workshop: SharedWorkshop::default(),
             planes: RefCell::new(planes),
             sessions: RefCell::new(Vec::new()),
             phase: Cell::new(Phase::Running),

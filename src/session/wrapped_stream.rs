@@ -1,23 +1,32 @@
-//! A connection of a proxy, read and written as if nothing were around its bytes.
+//! A connection behind its handshake, read and written as if nothing were around its
+//! bytes.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use crate::relay::GateHold;
 use crate::relay::codec::{Codec, Heard, Workshop};
-use crate::runtime::Owner;
-use crate::runtime::readiness::Readiness;
 use crate::runtime::stream::Stream;
-use crate::shard::leg::{Leg, Remains};
-use crate::time::Timestamp;
 
-/// Bytes that are read at a time through a codec.
-const READ_BYTES: usize = 4 << 10;
+/// Bytes that are read, or written, at a time through a codec.
+const PIECE_BYTES: usize = 4 << 10;
 
-/// A connection that is introduced, or to a service.
-pub(super) struct Link {
+/// Where a shard's wrapped streams have their bytes while codecs work on them.
+#[derive(Clone, Debug)]
+pub struct SharedWorkshop(Rc<RefCell<Workshop>>);
+
+impl Default for SharedWorkshop {
+    fn default() -> Self {
+        Self(Rc::new(RefCell::new(Workshop::new(PIECE_BYTES))))
+    }
+}
+
+/// A connection, and perhaps TLS, WebSocket or both around its bytes.
+pub struct WrappedStream {
     stream: Stream,
     wrapping: Option<Wrapping>,
     /// Application bytes that were read and not taken.
@@ -26,9 +35,9 @@ pub(super) struct Link {
 }
 
 /// How many bytes, not which.
-impl fmt::Debug for Link {
+impl fmt::Debug for WrappedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("WrappedStream")
             .field("unread_bytes", &self.unread.len())
             .finish_non_exhaustive()
     }
@@ -38,12 +47,21 @@ impl fmt::Debug for Link {
 #[derive(Debug)]
 struct Wrapping {
     codec: Box<Codec>,
-    workshop: Workshop,
+    workshop: SharedWorkshop,
 }
 
-impl Link {
+impl SharedWorkshop {
+    fn wrap(&self, codec: &mut Codec, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut workshop = self.0.borrow_mut();
+        let wire = workshop.wrap(codec, bytes).map_err(io::Error::other)?;
+        Ok(wire.to_vec())
+    }
+}
+
+impl WrappedStream {
     /// A connection with nothing around its bytes.
-    pub(super) const fn plain(stream: Stream) -> Self {
+    #[must_use]
+    pub const fn plain(stream: Stream) -> Self {
         Self {
             stream,
             wrapping: None,
@@ -52,33 +70,44 @@ impl Link {
         }
     }
 
-    /// A connection as its introduction left it; `early` is as the codec keeps it.
-    pub(super) fn new(
+    /// A connection as its handshake left it; `early` is as the codec keeps it.
+    ///
+    /// # Errors
+    ///
+    /// When nothing that came counts.
+    pub fn new(
         stream: Stream,
         codec: Option<Box<Codec>>,
         early: Vec<u8>,
+        workshop: &SharedWorkshop,
     ) -> io::Result<Self> {
-        let mut link = Self::plain(stream);
-        link.wrapping = codec.map(|codec| Wrapping {
+        let mut wrapped = Self::plain(stream);
+        wrapped.wrapping = codec.map(|codec| Wrapping {
             codec,
-            workshop: Workshop::new(READ_BYTES),
+            workshop: workshop.clone(),
         });
-        match &mut link.wrapping {
+        match &mut wrapped.wrapping {
             Some(Wrapping { codec, workshop }) if !early.is_empty() => {
-                workshop
-                    .decode_kept(Some(codec), &early)
-                    .map_err(io::Error::other)?;
+                let mut workshop = workshop.0.borrow_mut();
+                for piece in early.chunks(PIECE_BYTES) {
+                    let decoded = workshop.decode_kept(Some(codec), piece);
+                    decoded.map_err(io::Error::other)?;
+                    workshop.copy_decoded(&mut wrapped.unread);
+                }
                 codec.end_kept();
-                workshop.copy_decoded(&mut link.unread);
             }
             Some(_) => {}
-            None => link.unread = early,
+            None => wrapped.unread = early,
         }
-        Ok(link)
+        Ok(wrapped)
     }
 
     /// Reads what comes next; 0 is the end.
-    pub(super) async fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks, or its peer breaks the rules.
+    pub async fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.wrapping.is_none() && self.unread.is_empty() {
             return self.stream.recv(buffer).await;
         }
@@ -96,7 +125,11 @@ impl Link {
     }
 
     /// Fills the whole buffer.
-    pub(super) async fn recv_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::recv`]; `UnexpectedEof` when it ends before.
+    pub async fn recv_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.recv(&mut buffer[filled..]).await? {
@@ -107,26 +140,33 @@ impl Link {
         Ok(())
     }
 
-    /// Writes all of a few bytes.
-    pub(super) async fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks.
+    pub async fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.wrapping {
             None => self.stream.send_all(bytes).await,
             Some(Wrapping { codec, workshop }) => {
-                let wrapped = workshop.wrap(codec, bytes).map_err(io::Error::other)?;
-                self.stream.send_all(wrapped).await
+                for piece in bytes.chunks(PIECE_BYTES) {
+                    let wire = workshop.wrap(codec, piece)?;
+                    self.stream.send_all(&wire).await?;
+                }
+                Ok(())
             }
         }
     }
 
     /// Waits until something happens: bytes, or the end.
-    pub(super) async fn readable(&mut self) {
+    pub async fn readable(&mut self) {
         while !self.is_readable() {
             self.stream.readiness().await;
         }
     }
 
     /// Whether the peer is gone, and left nothing to be read.
-    pub(super) fn is_lost(&mut self) -> bool {
+    pub fn is_lost(&mut self) -> bool {
         self.is_readable() && self.unread.is_empty() && {
             let is_plain = self.wrapping.is_none();
             !is_plain || !matches!(self.stream.socket().peek(&mut [0]), Ok(1..))
@@ -175,7 +215,8 @@ impl Link {
             return Ok(());
         };
         let socket = self.stream.socket();
-        let landing = workshop.landing(Some(codec), READ_BYTES);
+        let mut workshop = workshop.0.borrow_mut();
+        let landing = workshop.landing(Some(codec), PIECE_BYTES);
         let heard = match socket.recv(landing)? {
             0 => codec.end_of_input(),
             count => {
@@ -194,33 +235,31 @@ impl Link {
         Ok(())
     }
 
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.socket().peer_address()
+    }
+
+    /// Where our end is.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.stream.socket().local_address()
+    }
+
     /// Closes it with a RST.
-    pub(super) fn reset(self) {
+    pub fn reset(self) {
         self.stream.reset();
     }
 
-    /// A connection as the world takes it, which began at `since`.
-    pub(super) fn into_leg(self, since: Timestamp) -> Leg {
-        let Self {
-            stream,
-            wrapping,
-            unread,
-            has_failed: _,
-        } = self;
-        let peer = stream.socket().peer_address().into();
-        let watched = stream.into_watched(Owner::TASK);
-        let codec = wrapping.map(|wrapping| wrapping.codec);
-        let prefix = match &codec {
-            Some(codec) => codec.keep_plain(unread),
-            None => unread,
+    /// What is left of it, its early bytes as the codec keeps them.
+    #[must_use]
+    pub fn into_parts(self) -> (Stream, Option<Box<Codec>>, Vec<u8>) {
+        let codec = self.wrapping.map(|wrapping| wrapping.codec);
+        let early = match &codec {
+            Some(codec) => codec.keep_plain(self.unread),
+            None => self.unread,
         };
-        let remains = Remains {
-            codec,
-            prefix,
-            gate: GateHold::Open,
-            // What was read may not have been all.
-            left_unread: Readiness::READABLE,
-        };
-        Leg::new(watched, peer, since, remains)
+        (self.stream, codec, early)
     }
 }
