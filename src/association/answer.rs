@@ -95,6 +95,9 @@ pub enum Refusal {
     /// limit: 503.
     #[error("association table is full")]
     Full,
+    /// The bearer of the credential holds as many associations as it may: 429.
+    #[error("this bearer holds as many associations as it may")]
+    TooMany,
 }
 
 impl CandidateRef {

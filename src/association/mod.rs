@@ -11,6 +11,7 @@
 mod answer;
 mod candidate;
 pub mod census;
+pub mod creators;
 mod expiry;
 pub mod idle;
 pub mod key;

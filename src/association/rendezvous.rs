@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::answer::Refusal;
 use super::census::Removal;
+use super::creators::CreatorId;
 use super::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use super::owner::{MintError, Owner};
 use super::table::{Accepted, CandidateRef, Closing, Joined, OnUnknown, Stale, Table};
@@ -66,9 +67,14 @@ impl<L: Copy> Rendezvous<L> {
     /// # Errors
     ///
     /// As there.
-    pub fn create(&mut self, key: RendezvousKey, now: Timestamp) -> Result<(), Refusal> {
+    pub fn create(
+        &mut self,
+        key: RendezvousKey,
+        creator: Option<CreatorId>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         self.assert_owned(&key);
-        self.table.create(key, now)
+        self.table.create(key, creator, now)
     }
 
     /// Makes an association known with as many candidates as there are routes to
@@ -82,6 +88,7 @@ impl<L: Copy> Rendezvous<L> {
         &mut self,
         association: AssociationKey,
         routes: u16,
+        creator: Option<CreatorId>,
         session_limit: Option<Duration>,
         now: Timestamp,
     ) -> Result<Vec<CandidateKey>, Refusal> {
@@ -89,7 +96,7 @@ impl<L: Copy> Rendezvous<L> {
             association,
             candidate: None,
         };
-        self.create(implicit, now)?;
+        self.create(implicit, creator, now)?;
         if let Some(limit) = session_limit {
             self.table.limit_sessions(association, limit, now)?;
         }
@@ -100,7 +107,7 @@ impl<L: Copy> Rendezvous<L> {
                     association,
                     candidate: Some(candidate),
                 };
-                self.create(key, now).map(|()| candidate)
+                self.create(key, creator, now).map(|()| candidate)
             })
             .collect()
     }
@@ -264,9 +271,9 @@ mod tests {
         let shard = &mut shards(1)[0];
         let now = Timestamp::default();
         let association = AssociationKey(Uuid::from_u128(5));
-        let gathered = shard.gather(association, 3, None, now).unwrap();
+        let gathered = shard.gather(association, 3, None, None, now).unwrap();
         assert_eq!(
-            shard.gather(association, 3, None, now),
+            shard.gather(association, 3, None, None, now),
             Ok(gathered.clone())
         );
         assert_eq!(shard.table().len(), 1);
@@ -279,7 +286,7 @@ mod tests {
             };
             assert_eq!(shard.test(key, now), Ok(()));
         }
-        let other = shard.gather(AssociationKey(Uuid::from_u128(6)), 1, None, now);
+        let other = shard.gather(AssociationKey(Uuid::from_u128(6)), 1, None, None, now);
         assert_ne!(other.unwrap()[0], gathered[0]);
     }
 

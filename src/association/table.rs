@@ -55,6 +55,7 @@ use hashbrown::HashTable;
 use super::answer::Refusal;
 use super::candidate::{Candidates, State};
 use super::census::{Removal, Tally};
+use super::creators::{CreatorId, Creators, Origin};
 use super::expiry::{ExpiryQueue, Links};
 use super::key::{AssociationKey, CandidateKey, RendezvousKey};
 use super::slab::{CHUNK_SLOTS, Slab, Slot};
@@ -74,6 +75,8 @@ pub struct Limits {
     pub associations_max: u32,
     /// Candidates of one association, from 1 to 254.
     pub candidates_max: u8,
+    /// Associations of one creator that is named; 0: no limit.
+    pub per_creator_max: u32,
     /// How long an association lives; see the module.
     pub lifetime: Duration,
 }
@@ -83,6 +86,7 @@ impl Default for Limits {
         Self {
             associations_max: 262_144,
             candidates_max: 16,
+            per_creator_max: 0,
             lifetime: Duration::from_secs(300),
         }
     }
@@ -107,6 +111,7 @@ pub struct Table<L> {
     deserted: ExpiryQueue,
     /// Acceptors whose association is gone, until they are polled.
     closing: Vec<Closing<L>>,
+    creators: Creators,
     /// Number of the last acceptance.
     turn: u32,
     pub(super) tally: Tally,
@@ -119,13 +124,6 @@ pub(super) struct Association<L> {
     session_limit_s: u32,
     pub(super) links: Links,
     pub(super) candidates: Candidates<L>,
-}
-
-/// What created an association.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    Explicit,
-    Accept,
 }
 
 impl<L: Copy> Table<L> {
@@ -149,21 +147,28 @@ impl<L: Copy> Table<L> {
             expiry: ExpiryQueue::new(limits.lifetime),
             deserted: ExpiryQueue::new(limits.lifetime),
             closing: Vec::new(),
+            creators: Creators::default(),
             turn: 0,
             tally: Tally::default(),
         }
     }
 
     /// Makes the association known, and the candidate if one is named. What is
-    /// known already stays as it is.
+    /// known already stays as it is, its creator's.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Full`].
-    pub fn create(&mut self, key: RendezvousKey, now: Timestamp) -> Result<(), Refusal> {
-        let slot = match self.find_live(key.association, now) {
-            Some(slot) => slot,
-            None => self.insert(key.association, Origin::Explicit, now)?,
+    /// [`Refusal::Full`]; [`Refusal::TooMany`] where a creator is named.
+    pub fn create(
+        &mut self,
+        key: RendezvousKey,
+        creator: Option<CreatorId>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let slot = match (self.find_live(key.association, now), creator) {
+            (Some(slot), _) => slot,
+            (None, None) => self.insert(key.association, Origin::EXPLICIT, now)?,
+            (None, Some(creator)) => self.insert_by(creator, key.association, now)?,
         };
         let candidates = &mut self.slots.held_mut(slot).candidates;
         let result = match key.candidate {
@@ -212,7 +217,7 @@ impl<L: Copy> Table<L> {
     ) -> Result<Accepted<L>, Refusal> {
         let slot = match (self.find_live(key.association, now), on_unknown) {
             (Some(slot), _) => slot,
-            (None, OnUnknown::Create) => self.insert(key.association, Origin::Accept, now)?,
+            (None, OnUnknown::Create) => self.insert(key.association, Origin::ACCEPT, now)?,
             (None, OnUnknown::Refuse) => return Err(Refusal::NotFound),
         };
         let was_deserted = self.slots.held(slot).is_deserted();
@@ -423,7 +428,7 @@ impl<L: Copy> Table<L> {
     pub fn invariants(&self) {
         assert!(self.slots.len() <= self.limits.associations_max, "limit");
         assert_eq!(self.index.len(), self.slots.len() as usize, "index");
-        let (mut expiring, mut deserted) = (0, 0);
+        let (mut expiring, mut deserted, mut with_creator) = (0, 0, 0);
         for (slot, association) in self.slots.iter() {
             assert_eq!(self.find(association.key), Some(slot), "index of {slot}");
             let candidates = association.candidates.as_slice();
@@ -432,12 +437,14 @@ impl<L: Copy> Table<L> {
                 let first = association.candidates.position(candidate.key);
                 assert_eq!(first, Some(position), "candidates of {slot} repeat");
             }
+            with_creator += u32::from(association.origin.creator().is_some());
             if association.is_deserted() {
                 deserted += 1;
             } else if !association.candidates.is_any_connected() {
                 expiring += 1;
             }
         }
+        assert_eq!(self.creators.total(), with_creator, "creators");
         assert_eq!(self.expiry.invariants(&self.slots), expiring, "expiry");
         assert_eq!(
             self.deserted.invariants(&self.slots),
@@ -473,7 +480,7 @@ impl<L: Copy> Table<L> {
     /// waits at it.
     fn renew(&mut self, slot: u32, was_deserted: bool, now: Timestamp) {
         let association = self.slots.held(slot);
-        if association.origin == Origin::Accept && !association.candidates.is_any_connected() {
+        if association.origin == Origin::ACCEPT && !association.candidates.is_any_connected() {
             self.dequeue(slot, was_deserted);
             self.expiry.push(&mut self.slots, slot, now);
         }
@@ -500,6 +507,23 @@ impl<L: Copy> Table<L> {
     pub(super) fn is_due(&self, association: &Association<L>, now: Timestamp) -> bool {
         !association.candidates.is_any_connected()
             && self.expiry.deadline_of(&association.links) <= now
+    }
+
+    /// As `insert`, for a creator that may have so many.
+    fn insert_by(
+        &mut self,
+        creator: CreatorId,
+        key: AssociationKey,
+        now: Timestamp,
+    ) -> Result<u32, Refusal> {
+        // Those that are due are no one's any more.
+        while self.expire_next(now) {}
+        let number = self.creators.enter(creator, self.limits.per_creator_max)?;
+        let inserted = self.insert(key, Origin::by(number), now);
+        if inserted.is_err() {
+            self.creators.leave(number);
+        }
+        inserted
     }
 
     /// Adds an association whose key is unknown.
@@ -588,6 +612,9 @@ impl<L: Copy> Table<L> {
         let Some(association) = self.slots.remove(slot) else {
             unreachable!("slot {slot} is vacant");
         };
+        if let Some(number) = association.origin.creator() {
+            self.creators.leave(number);
+        }
         match self
             .index
             .find_entry(hash_of(&self.hasher, association.key), |s| *s == slot)
@@ -633,7 +660,7 @@ impl<L> Association<L> {
     /// just added for an acceptor is not, though its candidate is still to come.
     fn is_deserted(&self) -> bool {
         let candidates = self.candidates.as_slice();
-        self.origin == Origin::Accept
+        self.origin == Origin::ACCEPT
             && !candidates.is_empty()
             && candidates
                 .iter()

@@ -59,7 +59,7 @@ fn check(steps: &[Step]) {
         match step {
             At(at) => now = seconds(*at),
             Make(a, c, expected) => {
-                assert_eq!(table.create(key(*a, *c), now), *expected, "step {n}");
+                assert_eq!(table.create(key(*a, *c), None, now), *expected, "step {n}");
             }
             Accept(a, c, leg, on_unknown, expected) => {
                 let accepted = table.accept(key(*a, *c), *leg, *on_unknown, now);

@@ -465,7 +465,8 @@ mod tests {
              state_dir = \"/s\"\n\n[log]\nformat = \"json\"\nlevel = \"warn\"\n\n[jet]\nv1 = \"deny\"\n\
              instance = \"r:9\"\n\n[limits]\nconnections_max = 954\n\
              connections_per_address_max = 0\nhandshakes_max = 954\n\
-             handshake_timeout_s = 10\nassociations_max = 262144\nassociation_ttl_s = 60\n\
+             handshake_timeout_s = 10\nassociations_max = 262144\n\
+             associations_per_bearer_max = 0\nassociation_ttl_s = 60\n\
              session_ttl_s = 0\nsession_idle_s = 0\nwaiting_per_address_max = 16384\n\
              creations_per_minute_max = 0\nspent_tokens_max = 262144\n\
              pipes_max = 3\nmemory_bytes_max = 2147483648\nspill_bytes_max = 67108864\n\

@@ -140,6 +140,8 @@ limits! {
     /// Associations at once. Above it, one that an acceptor created and left
     /// makes way for a new one.
     associations_max: Fixed(262_144), 1, 16_777_216;
+    /// Associations at once that one key's or issuer's requests made known. 0 is no limit.
+    associations_per_bearer_max: Fixed(0), 0, 16_777_216;
     /// Seconds from an association's creation until it is forgotten, unless a
     /// pair of it is joined.
     association_ttl_s: Fixed(300), ASSOCIATION_TTL_MIN_S, 86_400;
@@ -189,6 +191,7 @@ impl Limits {
             handshakes_max: 0,
             handshake_timeout_s: 0,
             associations_max: 0,
+            associations_per_bearer_max: 0,
             association_ttl_s: 0,
             session_ttl_s: 0,
             session_idle_s: 0,

@@ -107,6 +107,8 @@ pub enum Refused {
     TooManyFromAddress,
     /// Handshakes are at their limit.
     TooManyHandshakes,
+    /// The key's bearer holds as many associations as it may.
+    TooManyOfBearer,
     /// The legs that wait from this address are at their limit.
     TooManyWaiting,
     /// Memory is at its budget.
@@ -174,6 +176,7 @@ crate::labels!(Refused {
     TooManyConnections = "too_many_connections",
     TooManyFromAddress = "too_many_from_address",
     TooManyHandshakes = "too_many_handshakes",
+    TooManyOfBearer = "too_many_of_bearer",
     TooManyWaiting = "too_many_waiting",
     OverMemory = "over_memory",
     NoDescriptor = "no_descriptor",
@@ -188,7 +191,7 @@ impl Refused {
         match self {
             Self::NotFound => Status::NOT_FOUND,
             Self::V1Denied => Status::FORBIDDEN,
-            Self::TooManyWaiting | Self::TooManyFromAddress => Status::TOO_MANY_REQUESTS,
+            Self::TooManyWaiting => Status::TOO_MANY_REQUESTS,
             Self::TableFull | Self::Draining => Status::SERVICE_UNAVAILABLE,
             _ => Status::BAD_REQUEST,
         }
@@ -215,7 +218,7 @@ impl Refused {
             Self::BodyTooLong => 413,
             Self::UpgradeRequired => 426,
             Self::NotWaiting => 428,
-            Self::TooManyWaiting | Self::TooManyFromAddress | Self::TooFast => 429,
+            Self::TooManyWaiting | Self::TooManyOfBearer | Self::TooFast => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
             Self::TableFull | Self::TooManySpent | Self::OverMemory | Self::Draining => 503,
             _ => 400,
@@ -265,6 +268,7 @@ impl From<Refusal> for Refused {
             Refusal::Ended => Self::SessionEnded,
             Refusal::AlreadyConnected => Self::AlreadyConnected,
             Refusal::Full => Self::TableFull,
+            Refusal::TooMany => Self::TooManyOfBearer,
         }
     }
 }

@@ -16,6 +16,7 @@ use super::sessions::Origin;
 use super::websocks::Visitor;
 use crate::access::{Grant, Presented, Scope, SingleUse, TokenId};
 use crate::association::census::Removal;
+use crate::association::creators::CreatorId;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::Route;
 use crate::metrics::ACCESS_LOG;
@@ -39,9 +40,9 @@ const STRIKES_MAX: u8 = 3;
 /// What is asked of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// To make it known, with a candidate for each route. Its sessions may last only so
-    /// long.
-    Gather(AssociationKey, Option<Duration>),
+    /// To make it known to one who asks, with a candidate for each route. Its sessions may
+    /// last only so long.
+    Gather(AssociationKey, Option<CreatorId>, Option<Duration>),
     /// Whether it is known.
     Show(AssociationKey),
     /// To give it up, with its sessions.
@@ -215,6 +216,7 @@ impl RelayService {
         granted: &Grant<'_>,
     ) -> Result<Answer, Refused> {
         let limit = granted.session_limit;
+        let creator = granted.bearer_id().map(|bearer| CreatorId(bearer.0));
         match request {
             RestRequest::Health => Ok(rest_answer::healthy(settings.instance.as_str())),
             RestRequest::Create { association } => {
@@ -226,16 +228,16 @@ impl RelayService {
                         .mint(self.random)
                         .map_err(|_| Refused::TableFull)?,
                 };
-                let candidates = self.gather(association, limit).await?;
+                let candidates = self.gather(association, creator, limit).await?;
                 let routes = routes_to(&settings.routes, &candidates);
                 Ok(rest_answer::created(association.0, &settings.stun, &routes))
             }
             RestRequest::CreateAssociation(id) => {
-                self.gather(AssociationKey(id), limit).await?;
+                self.gather(AssociationKey(id), creator, limit).await?;
                 Ok(Answer::new(200))
             }
             RestRequest::GatherCandidates(id) => {
-                let candidates = self.gather(AssociationKey(id), limit).await?;
+                let candidates = self.gather(AssociationKey(id), creator, limit).await?;
                 let routes = routes_to(&settings.routes, &candidates);
                 Ok(rest_answer::gathered(id, &routes))
             }
@@ -292,9 +294,11 @@ impl RelayService {
     async fn gather(
         &self,
         association: AssociationKey,
+        creator: Option<CreatorId>,
         session_limit: Option<Duration>,
     ) -> Result<Vec<CandidateKey>, Refused> {
-        match self.ask(Ask::Gather(association, session_limit)).await? {
+        let gather = Ask::Gather(association, creator, session_limit);
+        match self.ask(gather).await? {
             Answered::Candidates(candidates) => Ok(candidates),
             Answered::Done | Answered::Associations(_) => {
                 unreachable!("every question has its own answer")
@@ -317,7 +321,7 @@ impl RelayService {
     /// Asks an association's owner, this shard or another.
     async fn ask(&self, ask: Ask) -> Told {
         let key = match ask {
-            Ask::Gather(key, _) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => key,
+            Ask::Gather(key, ..) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => key,
             // One shard remembers each, found as any association's is.
             Ask::Spend(SingleUse { id, .. }) | Ask::Take(id) => {
                 AssociationKey(Uuid::from_bytes(id.0))
@@ -357,10 +361,11 @@ impl RelayService {
         match ask {
             Ask::Gather(..) if self.world.is_draining() => Err(Refused::Draining),
             Ask::Gather(..) if !self.has_memory() => Err(Refused::OverMemory),
-            Ask::Gather(association, session_limit) => {
+            Ask::Gather(association, creator, session_limit) => {
                 let routes = u16::try_from(self.settings().routes.len()).unwrap_or(u16::MAX);
                 let mut rendezvous = self.rendezvous.borrow_mut();
-                let candidates = rendezvous.gather(association, routes, session_limit, now)?;
+                let candidates =
+                    rendezvous.gather(association, routes, creator, session_limit, now)?;
                 Ok(Answered::Candidates(candidates))
             }
             Ask::Show(association) => {

@@ -357,6 +357,7 @@ fn listener_urls(
 fn table_limits(settings: &RelaySettings, shards: NonZeroU16) -> TableLimits {
     TableLimits {
         associations_max: to_u32(share(settings.limits.associations_max, shards)),
+        per_creator_max: to_u32(share(settings.limits.associations_per_bearer_max, shards)),
         lifetime: settings.limits.association_ttl(),
         ..TableLimits::default()
     }

@@ -338,6 +338,34 @@ fn an_issuer_creates_no_more_often_than_it_may() {
 }
 
 #[test]
+fn an_issuer_holds_no_more_associations_than_it_may() {
+    let issuer = Issuer::new();
+    // One shard, so that the limit is not shared out.
+    let options = ["--cores", "1", "--limit", "associations_per_bearer_max=3"];
+    let mut relay = issuer.relay_with(&options);
+    let claims = json!({"scope": "*", "exp": clock::unix_time().as_secs() + 600});
+    let bearer = issuer.bearer("SCOPE", &claims);
+    let ask = |request: &str| exchange(relay.address, request, &bearer);
+    let ids: Vec<String> = (0..3)
+        .map(|_| {
+            let created = ask("GET /jet/create");
+            let id = created.header("Jet-Association").expect("an association");
+            id.to_owned()
+        })
+        .collect();
+    assert_eq!(ask("GET /jet/create").status, 429);
+    // What is known already is no other.
+    let known = format!("POST /jet/association/{}", ids[0]);
+    assert_eq!(ask(&known).status, 200);
+    let gone = format!("DELETE /jet/association/{}", ids[1]);
+    assert_eq!(ask(&gone).status, 200);
+    assert_eq!(ask("GET /jet/create").status, 200);
+    assert_eq!(ask("GET /jet/create").status, 429);
+    assert_eq!(relay.counters().count("refused.too_many_of_bearer"), 2);
+    relay.stop().check_clean();
+}
+
+#[test]
 fn an_issuer_may_have_another_key() {
     let mut issuer = Issuer::new();
     let mut relay = issuer.relay();

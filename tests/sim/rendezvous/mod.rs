@@ -14,6 +14,7 @@ use ahash::RandomState;
 use fastrand::Rng;
 use midspan::association::Refusal;
 use midspan::association::census::Removal;
+use midspan::association::creators::CreatorId;
 use midspan::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use midspan::association::owner::Owner;
 use midspan::association::rendezvous::{Rendezvous, Route};
@@ -137,6 +138,7 @@ impl World {
         let limits = Limits {
             associations_max: rng.u32(1..=8),
             candidates_max: rng.u8(1..=4),
+            per_creator_max: 0,
             lifetime: Duration::from_secs(300),
         };
         let owner = Owner::new(rng.u128(..).to_ne_bytes(), count);
@@ -286,7 +288,9 @@ impl World {
         );
         match ask {
             Ask::Create => {
-                let answer = here.create(key, self.now);
+                // Whose they are is kept with them, and checked by the table itself.
+                let creator = [None, Some(CreatorId([1; 16])), Some(CreatorId([2; 16]))];
+                let answer = here.create(key, creator[leg as usize % 3], self.now);
                 assert_eq!(answer, self.model.create(shard, key, self.now));
                 self.answered(leg, answer);
             }
@@ -523,6 +527,7 @@ impl World {
                 Err(Refusal::Ended) => "Ended",
                 Err(Refusal::AlreadyConnected) => "AlreadyConnected",
                 Err(Refusal::Full) => "Full",
+                Err(Refusal::TooMany) => unreachable!("creators have no limit here"),
             },
         );
     }
