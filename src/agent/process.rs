@@ -21,7 +21,7 @@ use crate::association::key::ShardId;
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::run_shards;
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
-use crate::runtime::listener::{HandOut, Listener, bind_each};
+use crate::runtime::listener::{HandOut, Listener, bind_group, claim_address};
 use crate::runtime::resolver::Resolver;
 use crate::runtime::signal::Signals;
 use crate::shard::control::{Envelope, Operator};
@@ -287,7 +287,12 @@ fn listeners(
     hand_out: HandOut,
     count: usize,
 ) -> Result<(SocketAddr, Vec<Listener>), AgentError> {
-    bind_each(address, hand_out, count).map_err(|source| AgentError::Listen { address, source })
+    let claim_and_bind = || {
+        // Settles the port for all of them.
+        let claimed = claim_address(address)?;
+        Ok((claimed, bind_group(claimed, hand_out, count)?))
+    };
+    claim_and_bind().map_err(|source| AgentError::Listen { address, source })
 }
 
 fn with_each<S, T>(seeds: Vec<(Seed, S)>, mut make: impl FnMut(S) -> T) -> Vec<(Seed, T)> {

@@ -99,22 +99,20 @@ pub fn claim_address(address: SocketAddr) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
 }
 
-/// Binds one listener for each of `count` shards, all at one address; gives it with the
-/// port that the kernel chose.
+/// Binds one listener for each of `count` shards, all at one address, which
+/// [`claim_address`] gave.
 ///
 /// # Errors
 ///
-/// When the address cannot be had.
-pub fn bind_each(
+/// As [`Listener::bind`].
+pub fn bind_group(
     address: SocketAddr,
     hand_out: HandOut,
     count: usize,
-) -> io::Result<(SocketAddr, Vec<Listener>)> {
-    // Settles the port for all of them.
-    let claimed = claim_address(address)?;
-    let bind = |_| Listener::bind(claimed, hand_out);
-    let listeners: io::Result<_> = (0..count).map(bind).collect();
-    Ok((claimed, listeners?))
+) -> io::Result<Vec<Listener>> {
+    (0..count)
+        .map(|_| Listener::bind(address, hand_out))
+        .collect()
 }
 
 impl Listener {

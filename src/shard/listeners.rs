@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use super::serve::ServeError;
 use crate::config::settings::RelaySettings;
 use crate::runtime::inherited::InheritedSocket;
-use crate::runtime::listener::{HandOut, Listener, bind_each};
+use crate::runtime::listener::{HandOut, Listener, bind_group, claim_address};
 
 /// Sockets that listen, and that no shard serves yet.
 #[derive(Debug)]
@@ -22,12 +22,18 @@ impl Listeners {
     /// Claims the addresses and binds them.
     pub(super) fn bind(settings: &RelaySettings, shards: NonZeroU16) -> Result<Self, ServeError> {
         let mut addresses = Vec::new();
-        let mut by_shard: Vec<_> = (0..shards.get()).map(|_| Vec::new()).collect();
+        // All of them first: one that listens would be in the way of another that is within
+        // it, such as 127.0.0.1 beside 0.0.0.0.
         for listener in &settings.listen {
             let address = listener.address.0;
-            let (claimed, here) = bind_each(address, HandOut::FirstBytes, by_shard.len())
-                .map_err(|source| ServeError::Listen { address, source })?;
+            let claimed =
+                claim_address(address).map_err(|source| ServeError::Listen { address, source })?;
             addresses.push(claimed);
+        }
+        let mut by_shard: Vec<_> = (0..shards.get()).map(|_| Vec::new()).collect();
+        for &address in &addresses {
+            let here = bind_group(address, HandOut::FirstBytes, by_shard.len())
+                .map_err(|source| ServeError::Listen { address, source })?;
             for (listeners, listener) in by_shard.iter_mut().zip(here) {
                 listeners.push(listener);
             }

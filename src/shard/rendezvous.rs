@@ -465,6 +465,10 @@ impl RelayService {
             // The leg is closed with the message.
             return self.count_refused(peer, Refused::TooManyConnections);
         }
+        if !self.admits(peer) {
+            // So that none stays to be told.
+            return self.count_refused(peer, Refused::TooManyFromAddress);
+        }
         let (stream, permit) = self.begin(socket);
         let newcomer = Newcomer {
             stream,
@@ -474,13 +478,9 @@ impl RelayService {
         };
         let service = Rc::clone(self);
         spawn(async move {
-            let admitted = service.admits(newcomer.peer);
             let _counted = service.connections_per_address.enter(newcomer.peer);
             if service.world.is_draining() {
                 service.turn_away(newcomer, Refused::Draining).await;
-            } else if !admitted {
-                let refused = Refused::TooManyFromAddress;
-                service.turn_away(newcomer, refused).await;
             } else {
                 service.settle(newcomer).await;
             }
@@ -583,7 +583,7 @@ impl Service for RelayService {
         _reason: CloseReason,
         _bytes: [u64; 2],
     ) {
-        self.leave_session(session);
+        self.forget_session(session);
         if let Origin::Met(candidate) = session.context {
             // Never stale: a connected candidate stays until its session ends.
             let ended = self.rendezvous.borrow_mut().session_ended(candidate);

@@ -35,8 +35,8 @@ impl Origin {
         }
     }
 
-    /// Those of the left and the right peer who came to the relay.
-    fn comers(self, [left, right]: [PeerAddress; 2]) -> impl Iterator<Item = PeerAddress> {
+    /// Those of the left and the right peer who connected to the relay.
+    fn connected(self, [left, right]: [PeerAddress; 2]) -> impl Iterator<Item = PeerAddress> {
         let right = matches!(self, Self::Met(_)).then_some(right);
         iter::once(left).chain(right)
     }
@@ -71,17 +71,17 @@ impl RelayService {
         if let Some(limit) = self.settings().session_idle {
             self.idleness.borrow_mut().begin(limit, now);
         }
-        for peer in session.comers([left.party.peer, right.party.peer]) {
+        for peer in session.connected([left.party.peer, right.party.peer]) {
             self.connections_per_address.add(peer);
         }
         self.world.join(left, right, session);
     }
 
     /// Takes back what [`Self::begin_session`] entered, but for its look at idleness.
-    pub(super) fn leave_session(&self, session: &Session<Origin>) {
+    pub(super) fn forget_session(&self, session: &Session<Origin>) {
         self.session_ends.borrow_mut().remove(session.context);
         let peers = session.parties.map(|party| party.peer);
-        for peer in session.context.comers(peers) {
+        for peer in session.context.connected(peers) {
             self.connections_per_address.remove(peer);
         }
     }

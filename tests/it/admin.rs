@@ -17,7 +17,7 @@ use super::jet_client::{
 };
 use super::patience::until;
 use super::relay_process::Relay;
-use super::require::require_cores;
+use super::require::{require, require_cores};
 use super::rest::{exchange, read_response, request};
 
 /// One answer of the operators' listener: the status, and the body.
@@ -118,6 +118,44 @@ fn operators_see_what_was_counted() {
         said.contains("  counted      1000 bytes_relayed\n"),
         "{said}"
     );
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_browser_shows_what_runs() {
+    let Some(chromium) = require("chromium") else {
+        return;
+    };
+    let (relay, admin) = relay_with_admin(&["--cores", "1"]);
+    let (mut acceptor, mut connector) = pair(relay.address, new_association());
+    one_way(&mut connector, &mut acceptor, &[7; 3 << 10]);
+    let profile = tempfile::tempdir().expect("a folder");
+    let output = Command::new(chromium)
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+        ])
+        .args(["--no-first-run", "--dump-dom", "--virtual-time-budget=5000"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("http://{admin}/"))
+        .output()
+        .expect("chromium runs");
+    let page = String::from_utf8_lossy(&output.stdout);
+    for part in [
+        "<b>1</b><span>pairs</span>",
+        "<b>2</b><span>connections</span>",
+        "<b>3.00 KiB</b><span>relayed</span>",
+        "1 of 1 cores answer",
+        "href=\"latency/join.hgrm\"",
+        // A rate over time, and a distribution.
+        "<polyline points=\"0,",
+        "first byte",
+    ] {
+        assert!(page.contains(part), "{part:?} is missing: {page}");
+    }
+    drop((acceptor, connector));
     relay.stop().check_clean();
 }
 

@@ -5,7 +5,10 @@ use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
-use rustix::net::{AddressFamily, SocketType, bind, connect as connect_socket, socket};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, connect as connect_socket, socket_with,
+};
+use rustix::process::Signal;
 
 use super::jet_client::{
     accept, connect, dial, granted, new_place, packet, pair, ping_pong, read_reply, read_to_end,
@@ -17,7 +20,8 @@ use super::require::require_cores;
 
 /// A connection from another address than [`dial`] has.
 fn dial_from_elsewhere(relay: SocketAddr) -> TcpStream {
-    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
+    let fd = socket_with(family, SocketType::STREAM, flags, None).expect("a socket");
     bind(&fd, &SocketAddr::from(([127, 0, 0, 2], 0))).expect("bound");
     connect_socket(&fd, &relay).expect("the relay listens");
     let stream = TcpStream::from(fd);
@@ -25,15 +29,17 @@ fn dial_from_elsewhere(relay: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Whether the relay lets an acceptor in that says `opening`.
+/// Whether the relay lets an acceptor in that says `opening`, and does not close without a
+/// word.
 fn is_let_in(stream: &mut TcpStream, opening: &[u8]) -> bool {
     // It may have been closed already.
     let _ = stream.write_all(opening);
     let mut first = [0];
-    match stream.peek(&mut first) {
-        Ok(1) => read_reply(stream).status.as_u16() == 200,
-        _ => false,
+    let is_answered = matches!(stream.peek(&mut first), Ok(1));
+    if is_answered {
+        assert_eq!(read_reply(stream).status.as_u16(), 200);
     }
+    is_answered
 }
 
 #[test]
@@ -48,7 +54,7 @@ fn an_address_may_have_so_many_whatever_they_are_at() {
     relay.wait_for_counters("four connections", |counters| {
         counters.count("accepted") == 4
     });
-    let mut fifth = dial(address);
+    let mut fifth = stall(address, b"J");
     assert_eq!(read_to_end(&mut fifth).0, b"");
     // It costs nobody else anything.
     let opening = packet(&accept(new_place()));
@@ -62,13 +68,13 @@ fn an_address_may_have_so_many_whatever_they_are_at() {
     });
     let place = new_place();
     let second = granted(address, &accept(place));
-    let mut sixth = dial(address);
+    let mut sixth = stall(address, b"J");
     assert_eq!(read_to_end(&mut sixth).0, b"");
     drop((acceptor, connector));
     relay.wait_for_counters("the session's end", |counters| counters.sum("ended.") == 1);
     let third = granted(address, &connect(place));
     let fourth = granted(address, &accept(new_place()));
-    let mut seventh = dial(address);
+    let mut seventh = stall(address, b"J");
     assert_eq!(read_to_end(&mut seventh).0, b"");
     drop((waiting, second, third, fourth));
     let ended = relay.stop();
@@ -100,6 +106,42 @@ fn an_address_is_bounded_on_the_shard_where_its_legs_end_up() {
     let ended = relay.stop();
     ended.check_clean();
     assert!(ended.counters.count("refused.too_many_from_address") >= 180);
+}
+
+#[test]
+fn the_limit_may_change_while_connections_live() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("relay.toml");
+    let write = |max: u32| {
+        let limit = format!("[limits]\nconnections_per_address_max = {max}\n");
+        let text = format!("cores = 1\ncreate_on_accept = true\n{limit}");
+        fs::write(&path, text).expect("written");
+    };
+    write(0);
+    let mut relay = Relay::start(&["--config", path.to_str().expect("text")]);
+    let address = relay.address;
+    let come = || {
+        let mut stream = dial(address);
+        is_let_in(&mut stream, &packet(&accept(new_place()))).then_some(stream)
+    };
+    let mut kept: Vec<_> = (0..4).map_while(|_| come()).collect();
+    assert_eq!(kept.len(), 4);
+    let mut set = |max: u32| {
+        write(max);
+        relay.signal(Signal::HUP);
+        relay.wait_for_line("the configuration is taken");
+    };
+    // Those that are there are counted, and stay.
+    set(3);
+    assert!(come().is_none());
+    set(5);
+    kept.push(until("the new limit", &come));
+    assert!(come().is_none());
+    kept.truncate(2);
+    kept.extend((0..3).map(|_| until("room", &come)));
+    assert!(come().is_none());
+    drop(kept);
+    relay.stop().check_clean();
 }
 
 #[test]

@@ -40,6 +40,26 @@ fn one_port_has_one_relay() {
 }
 
 #[test]
+fn one_listener_may_be_within_another() {
+    let free = Relay::start(&[]);
+    let port = free.address.port();
+    free.stop().check_clean();
+    let (all, one) = (format!("0.0.0.0:{port}"), format!("127.0.0.1:{port}"));
+    let relay = Relay::start(&[
+        "--open",
+        "--create-on-accept",
+        "--listen",
+        &all,
+        "--listen",
+        &one,
+    ]);
+    let (mut acceptor, mut connector) = pair(([127, 0, 0, 1], port).into(), new_place());
+    ping_pong(&mut acceptor, &mut connector);
+    drop((acceptor, connector));
+    relay.stop().check_clean();
+}
+
+#[test]
 fn other_hosts_are_served_only_when_that_was_said() {
     let parts = ["--listen: 0.0.0.0:0 can be reached", "next: pass --open"];
     check_refused(&[], &["--listen", "0.0.0.0:0"], 2, &parts);

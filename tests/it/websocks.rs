@@ -17,6 +17,7 @@ use midspan::runtime::clock;
 use super::agents::{echo, service};
 use super::jet_client::{End, dial, read_to_end};
 use super::patience::until;
+use super::peers::stalls::stall;
 use super::relay_process::Relay;
 use super::rest::read_response;
 
@@ -169,26 +170,35 @@ fn a_visitor_is_connected_with_what_it_asks_for() {
 
 #[test]
 fn an_address_may_have_so_many_visitors_and_what_is_dialled_for_them_is_not_counted() {
-    let (_folder, mut relay) =
-        relay("cores = 1\n[limits]\nconnections_per_address_max = 2\n[log]\nlevel = \"debug\"");
+    let limit = "[limits]\nconnections_per_address_max = 3";
+    let (_folder, mut relay) = relay(&format!("cores = 1\n{limit}"));
     let target = service(echo);
     let pooled = visit(relay.address, KEY);
     let mut visitor = visit(relay.address, KEY);
     let wire = [&MAX_FRAME[..], &connect(target)].concat();
-    for _ in 0..2 {
-        // The target has the address of its visitors.
-        let mut third = dial(relay.address);
-        assert_eq!(read_to_end(&mut third).0, b"");
-        visitor.write_all(&wire).expect("sent");
-        assert_eq!(read_reply(&mut visitor).code, ReplyCode::Succeeded);
-        check_echo(&mut visitor, b"hello");
-        let mut third = dial(relay.address);
-        assert_eq!(read_to_end(&mut third).0, b"");
-        drop(visitor);
-        relay.wait_for_line("session ended");
-        visitor = visit(relay.address, KEY);
-    }
-    drop((pooled, visitor));
+    visitor.write_all(&wire).expect("sent");
+    assert_eq!(read_reply(&mut visitor).code, ReplyCode::Succeeded);
+    check_echo(&mut visitor, b"hello");
+    // Their target has the same address as these three.
+    let third = visit(relay.address, KEY);
+    let mut fourth = stall(relay.address, b"G");
+    assert_eq!(read_to_end(&mut fourth).0, b"");
+    let refused = relay.counters().count("refused.too_many_from_address");
+    assert_eq!(refused, 1);
+    // They are counted no longer than they are there.
+    drop((pooled, visitor, third));
+    let mut next = Vec::new();
+    until("room for three", || {
+        let mut stream = dial(relay.address);
+        let request = knock("alice", &proof(0), KEY, SOCKS5);
+        // It may have been closed already.
+        let _ = stream.write_all(request.as_bytes());
+        if matches!(stream.peek(&mut [0]), Ok(1)) {
+            next.push(stream);
+        }
+        (next.len() == 3).then_some(())
+    });
+    drop(next);
     relay.stop().check_clean();
 }
 
