@@ -25,11 +25,12 @@ const PURE: [&str; 5] = ["protocol", "association", "access", "config", "tuning"
 /// Below everything: `time` names nothing, `metrics` only `time`.
 const GROUND: [&str; 2] = ["time", "metrics"];
 /// A protocol core builds on others only as listed here.
-const CORES: [(&str, &[&str]); 9] = [
+const CORES: [(&str, &[&str]); 10] = [
     ("proxy_protocol", &[]),
     ("http_head", &[]),
     ("websocket", &["http_head"]),
     ("socks5", &[]),
+    ("http_connect", &["http_head", "socks5"]),
     ("jet", &["http_head"]),
     ("websocks", &["http_head", "websocket", "socks5"]),
     ("jproxy", &[]),

@@ -21,6 +21,7 @@ use crate::protocol::jet::{
 use crate::relay::GateHold;
 use crate::runtime::socket::Keepalive;
 use crate::runtime::stream::Stream;
+use crate::session::approach::ApproachError;
 use crate::session::introduction::{Introduced, Introduction, IntroductionError};
 use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::leg::Leg;
@@ -82,12 +83,14 @@ impl LegError {
     pub(super) fn next_step(&self) -> Option<&'static str> {
         use rustls::{CertificateError, Error};
         match self {
-            Self::Introduction(IntroductionError::Tls(Error::InvalidCertificate(
-                CertificateError::ApplicationVerificationFailure,
+            Self::Introduction(IntroductionError::Approach(ApproachError::Tls(
+                Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure),
             ))) => Some(
                 "the relay's certificate is not the pinned one: ask for the SHA-256 that it has now",
             ),
-            Self::Introduction(IntroductionError::Tls(Error::InvalidCertificate(_))) => Some(
+            Self::Introduction(IntroductionError::Approach(ApproachError::Tls(
+                Error::InvalidCertificate(_),
+            ))) => Some(
                 "add ?pin=SHA256 to the relay's URL, which the relay tells at its start, or pass \
                  --relay-ca FILE",
             ),

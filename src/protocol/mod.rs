@@ -5,6 +5,7 @@
 //! error, and only bytes that no continuation could repair are one.
 
 pub mod detect;
+pub mod http_connect;
 pub mod http_head;
 pub mod jet;
 pub mod proxy_protocol;

@@ -7,22 +7,17 @@
 //!   ws, wss:                            └─ upgrade ── 101 ───┴─> the leg's codec
 //! ```
 
-use std::fmt;
-use std::sync::Arc;
-
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use thiserror::Error;
 
+use super::approach::{Approach, ApproachError, Trusted};
 use crate::protocol::Progress;
 use crate::protocol::http_head::{HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, ResponseHead};
 use crate::protocol::jet::{
     Accept, AcceptDetails, AcceptPlace, Connect, ConnectivityTest, HostName, HostNameError,
-    Message, Packet, Place, Reply, ReplyError, Request, Status, Transport, Verb,
+    Message, Place, Reply, ReplyError, Request, Status, Transport, Verb,
 };
 use crate::protocol::websocket::{AnswerError, ClientHandshake, Role};
 use crate::relay::codec::{Closing, Codec, CodecError, HALF_CLOSE_PROTOCOL, WebSocket};
-use crate::tls::{SealError, Session, Wire};
 
 /// How a relay is spoken to.
 #[derive(Clone, Debug)]
@@ -32,33 +27,15 @@ pub struct Speech {
     /// Its host and port, as requests name it.
     pub authority: String,
     /// Whom to trust, and as whom: for TLS.
-    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub tls: Option<Trusted>,
 }
 
 /// One leg that is being introduced.
+#[derive(Debug)]
 pub struct Introduction {
-    tls: Option<Box<Session>>,
-    asking: Asking,
-    is_asked: bool,
-    received: Vec<u8>,
-    output: Wire,
-}
-
-/// How far it is; the rest is ids.
-impl fmt::Debug for Introduction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Introduction")
-            .field("is_asked", &self.is_asked)
-            .finish_non_exhaustive()
-    }
-}
-
-enum Asking {
-    Packet(Box<Packet>),
-    Upgrade {
-        handshake: ClientHandshake,
-        request: String,
-    },
+    approach: Approach,
+    /// `None`: by a packet.
+    upgrade: Option<ClientHandshake>,
 }
 
 /// A leg that was let in.
@@ -87,12 +64,9 @@ pub enum IntroductionError {
     /// alone.
     #[error("a relay names no place over websocket")]
     NoPlace,
-    /// No TLS with whom we trust.
-    #[error("tls: {0}")]
-    Tls(#[from] rustls::Error),
-    /// TLS was over before we could ask.
+    /// Nothing could be asked.
     #[error(transparent)]
-    Seal(#[from] SealError),
+    Approach(#[from] ApproachError),
     /// Something other than a JET relay answers.
     #[error("the answer is not a JET relay's: {0}")]
     NotJet(#[from] ReplyError),
@@ -121,48 +95,37 @@ impl Introduction {
         request: &Request,
         random: [u8; 16],
     ) -> Result<Self, IntroductionError> {
-        let asking = match speech.transport {
+        let (request, upgrade) = match speech.transport {
             Transport::Tcp | Transport::Tls => {
                 let host = HostName::new(&speech.authority)?;
-                Asking::Packet(Box::new(request.encode(&host)))
+                (request.encode(&host).as_bytes().to_vec(), None)
             }
             Transport::Ws | Transport::Wss => {
                 let handshake = ClientHandshake::new(random, &[HALF_CLOSE_PROTOCOL]);
                 let target = target(&request.message)?;
                 let request = handshake.request(&speech.authority, &target, &[]);
-                Asking::Upgrade { handshake, request }
+                (request.into_bytes(), Some(handshake))
             }
         };
-        let is_tls = matches!(speech.transport, Transport::Tls | Transport::Wss);
-        let tls = match (&speech.tls, is_tls) {
-            (Some((config, name)), true) => {
-                let session = Session::client(Arc::clone(config), name.clone())?;
-                Some(Box::new(session))
-            }
+        let trusted = match (&speech.tls, speech.transport.is_tls()) {
+            (Some(trusted), true) => Some(trusted),
             (None, true) => return Err(IntroductionError::NoTrust),
             (_, false) => None,
         };
-        let mut introduction = Self {
-            tls,
-            asking,
-            is_asked: false,
-            received: Vec::new(),
-            output: Wire::default(),
-        };
-        introduction.advance(&[])?;
-        Ok(introduction)
+        let approach = Approach::new(trusted, request)?;
+        Ok(Self { approach, upgrade })
     }
 
     /// What is to be sent now, in one piece. Call again with what is left of it, or
     /// when more has come.
     #[must_use]
     pub fn output(&self) -> &[u8] {
-        self.output.as_bytes()
+        self.approach.output()
     }
 
     /// All of [`Self::output`] is on its way.
     pub const fn handle_sent(&mut self) {
-        self.output.clear();
+        self.approach.handle_sent();
     }
 
     /// Takes what came from the relay. `None`: more has to come.
@@ -171,17 +134,17 @@ impl Introduction {
     ///
     /// Why the leg was not let in.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<Option<Introduced>, IntroductionError> {
-        self.advance(bytes)?;
-        match &self.asking {
-            Asking::Packet(_) => {
-                let Progress::Complete { value, consumed } = Reply::decode(&self.received)? else {
+        let received = self.approach.receive(bytes)?;
+        match &self.upgrade {
+            None => {
+                let Progress::Complete { value, consumed } = Reply::decode(received)? else {
                     return Ok(None);
                 };
                 if value.status != Status::OK {
                     return Err(IntroductionError::Refused(value.status));
                 }
-                let early = self.received.split_off(consumed);
-                let (codec, early) = Codec::begin(self.tls.take(), None, early)?;
+                let (tls, early) = self.approach.take_rest(consumed);
+                let (codec, early) = Codec::begin(tls, None, early)?;
                 Ok(Some(Introduced {
                     timeout_s: value.details.as_ref().and_then(|it| it.timeout_s),
                     reply: Some(value),
@@ -189,9 +152,9 @@ impl Introduction {
                     early,
                 }))
             }
-            Asking::Upgrade { handshake, .. } => {
+            Some(handshake) => {
                 let mut slots = HeaderSlots::<HEADERS_MAX>::new();
-                let decoded = ResponseHead::decode(&self.received, HeadPolicy::HTTP, &mut slots)?;
+                let decoded = ResponseHead::decode(received, HeadPolicy::HTTP, &mut slots)?;
                 let Progress::Complete { value, consumed } = decoded else {
                     return Ok(None);
                 };
@@ -209,8 +172,8 @@ impl Introduction {
                     None => Closing::BothWays,
                 };
                 let websocket = WebSocket::new(Role::Client, close);
-                let early = self.received.split_off(consumed);
-                let (codec, early) = Codec::begin(self.tls.take(), Some(websocket), early)?;
+                let (tls, early) = self.approach.take_rest(consumed);
+                let (codec, early) = Codec::begin(tls, Some(websocket), early)?;
                 Ok(Some(Introduced {
                     reply: None,
                     timeout_s,
@@ -219,37 +182,6 @@ impl Introduction {
                 }))
             }
         }
-    }
-
-    /// Opens what came, and asks as soon as that is possible.
-    fn advance(&mut self, bytes: &[u8]) -> Result<(), IntroductionError> {
-        if let Some(tls) = &mut self.tls {
-            let mut sealed = tls.take_begun();
-            sealed.extend_from_slice(bytes);
-            let mut plain = vec![0; sealed.len()];
-            let opened = tls.open(&mut sealed, &mut plain);
-            // An alert goes out even when it failed.
-            tls.take_words(&mut self.output);
-            let opened = opened?;
-            self.received.extend_from_slice(&plain[..opened.bytes]);
-            if tls.is_handshaking() {
-                return Ok(());
-            }
-        } else {
-            self.received.extend_from_slice(bytes);
-        }
-        if std::mem::replace(&mut self.is_asked, true) {
-            return Ok(());
-        }
-        let request = match &self.asking {
-            Asking::Packet(packet) => packet.as_bytes(),
-            Asking::Upgrade { request, .. } => request.as_bytes(),
-        };
-        match &mut self.tls {
-            Some(tls) => tls.seal(request, &mut self.output)?,
-            None => self.output.push(request),
-        }
-        Ok(())
     }
 }
 

@@ -4,7 +4,9 @@
 //! until that core has decided. Knows nothing of other connections: who waits
 //! for whom is `association`'s, where a leg goes is `shard`'s.
 
+pub mod approach;
 pub mod arrival;
+pub mod entry;
 pub mod handshake;
 pub mod http;
 pub mod introduction;
