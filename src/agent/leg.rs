@@ -81,22 +81,28 @@ pub enum LegError {
 impl LegError {
     /// What whoever started the proxy can do about it.
     pub(super) fn next_step(&self) -> Option<&'static str> {
-        use rustls::{CertificateError, Error};
         match self {
-            Self::Introduction(IntroductionError::Approach(ApproachError::Tls(
-                Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure),
-            ))) => Some(
-                "the relay's certificate is not the pinned one: ask for the SHA-256 that it has now",
-            ),
-            Self::Introduction(IntroductionError::Approach(ApproachError::Tls(
-                Error::InvalidCertificate(_),
-            ))) => Some(
-                "add ?pin=SHA256 to the relay's URL, which the relay tells at its start, or pass \
-                 --relay-ca FILE",
-            ),
+            Self::Introduction(IntroductionError::Approach(error)) => approach_advice(error),
             Self::Closed => Some("see whether the relay takes this transport at this port"),
             _ => None,
         }
+    }
+}
+
+/// What can be done about a relay that is not trusted.
+pub(super) const fn approach_advice(error: &ApproachError) -> Option<&'static str> {
+    use rustls::{CertificateError, Error};
+    match error {
+        ApproachError::Tls(Error::InvalidCertificate(
+            CertificateError::ApplicationVerificationFailure,
+        )) => Some(
+            "the relay's certificate is not the pinned one: ask for the SHA-256 that it has now",
+        ),
+        ApproachError::Tls(Error::InvalidCertificate(_)) => Some(
+            "add ?pin=SHA256 to the relay's URL, which the relay tells at its start, or pass \
+             --relay-ca FILE",
+        ),
+        ApproachError::Tls(_) | ApproachError::Seal(_) => None,
     }
 }
 
@@ -206,8 +212,7 @@ async fn request<C: Copy, M: Send + 'static>(
     message: Message,
     version: Version,
 ) -> Result<Granted, LegError> {
-    let dialled = relay.via.as_ref().unwrap_or(&relay.url.address);
-    let mut stream = dial_host(world, dialled).await?;
+    let mut stream = reach(world, &relay.url.address, relay.via.as_ref()).await?;
     // Best effort: without it a dead relay is noticed later.
     let _ = stream.socket().set_keepalive(Keepalive::DEFAULT);
     let request = Request {
@@ -216,28 +221,35 @@ async fn request<C: Copy, M: Send + 'static>(
         mask: MASK_DEFAULT,
     };
     let until = world.reactor.now() + HANDSHAKE_TIMEOUT;
-    let exchange = async {
-        if relay.via.is_some() {
-            pass_proxy(&mut stream, &relay.url.address).await?;
-        }
-        introduce(&mut stream, relay, &request).await
-    };
-    let introduced = world
-        .reactor
-        .deadline(until, exchange)
-        .await
-        .ok_or(LegError::AnswerTimeout)??;
+    let introducing = introduce(&mut stream, relay, &request);
+    let introduced = world.reactor.deadline(until, introducing).await;
     let Introduced {
         reply,
         timeout_s,
         codec,
         early,
-    } = introduced;
+    } = introduced.ok_or(LegError::AnswerTimeout)??;
     Ok(Granted {
         link: WrappedStream::new(stream, codec, early, &world.workshop)?,
         reply,
         timeout_s,
     })
+}
+
+/// Connects to a relay, by a proxy where there is one.
+pub(super) async fn reach<C: Copy, M: Send + 'static>(
+    world: &World<C, M>,
+    relay: &HostPort,
+    via: Option<&HostPort>,
+) -> Result<Stream, LegError> {
+    let mut stream = dial_host(world, via.unwrap_or(relay)).await?;
+    if via.is_some() {
+        let until = world.reactor.now() + HANDSHAKE_TIMEOUT;
+        let passing = pass_proxy(&mut stream, relay);
+        let passed = world.reactor.deadline(until, passing).await;
+        passed.ok_or(LegError::AnswerTimeout)??;
+    }
+    Ok(stream)
 }
 
 async fn introduce(

@@ -18,6 +18,7 @@ pub mod once;
 pub mod process;
 pub mod reconnect;
 pub mod settings;
+pub mod socks;
 pub mod target;
 pub mod ticket;
 pub mod way;

@@ -13,7 +13,10 @@ use super::expose::ExposeService;
 use super::forward::ForwardService;
 use super::once::{Announce, OnceService};
 use super::random::seed_randomness;
-use super::settings::{AgentSettings, Direct, ExposeSettings, ForwardSettings, Sessions};
+use super::settings::{
+    AgentSettings, Direct, ExposeSettings, ForwardSettings, Sessions, SocksSettings,
+};
+use super::socks::{SocksOptions, SocksService};
 use super::target::{HostPort, Service as Exposed};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use super::way::Way;
@@ -190,6 +193,59 @@ impl BoundForward {
     }
 }
 
+/// A local SOCKS5 port that listens but does not serve yet.
+#[derive(Debug)]
+pub struct BoundSocks {
+    address: SocketAddr,
+    cores: Cores,
+    seeds: Vec<(Seed, Listener)>,
+    options: SocksOptions,
+    pulse: Option<Pulse<Infallible>>,
+}
+
+impl BoundSocks {
+    /// Claims the local address and makes everything that the shards need.
+    ///
+    /// # Errors
+    ///
+    /// When the address, a core or a descriptor cannot be had, or there is nobody to trust
+    /// as a relay.
+    pub fn bind(settings: &SocksSettings, signals: Signals) -> Result<Self, AgentError> {
+        let (cores, seeds, pulse) = seeds(&settings.agent, signals)?;
+        let options = SocksOptions::new(settings)?;
+        let (address, listeners) = listeners(settings.listen.0, HandOut::FirstBytes, seeds.len())?;
+        Ok(Self {
+            address,
+            cores,
+            seeds: seeds.into_iter().zip(listeners).collect(),
+            options,
+            pulse: Some(pulse),
+        })
+    }
+
+    /// What watches the shards, to be kept on another thread; once.
+    pub const fn take_pulse(&mut self) -> Option<Pulse<Infallible>> {
+        self.pulse.take()
+    }
+
+    /// Where it listens, with the port that the kernel chose.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until told to stop; returns what all shards counted.
+    ///
+    /// # Errors
+    ///
+    /// When the shards cannot be started.
+    pub fn serve(self) -> Result<ShardSnapshot, AgentError> {
+        let options = &self.options;
+        let seeds = with_each(self.seeds, |listener| (options.clone(), listener));
+        finish(run_shards(&self.cores, seeds, run_socks)?)
+    }
+}
+
 /// What every shard starts with.
 #[derive(Debug)]
 struct Seed {
@@ -346,6 +402,16 @@ async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
     service.start();
     let counted = drive(Rc::clone(&service), seed.inbox, seed.operator).await;
     Ok((counted, service.take_failure()))
+}
+
+async fn run_socks(index: u16, (seed, own): (Seed, (SocksOptions, Listener))) -> Ended {
+    let world = new_world(index, &seed)?;
+    let (options, listener) = own;
+    world.reactor.listen(listener);
+    let service = SocksService::new(world, options, seed.connections_max);
+    service.start();
+    let counted = drive(service, seed.inbox, seed.operator).await;
+    Ok((counted, None))
 }
 
 async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {

@@ -3,11 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::socks::url::WebsocksUrl;
 use super::target::{HostPort, Service};
 use super::ticket::{RelayUrl, Secret, Ticket};
+use crate::access::PasswordDigest;
 use crate::config::limits::Limits;
 use crate::config::settings::LogSettings;
 use crate::config::{DataPlane, ListenAddress};
+use crate::protocol::socks5::Credentials;
+use crate::protocol::websocks::SubProtocol;
 
 /// What both proxies need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +67,26 @@ pub enum Sessions {
     Reusable(Secret),
     /// One, with random ids that any JET client can use. There is one service.
     Once,
+}
+
+/// The local SOCKS5 and HTTP CONNECT port.
+#[derive(Clone, Debug)]
+pub struct SocksSettings {
+    /// Where to listen.
+    pub listen: ListenAddress,
+    /// The relays by which connections go out: at least one, those first that are
+    /// preferred.
+    pub relays: Vec<WebsocksUrl>,
+    /// What is kept of the password for all of them.
+    pub password: PasswordDigest,
+    /// How SOCKS5 is carried to them.
+    pub protocol: SubProtocol,
+    /// Connections to each relay that every shard keeps ready.
+    pub pool_size: usize,
+    /// Whom the local port serves; `None`: everybody who reaches it.
+    pub local_user: Option<Credentials>,
+    /// As for all proxies.
+    pub agent: AgentSettings,
 }
 
 /// The client-side proxy: a local port that leads to an exposed service.

@@ -10,8 +10,10 @@ use rustls::pki_types::{CertificateDer, InvalidDnsNameError, IpAddr, ServerName}
 
 use super::target::{Host, HostPort};
 use super::ticket::RelayUrl;
+use crate::session::approach::Trusted;
 use crate::session::introduction::Speech;
 use crate::tls::client::{Trust, client_config};
+use crate::tls::identity::Fingerprint;
 
 /// How to get to the relay, the same for all shards.
 #[derive(Clone, Debug)]
@@ -57,13 +59,7 @@ impl Way {
     ) -> Result<Self, WayError> {
         let tls = match url.transport.is_tls() {
             false => None,
-            true => {
-                let trust = match url.pin {
-                    Some(pin) => Trust::Pinned(pin),
-                    None => Trust::Roots(Arc::new(roots(authorities)?)),
-                };
-                Some((client_config(trust)?, server_name(&url.address.host)?))
-            }
+            true => Some(trusted(url.pin, &url.address.host, authorities)?),
         };
         Ok(Self {
             speech: Speech {
@@ -84,6 +80,20 @@ impl fmt::Display for Way {
             None => self.url.fmt(f),
         }
     }
+}
+
+/// Whom to trust to be the relay at `host`: who has the pinned certificate, or whom the
+/// authorities in a file, or the system's, vouch for.
+pub(super) fn trusted(
+    pin: Option<Fingerprint>,
+    host: &Host,
+    authorities: Option<&Path>,
+) -> Result<Trusted, WayError> {
+    let trust = match pin {
+        Some(pin) => Trust::Pinned(pin),
+        None => Trust::Roots(Arc::new(roots(authorities)?)),
+    };
+    Ok((client_config(trust)?, server_name(host)?))
 }
 
 fn roots(authorities: Option<&Path>) -> Result<RootCertStore, WayError> {

@@ -2,35 +2,25 @@
 
 use std::env;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::str::FromStr;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 use tracing::info;
 
+use super::local_listener::LocalListener;
 use super::notify::Notifier;
-use super::{Advise, AgentArgs, host, logging, print};
+use super::{Advise, AgentArgs, host, logging, print, secret_file};
 use crate::agent::process::BoundForward;
 use crate::agent::settings::ForwardSettings;
 use crate::agent::ticket::{RelayUrl, Ticket};
 use crate::config::settings::HostFacts;
-use crate::config::{ListenAddress, ValueError};
 use crate::runtime::kernel;
 use crate::runtime::signal::Signals;
 
 /// The environment variable that holds the ticket when no argument does.
 const TICKET_VARIABLE: &str = "MIDSPAN_TICKET";
-
-/// More than any ticket is long.
-const TICKET_FILE_BYTES_MAX: u64 = 4096;
-
-/// Bits of a file's mode that let others read it.
-const OTHERS_READ: u32 = 0o044;
 
 /// Open a local port that leads to an exposed service
 ///
@@ -57,25 +47,6 @@ pub struct ForwardArgs {
 
     #[command(flatten)]
     agent: AgentArgs,
-}
-
-/// `[ADDR:]PORT`, on loopback where no address is given.
-#[derive(Clone, Copy, Debug)]
-struct LocalListener(ListenAddress);
-
-impl FromStr for LocalListener {
-    type Err = ValueError;
-
-    fn from_str(written: &str) -> Result<Self, ValueError> {
-        let digits = !written.is_empty() && written.bytes().all(|b| b.is_ascii_digit());
-        match written.parse::<u16>() {
-            Ok(port) if digits => Ok(Self(ListenAddress(SocketAddr::from((
-                Ipv4Addr::LOCALHOST,
-                port,
-            ))))),
-            _ => Ok(Self(written.parse()?)),
-        }
-    }
 }
 
 impl ForwardArgs {
@@ -113,24 +84,9 @@ impl ForwardArgs {
 }
 
 fn read_ticket(path: &Path) -> anyhow::Result<Ticket> {
-    let shown = path.display();
-    let reading = || format!("cannot read the ticket file {shown}");
-    let file = File::open(path).with_context(reading)?;
-    let mode = file.metadata().with_context(reading)?.mode() & 0o7777;
-    if mode & OTHERS_READ != 0 {
-        return Err(anyhow!(
-            "the ticket file {shown} can be read by others (mode {mode:04o})"
-        ))
-        .advise(format!("if nobody else has read it: chmod 600 {shown}"));
-    }
-    let mut ticket = String::new();
-    file.take(TICKET_FILE_BYTES_MAX)
-        .read_to_string(&mut ticket)
-        .with_context(reading)?;
-    ticket
-        .trim()
-        .parse()
-        .with_context(|| format!("the ticket file {shown}"))
+    let ticket = secret_file::read("ticket", path)?;
+    let reading = || format!("the ticket file {}", path.display());
+    ticket.trim().parse().with_context(reading)
 }
 
 /// Forwards until it is told to stop.

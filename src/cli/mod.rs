@@ -14,10 +14,13 @@ mod failure;
 mod forward;
 mod host;
 mod key;
+mod local_listener;
 pub mod logging;
 mod notify;
 mod relay;
 mod reload;
+mod secret_file;
+mod socks;
 mod state_dir;
 mod status;
 mod tls;
@@ -36,6 +39,7 @@ pub use failure::{Advise, report};
 pub use forward::{ForwardArgs, ForwardReport};
 pub use key::KeyArgs;
 pub use relay::{RelayArgs, StartupFacts, StartupReport};
+pub use socks::{SocksArgs, SocksReport};
 pub use state_dir::{StateDir, StateDirError};
 pub use status::StatusArgs;
 
@@ -67,6 +71,7 @@ pub enum Command {
     Relay(Box<RelayArgs>),
     Expose(ExposeArgs),
     Forward(ForwardArgs),
+    Socks(SocksArgs),
     Status(StatusArgs),
     Check(CheckArgs),
     Doctor(DoctorArgs),
@@ -88,6 +93,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Relay(args) => relay::run(&args),
         Command::Expose(args) => expose::run(&args),
         Command::Forward(args) => forward::run(&args),
+        Command::Socks(args) => socks::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(&args),

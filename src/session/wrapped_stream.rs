@@ -158,6 +158,31 @@ impl WrappedStream {
         }
     }
 
+    /// Asks the peer of a WebSocket for a sign of life.
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks.
+    pub async fn ping(&mut self) -> io::Result<()> {
+        let Some(Wrapping { codec, workshop }) = &mut self.wrapping else {
+            return Ok(());
+        };
+        let wire = {
+            let mut workshop = workshop.0.borrow_mut();
+            workshop.ping(codec).map_err(io::Error::other)?;
+            workshop.wire().to_vec()
+        };
+        self.stream.send_all(&wire).await
+    }
+
+    /// Has these be read before anything else, again.
+    pub fn put_back(&mut self, bytes: Vec<u8>) {
+        if !bytes.is_empty() {
+            debug_assert!(self.unread.is_empty(), "they came before all that is left");
+            self.unread = bytes;
+        }
+    }
+
     /// Waits until something happens: bytes, or the end.
     pub async fn readable(&mut self) {
         while !self.is_readable() {

@@ -60,6 +60,15 @@ impl Destination {
         Ok(Self { host, port })
     }
 
+    /// The address and port, where it has no name.
+    #[must_use]
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self.host {
+            Host::Address(address) => Some(SocketAddr::new(address, self.port)),
+            Host::Name(_) => None,
+        }
+    }
+
     /// Whether it names no host: all zeros, or the name `0`, with which some clients say
     /// that they do not know their own address (RFC 1928 §6).
     #[must_use]

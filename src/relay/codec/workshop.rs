@@ -213,6 +213,18 @@ impl Workshop {
         codec.take_words(is_end, &mut self.masks, &mut self.wire)
     }
 
+    /// Has a ping, and what else a WebSocket has to say, in [`Self::wire`].
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be sealed.
+    pub fn ping(&mut self, codec: &mut Codec) -> Result<(), SealError> {
+        if let Some(websocket) = &mut codec.websocket {
+            websocket.ping(&mut self.masks);
+        }
+        self.take_words(codec, false)
+    }
+
     /// Has a codec's last words in [`Self::wire`], see `Codec::take_farewell`.
     pub fn take_farewell(&mut self, codec: &mut Codec, code: CloseCode) {
         self.wire.clear();

@@ -1,0 +1,234 @@
+//! Ways into a WebSocks relay: dialled, let in, and then asked for one connection.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+
+use crate::access::PasswordDigest;
+use crate::agent::leg::{self, HANDSHAKE_TIMEOUT, LegError};
+use crate::agent::random::random_bytes;
+use crate::agent::settings::SocksSettings;
+use crate::agent::socks::url::WebsocksUrl;
+use crate::agent::target::HostPort;
+use crate::agent::way::{self, WayError};
+use crate::protocol::socks5::{Client, ClientError, Pace, Reply, ReplyCode, Request};
+use crate::protocol::websocks::{MAX_FRAME, PONG, SubProtocol};
+use crate::runtime::clock;
+use crate::runtime::socket::Keepalive;
+use crate::session::approach::Trusted;
+use crate::session::entry::{Entered, Entry, EntryError, Visitor};
+use crate::session::wrapped_stream::WrappedStream;
+use crate::shard::world::World;
+
+/// Until a relay must have said what came of a request: it resolves the name and dials,
+/// for which it takes 10 s each at most.
+const REPLY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(25);
+
+/// Bytes that are read of an answer at a time.
+const READ_BYTES: usize = 2 << 10;
+
+/// One relay, and how it is asked.
+#[derive(Clone, Debug)]
+pub(in crate::agent) struct Gateway {
+    url: WebsocksUrl,
+    authority: String,
+    trusted: Option<Trusted>,
+    via: Option<HostPort>,
+    password: PasswordDigest,
+}
+
+/// A connection that a relay has let in, and that was asked for nothing yet.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    stream: WrappedStream,
+    protocol: SubProtocol,
+}
+
+/// Why there is no way into a relay.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::agent) enum EnterError {
+    #[error(transparent)]
+    Leg(#[from] LegError),
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+}
+
+/// Why a relay gave no reply.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// There is no way into it.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
+    /// It said nothing, and went.
+    #[error("the relay closed the connection")]
+    Dead,
+    /// It went on the way, or speaks something else.
+    #[error("the relay: {0}")]
+    Socks(#[from] ClientError),
+    /// Nothing came in time.
+    #[error("no reply from the relay within {} s", REPLY_TIMEOUT.as_secs())]
+    Silent,
+}
+
+impl Gateway {
+    pub(super) fn new(url: &WebsocksUrl, settings: &SocksSettings) -> Result<Self, WayError> {
+        let authorities = settings.agent.relay_ca.as_deref();
+        let trusted = match url.is_tls {
+            true => Some(way::trusted(url.pin, &url.address.host, authorities)?),
+            false => None,
+        };
+        Ok(Self {
+            authority: url.address.to_string(),
+            trusted,
+            via: settings.agent.via.clone(),
+            password: settings.password.clone(),
+            url: url.clone(),
+        })
+    }
+
+    /// Goes in.
+    pub(super) async fn enter(
+        &self,
+        world: &World<(), Infallible>,
+        protocol: SubProtocol,
+    ) -> Result<Entrance, EnterError> {
+        let mut stream = leg::reach(world, &self.url.address, self.via.as_ref()).await?;
+        // Best effort: without it a dead relay is noticed later.
+        let _ = stream.socket().set_keepalive(Keepalive::DEFAULT);
+        let visitor = Visitor {
+            authority: &self.authority,
+            user: &self.url.user,
+            proof: &self.password.proof(clock::unix_time()),
+            protocol,
+        };
+        let mut entry = Entry::new(self.trusted.as_ref(), visitor, random_bytes())?;
+        let entering = async {
+            let mut buffer = [0; READ_BYTES];
+            loop {
+                stream
+                    .send_all(entry.output())
+                    .await
+                    .map_err(LegError::Broken)?;
+                entry.handle_sent();
+                let count = stream.recv(&mut buffer).await.map_err(LegError::Broken)?;
+                if count == 0 {
+                    return Err(EnterError::from(LegError::Closed));
+                }
+                let received = entry.receive(&buffer[..count]);
+                if received.is_err() {
+                    // An alert, if there is one: the relay need not wait for us.
+                    let _ = stream.socket().send(entry.output());
+                }
+                if let Some(entered) = received? {
+                    // What TLS still has to say, such as the last of a handshake.
+                    stream
+                        .send_all(entry.output())
+                        .await
+                        .map_err(LegError::Broken)?;
+                    return Ok(entered);
+                }
+            }
+        };
+        let until = world.reactor.now() + HANDSHAKE_TIMEOUT;
+        let entered = world.reactor.deadline(until, entering).await;
+        let Entered { codec, early } = entered.ok_or(LegError::AnswerTimeout)??;
+        let stream = WrappedStream::new(stream, codec, early, &world.workshop);
+        Ok(Entrance {
+            stream: stream.map_err(LegError::Broken)?,
+            protocol,
+        })
+    }
+}
+
+impl Entrance {
+    /// Whether the relay has closed it.
+    pub(super) fn is_lost(&mut self) -> bool {
+        self.stream.is_lost()
+    }
+
+    /// Shows the relay, and whatever is between, that somebody is still there.
+    pub(super) async fn keep_alive(&mut self) -> io::Result<()> {
+        match self.protocol {
+            SubProtocol::Plain => self.stream.send_all(&PONG).await,
+            SubProtocol::Framed => self.stream.ping().await,
+        }
+    }
+
+    /// Asks for a connection; gives what the relay says, and the way there.
+    pub(super) async fn ask(
+        self,
+        world: &World<(), Infallible>,
+        request: &Request,
+    ) -> Result<(WrappedStream, Reply), AskError> {
+        let until = world.reactor.now() + REPLY_TIMEOUT;
+        let asked = world.reactor.deadline(until, self.exchange(request)).await;
+        asked.unwrap_or(Err(AskError::Silent))
+    }
+
+    async fn exchange(mut self, request: &Request) -> Result<(WrappedStream, Reply), AskError> {
+        let mut client = Client::new(request, None, Pace::AtOnce);
+        let (mut words, mut frame_left) = match self.protocol {
+            SubProtocol::Plain => (MAX_FRAME.to_vec(), MAX_FRAME.len()),
+            SubProtocol::Framed => (Vec::new(), 0),
+        };
+        words.extend_from_slice(&client.take_output());
+        self.stream
+            .send_all(&words)
+            .await
+            .map_err(|_| AskError::Dead)?;
+        let mut buffer = [0; READ_BYTES];
+        loop {
+            let count = self.stream.recv(&mut buffer).await;
+            let received = match count {
+                Ok(0) | Err(_) => return Err(AskError::Dead),
+                Ok(count) => &buffer[..count],
+            };
+            // What it answers the ten bytes with means nothing.
+            let skipped = frame_left.min(received.len());
+            frame_left -= skipped;
+            let reply = client.receive(&received[skipped..])?;
+            if let Some(reply) = reply {
+                self.stream.put_back(client.into_rest());
+                return Ok((self.stream, reply));
+            }
+        }
+    }
+}
+
+impl AskError {
+    /// What the local client is told.
+    pub(super) const fn reply(&self) -> ReplyCode {
+        match self {
+            Self::Enter(_) => ReplyCode::NetworkUnreachable,
+            Self::Silent => ReplyCode::TtlExpired,
+            Self::Dead | Self::Socks(_) => ReplyCode::GeneralFailure,
+        }
+    }
+}
+
+impl EnterError {
+    /// What whoever started the agent can do about it.
+    pub(super) fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Leg(error) => error.next_step(),
+            Self::Entry(EntryError::WrongPassword) => Some(
+                "check user and password, and this machine's clock, which may be a minute off at \
+                 most",
+            ),
+            Self::Entry(EntryError::Approach(error)) => leg::approach_advice(error),
+            Self::Entry(EntryError::Answer(_)) => {
+                Some("see whether the relay serves WebSocks at this port: [websocks] users")
+            }
+            Self::Entry(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.via {
+            Some(via) => write!(f, "{} via {via}", self.url),
+            None => self.url.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Where a WebSocks relay is, and as whom it is asked: `websocks+wss://USER@HOST:PORT`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::agent::target::{HostPort, TargetError};
+use crate::tls::identity::Fingerprint;
+
+/// The parameter with the fingerprint of the relay's certificate.
+const PIN: &str = "pin=";
+
+/// A WebSocks relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebsocksUrl {
+    /// Its host and port.
+    pub address: HostPort,
+    /// Whether it is reached over TLS.
+    pub is_tls: bool,
+    /// As whom it is asked.
+    pub user: String,
+    /// The certificate by which it is known, whoever vouches for it: `?pin=…`.
+    pub pin: Option<Fingerprint>,
+}
+
+/// Why a URL is none of a WebSocks relay.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WebsocksUrlError {
+    /// No scheme, or another one.
+    #[error("a WebSocks relay is written websocks+wss://USER@HOST:PORT, or websocks+ws://…")]
+    Scheme,
+    /// Nobody.
+    #[error("the URL names no user; write websocks+wss://USER@HOST:PORT")]
+    NoUser,
+    /// A password, which others would see among a program's arguments.
+    #[error("a password has no place in the URL; pass --password-file FILE")]
+    Password,
+    /// No such relay.
+    #[error(transparent)]
+    Relay(#[from] TargetError),
+    /// Something behind the port.
+    #[error("behind the port a WebSocks relay's URL has ?pin=… or nothing")]
+    Rest,
+    /// Something other than a certificate's fingerprint.
+    #[error("a pin is the SHA-256 of the relay's certificate, 64 hexadecimal digits")]
+    Pin,
+    /// A pin where there is no certificate.
+    #[error("a pin is for relays over TLS: websocks+wss")]
+    PinWithoutTls,
+}
+
+impl FromStr for WebsocksUrl {
+    type Err = WebsocksUrlError;
+
+    fn from_str(written: &str) -> Result<Self, WebsocksUrlError> {
+        let (scheme, rest) = written.split_once("://").ok_or(WebsocksUrlError::Scheme)?;
+        let is_tls = match &*scheme.to_ascii_lowercase() {
+            "websocks+ws" => false,
+            "websocks+wss" => true,
+            _ => return Err(WebsocksUrlError::Scheme),
+        };
+        let (rest, parameter) = match rest.split_once('?') {
+            Some((rest, parameter)) => (rest, Some(parameter)),
+            None => (rest, None),
+        };
+        let (user, address) = rest.rsplit_once('@').ok_or(WebsocksUrlError::NoUser)?;
+        if user.is_empty() {
+            return Err(WebsocksUrlError::NoUser);
+        }
+        if user.contains(':') {
+            return Err(WebsocksUrlError::Password);
+        }
+        let address = address.strip_suffix('/').unwrap_or(address);
+        if address.contains('/') {
+            return Err(WebsocksUrlError::Rest);
+        }
+        let pin = match parameter {
+            None => None,
+            Some(parameter) => {
+                let pin = parameter.strip_prefix(PIN).ok_or(WebsocksUrlError::Rest)?;
+                Some(pin.parse().map_err(|_| WebsocksUrlError::Pin)?)
+            }
+        };
+        if pin.is_some() && !is_tls {
+            return Err(WebsocksUrlError::PinWithoutTls);
+        }
+        Ok(Self {
+            address: address.parse()?,
+            is_tls,
+            user: user.to_owned(),
+            pin,
+        })
+    }
+}
+
+/// Without the pin, which says nothing to a person.
+impl fmt::Display for WebsocksUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.is_tls {
+            true => "websocks+wss",
+            false => "websocks+ws",
+        };
+        write!(f, "{scheme}://{}@{}", self.user, self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_a_user_a_host_and_a_port() {
+        let pin = "ab".repeat(32);
+        let check = |written: &str, expected: Result<&str, &str>| match (
+            written.parse::<WebsocksUrl>(),
+            expected,
+        ) {
+            (Ok(url), Ok(expected)) => assert_eq!(url.to_string(), expected),
+            (Err(error), Err(part)) => {
+                assert!(error.to_string().contains(part), "{written}: {error}");
+            }
+            (got, _) => panic!("{written}: {got:?}"),
+        };
+        check(
+            "websocks+ws://alice@relay:80",
+            Ok("websocks+ws://alice@relay:80"),
+        );
+        check(
+            "WebSocks+WSS://a@[::1]:443/",
+            Ok("websocks+wss://a@[::1]:443"),
+        );
+        check(
+            "websocks+ws://a@b@relay:80",
+            Ok("websocks+ws://a@b@relay:80"),
+        );
+        let pinned = format!("websocks+wss://a@relay:443?pin={pin}");
+        check(&pinned, Ok("websocks+wss://a@relay:443"));
+        check("wss://a@relay:443", Err("is written websocks+wss://"));
+        check("relay:443", Err("is written websocks+wss://"));
+        check("websocks+wss://relay:443", Err("names no user"));
+        check("websocks+wss://@relay:443", Err("names no user"));
+        check("websocks+wss://a:b@relay:443", Err("--password-file"));
+        check("websocks+wss://a@relay", Err("has no port"));
+        check("websocks+wss://a@relay:443/path", Err("behind the port"));
+        check("websocks+wss://a@relay:443?x=y", Err("behind the port"));
+        check("websocks+wss://a@relay:443?pin=x", Err("64 hexadecimal"));
+        let plain = format!("websocks+ws://a@relay:80?pin={pin}");
+        check(&plain, Err("over TLS"));
+    }
+}

@@ -1,0 +1,304 @@
+//! `midspan socks`: its arguments, and what it says when it listens.
+
+use std::env;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use tracing::info;
+
+use super::local_listener::LocalListener;
+use super::notify::Notifier;
+use super::{Advise, AgentArgs, host, logging, print, secret_file};
+use crate::access::PasswordDigest;
+use crate::agent::process::BoundSocks;
+use crate::agent::settings::SocksSettings;
+use crate::agent::socks::url::WebsocksUrl;
+use crate::config::settings::HostFacts;
+use crate::protocol::socks5::Credentials;
+use crate::protocol::websocks::SubProtocol;
+use crate::runtime::kernel;
+use crate::runtime::signal::Signals;
+
+/// The environment variable that holds the password when no file does.
+const PASSWORD_VARIABLE: &str = "MIDSPAN_PASSWORD";
+
+/// The most connections that a shard keeps ready at each relay.
+const POOL_MAX: u16 = 1024;
+
+/// Open a local SOCKS5 and HTTP CONNECT port whose connections go out by a relay
+///
+/// The relay serves WebSocks: `[websocks] users` in its configuration.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Example:
+  midspan socks 1080 --relay websocks+wss://alice@relay.example:443 --password-file password
+  curl --socks5-hostname 127.0.0.1:1080 http://example.com/
+  curl -x http://127.0.0.1:1080 https://example.com/")]
+pub struct SocksArgs {
+    /// Where to listen; a port alone is on 127.0.0.1
+    #[arg(value_name = "[ADDR:]PORT")]
+    listen: LocalListener,
+
+    /// The relay by which connections go out; repeat for several, those first that are
+    /// preferred
+    #[arg(long, required = true, value_name = "websocks+WAY://USER@HOST:PORT")]
+    relay: Vec<WebsocksUrl>,
+
+    /// The file that holds the password; without it MIDSPAN_PASSWORD does
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+
+    /// Serve only who shows the USER:PASSWORD that this file holds
+    #[arg(long, value_name = "FILE")]
+    local_user_file: Option<PathBuf>,
+
+    /// Keep so many connections ready at each relay, on each core
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(..=i64::from(POOL_MAX)))]
+    pool: u16,
+
+    /// Frame and mask everything, for gateways on the way that look into WebSockets; the
+    /// relay has to be ours
+    #[arg(long)]
+    framed: bool,
+
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+impl SocksArgs {
+    /// The settings that these arguments come to; `password` is what `MIDSPAN_PASSWORD`
+    /// holds.
+    ///
+    /// # Errors
+    ///
+    /// No password, or a file that cannot be read.
+    pub fn settings(
+        &self,
+        host: &HostFacts,
+        password: Option<String>,
+    ) -> anyhow::Result<SocksSettings> {
+        let agent = self.agent.settings(host).context("--cores").usage()?;
+        let password = match (&self.password_file, password) {
+            (Some(path), _) => secret_file::read("password", &host.current_dir.join(path))?,
+            (None, Some(password)) => password,
+            (None, None) => Err(anyhow!("no password")).usage().advise(format!(
+                "pass --password-file FILE, or set {PASSWORD_VARIABLE}"
+            ))?,
+        };
+        let local_user = self.local_user_file.as_ref().map(|path| {
+            let path = host.current_dir.join(path);
+            let written = secret_file::read("user", &path)?;
+            local_user(&written).with_context(|| format!("the user file {}", path.display()))
+        });
+        Ok(SocksSettings {
+            listen: self.listen.0,
+            relays: self.relay.clone(),
+            password: PasswordDigest::of(one_line(&password)),
+            protocol: match self.framed {
+                true => SubProtocol::Framed,
+                false => SubProtocol::Plain,
+            },
+            pool_size: usize::from(self.pool),
+            local_user: local_user.transpose()?,
+            agent,
+        })
+    }
+}
+
+/// A secret without the end of its line, which may hold blanks.
+fn one_line(secret: &str) -> &str {
+    secret
+        .strip_suffix('\n')
+        .map_or(secret, |line| line.strip_suffix('\r').unwrap_or(line))
+}
+
+fn local_user(written: &str) -> anyhow::Result<Credentials> {
+    let (user, password) = one_line(written)
+        .split_once(':')
+        .context("it is not USER:PASSWORD")?;
+    Credentials::new(user, password).context("user and password have at most 255 bytes each")
+}
+
+/// Serves until it is told to stop.
+///
+/// # Errors
+///
+/// Arguments that are wrong, or an agent that cannot start.
+pub(super) fn run(args: &SocksArgs) -> anyhow::Result<()> {
+    // Before the first thread, so that every thread leaves signals to a shard.
+    let signals = Signals::block().context("cannot block signals")?;
+    // Raises the descriptor limit, from which limits are derived.
+    kernel::probe()?;
+    let password = env::var(PASSWORD_VARIABLE).ok();
+    let settings = args.settings(&host::facts()?, password)?;
+    let mut bound = BoundSocks::bind(&settings, signals)?;
+    let log = logging::init(settings.agent.log)?;
+    print(&SocksReport {
+        listening: bound.address(),
+        relays: &settings.relays,
+        is_open: settings.local_user.is_none(),
+    });
+    if let Some(pulse) = bound.take_pulse() {
+        let status = format!("serves SOCKS5 at {}", bound.address());
+        Notifier::from_env(status).watch(pulse);
+    }
+    let counted = bound.serve()?;
+    info!(counters = %counted, "stopped");
+    log.flush();
+    Ok(())
+}
+
+/// What an agent that listens says.
+#[derive(Debug)]
+pub struct SocksReport<'a> {
+    /// The address as bound.
+    pub listening: SocketAddr,
+    /// The relays that are dialled.
+    pub relays: &'a [WebsocksUrl],
+    /// Whether everybody who reaches it is served.
+    pub is_open: bool,
+}
+
+impl fmt::Display for SocksReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            listening,
+            relays,
+            is_open,
+        } = self;
+        let reach = match (listening.ip().is_loopback(), is_open) {
+            (true, _) => "this host only",
+            (false, false) => "other hosts can reach it, with the user and password",
+            (false, true) => "other hosts can use it, without a password",
+        };
+        writeln!(f, "SOCKS5 and HTTP CONNECT at {listening} ({reach})")?;
+        for relay in *relays {
+            writeln!(f, "  by {relay}")?;
+        }
+        writeln!(
+            f,
+            "To try it:\n  curl --socks5-hostname {listening} http://example.com/"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn settings(args: &str, variable: Option<&str>) -> Result<SocksSettings, String> {
+        let host = HostFacts {
+            cores_allowed: vec![0],
+            ..HostFacts::example()
+        };
+        let words = ["midspan", "socks"].into_iter();
+        let args = match Cli::try_parse_from(words.chain(args.split_whitespace())) {
+            Ok(Cli {
+                command: Command::Socks(args),
+            }) => args,
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => return Err(error.to_string()),
+        };
+        args.settings(&host, variable.map(str::to_owned))
+            .map_err(|error| {
+                let mut output = Vec::new();
+                super::super::report(&error, &mut output);
+                String::from_utf8(output).expect("text")
+            })
+    }
+
+    fn secret(folder: &Path, text: &str) -> String {
+        let path = folder.join("secret");
+        fs::write(&path, text).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        path.display().to_string()
+    }
+
+    const RELAY: &str = "1080 --relay websocks+ws://alice@relay:80";
+
+    #[test]
+    fn passwords_come_by_file_or_environment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let expected = PasswordDigest::of("pass word ");
+        for text in ["pass word ", "pass word \n", "pass word \r\n"] {
+            let path = secret(folder.path(), text);
+            let args = format!("{RELAY} --password-file {path}");
+            let settings = settings(&args, Some("other")).expect("valid");
+            assert!(settings.password == expected, "{text:?}");
+        }
+        let by_variable = settings(RELAY, Some("pass word ")).expect("valid");
+        assert!(by_variable.password == expected);
+        assert_eq!(by_variable.listen.to_string(), "127.0.0.1:1080");
+        assert_eq!((by_variable.pool_size, by_variable.local_user), (4, None));
+    }
+
+    #[test]
+    fn a_local_user_has_a_name_and_a_password() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = secret(folder.path(), "u:p:q\n");
+        let args = format!("{RELAY} --local-user-file {path}");
+        let local_user = settings(&args, Some("x")).expect("valid").local_user;
+        assert!(local_user == Credentials::new("u", "p:q"));
+        secret(folder.path(), "nobody\n");
+        let error = settings(&args, Some("x")).expect_err("no colon");
+        assert!(error.contains("it is not USER:PASSWORD"), "{error}");
+    }
+
+    #[test]
+    fn wrong_arguments_say_why() {
+        for (args, variable, part) in [
+            (
+                RELAY,
+                None,
+                "no password\n  next: pass --password-file FILE",
+            ),
+            ("1080", Some("x"), "--relay <websocks+WAY://USER@HOST:PORT>"),
+            (
+                "1080 --relay wss://relay",
+                Some("x"),
+                "is written websocks+wss://",
+            ),
+            (
+                &format!("{RELAY} --pool 1025"),
+                Some("x"),
+                "1025 is not in 0..=1024",
+            ),
+            (
+                &format!("{RELAY} --password-file /none"),
+                None,
+                "cannot read the password file",
+            ),
+        ] {
+            let error = settings(args, variable).expect_err(args);
+            assert!(error.contains(part), "{args}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_it_says_names_who_is_served() {
+        let relays = ["websocks+ws://alice@relay:80".parse().expect("a relay")];
+        let report = |listening: &str, is_open| {
+            let listening = listening.parse().expect("an address");
+            let report = SocksReport {
+                listening,
+                relays: &relays,
+                is_open,
+            };
+            report.to_string()
+        };
+        assert!(report("127.0.0.1:1", true).contains("this host only"));
+        let open = report("192.0.2.1:1", true);
+        assert!(open.contains("can use it, without a password"), "{open}");
+        assert!(open.contains("by websocks+ws://alice@relay:80"), "{open}");
+    }
+}
