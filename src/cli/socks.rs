@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use clap::Args;
+use clap::{Args, value_parser};
 use tracing::info;
 
 use super::local_listener::LocalListener;
@@ -56,7 +56,8 @@ pub struct SocksArgs {
     local_user_file: Option<PathBuf>,
 
     /// Keep so many connections ready at each relay, on each core
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(..=i64::from(POOL_MAX)))]
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(value_parser = value_parser!(u16).range(..=i64::from(POOL_MAX)))]
     pool: u16,
 
     /// Frame and mask everything, for gateways on the way that look into WebSockets; the

@@ -28,6 +28,9 @@ pub const BODY_BYTES_MAX: usize = 4 << 10;
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 4 << 10;
 
+/// How SOCKS5 may be carried, the dearest first: raw, it is the kernel's to move.
+const SPOKEN: [SubProtocol; 2] = [SubProtocol::Plain, SubProtocol::Framed];
+
 /// Has a client that asks first send its body: RFC 9110 §10.1.1.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -226,7 +229,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
     };
     let asked = RestRequest::from_head(&head);
     let knock = match asked {
-        Err(RestError::UnknownPath) => Knock::from_head(&head, &[SubProtocol::Plain]).ok(),
+        Err(RestError::UnknownPath) => Knock::from_head(&head, &SPOKEN).ok(),
         _ => None,
     };
     let request = HttpRequest {

@@ -9,7 +9,10 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
+use super::handshake::refuse;
+use crate::protocol::websocket::CloseCode;
 use crate::relay::codec::{Codec, Heard, Workshop};
+use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
 
 /// Bytes that are read, or written, at a time through a codec.
@@ -32,6 +35,8 @@ pub struct WrappedStream {
     /// Application bytes that were read and not taken.
     unread: Vec<u8>,
     has_failed: bool,
+    /// Something was read since somebody asked.
+    has_come: bool,
 }
 
 /// How many bytes, not which.
@@ -67,6 +72,7 @@ impl WrappedStream {
             wrapping: None,
             unread: Vec::new(),
             has_failed: false,
+            has_come: false,
         }
     }
 
@@ -124,6 +130,37 @@ impl WrappedStream {
         Ok(count)
     }
 
+    /// Waits for what comes next and appends it, a few KiB at most; 0 bytes are the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::recv`].
+    pub async fn read_into(&mut self, received: &mut Vec<u8>) -> io::Result<usize> {
+        self.readable().await;
+        self.read_now(received)
+    }
+
+    fn read_now(&mut self, received: &mut Vec<u8>) -> io::Result<usize> {
+        if self.wrapping.is_some() && self.unread.is_empty() {
+            self.try_read()?;
+        }
+        if self.wrapping.is_some() || !self.unread.is_empty() {
+            let count = self.unread.len();
+            received.append(&mut self.unread);
+            return Ok(count);
+        }
+        // Not a part of the task, which would carry it while it waits.
+        let mut buffer = [0; PIECE_BYTES];
+        let count = self.stream.socket().recv(&mut buffer)?;
+        received.extend_from_slice(&buffer[..count]);
+        Ok(count)
+    }
+
+    /// Whether anything has come since this was asked last, be it nobody's data.
+    pub const fn take_sign_of_life(&mut self) -> bool {
+        std::mem::replace(&mut self.has_come, false)
+    }
+
     /// Fills the whole buffer.
     ///
     /// # Errors
@@ -177,10 +214,8 @@ impl WrappedStream {
 
     /// Has these be read before anything else, again.
     pub fn put_back(&mut self, bytes: Vec<u8>) {
-        if !bytes.is_empty() {
-            debug_assert!(self.unread.is_empty(), "they came before all that is left");
-            self.unread = bytes;
-        }
+        let later = std::mem::replace(&mut self.unread, bytes);
+        self.unread.extend_from_slice(&later);
     }
 
     /// Waits until something happens: bytes, or the end.
@@ -245,6 +280,7 @@ impl WrappedStream {
         let heard = match socket.recv(landing)? {
             0 => codec.end_of_input(),
             count => {
+                self.has_come = true;
                 let heard = workshop.decode(Some(codec), count);
                 workshop.copy_decoded(&mut self.unread);
                 heard
@@ -270,6 +306,30 @@ impl WrappedStream {
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.stream.socket().local_address()
+    }
+
+    /// Says the last words, and parts with the peer.
+    pub async fn part(self, reactor: &Reactor, words: &[u8]) {
+        let Some(Wrapping {
+            mut codec,
+            workshop,
+        }) = self.wrapping
+        else {
+            return refuse(reactor, self.stream, words).await;
+        };
+        let mut wire = Vec::new();
+        // What cannot be sealed any more is not said.
+        if !words.is_empty()
+            && let Ok(wrapped) = workshop.wrap(&mut codec, words)
+        {
+            wire = wrapped;
+        }
+        {
+            let mut workshop = workshop.0.borrow_mut();
+            workshop.take_farewell(&mut codec, CloseCode::NORMAL);
+            wire.extend_from_slice(workshop.wire());
+        }
+        refuse(reactor, self.stream, &wire).await;
     }
 
     /// Closes it with a RST.

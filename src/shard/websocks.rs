@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tracing::debug;
 
-use super::leg::{Leg, Remains};
+use super::leg::Leg;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::sessions::Origin;
@@ -26,25 +26,21 @@ use crate::protocol::Progress;
 use crate::protocol::socks5::{
     Asked, Command, Destination, Host, MethodPolicy, Reply, ReplyCode, Request, Server,
 };
+use crate::protocol::websocket::Role;
 use crate::protocol::websocks::{Knock, MAX_FRAME, Prelude, SubProtocol};
 use crate::relay::GateHold;
-use crate::relay::codec::Codec;
-use crate::runtime::Owner;
+use crate::relay::codec::{Closing, Codec, WebSocket};
 use crate::runtime::clock;
-use crate::runtime::readiness::Readiness;
 use crate::runtime::stream::Stream;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
-use crate::time::Timestamp;
+use crate::session::wrapped_stream::WrappedStream;
 
 /// How long a visitor may wait without a sign of life: known clients give one every 15 s.
 const POOLED_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Until a connection for a visitor must stand, its name resolved.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes that are read of a visitor at a time.
-const READ_BYTES: usize = 2 << 10;
 
 /// A connection that is one visitor's.
 pub(super) struct Visitor {
@@ -67,11 +63,7 @@ impl RelayService {
         let (user, proof) = knock.credentials.as_ref().ok_or(Refused::NoPassword)?;
         let known = settings.users.authenticate(user, proof, clock::unix_time());
         known.ok_or(Refused::WrongPassword)?;
-        match knock.protocol {
-            Some(SubProtocol::Plain) => Ok(()),
-            // Framed is only chosen where it is served.
-            Some(SubProtocol::Framed) | None => Err(Refused::NoSubProtocol),
-        }
+        knock.protocol.map(|_| ()).ok_or(Refused::NoSubProtocol)
     }
 
     /// Lets a visitor in and dials for it.
@@ -87,24 +79,34 @@ impl RelayService {
         if !matches!(reactor.deadline(until, welcome).await, Some(Ok(()))) {
             return self.count_refused(peer, Refused::ReplyFailed);
         }
+        let is_framed = knock.protocol == Some(SubProtocol::Framed);
+        let Ok(mut stream) = self.wrap(link, is_framed) else {
+            return self.count_refused(peer, Refused::BadPrelude);
+        };
         let mut received = Vec::new();
-        let waiting = self.wait_in_pool(&mut link, &mut received);
+        let waiting = async {
+            match is_framed {
+                true => self.wait_framed(&mut stream).await,
+                false => self.wait_in_pool(&mut stream, &mut received).await,
+            }
+        };
         match self.draining.or_raised(waiting).await {
             Some(Ok(())) => {}
             // Whoever waits in a pool and goes has asked for nothing.
             Some(Err(Refused::ClosedEarly)) => return,
             Some(Err(refused)) => return self.count_refused(peer, refused),
-            None => return,
+            None => return stream.part(reactor, &[]).await,
         }
         let since = clock::now();
         let deadline = since + self.settings().handshake_timeout;
-        let asking = self.read_request(&mut link, received);
+        let greeting: &[u8] = if is_framed { &[] } else { &MAX_FRAME };
+        let asking = read_request(&mut stream, received, greeting);
         let asked = reactor.deadline(deadline, asking).await;
-        let (request, rest) = match asked.unwrap_or(Err(Refused::TooSlow)) {
-            Ok(asked) => asked,
+        let request = match asked.unwrap_or(Err(Refused::TooSlow)) {
+            Ok(request) => request,
             Err(refused) => {
                 self.count_refused(peer, refused);
-                return link.refuse(reactor, &[]).await;
+                return stream.part(reactor, &[]).await;
             }
         };
         let dialled = match request.command {
@@ -123,26 +125,44 @@ impl RelayService {
             }) => {
                 self.count_refused(peer, refused);
                 Reply::failed(code).encode(&mut reply);
-                return link.refuse(reactor, &reply).await;
+                return stream.part(reactor, &reply).await;
             }
         };
         let bound = origin.socket().local_address();
         let bound = bound.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
         Reply::succeeded(bound).encode(&mut reply);
         let until = reactor.now() + self.settings().handshake_timeout;
-        let sent = reactor.deadline(until, link.send_all(&reply)).await;
+        let sent = reactor.deadline(until, stream.send_all(&reply)).await;
         if !matches!(sent, Some(Ok(()))) {
             return self.count_refused(peer, Refused::ReplyFailed);
         }
-        let gate = match knock.reads_replies_alone {
+        let gate = match knock.reads_replies_alone && !is_framed {
             true => GateHold::Replied(reactor.now()),
             false => GateHold::Open,
         };
-        self.join_visitor(link, rest, gate, origin, peer, since);
+        let origin_peer = PeerAddress::from(origin.socket().peer_address());
+        let left = Leg::from_stream(stream, peer, since, gate);
+        let origin = WrappedStream::plain(origin);
+        let right = Leg::from_stream(origin, origin_peer, since, GateHold::Open);
+        let session = Origin::Dialled(self.next_dialled());
+        self.begin_session(left, right, session, None);
+    }
+
+    /// A visitor's connection behind its upgrade.
+    fn wrap(&self, link: Link, is_framed: bool) -> io::Result<WrappedStream> {
+        let (stream, tls, early) = link.into_parts();
+        let websocket = is_framed.then(|| WebSocket::new(Role::Server, Closing::OneWay));
+        let begun = Codec::begin(tls, websocket, early);
+        let (codec, early) = begun.map_err(io::Error::other)?;
+        WrappedStream::new(stream, codec, early, &self.world.workshop)
     }
 
     /// Waits for the ten bytes; leaves in `received` what came behind them.
-    async fn wait_in_pool(&self, link: &mut Link, received: &mut Vec<u8>) -> Result<(), Refused> {
+    async fn wait_in_pool(
+        &self,
+        stream: &mut WrappedStream,
+        received: &mut Vec<u8>,
+    ) -> Result<(), Refused> {
         let reactor = &self.world.reactor;
         loop {
             match Prelude::decode(received).map_err(|_| Refused::BadPrelude)? {
@@ -154,7 +174,7 @@ impl RelayService {
                 }
                 Progress::Partial { .. } => {
                     let until = reactor.now() + POOLED_TIMEOUT;
-                    let more = link.read_into::<READ_BYTES>(received);
+                    let more = read_more(stream, received);
                     reactor
                         .deadline(until, more)
                         .await
@@ -164,33 +184,18 @@ impl RelayService {
         }
     }
 
-    /// Speaks SOCKS5 up to the request; gives it with what came behind it.
-    async fn read_request(
-        &self,
-        link: &mut Link,
-        received: Vec<u8>,
-    ) -> Result<(Request, Vec<u8>), Refused> {
-        let mut server = Server::new(MethodPolicy::NoAuthentication);
-        server.receive(&received);
-        // In one piece with what SOCKS5 has to say, if it has.
-        let mut words = MAX_FRAME.to_vec();
+    /// Waits for the first message. Pings are answered meanwhile.
+    async fn wait_framed(&self, stream: &mut WrappedStream) -> Result<(), Refused> {
+        let reactor = &self.world.reactor;
         loop {
-            let asked = server.poll();
-            words.extend_from_slice(&server.take_output());
-            let sent = link.send_all(&words).await;
-            words.clear();
-            match (asked, sent) {
-                (Ok(Some(Asked::Request(request))), Ok(())) => {
-                    return Ok((request, server.into_rest()));
-                }
-                (Ok(Some(Asked::Credentials(_))), _) => unreachable!("none are asked for"),
-                (Ok(None), Ok(())) => {}
-                (Err(_), _) => return Err(Refused::BadSocks),
-                (_, Err(_)) => return Err(Refused::ReplyFailed),
+            let until = reactor.now() + POOLED_TIMEOUT;
+            let waited = reactor.deadline(until, stream.readable()).await;
+            match waited {
+                Some(()) if stream.is_lost() => return Err(Refused::ClosedEarly),
+                Some(()) => return Ok(()),
+                None if stream.take_sign_of_life() => {}
+                None => return Err(Refused::Silent),
             }
-            let mut fresh = Vec::new();
-            link.read_into::<READ_BYTES>(&mut fresh).await?;
-            server.receive(&fresh);
         }
     }
 
@@ -234,40 +239,45 @@ impl RelayService {
             not(reply_code(&error), Refused::DialFailed)
         })
     }
+}
 
-    fn join_visitor(
-        &self,
-        link: Link,
-        mut rest: Vec<u8>,
-        gate: GateHold,
-        origin: Stream,
-        peer: PeerAddress,
-        since: Timestamp,
-    ) {
-        let (stream, tls, opened) = link.into_parts();
-        rest.extend_from_slice(&opened);
-        let Ok((codec, prefix)) = Codec::begin(tls, None, rest) else {
-            return self.count_refused(peer, Refused::ClosedEarly);
-        };
-        let watched = stream.into_watched(Owner::TASK);
-        // What was read, or came with the connection, may not have been all.
-        let left_unread = Readiness::READABLE;
-        let remains = Remains {
-            codec,
-            prefix,
-            gate,
-            left_unread,
-        };
-        let left = Leg::new(watched, peer, since, remains);
-        let origin_peer = PeerAddress::from(origin.socket().peer_address());
-        let watched = origin.into_watched(Owner::TASK);
-        let remains = Remains {
-            left_unread,
-            ..Remains::default()
-        };
-        let right = Leg::new(watched, origin_peer, since, remains);
-        let session = Origin::Dialled(self.next_dialled());
-        self.begin_session(left, right, session, None);
+/// Speaks SOCKS5 up to the request, of which `received` has come; puts back what came
+/// behind it. Says `greeting` first.
+async fn read_request(
+    stream: &mut WrappedStream,
+    received: Vec<u8>,
+    greeting: &[u8],
+) -> Result<Request, Refused> {
+    let mut server = Server::new(MethodPolicy::NoAuthentication);
+    server.receive(&received);
+    // In one piece with what SOCKS5 has to say, if it has.
+    let mut words = greeting.to_vec();
+    loop {
+        let asked = server.poll();
+        words.extend_from_slice(&server.take_output());
+        let sent = stream.send_all(&words).await;
+        words.clear();
+        match (asked, sent) {
+            (Ok(Some(Asked::Request(request))), Ok(())) => {
+                stream.put_back(server.into_rest());
+                return Ok(request);
+            }
+            (Ok(Some(Asked::Credentials(_))), _) => unreachable!("none are asked for"),
+            (Ok(None), Ok(())) => {}
+            (Err(_), _) => return Err(Refused::BadSocks),
+            (_, Err(_)) => return Err(Refused::ReplyFailed),
+        }
+        let mut fresh = Vec::new();
+        read_more(stream, &mut fresh).await?;
+        server.receive(&fresh);
+    }
+}
+
+async fn read_more(stream: &mut WrappedStream, received: &mut Vec<u8>) -> Result<(), Refused> {
+    match stream.read_into(received).await {
+        Ok(0) => Err(Refused::ClosedEarly),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Refused::ResetEarly),
     }
 }
 

@@ -65,8 +65,12 @@ fn pattern(seed: u32, bytes: usize) -> Vec<u8> {
 
 /// Sends `bytes` and reads them back, ending the own half in between.
 pub(crate) fn check_echo(address: SocketAddr, seed: u32, bytes: usize) {
+    check_echo_over(dial(address), seed, bytes);
+}
+
+/// The same on a connection that leads there.
+pub(crate) fn check_echo_over(mut stream: TcpStream, seed: u32, bytes: usize) {
     let sent = pattern(seed, bytes);
-    let mut stream = dial(address);
     let mut writer = stream.try_clone().expect("a second handle");
     let received = thread::scope(|scope| {
         scope.spawn(|| {

@@ -36,6 +36,7 @@ mod reload;
 mod require;
 mod rest;
 mod ring_plane;
+mod socks;
 mod start;
 mod status_table;
 mod systemd_notify;

@@ -21,16 +21,16 @@ use super::peers::stalls::stall;
 use super::relay_process::Relay;
 use super::rest::read_response;
 
-const PASSWORD: &str = "pasSw0rD";
+pub(crate) const PASSWORD: &str = "pasSw0rD";
 
 /// A relay with one user, and these further lines in its file.
-fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
+pub(crate) fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
     let folder = tempfile::tempdir().expect("a folder");
     let relay = relay_in(folder.path(), lines, &[]);
     (folder, relay)
 }
 
-fn relay_in(folder: &Path, lines: &str, options: &[&str]) -> Relay {
+pub(crate) fn relay_in(folder: &Path, lines: &str, options: &[&str]) -> Relay {
     let (path, users) = (folder.join("relay.toml"), folder.join("users"));
     write_users(&users, PASSWORD);
     let text = format!(

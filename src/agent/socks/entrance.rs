@@ -176,13 +176,12 @@ impl Entrance {
             .send_all(&words)
             .await
             .map_err(|_| AskError::Dead)?;
-        let mut buffer = [0; READ_BYTES];
         loop {
-            let count = self.stream.recv(&mut buffer).await;
-            let received = match count {
+            let mut received = Vec::new();
+            match self.stream.read_into(&mut received).await {
                 Ok(0) | Err(_) => return Err(AskError::Dead),
-                Ok(count) => &buffer[..count],
-            };
+                Ok(_) => {}
+            }
             // What it answers the ten bytes with means nothing.
             let skipped = frame_left.min(received.len());
             frame_left -= skipped;

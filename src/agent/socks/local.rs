@@ -13,12 +13,8 @@ use crate::protocol::socks5::{
 };
 use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
-use crate::session::handshake::part_with;
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
-
-/// Bytes that are read at a time.
-const READ_BYTES: usize = 2 << 10;
 
 /// Whom the port serves.
 #[derive(Clone)]
@@ -55,10 +51,8 @@ impl fmt::Debug for LocalPolicy {
 
 /// One local client.
 pub(super) struct Local {
-    stream: Stream,
+    stream: WrappedStream,
     spoken: Spoken,
-    /// What came behind its request.
-    rest: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +65,8 @@ enum Spoken {
 impl Local {
     pub(super) const fn new(stream: Stream) -> Self {
         Self {
-            stream,
+            stream: WrappedStream::plain(stream),
             spoken: Spoken::Nothing,
-            rest: Vec::new(),
         }
     }
 
@@ -122,7 +115,7 @@ impl Local {
             self.say(&server.take_output()).await?;
             match asked? {
                 Some(Asked::Request(request)) => {
-                    self.rest = server.into_rest();
+                    self.stream.put_back(server.into_rest());
                     return Ok(request);
                 }
                 Some(Asked::Credentials(_)) => unreachable!("answered above"),
@@ -149,7 +142,7 @@ impl Local {
                         self.say(&http_connect::refusal(407, words)).await?;
                         return Err(Refused::WrongPassword);
                     }
-                    self.rest = received.split_off(consumed);
+                    self.stream.put_back(received.split_off(consumed));
                     return Ok(Request {
                         command: Command::Connect,
                         destination: value.destination,
@@ -186,14 +179,12 @@ impl Local {
 
     /// Ends the connection, on which all is said.
     pub(super) async fn part(self, reactor: &Reactor) {
-        part_with(reactor, self.stream).await;
+        self.stream.part(reactor, &[]).await;
     }
 
     /// The connection, with what came behind its request.
     pub(super) fn into_stream(self) -> WrappedStream {
-        let mut stream = WrappedStream::plain(self.stream);
-        stream.put_back(self.rest);
-        stream
+        self.stream
     }
 
     async fn say(&mut self, words: &[u8]) -> Result<(), Refused> {
@@ -202,12 +193,7 @@ impl Local {
     }
 
     async fn read(&mut self, received: &mut Vec<u8>) -> Result<(), Refused> {
-        let from = received.len();
-        received.resize(from + READ_BYTES, 0);
-        let count = self.stream.recv(&mut received[from..]).await;
-        received.truncate(from + count.as_ref().copied().unwrap_or(0));
-        match count {
-            Ok(0) if from == 0 && self.spoken == Spoken::Nothing => Err(Refused::ClosedEarly),
+        match self.stream.read_into(received).await {
             Ok(0) => Err(Refused::ClosedEarly),
             Ok(_) => Ok(()),
             Err(_) => Err(Refused::ResetEarly),

@@ -1,0 +1,267 @@
+//! `midspan socks`: local programs go out by a relay.
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread;
+
+use midspan::protocol::socks5::{
+    Client, Command, Credentials, Destination, Pace, Reply, ReplyCode, Request,
+};
+use midspan::tls::identity::Fingerprint;
+
+use super::agent_process::Program;
+use super::agents::{check_echo_over, dial, echo, greet_and_count, read_banner, service};
+use super::patience::until;
+use super::relay_process::Relay;
+use super::websocks::{PASSWORD, relay};
+
+/// A file that nobody else reads.
+fn secret(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    fs::write(&path, text).expect("written");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+    path.display().to_string()
+}
+
+/// An agent of alice's and its local address.
+pub(crate) fn agent(folder: &Path, relay: &str, options: &[&str]) -> (Program, SocketAddr) {
+    let password = secret(folder, "password", PASSWORD);
+    let args = ["socks", "0", "--relay", relay, "--password-file", &password];
+    let agent = Program::start(&[&args, options].concat());
+    let local = agent.reported("SOCKS5 and HTTP CONNECT at ").parse();
+    (agent, local.expect("an address"))
+}
+
+pub(crate) fn url(relay: &Relay) -> String {
+    format!("websocks+ws://alice@{}", relay.address)
+}
+
+/// Asks for a connection; gives what the agent says.
+fn ask(
+    agent: SocketAddr,
+    destination: &Destination,
+    credentials: Option<Credentials>,
+) -> (TcpStream, Reply) {
+    let mut stream = dial(agent);
+    let request = Request {
+        command: Command::Connect,
+        destination: destination.clone(),
+    };
+    let mut client = Client::new(&request, credentials, Pace::StepByStep);
+    loop {
+        stream.write_all(&client.take_output()).expect("sent");
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        if let Some(reply) = client.receive(&byte).expect("SOCKS5") {
+            return (stream, reply);
+        }
+    }
+}
+
+fn connect(agent: SocketAddr, target: SocketAddr) -> TcpStream {
+    let (stream, reply) = ask(agent, &target.into(), None);
+    assert_eq!(reply.code, ReplyCode::Succeeded);
+    stream
+}
+
+fn refused(agent: SocketAddr, host: &str, port: u16) -> ReplyCode {
+    let destination = Destination::named(host, port).expect("a destination");
+    let (mut stream, reply) = ask(agent, &destination, None);
+    assert_eq!(stream.read(&mut [0]).expect("its end"), 0);
+    reply.code
+}
+
+/// Bytes both ways, a greeting of the other side's, and half-closes.
+fn check_sessions(agent: SocketAddr) {
+    let (echoing, greeting) = (service(echo), service(greet_and_count));
+    thread::scope(|scope| {
+        for client in 0..4 {
+            scope.spawn(move || check_echo_over(connect(agent, echoing), client, 3_000_000));
+        }
+    });
+    let mut stream = connect(agent, greeting);
+    read_banner(&mut stream).expect("a greeting");
+    stream.write_all(&[7; 5000]).expect("sent");
+    stream.shutdown(Shutdown::Write).expect("connected");
+    let mut count = String::new();
+    stream.read_to_string(&mut count).expect("the count");
+    assert_eq!(count, "5000");
+}
+
+#[test]
+fn sessions_are_whole_raw_and_framed_with_and_without_tls() {
+    let (folder, relay) = relay("");
+    let pin: Fingerprint = super::transports::certificate(relay.address);
+    for url in [
+        url(&relay),
+        format!("websocks+wss://alice@{}?pin={pin}", relay.address),
+    ] {
+        for options in [&[][..], &["--framed"], &["--pool", "0"]] {
+            let (agent, local) = agent(folder.path(), &url, options);
+            check_sessions(local);
+            assert!(agent.stop().success());
+        }
+    }
+    let ended = relay.stop();
+    ended.check_clean();
+    assert_eq!(ended.counters.count("paired"), 6 * 5);
+    // Who only looked at the certificate; no way that was ready is counted as one.
+    assert_eq!(ended.counters.refused(), [("closed_early", 1)].into());
+}
+
+#[test]
+fn who_is_connected_where_is_told_truthfully() {
+    let (folder, relay) = relay("[egress]\nreach = \"everything\"\nrules = [\"deny *:25\"]");
+    let (_agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (_stream, reply) = ask(local, &listener.local_addr().expect("bound").into(), None);
+    let (_, from) = listener.accept().expect("connected");
+    assert_eq!(reply.bound, from.into());
+    let closed = listener.local_addr().expect("bound");
+    drop(listener);
+    assert_eq!(
+        refused(local, "127.0.0.1", closed.port()),
+        ReplyCode::ConnectionRefused
+    );
+    assert_eq!(
+        refused(local, "nobody.invalid", 80),
+        ReplyCode::HostUnreachable
+    );
+    assert_eq!(refused(local, "127.0.0.1", 25), ReplyCode::NotAllowed);
+    assert_eq!(
+        refused(local, "::ffff:127.0.0.1", 25),
+        ReplyCode::NotAllowed
+    );
+}
+
+#[test]
+fn a_relay_that_was_restarted_is_found_again_and_dead_ways_are_replaced() {
+    let (folder, relay) = relay("");
+    let echoing = service(echo);
+    let address = relay.address.to_string();
+    let (agent, local) = agent(folder.path(), &url(&relay), &[]);
+    check_echo_over(connect(local, echoing), 1, 1000);
+    relay.stop().check_clean();
+    assert_eq!(
+        refused(local, "127.0.0.1", echoing.port()),
+        ReplyCode::NetworkUnreachable
+    );
+    let options = ["--listen", &address];
+    let relay = super::websocks::relay_in(folder.path(), "", &options);
+    // Those that were kept ready died with the first relay.
+    until("a way out", || {
+        let (stream, reply) = ask(local, &echoing.into(), None);
+        (reply.code == ReplyCode::Succeeded).then(|| check_echo_over(stream, 2, 1000))
+    });
+    agent.logged("the relay lets us in");
+    relay.stop().check_clean();
+}
+
+#[test]
+fn the_first_relay_that_can_be_had_is_taken() {
+    let (folder, first) = relay("");
+    let (other_folder, second) = relay("");
+    let echoing = service(echo);
+    let (_agent, local) = agent(folder.path(), &url(&first), &["--relay", &url(&second)]);
+    check_echo_over(connect(local, echoing), 1, 1000);
+    let ended = first.stop();
+    ended.check_clean();
+    assert_eq!(ended.counters.count("paired"), 1);
+    // The second one is asked in the same breath.
+    check_echo_over(connect(local, echoing), 2, 1000);
+    let ended = second.stop();
+    ended.check_clean();
+    assert_eq!(ended.counters.count("paired"), 1);
+    drop(other_folder);
+}
+
+#[test]
+fn a_wrong_password_is_said_once_with_what_to_do() {
+    let (folder, relay) = relay("");
+    let url = format!("websocks+ws://bob@{}", relay.address);
+    let (agent, local) = agent(folder.path(), &url, &[]);
+    let said = agent.logged("the relay lets nobody in");
+    assert!(said.contains("refuses user and password"), "{said}");
+    assert!(said.contains("this machine's clock"), "{said}");
+    assert!(!said.contains(PASSWORD), "{said}");
+    assert_eq!(
+        refused(local, "127.0.0.1", 9),
+        ReplyCode::NetworkUnreachable
+    );
+}
+
+#[test]
+fn a_local_user_is_asked_for_by_both_protocols() {
+    let (folder, relay) = relay("");
+    let user = secret(folder.path(), "user", "me:right\n");
+    let options = ["--local-user-file", &user];
+    let (_agent, local) = agent(folder.path(), &url(&relay), &options);
+    let echoing = service(echo);
+    let right = Credentials::new("me", "right");
+    let (stream, reply) = ask(local, &echoing.into(), right);
+    assert_eq!(reply.code, ReplyCode::Succeeded);
+    check_echo_over(stream, 1, 1000);
+    // RFC 1928 §3, RFC 1929 §2.
+    for (said, answer) in [
+        (&b"\x05\x01\0"[..], &b"\x05\xff"[..]),
+        (b"\x05\x01\x02\x01\x02me\x05wrong", b"\x05\x02\x01\x01"),
+    ] {
+        let mut stream = dial(local);
+        stream.write_all(said).expect("sent");
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).expect("its end");
+        assert_eq!(got, answer);
+    }
+    let http = |header: &str| {
+        let mut stream = dial(local);
+        let request = format!("CONNECT {echoing} HTTP/1.1\r\nHost: {echoing}\r\n{header}\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).expect("an answer");
+        String::from_utf8(start.to_vec()).expect("text")
+    };
+    assert_eq!(http(""), "HTTP/1.1 407");
+    assert_eq!(
+        http("Proxy-Authorization: Basic bWU6d3Jvbmc=\r\n"),
+        "HTTP/1.1 407"
+    );
+    assert_eq!(
+        http("Proxy-Authorization: Basic bWU6cmlnaHQ=\r\n"),
+        "HTTP/1.1 200"
+    );
+}
+
+#[test]
+fn what_speaks_neither_is_closed_and_costs_nobody_else_anything() {
+    let (folder, relay) = relay("");
+    let (agent, local) = agent(folder.path(), &url(&relay), &[]);
+    for said in [&b"\x04\x01\0\x50\x7f\0\0\x01\0"[..], b"\x16\x03\x01", b"\0"] {
+        let mut stream = dial(local);
+        stream.write_all(said).expect("sent");
+        assert_eq!(stream.read(&mut [0]).expect("its end"), 0);
+    }
+    let answered = |said: &[u8], answer: &[u8]| {
+        let mut stream = dial(local);
+        stream.write_all(said).expect("sent");
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).expect("its end");
+        assert!(got.starts_with(answer), "{got:?}");
+    };
+    answered(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 405 ");
+    answered(b"CONNECT a HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ");
+    // BIND and datagrams, and a command that nobody knows.
+    for command in [2, 3, 9] {
+        let said = [
+            b"\x05\x01\0\x05",
+            &[command, 0][..],
+            b"\x01\x7f\0\0\x01\0\x50",
+        ]
+        .concat();
+        answered(&said, b"\x05\0\x05\x07\0\x01");
+    }
+    check_echo_over(connect(local, service(echo)), 1, 1000);
+    assert!(agent.stop().success());
+}
