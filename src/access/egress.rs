@@ -23,7 +23,7 @@ pub enum Verdict {
 
 /// What a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Matcher {
+pub(super) enum Matcher {
     /// Every destination.
     Any,
     /// Addresses.
@@ -35,8 +35,8 @@ enum Matcher {
 /// A destination or several: `10.0.0.0/8`, `example.com`, `*:25`, `[::1]:22`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    matcher: Matcher,
-    port: Option<u16>,
+    pub(super) matcher: Matcher,
+    pub(super) port: Option<u16>,
 }
 
 /// One rule.
@@ -121,9 +121,12 @@ impl Egress {
             address: embedded(candidate.address),
             ..candidate
         };
+        let fits = |pattern: &Pattern, candidate: &Candidate<'_>| {
+            pattern.fits(candidate.name, Some(candidate.address), candidate.port)
+        };
         let fits = |rule: &&Rule| {
-            rule.pattern.fits(&candidate)
-                || rule.verdict == Verdict::Deny && rule.pattern.fits(&held)
+            fits(&rule.pattern, &candidate)
+                || rule.verdict == Verdict::Deny && fits(&rule.pattern, &held)
         };
         let decides = self.rules.iter().find(fits);
         decides.map_or_else(|| self.judge_by_default(&candidate), |rule| rule.verdict)
@@ -139,13 +142,15 @@ impl Egress {
 }
 
 impl Pattern {
-    fn fits(&self, candidate: &Candidate<'_>) -> bool {
-        let fits_port = self.port.is_none_or(|port| port == candidate.port);
-        fits_port
+    /// Whether it is about a destination of which this much is known.
+    pub(super) fn fits(&self, name: Option<&str>, address: Option<IpAddr>, port: u16) -> bool {
+        self.port.is_none_or(|own| own == port)
             && match &self.matcher {
                 Matcher::Any => true,
-                Matcher::Network(network) => network.contains(&candidate.address),
-                Matcher::Domain(domain) => candidate.name.is_some_and(|name| {
+                Matcher::Network(network) => {
+                    address.is_some_and(|address| network.contains(&address))
+                }
+                Matcher::Domain(domain) => name.is_some_and(|name| {
                     let name = name.strip_suffix('.').unwrap_or(name);
                     is_within(name, domain)
                 }),
@@ -278,7 +283,12 @@ fn network(written: &str) -> Option<Matcher> {
 
 fn domain(written: &str) -> Option<Matcher> {
     let name = written.strip_prefix("*.").unwrap_or(written);
-    let name = name.strip_suffix('.').unwrap_or(name);
+    host_name(name).map(Matcher::Domain)
+}
+
+/// A name in lower case and without a dot at its end, if it is one in ASCII.
+pub(super) fn host_name(written: &str) -> Option<String> {
+    let name = written.strip_suffix('.').unwrap_or(written);
     let is_character =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let is_name = !name.is_empty()
@@ -286,7 +296,7 @@ fn domain(written: &str) -> Option<Matcher> {
         && name.bytes().all(is_character)
         // What looks like an address and is none is a slip.
         && name.bytes().any(|byte| byte.is_ascii_alphabetic());
-    is_name.then(|| Matcher::Domain(name.to_ascii_lowercase()))
+    is_name.then(|| name.to_ascii_lowercase())
 }
 
 impl fmt::Display for Pattern {

@@ -5,7 +5,8 @@
 //! tokens is known by its public key alone. Of a user's password it keeps what proofs are
 //! made of, which is as secret as the password; see `user.rs`.
 //!
-//! [`egress`] says where the relay may dial for others.
+//! [`egress`] says where the relay may dial for others, and [`routing`] what a local agent
+//! does with a destination.
 //!
 //! Left out: where keys come from (that is `config`), and what an answer to a peer
 //! without one looks like (that is `session`).
@@ -14,6 +15,7 @@ mod api_key;
 pub mod egress;
 mod keyring;
 mod rate;
+pub mod routing;
 mod spent;
 mod token;
 mod user;
