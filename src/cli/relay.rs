@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use aws_lc_rs::rand;
@@ -12,7 +13,7 @@ use tracing::info;
 
 use super::activation::Activation;
 use super::notify::Notifier;
-use super::reload::Running;
+use super::reload::{Pages, Running};
 use super::state_dir::StateDir;
 use super::{host, logging, print, quoted, tls};
 use crate::admin::Admin;
@@ -201,7 +202,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let owner_secret = state.owner_key()?;
     let mut relay = BoundRelay::bind(
         &settings,
-        loaded.config,
+        Arc::clone(&loaded.config),
         owner_secret,
         random_id,
         signals,
@@ -238,6 +239,8 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
             state,
             tickets,
             stamps,
+            tls: loaded.config,
+            pages: Pages::default(),
         };
         running.watch(reloader);
     }
