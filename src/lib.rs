@@ -11,6 +11,7 @@ pub mod config;
 pub mod protocol;
 pub mod time;
 pub mod tuning;
+pub mod web;
 
 pub mod metrics;
 

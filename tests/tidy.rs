@@ -21,7 +21,14 @@ const CHAIN: [&[&str]; 9] = [
     &["main", "lib"],
 ];
 /// Beside the chain: they name none of it, and `runtime` names none of them.
-const PURE: [&str; 5] = ["protocol", "association", "access", "config", "tuning"];
+const PURE: [&str; 6] = [
+    "protocol",
+    "association",
+    "access",
+    "config",
+    "tuning",
+    "web",
+];
 /// Below everything: `time` names nothing, `metrics` only `time`.
 const GROUND: [&str; 2] = ["time", "metrics"];
 /// A protocol core builds on others only as listed here.

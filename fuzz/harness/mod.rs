@@ -14,6 +14,7 @@ mod socks5;
 mod tls_handshake;
 mod tls_records;
 mod tls_session;
+mod web_request;
 mod websocket_frames;
 mod websocks;
 
@@ -26,7 +27,7 @@ mod tls_sides;
 /// something.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 11] = [
+pub(crate) const TARGETS: [Target; 12] = [
     ("access_token", access_token::run),
     ("http_request_head", http_request_head::run),
     ("http_response_head", http_response_head::run),
@@ -36,6 +37,7 @@ pub(crate) const TARGETS: [Target; 11] = [
     ("socks5", socks5::run),
     ("tls_handshake", tls_handshake::run),
     ("tls_records", tls_records::run),
+    ("web_request", web_request::run),
     ("websocket_frames", websocket_frames::run),
     ("websocks", websocks::run),
 ];

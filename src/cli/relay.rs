@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use aws_lc_rs::rand;
@@ -12,7 +13,7 @@ use tracing::info;
 
 use super::activation::Activation;
 use super::notify::Notifier;
-use super::reload::Running;
+use super::reload::{Pages, Running};
 use super::state_dir::StateDir;
 use super::{host, logging, print, quoted, tls};
 use crate::admin::Admin;
@@ -201,7 +202,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let owner_secret = state.owner_key()?;
     let mut relay = BoundRelay::bind(
         &settings,
-        loaded.config,
+        Arc::clone(&loaded.config),
         owner_secret,
         random_id,
         signals,
@@ -238,6 +239,8 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
             state,
             tickets,
             stamps,
+            tls: loaded.config,
+            pages: Pages::default(),
         };
         running.watch(reloader);
     }
@@ -470,6 +473,7 @@ mod tests {
              session_ttl_s = 0\nsession_idle_s = 0\nwaiting_per_address_max = 16384\n\
              creations_per_minute_max = 0\nspent_tokens_max = 262144\n\
              pipes_max = 3\nmemory_bytes_max = 2147483648\nspill_bytes_max = 67108864\n\
+             web_bytes_max = 67108864\nweb_files_max = 4096\nweb_file_bytes_max = 8388608\n\
              websocket_ping_s = 20\nwebsocket_pong_timeout_s = 20\n\n[egress]\nreach = \"public\"\n",
         );
     }

@@ -1,9 +1,13 @@
 //! Reads the configuration again while the relay runs: when an operator asks for it,
-//! and when the files of its certificates or of issuers' keys change.
+//! when the files of its certificates, of issuers' keys or of users change, and, apart from
+//! these, when those below `web.root` do.
 
+use std::mem;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tracing::{error, info, warn};
 
 use super::notify::Notifier;
@@ -12,9 +16,10 @@ use super::state_dir::StateDir;
 use super::tls::Stamps;
 use super::{host, tls};
 use crate::config::settings::{HostFacts, RelaySettings};
-use crate::config::{GivenSockets, keys};
+use crate::config::{GivenSockets, keys, web};
 use crate::shard::reload::{Reloader, Wake};
 use crate::tls::server::Tickets;
+use crate::web::Web;
 
 /// How often these files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,6 +34,22 @@ pub(super) struct Running {
     pub(super) tickets: Tickets,
     /// Of these files, before they were read.
     pub(super) stamps: Stamps,
+    /// What came of the certificates.
+    pub(super) tls: Arc<ServerConfig>,
+    pub(super) pages: Pages,
+}
+
+/// What was seen of the files below `web.root`. They are looked at by themselves, so that
+/// one that is too long keeps no certificate from being renewed.
+#[derive(Default)]
+pub(super) struct Pages {
+    /// When they were taken.
+    stamp: Option<u64>,
+    /// Why they are not, so that it is said once.
+    complaint: Option<String>,
+    /// Those before, until the next look. By then no shard has them, which would otherwise
+    /// be kept from its connections while it gives back their memory.
+    replaced: Web,
 }
 
 impl Running {
@@ -39,6 +60,9 @@ impl Running {
             let mut taken = self.stamps.clone();
             loop {
                 let wake = reloader.wait(LOOK_INTERVAL);
+                if wake == Wake::Idle {
+                    self.look_at_pages(&reloader);
+                }
                 let before = tls::stamps(&self.settings);
                 let outcome = match wake {
                     Wake::Over => return,
@@ -53,7 +77,7 @@ impl Running {
                 match &refusal {
                     // What changed since is found by the next look.
                     None if wake == Wake::Idle => taken = before,
-                    None => taken = std::mem::take(&mut self.stamps),
+                    None => taken = mem::take(&mut self.stamps),
                     Some(error) => {
                         error!(
                             error,
@@ -83,7 +107,59 @@ impl Running {
         for name in self.settings.keep_unchangeable(&mut fresh) {
             warn!("{name} has changed, which takes a restart");
         }
-        self.take(reloader, fresh)
+        self.take(reloader, fresh)?;
+        self.pages.stamp = None;
+        self.pages.complaint = None;
+        Ok(())
+    }
+
+    /// Reads the pages again when a file has changed.
+    fn look_at_pages(&mut self, reloader: &Reloader) {
+        self.pages.replaced = Web::Nothing;
+        if !matches!(self.settings.web, Web::Tree(_)) {
+            return;
+        }
+        let stamp = web::stamp(&self.settings.web, &self.settings.limits);
+        if stamp.is_some() && stamp == self.pages.stamp {
+            return;
+        }
+        match self.read_pages_again(reloader) {
+            Ok(()) => {
+                self.pages.stamp = stamp;
+                self.pages.complaint = None;
+            }
+            Err(error) => {
+                let complaint = Some(format!("{error:#}"));
+                if complaint != self.pages.complaint {
+                    error!(
+                        error = complaint,
+                        "the pages are not taken, those before stay"
+                    );
+                }
+                self.pages.complaint = complaint;
+            }
+        }
+    }
+
+    fn read_pages_again(&mut self, reloader: &Reloader) -> anyhow::Result<()> {
+        let fresh = web::read_again(&self.settings.web, &self.settings.limits)?;
+        if fresh == self.settings.web {
+            return Ok(());
+        }
+        let settings = RelaySettings {
+            web: fresh,
+            ..self.settings.clone()
+        };
+        reloader.apply(&settings, &self.tls)?;
+        if let Web::Tree(tree) = &settings.web {
+            info!(
+                files = tree.len(),
+                bytes = tree.bytes(),
+                "the pages are taken"
+            );
+        }
+        self.pages.replaced = mem::replace(&mut self.settings, settings).web;
+        Ok(())
     }
 
     fn read_files_again(&mut self, reloader: &Reloader) -> anyhow::Result<()> {
@@ -101,7 +177,8 @@ impl Running {
         }
         let loaded = tls::load(&settings, &self.state, self.tickets.clone())?;
         reloader.apply(&settings, &loaded.config)?;
-        self.settings = settings;
+        self.tls = loaded.config;
+        self.pages.replaced = mem::replace(&mut self.settings, settings).web;
         info!("the configuration is taken");
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::{ListenAddress, Listener, ValueError};
+use super::{ListenAddress, Listener, TreeError, ValueError};
 use crate::access::egress::PatternError;
 use crate::access::{IssuerError, KeyHashError, PasswordDigestError};
 use crate::protocol::jet::{PublicUrl, PublicUrlError};
+use crate::web::OriginError;
 
 /// One thing wrong with the configuration.
 ///
@@ -75,6 +76,8 @@ impl ConfigError {
             Problem::UsersOpen { path, .. } => {
                 Some(format!("if nobody else has read it: chmod 640 {}", path.display()))
             }
+            Problem::Web(error) => error.next_step(),
+            Problem::WebTwice => Some("leave one of them out".into()),
             Problem::NoStateDir => {
                 Some("pass --state-dir DIR (in the file: state_dir = \"DIR\")".into())
             }
@@ -233,6 +236,15 @@ pub enum Problem {
     /// No destination.
     #[error(transparent)]
     Pattern(PatternError),
+    /// Not another site.
+    #[error(transparent)]
+    Origin(OriginError),
+    /// Pages, and another site for all that is asked for.
+    #[error("root is given as well, and nothing would be left of it")]
+    WebTwice,
+    /// A tree of files that cannot be served.
+    #[error(transparent)]
+    Web(TreeError),
     /// Two keys of one name, or two names for one key.
     #[error("the key \"{name}\" is listed twice, by its name or by its hash")]
     KeyTwice { name: String },

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::similar;
 use super::limits::WrittenLimits;
+use super::web::WrittenWeb;
 use super::websocks::{WrittenEgress, WrittenWebsocks};
 use super::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, LogFormat, LogLevel, Period, Place,
@@ -98,6 +99,8 @@ pub(super) struct Written {
     pub(super) websocks: WrittenWebsocks,
     #[serde(default)]
     pub(super) egress: WrittenEgress,
+    #[serde(default)]
+    pub(super) web: WrittenWeb,
 }
 
 /// `[log]`

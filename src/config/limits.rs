@@ -168,6 +168,12 @@ limits! {
     memory_bytes_max: OfMemory, 16 << 20, 1 << 40;
     /// Bytes of memory, of those, for what was read and cannot be written yet.
     spill_bytes_max: Fixed(64 << 20), 1 << 20, 64 << 30;
+    /// Bytes of memory, of those, for the files below `web.root`. They are held whole.
+    web_bytes_max: Fixed(64 << 20), 1, 16 << 30;
+    /// Files and folders below `web.root`.
+    web_files_max: Fixed(4096), 1, 1_048_576;
+    /// Bytes of one of the files.
+    web_file_bytes_max: Fixed(8 << 20), 1, 1 << 30;
     /// Seconds without a word from a WebSocket, up to twice as many, until it
     /// is pinged. 0 pings none.
     websocket_ping_s: Fixed(20), 0, 3600;
@@ -201,6 +207,9 @@ impl Limits {
             pipes_max,
             memory_bytes_max: memory_bytes / 2,
             spill_bytes_max: 0,
+            web_bytes_max: 0,
+            web_files_max: 0,
+            web_file_bytes_max: 0,
             websocket_ping_s: 0,
             websocket_pong_timeout_s: 0,
         };
@@ -214,6 +223,7 @@ impl Limits {
         let spec = spec_of("memory_bytes_max");
         limits.memory_bytes_max = limits.memory_bytes_max.clamp(spec.min, spec.max);
         limits.spill_bytes_max = spill_for(limits.memory_bytes_max);
+        limits.web_bytes_max = web_for(limits.memory_bytes_max);
         limits.connections_max = limits.connections_for(descriptors);
         limits.handshakes_max = handshakes_for(limits.connections_max);
         limits
@@ -296,6 +306,14 @@ pub(super) fn spill_for(memory_bytes_max: u64) -> u64 {
         .default
         .fixed()
         .map_or(0, |default| default.min(memory_bytes_max / 2))
+}
+
+/// The default of `web_bytes_max` where there is so much memory in all.
+pub(super) fn web_for(memory_bytes_max: u64) -> u64 {
+    spec_of("web_bytes_max")
+        .default
+        .fixed()
+        .map_or(0, |default| default.min(memory_bytes_max / 4))
 }
 
 /// The specification of the limit called `name`, which is one of ours.

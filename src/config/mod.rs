@@ -25,6 +25,8 @@ pub mod settings;
 
 mod urls;
 mod value;
+pub mod web;
+mod web_root;
 pub mod websocks;
 
 use serde::Deserialize;
@@ -35,6 +37,7 @@ pub use listener::Listener;
 pub use listening::GivenSockets;
 pub use urls::URLS_MAX;
 pub use value::{Instance, ListenAddress, Period, ValueError};
+pub use web_root::TreeError;
 
 /// Names a set of words that are written in lower case, in the file and on the
 /// command line alike.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::certificates::tls;
 use super::file::ConfigFile;
 use super::keys::keyring;
-use super::limits::{Limits, handshakes_for, spec_of, spill_for};
+use super::limits::{Limits, handshakes_for, spec_of, spill_for, web_for};
 use super::listening::{admin, listeners};
 use super::settings::{Flags, HostFacts, JetSettings, LogSettings, RelaySettings, SPIN_US_MAX};
 use super::urls::{networks, stun, urls};
+use super::web::web;
 use super::websocks::{egress, users};
 use super::{ConfigError, CoreChoice, Instance, Place, Problem};
 /// How long a relay that was told to stop waits for its pairs.
@@ -44,6 +45,7 @@ impl RelaySettings {
             return Err(ConfigError::new(place.clone(), problem));
         }
 
+        let limits = limits(flags, file, host)?;
         Ok(Self {
             listen: listen.into_iter().map(|(listener, _)| listener).collect(),
             open,
@@ -80,7 +82,8 @@ impl RelaySettings {
                 urls: urls(file)?,
                 stun: stun(file)?,
             },
-            limits: limits(flags, file, host)?,
+            web: web(file, &limits)?,
+            limits,
             keyring: keyring(file)?,
             users: users(file)?,
             egress: egress(file, loopback_only)?,
@@ -234,6 +237,18 @@ fn limits(
         Some(place) if limits.spill_bytes_max > limits.memory_bytes_max => {
             let problem = Problem::OverOther {
                 value: limits.spill_bytes_max,
+                other: "memory_bytes_max",
+                other_value: limits.memory_bytes_max,
+            };
+            return Err(ConfigError::new(place, problem));
+        }
+        Some(_) => {}
+    }
+    match place("web_bytes_max") {
+        None => limits.web_bytes_max = web_for(limits.memory_bytes_max),
+        Some(place) if limits.web_bytes_max > limits.memory_bytes_max => {
+            let problem = Problem::OverOther {
+                value: limits.web_bytes_max,
                 other: "memory_bytes_max",
                 other_value: limits.memory_bytes_max,
             };

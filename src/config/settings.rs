@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::certificates::{CertificateFiles, TlsSettings};
 use super::limits::{LimitFlag, Limits};
+use super::web;
 use super::websocks::{self, UsersFile};
 use super::{
     CoreChoice, DataPlane, GivenSockets, Instance, JetV1, ListenAddress, Listener, LogFormat,
@@ -20,6 +21,7 @@ use super::{
 use crate::access::Keyring;
 use crate::access::egress::Egress;
 use crate::protocol::jet::PublicUrl;
+use crate::web::Web;
 
 /// How long a shard may spin before it sleeps, at most, in microseconds.
 /// Beyond a millisecond spinning costs a core and gains nothing.
@@ -72,6 +74,8 @@ pub struct RelaySettings {
     pub users: UsersFile,
     /// Where it may dial.
     pub egress: Egress,
+    /// What those get who ask over HTTP for none of the relay's own paths.
+    pub web: Web,
 }
 
 /// What to log, and how.
@@ -262,6 +266,7 @@ impl fmt::Display for RelaySettings {
             write!(f, "\n{issuer}")?;
         }
         websocks::Shown(&self.users, &self.egress).fmt(f)?;
+        web::Shown(&self.web).fmt(f)?;
         self.tls.fmt(f)
     }
 }

@@ -78,6 +78,10 @@ pub enum Count {
     SpillShortages,
     /// Bytes moved from one leg of a pair to the other, prefixes included.
     BytesRelayed,
+    /// HTTP requests that were answered with a page, or that it has not changed.
+    PagesServed,
+    /// HTTP requests that were told where else to ask.
+    Redirected,
 }
 
 labels!(Count {
@@ -91,6 +95,8 @@ labels!(Count {
     PipeShortages = "pipe_shortages",
     SpillShortages = "spill_shortages",
     BytesRelayed = "bytes_relayed",
+    PagesServed = "pages_served",
+    Redirected = "redirected",
 });
 
 /// One counter for each label of `L`. Counters wrap after 2⁶⁴.
@@ -339,7 +345,7 @@ mod tests {
             counted().snapshot().to_string(),
             "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
              moved_to_ring=0 pipe_shortages=0 spill_shortages=0 bytes_relayed=1000 \
-             ended.reset=1 refused.slow=2",
+             pages_served=0 redirected=0 ended.reset=1 refused.slow=2",
         );
     }
 

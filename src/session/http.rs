@@ -21,6 +21,7 @@ use crate::protocol::websocket::{Upgrade, UpgradeError};
 use crate::protocol::websocks::{Knock, SubProtocol};
 use crate::runtime::reactor::Reactor;
 use crate::time::Timestamp;
+use crate::web::WebRequest;
 
 /// The longest body that is read away.
 pub const BODY_BYTES_MAX: usize = 4 << 10;
@@ -48,6 +49,8 @@ pub struct HttpRequest {
     pub upgrade: Result<Switching, UpgradeError>,
     /// What it says of WebSocks, where it asks for nothing else and to be upgraded.
     pub knock: Option<Knock>,
+    /// What it says of pages, where it asks for nothing else.
+    pub web: Option<WebRequest>,
 }
 
 /// Why there is no request any more on a connection.
@@ -228,13 +231,17 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
         Persistence::Close
     };
     let asked = RestRequest::from_head(&head);
-    let knock = match asked {
-        Err(RestError::UnknownPath) => Knock::from_head(&head, &SPOKEN).ok(),
-        _ => None,
+    let (knock, web) = match asked {
+        Err(RestError::UnknownPath) => (
+            Knock::from_head(&head, &SPOKEN).ok(),
+            WebRequest::from_head(&head),
+        ),
+        _ => (None, None),
     };
     let request = HttpRequest {
         asked,
         knock,
+        web,
         key: presented_key(&head),
         persistence,
         upgrade: Upgrade::from_head(&head).map(|upgrade| Switching::to(&upgrade)),
@@ -271,6 +278,7 @@ mod tests {
         persistence: Persistence::KeepAlive,
         upgrade: Err(UpgradeError::NotAsked),
         knock: None,
+        web: None,
     };
 
     /// What comes of a connection's bytes, cut in pieces of this size.

@@ -5,6 +5,7 @@ use crate::access::Denied;
 use crate::association::Refusal;
 use crate::protocol::jet::{RefusalReason, RestError, Status};
 use crate::protocol::websocket::UpgradeError;
+use crate::web::WebRefusal;
 
 /// Every reason for which a connection is turned away. Stable names: they are
 /// counters' labels.
@@ -20,6 +21,8 @@ pub enum Refused {
     NoJetVersion,
     UnsupportedVersion,
     BadPath,
+    /// No page could have the path.
+    MalformedPath,
     NoJetMethod,
     BadAssociation,
     BadCandidate,
@@ -132,6 +135,7 @@ crate::labels!(Refused {
     NoJetVersion = "no_jet_version",
     UnsupportedVersion = "unsupported_version",
     BadPath = "bad_path",
+    MalformedPath = "malformed_path",
     NoJetMethod = "no_jet_method",
     BadAssociation = "bad_association",
     BadCandidate = "bad_candidate",
@@ -256,6 +260,16 @@ impl From<RestError> for Refused {
             RestError::UnknownPath => Self::BadPath,
             RestError::WrongMethod { .. } => Self::BadMethod,
             RestError::BadId => Self::BadAssociation,
+        }
+    }
+}
+
+impl From<WebRefusal> for Refused {
+    fn from(refusal: WebRefusal) -> Self {
+        match refusal {
+            WebRefusal::NotFound => Self::BadPath,
+            WebRefusal::MalformedPath => Self::MalformedPath,
+            WebRefusal::WrongMethod => Self::BadMethod,
         }
     }
 }

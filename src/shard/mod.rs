@@ -33,5 +33,6 @@ pub mod status;
 mod stretch;
 pub mod tally;
 pub mod waiting;
+mod web;
 mod websocks;
 pub mod world;

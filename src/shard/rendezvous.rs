@@ -56,6 +56,7 @@ use crate::session::link::Link;
 use crate::session::proxied::read_proxy_header;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
+use crate::web::Web;
 
 /// Bytes that a connection's handshake may allocate: a head of 16 KiB and a body of
 /// 4 KiB in a buffer that grew by doubling, what TLS keeps, and a record that it opens.
@@ -89,6 +90,8 @@ pub struct RendezvousSettings {
     pub users: Users,
     /// Where it may.
     pub egress: Egress,
+    /// What there is beside the relay's own paths.
+    pub web: Web,
     /// STUN and TURN servers that clients are told.
     pub stun: Vec<String>,
     /// Who passes on others' connections, and says whose.

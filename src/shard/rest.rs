@@ -33,6 +33,7 @@ use crate::session::http::{HttpEnd, HttpReader};
 use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
+use crate::web;
 
 /// Wrong passwords on one connection, after which it is closed.
 const STRIKES_MAX: u8 = 3;
@@ -129,12 +130,13 @@ impl RelayService {
                 link.put_back(early);
                 return Some(Visitor { link, knock, peer });
             }
-            let answered = match knocked {
-                Some(Err(refused)) => {
+            let answered = match (knocked, &request.web) {
+                (Some(Err(refused)), _) => {
                     strikes += 1;
                     Err(refused)
                 }
-                _ => {
+                (_, Some(web)) => self.answer_web(web),
+                (_, None) => {
                     let answering = self.answer_http(request.asked, request.key.as_ref(), peer);
                     answering.await
                 }
@@ -150,14 +152,10 @@ impl RelayService {
                 true => Persistence::Close,
                 false => request.persistence,
             };
-            let bytes = answer.encode(persistence);
-            let deadline = reactor.now() + self.settings().handshake_timeout;
-            match reactor.deadline(deadline, link.send_all(&bytes)).await {
-                Some(Ok(())) => {}
-                Some(Err(_)) | None => {
-                    self.count_refused(peer, Refused::ReplyFailed);
-                    return None;
-                }
+            let sending = self.send_answer(&mut link, &answer, persistence);
+            if let Err(refused) = sending.await {
+                self.count_refused(peer, refused);
+                return None;
             }
             if persistence == Persistence::Close {
                 link.refuse(reactor, &[]).await;
@@ -466,6 +464,9 @@ fn refusal(asked: Result<RestRequest, RestError>, refused: Refused) -> Answer {
             .with_header("Upgrade", "websocket")
             .with_header("Sec-WebSocket-Version", websocket::VERSION),
         Err(RestError::WrongMethod { allow }) => answer.with_header("Allow", allow),
+        Err(RestError::UnknownPath) if refused == Refused::BadMethod => {
+            answer.with_header("Allow", web::METHODS)
+        }
         _ if matches!(refused, Refused::NoPassword | Refused::WrongPassword) => {
             answer.with_header("WWW-Authenticate", "Basic")
         }

@@ -306,6 +306,7 @@ pub(super) fn service_settings(
         session_idle: limits.session_idle(),
         users: settings.users.users.clone(),
         egress: settings.egress.clone(),
+        web: settings.web.clone(),
         stun: settings.jet.stun.clone(),
         proxy_protocol_from: settings.proxy_protocol_from.clone(),
         association_ttl: limits.association_ttl(),

@@ -43,6 +43,7 @@ mod systemd_notify;
 mod systemd_sockets;
 mod systemd_units;
 mod transports;
+mod web;
 mod websocket;
 mod websocket_clients;
 mod websocket_conformance;

@@ -51,7 +51,7 @@ fn write_users(path: &Path, password: &str) {
 }
 
 /// What a client asks with, as the author's agent does but for `key`.
-fn knock(user: &str, proof: &str, key: &str, protocol: &str) -> String {
+pub(crate) fn knock(user: &str, proof: &str, key: &str, protocol: &str) -> String {
     let authorization = authorization(user, proof);
     format!(
         "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nHost: null\r\n\
@@ -60,9 +60,9 @@ fn knock(user: &str, proof: &str, key: &str, protocol: &str) -> String {
     )
 }
 
-const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
+pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
 const SAMPLE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const SOCKS5: &str = "Sec-WebSocket-Protocol: socks5\r\n";
+pub(crate) const SOCKS5: &str = "Sec-WebSocket-Protocol: socks5\r\n";
 
 fn proof(minutes_ago: u64) -> String {
     let then = clock::unix_time() - Duration::from_secs(60 * minutes_ago);
@@ -70,7 +70,7 @@ fn proof(minutes_ago: u64) -> String {
 }
 
 /// A visitor that was let in.
-fn visit(relay: SocketAddr, key: &str) -> TcpStream {
+pub(crate) fn visit(relay: SocketAddr, key: &str) -> TcpStream {
     let mut stream = dial(relay);
     let request = knock("alice", &proof(0), key, SOCKS5);
     stream.write_all(request.as_bytes()).expect("sent");
@@ -91,12 +91,12 @@ fn request(command: Command, host: &str, port: u16) -> Vec<u8> {
     bytes
 }
 
-fn connect(target: SocketAddr) -> Vec<u8> {
+pub(crate) fn connect(target: SocketAddr) -> Vec<u8> {
     request(Command::Connect, &target.ip().to_string(), target.port())
 }
 
 /// Reads what the server says up to its reply.
-fn read_reply(stream: &mut TcpStream) -> Reply {
+pub(crate) fn read_reply(stream: &mut TcpStream) -> Reply {
     let mut start = [0; 12];
     stream
         .read_exact(&mut start)
@@ -122,7 +122,7 @@ fn read_reply(stream: &mut TcpStream) -> Reply {
 }
 
 #[track_caller]
-fn check_echo(stream: &mut TcpStream, word: &[u8]) {
+pub(crate) fn check_echo(stream: &mut TcpStream, word: &[u8]) {
     stream.write_all(word).expect("sent");
     let mut back = vec![0; word.len()];
     stream.read_exact(&mut back).expect("the word");

@@ -1,14 +1,27 @@
 //! A response that is written whole, with a body that is there: RFC 9112 §4.
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
-/// One response. No cache may keep it: what we answer is of this moment, and an id in
-/// it is a credential. There is no `Date`, since a core reads no clock.
+/// One response. No cache may keep it unless it says so: what we answer is of this moment,
+/// and an id in it is a credential. There is no `Date`, since a core reads no clock.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
+    cache_control: &'static str,
+    body: Content,
+}
+
+/// What stands behind a head.
+#[derive(Clone, PartialEq, Eq)]
+enum Content {
+    /// Nobody else has it.
+    Own(Vec<u8>),
+    /// Others have it as well.
+    Shared(Arc<[u8]>),
+    /// Nothing but what it would be long: RFC 9110 §9.3.2.
+    Left { bytes: usize },
 }
 
 /// Its status: the rest may hold ids.
@@ -36,7 +49,8 @@ impl Answer {
         Self {
             status,
             headers: Vec::new(),
-            body: Vec::new(),
+            cache_control: "no-store",
+            body: Content::Own(Vec::new()),
         }
     }
 
@@ -44,8 +58,31 @@ impl Answer {
     #[must_use]
     pub fn with_body(status: u16, media_type: &str, body: impl Into<Vec<u8>>) -> Self {
         let mut answer = Self::new(status).with_header("Content-Type", media_type);
-        answer.body = body.into();
+        answer.body = Content::Own(body.into());
         answer
+    }
+
+    /// The same with a body that is not copied.
+    #[must_use]
+    pub fn with_shared_body(status: u16, media_type: &str, body: Arc<[u8]>) -> Self {
+        let mut answer = Self::new(status).with_header("Content-Type", media_type);
+        answer.body = Content::Shared(body);
+        answer
+    }
+
+    /// The same for who asks for the head alone, which tells how long the body would be.
+    #[must_use]
+    pub fn without_body(mut self) -> Self {
+        let bytes = self.body().len();
+        self.body = Content::Left { bytes };
+        self
+    }
+
+    /// The same with something else for caches: RFC 9111 §5.2.2.
+    #[must_use]
+    pub const fn with_cache_control(mut self, directives: &'static str) -> Self {
+        self.cache_control = directives;
+        self
     }
 
     /// The same with a header more.
@@ -67,27 +104,51 @@ impl Answer {
         self.status
     }
 
+    /// The body, as it is sent.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        match &self.body {
+            Content::Own(bytes) => bytes,
+            Content::Shared(bytes) => bytes,
+            Content::Left { .. } => &[],
+        }
+    }
+
     /// Head and body, in one piece.
     #[must_use]
     pub fn encode(&self, persistence: Persistence) -> Vec<u8> {
+        let mut bytes = self.encode_head(persistence);
+        bytes.extend_from_slice(self.body());
+        bytes
+    }
+
+    /// The head, up to the empty line.
+    #[must_use]
+    pub fn encode_head(&self, persistence: Persistence) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
+        // Of 304 it would be what 200 has: RFC 9110 §8.6.
+        if self.status != 304 {
+            let length = match &self.body {
+                Content::Left { bytes } => *bytes,
+                Content::Own(_) | Content::Shared(_) => self.body().len(),
+            };
+            // Writing to a string does not fail.
+            let _ = write!(head, "Content-Length: {length}\r\n");
+        }
         let connection = match persistence {
             Persistence::KeepAlive => "keep-alive",
             Persistence::Close => "close",
         };
-        let length = self.body.len();
-        // Writing to a string does not fail.
+        let caching = self.cache_control;
         let _ = write!(
             head,
-            "Content-Length: {length}\r\nConnection: {connection}\r\nCache-Control: no-store\r\n"
+            "Connection: {connection}\r\nCache-Control: {caching}\r\n"
         );
         for (name, value) in &self.headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }
         head.push_str("\r\n");
-        let mut bytes = head.into_bytes();
-        bytes.extend_from_slice(&self.body);
-        bytes
+        head.into_bytes()
     }
 }
 
@@ -96,6 +157,9 @@ const fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         204 => "No Content",
+        302 => "Found",
+        304 => "Not Modified",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
