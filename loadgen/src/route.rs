@@ -26,7 +26,8 @@ use rustix::io::Errno;
 
 use crate::args::RouteArgs;
 use crate::event_loop::{Ended, EventLoop, Load};
-use crate::jet::{Exchange, Granted, JetClient, Way, place_of};
+use crate::exchange::{Exchange, Granted};
+use crate::jet::{JetClient, Way, place_of};
 use crate::wrapped::{READ_BYTES, Wrapped};
 
 /// How long one pair may take to come about.
