@@ -12,6 +12,7 @@ use midspan::session::introduction::Introduction;
 use midspan::tls::{Session, Wire};
 use rustix::io::Errno;
 
+use crate::socks::SocksDialogue;
 use crate::wrapped::Wrapped;
 
 /// What a leg says before it is one, on a socket that may still be connecting.
@@ -45,6 +46,7 @@ pub(crate) enum Dialogue {
         session: Option<Box<Session>>,
         output: Wire,
     },
+    Socks(SocksDialogue),
 }
 
 /// What an exchange comes to.
@@ -151,13 +153,15 @@ impl Dialogue {
         match self {
             Self::Introduction(introduction) => introduction.output(),
             Self::Tls { output, .. } => output.as_bytes(),
+            Self::Socks(dialogue) => dialogue.output(),
         }
     }
 
-    const fn handle_sent(&mut self) {
+    fn handle_sent(&mut self) {
         match self {
             Self::Introduction(introduction) => introduction.handle_sent(),
             Self::Tls { output, .. } => output.clear(),
+            Self::Socks(dialogue) => dialogue.handle_sent(),
         }
     }
 
@@ -185,6 +189,7 @@ impl Dialogue {
                 }
                 Ok((!tls.is_handshaking()).then(|| (None, Codec::new(session.take(), None))))
             }
+            Self::Socks(dialogue) => Ok(dialogue.receive(bytes)?.then_some((None, None))),
         }
     }
 }

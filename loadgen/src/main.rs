@@ -12,7 +12,7 @@
 //! | `scenario` | `bulk`, `echo`, `join`, `idle` |
 //! | `route` | how the two legs of a pair come about |
 //! | `exchange` | what a leg says before it is one |
-//! | `jet` | the client's side of JET |
+//! | `jet`, `socks` | the client's side of JET and of SOCKS5 |
 //! | `event_loop` | the loop that all scenarios run in |
 //! | `peer` | what a leg does with bytes: sources and sinks |
 //! | `schedule` | when an open loop intends to send |
@@ -31,6 +31,7 @@ mod report;
 mod route;
 mod scenario;
 mod schedule;
+mod socks;
 mod wrapped;
 
 use std::io::{self, Write};
