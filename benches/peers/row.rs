@@ -1,16 +1,16 @@
 //! The rows: who relays, and how it is set up.
 
-use std::path::Path;
+use std::fs;
 use std::process::Command;
-use std::{env, fs};
 
 use anyhow::Context;
 
-use crate::host::{BACKEND, Host, LISTEN, Running, find};
+use crate::chain::{Chain, Link};
+use crate::host::{BACKEND, Host, LISTEN, Package, find};
 use crate::namespace::Namespace;
 
 /// Where Debian puts nginx's stream module.
-pub(crate) const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 const HAPROXY_CONFIG: &str = include_str!("haproxy.cfg.in");
 const NGINX_CONFIG: &str = include_str!("nginx.conf.in");
@@ -91,6 +91,20 @@ impl Row {
         )
     }
 
+    /// What of Debian it needs.
+    pub(crate) const fn packages(&self) -> &'static [Package] {
+        match self {
+            Self::Haproxy | Self::HaproxySplice { .. } | Self::HaproxyTls { .. } => {
+                &[("haproxy", "haproxy")]
+            }
+            Self::Nginx { .. } => &[
+                ("nginx", "nginx-light"),
+                (NGINX_STREAM_MODULE, "libnginx-mod-stream"),
+            ],
+            Self::Nobody | Self::Midspan { .. } | Self::MidspanOver { .. } => &[],
+        }
+    }
+
     /// The load generator's arguments that lead through this relay.
     pub(crate) fn route(&self, host: &Host) -> Vec<String> {
         let words: &[&str] = match self {
@@ -116,14 +130,17 @@ impl Row {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    /// Starts the relay, and returns once it listens.
-    pub(crate) fn start(
-        &self,
-        host: &Host,
-        namespace: &Namespace,
-    ) -> anyhow::Result<Option<Running>> {
+    /// Starts its processes, and returns once they listen.
+    pub(crate) fn start(&self, host: &Host, namespace: &Namespace) -> anyhow::Result<Chain> {
+        self.links(host)
+            .and_then(|links| Chain::start(host, namespace, links))
+            .with_context(|| format!("{} does not start", self.name()))
+    }
+
+    /// Its processes, that which the generator dials last.
+    fn links(&self, host: &Host) -> anyhow::Result<Vec<Link>> {
         let command = match self {
-            Self::Nobody => return Ok(None),
+            Self::Nobody => return Ok(Vec::new()),
             Self::Haproxy => haproxy(host, "", "", "")?,
             Self::HaproxyTls { buffer_bytes } => haproxy(
                 host,
@@ -143,10 +160,11 @@ impl Row {
             // The plane is for plain pairs alone.
             Self::MidspanOver { .. } => midspan(host, "auto"),
         };
-        let running = host
-            .start_relay(namespace, &command)
-            .with_context(|| format!("{} does not start", self.name()))?;
-        Ok(Some(running))
+        Ok(vec![Link {
+            name: "relay",
+            command,
+            listens: LISTEN,
+        }])
     }
 }
 
@@ -181,7 +199,7 @@ fn nginx(host: &Host, buffer_kib: u32) -> anyhow::Result<Command> {
 }
 
 fn midspan(host: &Host, plane: &str) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_midspan")));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
     command
         .args(["relay", "--listen", LISTEN, "--cores", "1"])
         .args(["--data-plane", plane, "--log-level", "error"])
