@@ -22,8 +22,16 @@ pub(crate) struct Link {
     /// What it is in its row.
     pub(crate) name: &'static str,
     pub(crate) command: Command,
-    /// Where it listens once it is ready.
-    pub(crate) listens: &'static str,
+    pub(crate) listens: Listens,
+}
+
+/// Where a process listens once it is ready.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Listens {
+    /// Where it was told to.
+    At(&'static str),
+    /// At the first address in the first line that it says.
+    AsItSays,
 }
 
 /// All processes of a row, which run until this is dropped.
@@ -103,7 +111,13 @@ impl Running {
             if !running.is_running()? {
                 break;
             }
-            if is_listening(namespace, listens.parse()?)? {
+            let address = match listens {
+                Listens::At(address) => Some(address.parse()?),
+                Listens::AsItSays => first_address(&running.said()?),
+            };
+            if let Some(address) = address
+                && is_listening(namespace, address)?
+            {
                 return Ok(running);
             }
             wait();
@@ -126,6 +140,13 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The first word of the first line that is an address with a port.
+fn first_address(said: &str) -> Option<SocketAddr> {
+    let line = said.lines().next()?;
+    line.split_ascii_whitespace()
+        .find_map(|word| word.parse().ok())
 }
 
 /// Whether somebody listens there, or at the same port of all addresses; asked without

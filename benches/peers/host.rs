@@ -18,6 +18,8 @@ use crate::row::Row;
 pub(crate) const LISTEN: &str = "127.0.0.1:9000";
 /// Where the generator's backend listens, for relays that dial one.
 pub(crate) const BACKEND: &str = "127.0.0.1:9001";
+/// Where the second process listens, in rows of two.
+pub(crate) const BEHIND: &str = "127.0.0.1:9002";
 
 const BOTH_PEM: &str = "both.pem";
 
@@ -79,7 +81,7 @@ pub(crate) fn find_peers(rows: &[&Row]) -> anyhow::Result<()> {
 }
 
 /// Writes a file that its owner alone may read.
-fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text)?;
     Ok(fs::set_permissions(
         path,

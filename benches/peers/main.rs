@@ -9,6 +9,7 @@ mod column;
 mod host;
 mod namespace;
 mod row;
+mod socks;
 mod table;
 
 use std::fs;
@@ -84,7 +85,8 @@ fn main() -> anyhow::Result<()> {
         for run in 1..=runs {
             for row in &rows {
                 progress(&format!("{title}, run {run} of {runs}: {}", row.name()))?;
-                for column in &columns {
+                let measured = |column: &&Column| row.is_measured_by(**column);
+                for column in columns.iter().filter(measured) {
                     match measure(&host, row, *column, length) {
                         Ok(figures) => table.add(row, &figures),
                         Err(error) => {
@@ -124,6 +126,7 @@ fn sections(args: &Args) -> Vec<Section> {
         ("plain", Row::all(), &Column::ALL[..]),
         ("over tls", Row::over_tls(), &Column::WRAPPED),
         ("over websocket", Row::over_websocket(), &Column::WRAPPED),
+        ("through socks", Row::through_socks(), &Column::SOCKS),
     ]
     .map(|(title, rows, columns)| Section {
         title,
