@@ -13,10 +13,14 @@ pub(crate) enum Column {
     Messages,
     /// 64 bytes to and fro on 64 pairs.
     Echo,
+    /// 64 bytes to and fro on one pair.
+    EchoAlone,
     /// 64 bytes to and fro on one pair, while 16 others move bulk.
     Beside,
     /// Pairs that come, carry a byte, and go.
     Join(Pace),
+    /// The same 4 at a time, and how many that comes to.
+    Connects,
     /// 9,000 pairs that carry nothing.
     Idle,
 }
@@ -69,7 +73,15 @@ impl Length {
     }
 }
 
+impl Figure {
+    /// Of a rate more is better, of everything else less.
+    pub(crate) fn is_rate(&self) -> bool {
+        self.unit == "1/s"
+    }
+}
+
 const CPU_PER_GIB: &str = "/relay_cpu_s_per_gib";
+const CPU_PER_ROUND_TRIP: &str = "/relay_cpu_us_per_round_trip";
 const CPU_PER_JOIN: &str = "/relay_cpu_us_per_join";
 
 impl Column {
@@ -106,6 +118,9 @@ impl Column {
         Self::Idle,
     ];
 
+    /// For proxies that are asked where to dial.
+    pub(crate) const SOCKS: [Self; 3] = [Self::Messages, Self::EchoAlone, Self::Connects];
+
     pub(crate) fn name(&self) -> &'static str {
         self.layout()[0].name
     }
@@ -138,8 +153,16 @@ impl Column {
             Self::Echo => {
                 const {
                     &[
-                        figure("echo 64 CPU", "µs/RT", 2, "/relay_cpu_us_per_round_trip"),
+                        figure("echo 64 CPU", "µs/RT", 2, CPU_PER_ROUND_TRIP),
                         figure("echo 64 p99", "µs", 0, "/latency/p99_us"),
+                    ]
+                }
+            }
+            Self::EchoAlone => {
+                const {
+                    &[
+                        figure("echo 1 p50", "µs", 0, "/latency/p50_us"),
+                        figure("echo 1 CPU", "µs/RT", 2, CPU_PER_ROUND_TRIP),
                     ]
                 }
             }
@@ -161,6 +184,14 @@ impl Column {
                 const { &[figure("join 16 CPU", "µs", 1, CPU_PER_JOIN)] }
             }
             Self::Join(_) => panic!("a column of joins has a title of its own"),
+            Self::Connects => {
+                const {
+                    &[
+                        figure("connects 4", "1/s", 0, "/joins_per_s"),
+                        figure("connects 4 CPU", "µs", 1, CPU_PER_JOIN),
+                    ]
+                }
+            }
             Self::Idle => const { &[figure("idle pair", "bytes", 0, "/rss_bytes_per_pair")] },
         }
     }
@@ -178,6 +209,7 @@ impl Column {
             Self::Bulk { pairs, sink } => format!("bulk --pairs {pairs} --sink {sink} {window}"),
             Self::Messages => format!("bulk --source copy --message 16384 {window}"),
             Self::Echo => format!("echo --pairs 64 --size 64 {window}"),
+            Self::EchoAlone => format!("echo --pairs 1 --size 64 {window}"),
             Self::Beside => format!("echo --pairs 1 --size 64 --beside-bulk 16 {window}"),
             // Enough at a time that a late one holds up no other.
             Self::Join(Pace::PerSecond(rate)) => {
@@ -186,6 +218,7 @@ impl Column {
             Self::Join(Pace::AtATime(concurrency)) => {
                 format!("join --concurrency {concurrency} --count {joins}")
             }
+            Self::Connects => format!("join --concurrency 4 --count {joins}"),
             Self::Idle => format!("idle --pairs {idle_pairs}"),
         };
         line.split_ascii_whitespace().map(str::to_owned).collect()

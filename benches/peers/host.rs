@@ -1,37 +1,33 @@
-//! What the benchmark needs of its host: peers, two cores, and processes that
-//! end with it.
+//! What the benchmark needs of its host: peers, two cores, and the load generator.
 
-use std::fs::File;
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-use std::{env, fs, thread};
+use std::process::{Command, Stdio};
+use std::{env, fs};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use midspan::tls::identity::Identity;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
-use crate::row::NGINX_STREAM_MODULE;
+use crate::row::Row;
 
-/// Where every relay listens.
+/// Where every row listens for the generator.
 pub(crate) const LISTEN: &str = "127.0.0.1:9000";
 /// Where the generator's backend listens, for relays that dial one.
 pub(crate) const BACKEND: &str = "127.0.0.1:9001";
+/// Where the second process listens, in rows of two.
+pub(crate) const BEHIND: &str = "127.0.0.1:9002";
 
 const BOTH_PEM: &str = "both.pem";
 
-/// How long a relay may take until it listens.
-const START_ATTEMPTS_MAX: u32 = 1000;
-const START_ATTEMPT_INTERVAL: Duration = Duration::from_millis(5);
+/// A package of Debian, by a program or file that it brings.
+pub(crate) type Package = (&'static str, &'static str);
 
-/// Packages of Debian, by a program or file that each brings.
-const PACKAGES: [(&str, &str); 6] = [
-    ("haproxy", "haproxy"),
-    ("nginx", "nginx-light"),
-    (NGINX_STREAM_MODULE, "libnginx-mod-stream"),
+/// What every row needs.
+const PACKAGES: [Package; 3] = [
     ("ip", "iproute2"),
     ("sysctl", "procps"),
     ("setpriv", "util-linux"),
@@ -47,19 +43,22 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Looks for what is compared; installs what is missing, as root on Debian.
-pub(crate) fn find_peers() -> anyhow::Result<()> {
+/// Looks for what these rows need; installs what is missing, as root on Debian.
+pub(crate) fn find_peers(rows: &[&Row]) -> anyhow::Result<()> {
     let missing = || {
+        let peers = rows.iter().flat_map(|row| row.packages());
         PACKAGES
             .iter()
+            .chain(peers)
             .filter(|(program, _)| find(program).is_none())
             .map(|(_, package)| *package)
-            .collect::<Vec<_>>()
+            .collect::<BTreeSet<_>>()
     };
     let packages = missing();
     if packages.is_empty() {
         return Ok(());
     }
+    let packages = Vec::from_iter(packages);
     let advice = format!(
         "install what is missing: apt-get install {}",
         packages.join(" ")
@@ -79,6 +78,15 @@ pub(crate) fn find_peers() -> anyhow::Result<()> {
     }
     ensure!(missing().is_empty(), "{advice}");
     Ok(())
+}
+
+/// Writes a file that its owner alone may read.
+pub(crate) fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text)?;
+    Ok(fs::set_permissions(
+        path,
+        fs::Permissions::from_mode(0o600),
+    )?)
 }
 
 /// Cores, programs and a folder for everybody's files.
@@ -110,8 +118,7 @@ impl Host {
         // On the same curve for everybody: P-256.
         let pem = Identity::make_pem("localhost")?;
         let path = folder.path().join(BOTH_PEM);
-        fs::write(&path, &pem)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        write_secret(&path, &pem)?;
         let pin = Identity::parse(pem.as_bytes(), &path)?.fingerprint();
         Ok(Self {
             folder,
@@ -127,52 +134,13 @@ impl Host {
         self.folder.path().join(BOTH_PEM)
     }
 
-    /// Starts a relay on its core, and returns once it listens. Nothing has
-    /// connected to it by then.
-    pub(crate) fn start_relay(
-        &self,
-        namespace: &Namespace,
-        command: &Command,
-    ) -> anyhow::Result<Running> {
-        let file = File::create(self.folder.path().join("relay.log"))?;
-        let mut pinned = namespace.command();
-        pinned
-            .args(["taskset", "-c"])
-            .arg(self.relay_core.to_string())
-            .arg(command.get_program())
-            .args(command.get_args())
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
-        let child = pinned
-            .spawn()
-            .context("cannot run nsenter, setpriv and taskset")?;
-        let mut running = Running { child };
-        for _ in 0..START_ATTEMPTS_MAX {
-            if !running.is_running()? {
-                break;
-            }
-            if is_listening(namespace)? {
-                return Ok(running);
-            }
-            wait();
-        }
-        bail!("it said: {}", self.relay_log()?)
-    }
-
-    /// What the last relay said.
-    pub(crate) fn relay_log(&self) -> anyhow::Result<String> {
-        let log = fs::read_to_string(self.folder.path().join("relay.log"))?;
-        Ok(log.trim().to_owned())
-    }
-
     /// Runs the load generator, and returns its report.
     pub(crate) fn load(
         &self,
         namespace: &Namespace,
         load: &[String],
         route: &[String],
-        relay_pid: Option<u32>,
+        relay_pids: &[u32],
     ) -> anyhow::Result<Value> {
         let mut command = namespace.command();
         command
@@ -182,7 +150,7 @@ impl Host {
             .args(["--json", "-", "--cpu"])
             .arg(self.generator_core.to_string())
             .stdin(Stdio::null());
-        if let Some(pid) = relay_pid {
+        for pid in relay_pids {
             command.arg("--relay-pid").arg(pid.to_string());
         }
         let output = command.output().context("cannot run the load generator")?;
@@ -199,49 +167,4 @@ impl Host {
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(format!("```text\n{}\n```\n", text.trim()))
     }
-}
-
-/// A relay that runs until this is dropped.
-#[derive(Debug)]
-pub(crate) struct Running {
-    child: Child,
-}
-
-impl Running {
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub(crate) fn is_running(&mut self) -> anyhow::Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Fails only when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Whether somebody listens where relays do; asked without connecting.
-fn is_listening(namespace: &Namespace) -> anyhow::Result<bool> {
-    const LISTENING: &str = "0A";
-    let (_, port) = LISTEN.rsplit_once(':').context("no port")?;
-    let port = format!(":{:04X}", port.parse::<u16>()?);
-    let table = namespace.tcp_table()?;
-    Ok(table.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let local = fields.next().unwrap_or_default();
-        local.ends_with(&port) && fields.nth(1) == Some(LISTENING)
-    }))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a benchmark waits for another process, and no shard is here"
-)]
-fn wait() {
-    thread::sleep(START_ATTEMPT_INTERVAL);
 }

@@ -4,21 +4,23 @@
 //! Each cell runs in a network namespace of its own with reno.
 //! `benches/README.md` says what rows and columns mean.
 
+mod chain;
 mod column;
 mod host;
 mod namespace;
 mod row;
+mod socks;
 mod table;
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Parser;
 
 use crate::column::{Column, Figure, Length};
-use crate::host::{Host, Running};
+use crate::host::Host;
 use crate::namespace::Namespace;
 use crate::row::Row;
 use crate::table::Table;
@@ -61,7 +63,9 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    host::find_peers()?;
+    let sections = sections(&args);
+    let rows: Vec<_> = sections.iter().flat_map(|section| &section.rows).collect();
+    host::find_peers(&rows)?;
     namespace::become_root()?;
     let host = Host::prepare(args.relay_core, args.generator_core)?;
     let (runs, length) = match args.quick {
@@ -71,21 +75,18 @@ fn main() -> anyhow::Result<()> {
 
     let mut text = String::new();
     let mut has_failure_of_ours = false;
-    for (title, rows, columns) in [
-        ("plain", Row::all(), &Column::ALL[..]),
-        ("over tls", Row::over_tls(), &Column::WRAPPED),
-        ("over websocket", Row::over_websocket(), &Column::WRAPPED),
-    ] {
-        if !args.tables.is_empty() && !args.tables.iter().any(|table| title.contains(table)) {
-            continue;
-        }
-        let rows = chosen(&rows, &args.rows, Row::name);
-        let columns = chosen(columns, &args.columns, |column| column.name().to_owned());
+    for Section {
+        title,
+        rows,
+        columns,
+    } in sections
+    {
         let mut table = Table::new(&rows, &columns);
         for run in 1..=runs {
             for row in &rows {
                 progress(&format!("{title}, run {run} of {runs}: {}", row.name()))?;
-                for column in &columns {
+                let measured = |column: &&Column| row.is_measured_by(**column);
+                for column in columns.iter().filter(measured) {
                     match measure(&host, row, *column, length) {
                         Ok(figures) => table.add(row, &figures),
                         Err(error) => {
@@ -112,6 +113,29 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One table, as far as it is asked for.
+#[derive(Clone)]
+struct Section {
+    title: &'static str,
+    rows: Vec<Row>,
+    columns: Vec<Column>,
+}
+
+fn sections(args: &Args) -> Vec<Section> {
+    let sections = [
+        ("plain", Row::all(), &Column::ALL[..]),
+        ("over tls", Row::over_tls(), &Column::WRAPPED),
+        ("over websocket", Row::over_websocket(), &Column::WRAPPED),
+        ("through socks", Row::through_socks(), &Column::SOCKS),
+    ]
+    .map(|(title, rows, columns)| Section {
+        title,
+        rows: chosen(&rows, &args.rows, Row::name),
+        columns: chosen(columns, &args.columns, |column| column.name().to_owned()),
+    });
+    chosen(&sections, &args.tables, |section| section.title.to_owned())
+}
+
 /// One cell once, with a relay and a namespace of its own, so that no cell
 /// inherits another one's memory or connections.
 fn measure(
@@ -121,16 +145,12 @@ fn measure(
     length: Length,
 ) -> anyhow::Result<Vec<(Figure, f64)>> {
     let namespace = Namespace::new()?;
-    let mut relay = row.start(host, &namespace)?;
-    let pid = relay.as_ref().map(Running::pid);
+    let mut chain = row.start(host, &namespace)?;
+    let route = row.route(host);
     let figures = host
-        .load(&namespace, &column.load(length), &row.route(host), pid)
+        .load(&namespace, &column.load(length), &route, &chain.pids()?)
         .and_then(|report| column.figures(&report));
-    if let Some(relay) = &mut relay
-        && !relay.is_running()?
-    {
-        bail!("{} ended, and said: {}", row.name(), host.relay_log()?);
-    }
+    chain.check().with_context(|| row.name())?;
     figures.with_context(|| format!("{}: {}", row.name(), column.name()))
 }
 

@@ -1,16 +1,18 @@
 //! The rows: who relays, and how it is set up.
 
-use std::path::Path;
+use std::fs;
 use std::process::Command;
-use std::{env, fs};
 
 use anyhow::Context;
 
-use crate::host::{BACKEND, Host, LISTEN, Running, find};
+use crate::chain::{Chain, Link, Listens};
+use crate::column::Column;
+use crate::host::{BACKEND, Host, LISTEN, Package, find};
 use crate::namespace::Namespace;
+use crate::socks::{self, Pool};
 
 /// Where Debian puts nginx's stream module.
-pub(crate) const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 const HAPROXY_CONFIG: &str = include_str!("haproxy.cfg.in");
 const NGINX_CONFIG: &str = include_str!("nginx.conf.in");
@@ -32,6 +34,12 @@ pub(crate) enum Row {
     HaproxyTls { buffer_bytes: u32 },
     /// Dialled over this by the connector, by plain TCP by the acceptor.
     MidspanOver { transport: &'static str },
+    /// A small SOCKS5 proxy.
+    Microsocks,
+    /// A SOCKS5 proxy with SSH behind it.
+    Ssh,
+    /// Our own with our relay behind it, over this.
+    MidspanSocks { transport: &'static str, pool: Pool },
 }
 
 impl Row {
@@ -63,6 +71,21 @@ impl Row {
         rows
     }
 
+    /// Those that are asked by SOCKS5 to dial, behind the same of ours without SOCKS.
+    pub(crate) fn through_socks() -> Vec<Self> {
+        let ours = |transport| {
+            [Pool::Default, Pool::Empty].map(|pool| Self::MidspanSocks { transport, pool })
+        };
+        let mut rows = vec![
+            Self::Microsocks,
+            Self::Ssh,
+            Self::Midspan { plane: "auto" },
+            Self::MidspanOver { transport: "tls" },
+        ];
+        rows.extend(["ws", "wss"].into_iter().flat_map(ours));
+        rows
+    }
+
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Nobody => "no relay".to_owned(),
@@ -72,12 +95,21 @@ impl Row {
             Self::Midspan { plane } => format!("midspan {plane}"),
             Self::HaproxyTls { buffer_bytes } => format!("haproxy tls {}k", buffer_bytes >> 10),
             Self::MidspanOver { transport } => format!("midspan {transport}"),
+            Self::Microsocks => "microsocks".to_owned(),
+            Self::Ssh => "ssh -D".to_owned(),
+            Self::MidspanSocks { transport, pool } => match pool {
+                Pool::Default => format!("midspan socks, {transport}"),
+                Pool::Empty => format!("midspan socks, {transport}, no pool"),
+            },
         }
     }
 
     /// One of ours.
     pub(crate) const fn is_ours(&self) -> bool {
-        matches!(self, Self::Midspan { .. } | Self::MidspanOver { .. })
+        matches!(
+            self,
+            Self::Midspan { .. } | Self::MidspanOver { .. } | Self::MidspanSocks { .. }
+        )
     }
 
     /// One of those that we want to be better than.
@@ -88,7 +120,49 @@ impl Row {
                 | Self::HaproxySplice { .. }
                 | Self::HaproxyTls { .. }
                 | Self::Nginx { .. }
+                | Self::Microsocks
+                | Self::Ssh
         )
+    }
+
+    /// What does the same without SOCKS, at least the same encryption.
+    pub(crate) const fn without_socks(&self) -> Option<Self> {
+        match self {
+            Self::MidspanSocks { transport, .. } => Some(match transport.as_bytes() {
+                b"wss" => Self::MidspanOver { transport: "tls" },
+                _ => Self::Midspan { plane: "auto" },
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether a column says anything about this row: a pool is for pairs that come about.
+    pub(crate) fn is_measured_by(&self, column: Column) -> bool {
+        match self {
+            Self::MidspanSocks {
+                pool: Pool::Empty, ..
+            } => column == Column::Connects,
+            _ => true,
+        }
+    }
+
+    /// What of Debian it needs.
+    pub(crate) const fn packages(&self) -> &'static [Package] {
+        match self {
+            Self::Haproxy | Self::HaproxySplice { .. } | Self::HaproxyTls { .. } => {
+                &[("haproxy", "haproxy")]
+            }
+            Self::Nginx { .. } => &[
+                ("nginx", "nginx-light"),
+                (NGINX_STREAM_MODULE, "libnginx-mod-stream"),
+            ],
+            Self::Microsocks => &[("microsocks", "microsocks")],
+            Self::Ssh => &[("sshd", "openssh-server"), ("ssh", "openssh-client")],
+            Self::Nobody
+            | Self::Midspan { .. }
+            | Self::MidspanOver { .. }
+            | Self::MidspanSocks { .. } => &[],
+        }
     }
 
     /// The load generator's arguments that lead through this relay.
@@ -109,6 +183,9 @@ impl Row {
             }
             Self::Nobody => &["--direct"],
             Self::Midspan { .. } => &["--jet", LISTEN],
+            Self::Microsocks | Self::Ssh | Self::MidspanSocks { .. } => {
+                &["--socks", LISTEN, "--backend", BACKEND]
+            }
             Self::Haproxy | Self::HaproxySplice { .. } | Self::Nginx { .. } => {
                 &["--target", LISTEN, "--backend", BACKEND]
             }
@@ -116,14 +193,22 @@ impl Row {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    /// Starts the relay, and returns once it listens.
-    pub(crate) fn start(
-        &self,
-        host: &Host,
-        namespace: &Namespace,
-    ) -> anyhow::Result<Option<Running>> {
+    /// Starts its processes, and returns once they listen.
+    pub(crate) fn start(&self, host: &Host, namespace: &Namespace) -> anyhow::Result<Chain> {
+        self.links(host)
+            .and_then(|links| Chain::start(host, namespace, links))
+            .with_context(|| format!("{} does not start", self.name()))
+    }
+
+    /// Its processes, that which the generator dials last.
+    fn links(&self, host: &Host) -> anyhow::Result<Vec<Link>> {
         let command = match self {
-            Self::Nobody => return Ok(None),
+            Self::Nobody => return Ok(Vec::new()),
+            Self::Microsocks => return socks::microsocks(),
+            Self::Ssh => return socks::ssh(host),
+            Self::MidspanSocks { transport, pool } => {
+                return socks::midspan(host, transport, *pool);
+            }
             Self::Haproxy => haproxy(host, "", "", "")?,
             Self::HaproxyTls { buffer_bytes } => haproxy(
                 host,
@@ -139,14 +224,15 @@ impl Row {
                 "",
             )?,
             Self::Nginx { buffer_kib } => nginx(host, *buffer_kib)?,
-            Self::Midspan { plane } => midspan(host, plane),
+            Self::Midspan { plane } => midspan_relay(host, plane, LISTEN),
             // The plane is for plain pairs alone.
-            Self::MidspanOver { .. } => midspan(host, "auto"),
+            Self::MidspanOver { .. } => midspan_relay(host, "auto", LISTEN),
         };
-        let running = host
-            .start_relay(namespace, &command)
-            .with_context(|| format!("{} does not start", self.name()))?;
-        Ok(Some(running))
+        Ok(vec![Link {
+            name: "relay",
+            command,
+            listens: Listens::At(LISTEN),
+        }])
     }
 }
 
@@ -180,10 +266,10 @@ fn nginx(host: &Host, buffer_kib: u32) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn midspan(host: &Host, plane: &str) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_midspan")));
+pub(crate) fn midspan_relay(host: &Host, plane: &str, listen: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
     command
-        .args(["relay", "--listen", LISTEN, "--cores", "1"])
+        .args(["relay", "--listen", listen, "--cores", "1"])
         .args(["--data-plane", plane, "--log-level", "error"])
         .arg("--create-on-accept")
         .arg("--tls-certificate")

@@ -1,4 +1,4 @@
-//! Medians with their spread, and what ours come to beside the best peer.
+//! Medians with their spread, and what ours come to beside a yardstick.
 
 use std::fmt;
 
@@ -33,6 +33,35 @@ impl Summary {
             min,
             max,
         })
+    }
+}
+
+/// What our rows are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Yardstick {
+    /// Each with its own.
+    WithoutSocks,
+    BestPeer,
+    First,
+}
+
+impl Yardstick {
+    fn of(rows: &[Row]) -> Self {
+        if rows.iter().any(|row| row.without_socks().is_some()) {
+            Self::WithoutSocks
+        } else if rows.iter().any(Row::is_peer) {
+            Self::BestPeer
+        } else {
+            Self::First
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::WithoutSocks => "ratio to the same without socks",
+            Self::BestPeer => "ratio to the best peer",
+            Self::First => "ratio to the first",
+        }
     }
 }
 
@@ -81,14 +110,18 @@ impl Table {
         Summary::of(values.collect())
     }
 
-    /// The smallest median of a peer: smaller is better in every column.
+    /// The best median of a peer.
     fn best_peer(&self, figure: &Figure) -> Option<f64> {
-        self.rows
+        let medians = self
+            .rows
             .iter()
             .filter(|row| row.is_peer() && !self.has_failed(row, figure))
             .filter_map(|row| self.summary(row, figure))
-            .map(|summary| summary.median)
-            .min_by(f64::total_cmp)
+            .map(|summary| summary.median);
+        match figure.is_rate() {
+            true => medians.max_by(f64::total_cmp),
+            false => medians.min_by(f64::total_cmp),
+        }
     }
 
     fn write_lines(
@@ -130,17 +163,19 @@ impl fmt::Display for Table {
                 format!("{median:.digits$}")
             })
         })?;
-        let ours = rows().filter(Row::is_ours);
-        if self.rows.iter().any(Row::is_peer) {
-            return self.write_lines(f, "ratio to the best peer", ours, |row, figure| {
-                let ratio = self.summary(row, figure)?.median / self.best_peer(figure)?;
-                Some(format!("{ratio:.2}"))
-            });
-        }
-        let first = self.rows.first();
-        self.write_lines(f, "ratio to the first", ours, |row, figure| {
-            let ratio = self.summary(row, figure)?.median / self.summary(first?, figure)?.median;
-            Some(format!("{ratio:.2}"))
+        let yardstick = Yardstick::of(&self.rows);
+        let compared = rows().filter(|row| match yardstick {
+            Yardstick::WithoutSocks => row.without_socks().is_some(),
+            Yardstick::BestPeer | Yardstick::First => row.is_ours(),
+        });
+        self.write_lines(f, yardstick.title(), compared, |row, figure| {
+            let median = |row: &Row| Some(self.summary(row, figure)?.median);
+            let measure = match yardstick {
+                Yardstick::WithoutSocks => median(&row.without_socks()?),
+                Yardstick::BestPeer => self.best_peer(figure),
+                Yardstick::First => median(self.rows.first()?),
+            };
+            Some(format!("{:.2}", median(row)? / measure?))
         })
     }
 }

@@ -18,6 +18,7 @@ use serde::Serialize;
 Examples:
   midspan-loadgen bulk --jet 127.0.0.1:8080 --pairs 64 --relay-pid $(pidof midspan)
   midspan-loadgen echo --target 127.0.0.1:9000 --backend 127.0.0.1:9001 --pairs 64
+  midspan-loadgen join --socks 127.0.0.1:1080 --concurrency 4
   midspan-loadgen bulk --direct"
 )]
 pub(crate) struct Args {
@@ -148,18 +149,26 @@ pub(crate) struct IdleArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RouteArgs {
     /// Nothing between: what the generator itself can do
-    #[arg(long, required_unless_present_any = ["target", "jet"])]
-    #[arg(conflicts_with_all = ["target", "jet"])]
+    #[arg(long, required_unless_present_any = ["target", "socks", "jet"])]
+    #[arg(conflicts_with_all = ["target", "socks", "jet"])]
     pub(crate) direct: bool,
     /// A proxy that dials the backend for each connection
     #[arg(
         long,
         value_name = "ADDR:PORT",
         requires = "backend",
-        conflicts_with = "jet"
+        conflicts_with_all = ["socks", "jet"]
     )]
     pub(crate) target: Option<SocketAddr>,
+    /// A SOCKS5 proxy, which is asked for the backend by each connection
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "jet")]
+    pub(crate) socks: Option<SocketAddr>,
+    /// Send a SOCKS5 proxy the request together with the greeting: a round trip
+    /// less, which not every proxy takes
+    #[arg(long, conflicts_with_all = ["direct", "target", "jet"])]
+    pub(crate) at_once: bool,
     /// Where the generator's own backend listens, to which the proxy dials
+    /// [default with --socks: a free port of this host]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) backend: Option<SocketAddr>,
     /// A JET relay: both legs dial it
@@ -173,7 +182,7 @@ pub(crate) struct RouteArgs {
     #[arg(long, value_enum, default_value = "off", requires = "jet")]
     pub(crate) gate: GateWord,
     /// By what the near leg dials: the connector, or a proxy's client
-    #[arg(long, value_enum, default_value = "tcp", conflicts_with = "direct")]
+    #[arg(long, value_enum, default_value = "tcp", conflicts_with_all = ["direct", "socks"])]
     pub(crate) near: TransportWord,
     /// By what the far leg dials a JET relay: the acceptor
     #[arg(long, value_enum, default_value = "tcp", requires = "jet")]
@@ -345,6 +354,14 @@ mod tests {
             ("bulk --direct --jet 127.0.0.1:1", false),
             ("echo --target 127.0.0.1:1", false),
             ("echo --target 127.0.0.1:1 --backend 127.0.0.1:2", true),
+            ("join --socks 127.0.0.1:1", true),
+            (
+                "join --socks 127.0.0.1:1 --backend 127.0.0.1:2 --at-once",
+                true,
+            ),
+            ("join --socks 127.0.0.1:1 --jet 127.0.0.1:2", false),
+            ("join --socks 127.0.0.1:1 --near tls", false),
+            ("join --jet 127.0.0.1:1 --at-once", false),
             ("join --jet 127.0.0.1:1 --jet-version 2 --gate hold", true),
             ("join --jet 127.0.0.1:1 --concurrency 257", false),
             ("join --jet 127.0.0.1:1 --rate 0", false),

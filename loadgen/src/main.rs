@@ -11,7 +11,8 @@
 //! | `args` | the command line |
 //! | `scenario` | `bulk`, `echo`, `join`, `idle` |
 //! | `route` | how the two legs of a pair come about |
-//! | `jet` | the client's side of a JET exchange |
+//! | `exchange` | what a leg says before it is one |
+//! | `jet`, `socks` | the client's side of JET and of SOCKS5 |
 //! | `event_loop` | the loop that all scenarios run in |
 //! | `peer` | what a leg does with bytes: sources and sinks |
 //! | `schedule` | when an open loop intends to send |
@@ -21,6 +22,7 @@
 
 mod args;
 mod event_loop;
+mod exchange;
 mod histogram;
 mod jet;
 mod peer;
@@ -29,6 +31,7 @@ mod report;
 mod route;
 mod scenario;
 mod schedule;
+mod socks;
 mod wrapped;
 
 use std::io::{self, Write};

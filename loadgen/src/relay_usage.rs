@@ -1,10 +1,13 @@
-//! What the relay's processes use, from procfs.
+//! What the relay's processes use, from their clocks and from procfs.
 
 use std::fs;
 use std::iter::Sum;
 use std::ops::{Add, Sub};
+use std::time::Duration;
 
 use anyhow::Context;
+use nix::time::ClockId;
+use nix::unistd::Pid;
 use serde::Serialize;
 
 /// The processes that make up the relay.
@@ -30,8 +33,7 @@ impl RelayUsage {
         })
     }
 
-    /// CPU time of all threads so far, in nanoseconds. The kernel adds up a
-    /// running thread's time at each tick, so it may lag by some milliseconds.
+    /// CPU time so far of all threads, those that have ended too, in nanoseconds.
     pub(crate) fn cpu_ns(&self) -> anyhow::Result<u64> {
         self.pids.iter().map(|pid| process_cpu_ns(*pid)).sum()
     }
@@ -42,21 +44,13 @@ impl RelayUsage {
     }
 }
 
+/// By the process's own clock: procfs forgets the threads that have ended, and counts the
+/// process in hundredths of a second.
 fn process_cpu_ns(pid: u32) -> anyhow::Result<u64> {
-    let folder = format!("/proc/{pid}/task");
-    let mut total = 0;
-    for thread in fs::read_dir(&folder).with_context(|| format!("no process {pid}"))? {
-        // A thread may end between being listed and being read.
-        if let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) {
-            total += parse_schedstat(&text).with_context(|| format!("odd schedstat: {text:?}"))?;
-        }
-    }
-    Ok(total)
-}
-
-/// Nanoseconds on a core: the first of three numbers.
-fn parse_schedstat(text: &str) -> Option<u64> {
-    text.split_ascii_whitespace().next()?.parse().ok()
+    let time = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid)?))
+        .and_then(ClockId::now)
+        .with_context(|| format!("no process {pid}"))?;
+    Ok(u64::try_from(Duration::from(time).as_nanos())?)
 }
 
 fn process_memory(pid: u32) -> anyhow::Result<Memory> {
@@ -115,12 +109,22 @@ mod tests {
 
     #[test]
     fn reads_procfs_texts() {
-        assert_eq!(parse_schedstat("1075846 475420 1\n"), Some(1_075_846));
-        assert_eq!(parse_schedstat(""), None);
         let status = "Name:\tx\nVmRSS:\t     12 kB\nRssAnon:\t       3 kB\n";
         assert_eq!(parse_status(status, "VmRSS"), Some(12 << 10));
         assert_eq!(parse_status(status, "RssAnon"), Some(3 << 10));
         assert_eq!(parse_status(status, "Rss"), None);
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_still_counts() {
+        let usage = RelayUsage::of(&[std::process::id()]).unwrap();
+        let before = usage.cpu_ns().unwrap();
+        let thread = std::thread::spawn(|| {
+            let mine = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
+            while mine() < Duration::from_millis(20) {}
+        });
+        thread.join().unwrap();
+        assert!(usage.cpu_ns().unwrap() - before >= 20_000_000);
     }
 
     #[test]

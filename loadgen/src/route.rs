@@ -5,6 +5,7 @@
 //! ```text
 //! direct   near ───────────────────> backend (far)
 //! proxy    near ──> proxy ─────────> backend (far)
+//! socks    near ──> proxy ─────────> backend (far), which the near leg names
 //! jet      near ──> relay <────────── far
 //! ```
 
@@ -15,6 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use midspan::protocol::socks5::Pace;
 use midspan::relay::codec::Workshop;
 use midspan::runtime::listener::{HandOut, Listener, claim_address};
 use midspan::runtime::reactor::{Closing, Reactor};
@@ -26,7 +28,9 @@ use rustix::io::Errno;
 
 use crate::args::RouteArgs;
 use crate::event_loop::{Ended, EventLoop, Load};
-use crate::jet::{Exchange, Granted, JetClient, Way, place_of};
+use crate::exchange::{Exchange, Granted};
+use crate::jet::{JetClient, Way, place_of};
+use crate::socks::SocksClient;
 use crate::wrapped::{READ_BYTES, Wrapped};
 
 /// How long one pair may take to come about.
@@ -40,11 +44,29 @@ pub(crate) enum Route {
     Dial {
         address: SocketAddr,
         name: &'static str,
-        /// `None`: by plain TCP.
-        way: Option<Way>,
+        opening: Opening,
     },
     /// Dial a JET relay with both legs.
     Jet(JetClient),
+}
+
+/// What passes between a near leg and what it dialled before anything else.
+#[derive(Clone, Debug)]
+pub(crate) enum Opening {
+    Nothing,
+    Tls(Way),
+    Socks(SocksClient),
+}
+
+impl Opening {
+    /// `None` if the leg is ready as it is.
+    pub(crate) fn begin(&self) -> anyhow::Result<Option<Exchange>> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Tls(way) => way.shake().map(Some),
+            Self::Socks(client) => Ok(Some(client.connect())),
+        }
+    }
 }
 
 impl Route {
@@ -62,17 +84,26 @@ impl Route {
             .with_context(|| format!("cannot listen on {wanted} as the backend"))?;
         let backend = listener.address();
         reactor.listen(listener);
-        Ok(match args.target {
-            Some(address) => Self::Dial {
-                address,
-                name: "proxy",
-                way: Way::new(address, args.near, args.pin, &workshop)?,
-            },
-            None => Self::Dial {
-                address: backend,
-                name: "direct",
-                way: None,
-            },
+        let (address, name, opening) = match (args.target, args.socks) {
+            (Some(proxy), _) => {
+                let way = Way::new(proxy, args.near, args.pin, &workshop)?;
+                (proxy, "proxy", way.map_or(Opening::Nothing, Opening::Tls))
+            }
+            (None, Some(proxy)) => {
+                let pace = if args.at_once {
+                    Pace::AtOnce
+                } else {
+                    Pace::StepByStep
+                };
+                let client = SocksClient::new(backend, pace, workshop);
+                (proxy, "socks", Opening::Socks(client))
+            }
+            (None, None) => (backend, "direct", Opening::Nothing),
+        };
+        Ok(Self::Dial {
+            address,
+            name,
+            opening,
         })
     }
 
@@ -218,17 +249,19 @@ fn open_pair(
 ) -> anyhow::Result<Pair> {
     let reactor = event_loop.reactor.clone();
     match route {
-        Route::Dial { address, way, .. } => {
+        Route::Dial {
+            address, opening, ..
+        } => {
+            let exchange = opening.begin()?;
             let mut near = Leg::dial(&reactor, *address, near)?;
-            if let Some(way) = way {
-                let shaken = way
-                    .shake()
-                    .and_then(|exchange| finish_exchange(event_loop, &near, exchange));
-                let (kept, granted) = near.keep_if(&reactor, shaken)?;
+            // A proxy may dial the backend before it says so.
+            let mut accepted = VecDeque::new();
+            if let Some(exchange) = exchange {
+                let granted = finish_exchange(event_loop, &mut accepted, &near, exchange);
+                let (kept, granted) = near.keep_if(&reactor, granted)?;
                 near = kept;
                 near.wrapped = granted.wrapped;
             }
-            let mut accepted = VecDeque::new();
             let far_socket = attempt(event_loop, &mut accepted, |accepted| {
                 if let Some(error) = near.socket.take_error() {
                     return Err(error).with_context(|| format!("cannot connect to {address}"));
@@ -242,7 +275,8 @@ fn open_pair(
         Route::Jet(client) => {
             let (exchange, chosen) = client.accept()?;
             let far = Leg::dial(&reactor, client.relay, far)?;
-            let granted = finish_exchange(event_loop, &far, exchange).and_then(|granted| {
+            let nobody = &mut VecDeque::new();
+            let granted = finish_exchange(event_loop, nobody, &far, exchange).and_then(|granted| {
                 let place = place_of(chosen, granted.reply.as_ref())?;
                 Ok((granted, place))
             });
@@ -251,7 +285,7 @@ fn open_pair(
             let near = Leg::dial(&reactor, client.relay, near).and_then(|near| {
                 let granted = client
                     .connect(place)
-                    .and_then(|exchange| finish_exchange(event_loop, &near, exchange));
+                    .and_then(|exchange| finish_exchange(event_loop, nobody, &near, exchange));
                 near.keep_if(&reactor, granted)
             });
             let (far, (mut near, granted)) = far.keep_if(&reactor, near)?;
@@ -263,12 +297,11 @@ fn open_pair(
 
 fn finish_exchange(
     event_loop: &mut EventLoop,
+    accepted: &mut VecDeque<Socket>,
     leg: &Leg,
     mut exchange: Exchange,
 ) -> anyhow::Result<Granted> {
-    attempt(event_loop, &mut VecDeque::new(), |_| {
-        exchange.advance(&leg.socket)
-    })
+    attempt(event_loop, accepted, |_| exchange.advance(&leg.socket))
 }
 
 /// Repeats `step` whenever something happened, until it gives a value.

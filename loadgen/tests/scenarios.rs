@@ -1,14 +1,16 @@
-//! Each scenario for a moment: with nothing between, and through `midspan relay`.
+//! Each scenario for a moment: with nothing between, through `midspan relay`, and through a SOCKS5
+//! proxy.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by a panic")]
 
 use std::collections::HashMap;
 use std::env;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread;
 
 use serde_json::Value;
 
@@ -57,6 +59,20 @@ fn through_a_relay_over_every_transport() {
 }
 
 #[test]
+fn through_a_socks5_proxy_step_by_step_and_at_once() {
+    for (options, first_bytes) in [("", 3), ("--at-once", 13)] {
+        let proxy = socks_proxy(first_bytes, true);
+        for load in LOADS {
+            let route = format!("--socks {proxy} {options}");
+            check(load, &route, Some(std::process::id()));
+        }
+    }
+    let proxy = socks_proxy(3, true);
+    let route = format!("--socks {proxy} --backend {}", unused_address());
+    check("join --count 60", &route, None);
+}
+
+#[test]
 fn a_relay_counts_as_the_generator_does() {
     let relay = Relay::start();
     let route = format!(
@@ -89,13 +105,7 @@ fn a_relay_counts_as_the_generator_does() {
 
 #[test]
 fn what_cannot_be_reached_is_an_error() {
-    // Nobody listens on the port of a listener that is gone.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let route = format!("--jet 127.0.0.1:{port}");
+    let route = format!("--jet {}", unused_address());
     let output = loadgen("bulk --bytes 1", &route, None);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
@@ -105,6 +115,17 @@ fn what_cannot_be_reached_is_an_error() {
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["errors"], 3, "{report}");
+}
+
+#[test]
+fn what_a_proxy_refuses_is_an_error() {
+    let route = format!("--socks {}", socks_proxy(3, false));
+    let output = loadgen("join --count 3 --warmup 0", &route, None);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["errors"], 3, "{report}");
+    let why = "the proxy answered ConnectionRefused";
+    assert_eq!(report["errors_first"][0], why, "{report}");
 }
 
 /// Runs one load, which must succeed, and looks at its report.
@@ -201,6 +222,54 @@ impl Drop for Relay {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+}
+
+/// Nobody listens on the port of a listener that is gone.
+fn unused_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A SOCKS5 proxy that runs until the tests end. It drops a client who says more or less than so
+/// many bytes first, and dials only where it `dials`.
+fn socks_proxy(first_bytes: usize, dials: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            thread::spawn(move || serve_socks(client?, first_bytes, dials));
+        }
+    });
+    address
+}
+
+/// Without the codec that the generator has: they would agree on a mistake.
+fn serve_socks(mut client: TcpStream, first_bytes: usize, dials: bool) -> io::Result<()> {
+    let mut said = [0; 64];
+    let mut count = client.read(&mut said)?;
+    if count != first_bytes {
+        return Ok(());
+    }
+    client.write_all(b"\x05\0")?;
+    while count < 13 {
+        count += client.read(&mut said[count..])?;
+    }
+    assert_eq!(said[..7], *b"\x05\x01\0\x05\x01\0\x01");
+    let address = [said[7], said[8], said[9], said[10]];
+    let port = u16::from_be_bytes([said[11], said[12]]);
+    if !dials {
+        return client.write_all(b"\x05\x05\0\x01\0\0\0\0\0\0");
+    }
+    let backend = TcpStream::connect(SocketAddr::from((address, port)))?;
+    client.write_all(b"\x05\0\0\x01\0\0\0\0\0\0")?;
+    let (client_too, backend_too) = (client.try_clone()?, backend.try_clone()?);
+    thread::spawn(move || copy(&backend_too, &client_too));
+    copy(&client, &backend)
+}
+
+fn copy(mut from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
+    io::copy(&mut from, &mut to)?;
+    to.shutdown(Shutdown::Write)
 }
 
 /// The relay of the same build. Cargo makes it for the workspace's tests; for

@@ -1,8 +1,9 @@
 //! `join`: a pair comes about, carries one byte, and ends, again and again.
 //!
 //! ```text
-//! jet     Accepting ──> Connecting ──> Carrying ──> Ending ──> (next)
-//! dialled                              Carrying ──> Ending ──> (next)
+//! jet         Accepting ──> Connecting ──> Carrying ──> Ending ──> (next)
+//! tls, socks                Connecting ──> Carrying ──> Ending ──> (next)
+//! dialled                                  Carrying ──> Ending ──> (next)
 //! ```
 //!
 //! The byte goes from the near leg to the far one and tells the slot that it
@@ -33,8 +34,9 @@ use rustix::io::Errno;
 use super::{Errors, Outcome, Stage};
 use crate::args::JoinArgs;
 use crate::event_loop::{Ended, Load, ReadyQueue};
+use crate::exchange::Exchange;
 use crate::histogram::{self, Latency};
-use crate::jet::{Exchange, place_of};
+use crate::jet::place_of;
 use crate::report::{Figures, JoinFigures, Report};
 use crate::route::{Leg, OPENING_TIMEOUT, Route, owners};
 use crate::schedule::Schedule;
@@ -243,13 +245,13 @@ impl Joins {
         slot.started = clock::now();
         slot.intended = intended.unwrap_or(slot.started);
         match &self.route {
-            Route::Dial { address, way, .. } => {
+            Route::Dial {
+                address, opening, ..
+            } => {
                 slot.near = Some(Leg::dial(&self.reactor, *address, near)?);
-                slot.step = match way {
+                slot.step = match opening.begin()? {
                     None => Step::Carrying { sent: false },
-                    Some(way) => Step::Connecting {
-                        exchange: way.shake()?,
-                    },
+                    Some(exchange) => Step::Connecting { exchange },
                 };
             }
             Route::Jet(client) => {
