@@ -18,6 +18,7 @@ use crate::protocol::jet::{
     Accept, AcceptPlace, Connect, Gate, MASK_DEFAULT, Message, Place, Reply, ReplyError, Request,
     Status, Version,
 };
+use crate::protocol::socks5::{self, Destination, ReplyCode};
 use crate::relay::GateHold;
 use crate::runtime::socket::Keepalive;
 use crate::runtime::stream::Stream;
@@ -103,6 +104,18 @@ pub(super) const fn approach_advice(error: &ApproachError) -> Option<&'static st
              --relay-ca FILE",
         ),
         ApproachError::Tls(_) | ApproachError::Seal(_) => None,
+    }
+}
+
+impl LegError {
+    /// What a client of SOCKS5 is told.
+    pub(super) fn reply(&self) -> ReplyCode {
+        match self {
+            Self::Resolve { .. } => ReplyCode::HostUnreachable,
+            Self::Connect { source, .. } => ReplyCode::of_dial(source.kind()),
+            Self::ConnectTimeout { .. } => ReplyCode::TtlExpired,
+            _ => ReplyCode::GeneralFailure,
+        }
     }
 }
 
@@ -327,6 +340,19 @@ pub(super) async fn dial_target<C: Copy, M: Send + 'static>(
         }
     };
     Ok(WrappedStream::plain(stream))
+}
+
+/// Connects to where a client of SOCKS5 wants to go.
+pub(super) async fn dial_destination<C: Copy, M: Send + 'static>(
+    world: &World<C, M>,
+    destination: &Destination,
+) -> Result<Stream, LegError> {
+    let host = match &destination.host {
+        socks5::Host::Address(address) => Host::Address(*address),
+        socks5::Host::Name(name) => Host::Name(name.to_string()),
+    };
+    let port = destination.port;
+    dial_host(world, &HostPort { host, port }).await
 }
 
 /// Connects to the first address of a host that lets us.

@@ -82,6 +82,8 @@ pub enum Refused {
     EgressDenied,
     /// The name leads nowhere, or did not in time.
     NotResolved,
+    /// No relay can be reached by which to go.
+    NoRelay,
     /// Nobody answers where it wants to go.
     DialFailed,
     /// Not one byte came before the handshake's deadline.
@@ -166,6 +168,7 @@ crate::labels!(Refused {
     CommandNotSupported = "command_not_supported",
     EgressDenied = "egress_denied",
     NotResolved = "not_resolved",
+    NoRelay = "no_relay",
     DialFailed = "dial_failed",
     Silent = "silent",
     TooSlow = "too_slow",

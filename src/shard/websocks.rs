@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tracing::debug;
 
 use super::leg::Leg;
@@ -236,7 +235,7 @@ impl RelayService {
         let connected = self.world.connect(name, &allowed, until).await;
         connected.map_err(|error| {
             debug!(%destination, %error, "not dialled");
-            not(reply_code(&error), Refused::DialFailed)
+            not(ReplyCode::of_dial(error.kind()), Refused::DialFailed)
         })
     }
 }
@@ -278,16 +277,5 @@ async fn read_more(stream: &mut WrappedStream, received: &mut Vec<u8>) -> Result
         Ok(0) => Err(Refused::ClosedEarly),
         Ok(_) => Ok(()),
         Err(_) => Err(Refused::ResetEarly),
-    }
-}
-
-/// What a visitor is told of a dial that failed: RFC 1928 §6.
-fn reply_code(error: &io::Error) -> ReplyCode {
-    match (error.kind(), Errno::from_io_error(error)) {
-        (io::ErrorKind::TimedOut, _) => ReplyCode::TtlExpired,
-        (_, Some(Errno::NETUNREACH)) => ReplyCode::NetworkUnreachable,
-        (_, Some(Errno::HOSTUNREACH | Errno::ADDRNOTAVAIL)) => ReplyCode::HostUnreachable,
-        (_, Some(Errno::CONNREFUSED)) => ReplyCode::ConnectionRefused,
-        _ => ReplyCode::GeneralFailure,
     }
 }
