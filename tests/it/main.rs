@@ -37,6 +37,8 @@ mod require;
 mod rest;
 mod ring_plane;
 mod socks;
+mod socks_clients;
+mod socks_gateways;
 mod start;
 mod status_table;
 mod systemd_notify;

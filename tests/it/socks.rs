@@ -61,7 +61,7 @@ fn ask(
     }
 }
 
-fn connect(agent: SocketAddr, target: SocketAddr) -> TcpStream {
+pub(crate) fn connect(agent: SocketAddr, target: SocketAddr) -> TcpStream {
     let (stream, reply) = ask(agent, &target.into(), None);
     assert_eq!(reply.code, ReplyCode::Succeeded);
     stream
