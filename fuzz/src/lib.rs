@@ -10,3 +10,5 @@ pub mod protocol;
 pub mod time;
 #[path = "../../src/tls/mod.rs"]
 pub mod tls;
+#[path = "../../src/web/mod.rs"]
+pub mod web;
