@@ -37,6 +37,7 @@ mod require;
 mod rest;
 mod ring_plane;
 mod socks;
+mod socks_cases;
 mod socks_clients;
 mod socks_gateways;
 mod start;

@@ -19,7 +19,7 @@ use super::relay_process::Relay;
 use super::websocks::{PASSWORD, relay};
 
 /// A file that nobody else reads.
-fn secret(folder: &Path, name: &str, text: &str) -> String {
+pub(crate) fn secret(folder: &Path, name: &str, text: &str) -> String {
     let path = folder.join(name);
     fs::write(&path, text).expect("written");
     fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
