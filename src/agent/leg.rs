@@ -100,8 +100,9 @@ pub(super) const fn approach_advice(error: &ApproachError) -> Option<&'static st
             "the relay's certificate is not the pinned one: ask for the SHA-256 that it has now",
         ),
         ApproachError::Tls(Error::InvalidCertificate(_)) => Some(
-            "add ?pin=SHA256 to the relay's URL, which the relay tells at its start, or pass \
-             --relay-ca FILE",
+            "add ?pin=SHA256 to the relay's URL, 64 digits that it tells at its start where it made \
+             its certificate, and `openssl x509 -noout -fingerprint -sha256` of any other; or pass \
+             --relay-ca FILE with an authority's certificate, not with the relay's own",
         ),
         ApproachError::Tls(_) | ApproachError::Seal(_) => None,
     }
