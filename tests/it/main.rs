@@ -48,3 +48,4 @@ mod websocket;
 mod websocket_clients;
 mod websocket_conformance;
 mod websocks;
+mod websocks_users;
