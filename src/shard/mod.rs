@@ -32,6 +32,7 @@ pub mod share;
 pub mod status;
 mod stretch;
 pub mod tally;
+pub mod users;
 pub mod waiting;
 mod web;
 mod websocks;

@@ -51,3 +51,4 @@ mod websocket;
 mod websocket_clients;
 mod websocket_conformance;
 mod websocks;
+mod websocks_users;

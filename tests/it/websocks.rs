@@ -80,7 +80,7 @@ pub(crate) fn visit(relay: SocketAddr, key: &str) -> TcpStream {
     stream
 }
 
-fn request(command: Command, host: &str, port: u16) -> Vec<u8> {
+pub(crate) fn request(command: Command, host: &str, port: u16) -> Vec<u8> {
     let mut bytes = b"\x05\x01\0".to_vec();
     let destination = Destination::named(host, port).expect("a destination");
     let request = Request {
