@@ -108,8 +108,11 @@ fn sessions_are_whole_raw_and_framed_with_and_without_tls() {
     let ended = relay.stop();
     ended.check_clean();
     assert_eq!(ended.counters.count("paired"), 6 * 5);
-    // Who only looked at the certificate; no way that was ready is counted as one.
-    assert_eq!(ended.counters.refused(), [("closed_early", 1)].into());
+    // Who only looked at the certificate, and what was on its way when an agent stopped; no
+    // way that was ready is counted.
+    let gone = ["closed_early", "reset_early"];
+    let refused = ended.counters.refused();
+    assert!(refused.keys().all(|why| gone.contains(why)), "{refused:?}");
 }
 
 #[test]
