@@ -80,7 +80,7 @@ pub(crate) fn visit(relay: SocketAddr, key: &str) -> TcpStream {
     stream
 }
 
-fn request(command: Command, host: &str, port: u16) -> Vec<u8> {
+pub(crate) fn request(command: Command, host: &str, port: u16) -> Vec<u8> {
     let mut bytes = b"\x05\x01\0".to_vec();
     let destination = Destination::named(host, port).expect("a destination");
     let request = Request {
@@ -309,11 +309,6 @@ fn what_cannot_be_had_is_told_truthfully() {
         (to("localhost", 26), ReplyCode::NotAllowed, "egress_denied"),
         (
             request(Command::Bind, "0.0.0.0", 0),
-            ReplyCode::CommandNotSupported,
-            "command_not_supported",
-        ),
-        (
-            request(Command::UdpAssociate, "0", 5000),
             ReplyCode::CommandNotSupported,
             "command_not_supported",
         ),
