@@ -37,6 +37,7 @@ mod require;
 mod rest;
 mod ring_plane;
 mod socks;
+mod socks_udp;
 mod start;
 mod status_table;
 mod systemd_notify;

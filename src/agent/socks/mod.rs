@@ -3,16 +3,18 @@
 //! ```text
 //! accepted ── what does it want? ── a way out ── SOCKS5 over it ── reply ── pair
 //!             local.rs              pool.rs      entrance.rs       local.rs
+//!                                                                  or datagrams: udp.rs
 //! ```
 //!
 //! Each shard has its own ways out. What is behind the reply is the relay's data plane, as
 //! for every pair.
 //!
-//! Left out: BIND and datagrams, which are answered as not supported.
+//! Left out: BIND, which is answered as not supported.
 
 mod entrance;
 mod local;
 mod pool;
+mod udp;
 pub mod url;
 
 use std::convert::Infallible;
@@ -65,6 +67,8 @@ pub(super) struct SocksService {
     asking: Tally,
     /// Connections that are being served and are no pairs yet.
     serving: Tally,
+    /// Those whose datagrams are passed on.
+    associated: Tally,
     stop: Rc<Flag>,
 }
 
@@ -109,6 +113,7 @@ impl SocksService {
             connections_max,
             asking: Tally::default(),
             serving: Tally::default(),
+            associated: Tally::default(),
             stop,
         })
     }
@@ -138,7 +143,11 @@ impl SocksService {
         };
         let connected = match request.command {
             Command::Connect => self.connect(&request.destination).await,
-            Command::Bind | Command::UdpAssociate => {
+            Command::UdpAssociate => {
+                let declared = &request.destination;
+                return Box::pin(self.associate(local, declared, serving)).await;
+            }
+            Command::Bind => {
                 self.world.count_refused(Refused::CommandNotSupported);
                 Err(ReplyCode::CommandNotSupported)
             }
@@ -165,10 +174,15 @@ impl SocksService {
             command: Command::Connect,
             destination: destination.clone(),
         };
+        self.ask(&request).await
+    }
+
+    /// Has the first relay that can be had do what is asked.
+    async fn ask(&self, request: &Request) -> Result<Connected, ReplyCode> {
         let mut failure = ReplyCode::NetworkUnreachable;
         for pool in self.by_health() {
-            match ask_at(pool, &request).await {
-                Ok((stream, reply)) => return accepted(stream, &reply, destination),
+            match ask_at(pool, request).await {
+                Ok((stream, reply)) => return accepted(stream, &reply, &request.destination),
                 Err(error) => {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
                     failure = error.reply();
@@ -251,6 +265,6 @@ impl Proxy for SocksService {
     }
 
     fn has_work(&self) -> bool {
-        self.serving.count() > 0
+        self.serving.count() > 0 || self.associated.count() > 0
     }
 }
