@@ -37,7 +37,7 @@ const CORES: [(&str, &[&str]); 10] = [
     ("http_head", &[]),
     ("websocket", &["http_head"]),
     ("socks5", &[]),
-    ("http_connect", &["http_head", "socks5"]),
+    ("http_proxy", &["http_head", "socks5"]),
     ("jet", &["http_head"]),
     ("websocks", &["http_head", "websocket", "socks5"]),
     ("jproxy", &[]),

@@ -41,7 +41,7 @@ fn proofs_are_made_and_taken_as_theirs() {
         assert_eq!(proof, text("hashed"));
         assert_eq!(authorization(&text("user"), &proof), text("authorization"));
         let users = Users::new(vec![User {
-            name: text("user"),
+            name: text("user").into(),
             password: kept,
         }]);
         assert!(users.authenticate(&text("user"), &proof, minute).is_some());

@@ -4,6 +4,7 @@
 
 mod access_token;
 mod http_head;
+mod http_proxy;
 mod http_request_head;
 mod http_response_head;
 mod jet_reply;
@@ -27,7 +28,7 @@ mod tls_sides;
 /// something.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 12] = [
+pub(crate) const TARGETS: [Target; 13] = [
     ("access_token", access_token::run),
     ("http_request_head", http_request_head::run),
     ("http_response_head", http_response_head::run),
@@ -37,6 +38,7 @@ pub(crate) const TARGETS: [Target; 12] = [
     ("socks5", socks5::run),
     ("tls_handshake", tls_handshake::run),
     ("tls_records", tls_records::run),
+    ("http_proxy", http_proxy::run),
     ("web_request", web_request::run),
     ("websocket_frames", websocket_frames::run),
     ("websocks", websocks::run),

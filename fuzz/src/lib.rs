@@ -6,7 +6,9 @@
 pub mod access;
 #[path = "../../src/protocol/mod.rs"]
 pub mod protocol;
-#[path = "../../src/tls/mod.rs"]
-pub mod tls;
 #[path = "../../src/time.rs"]
 pub mod time;
+#[path = "../../src/tls/mod.rs"]
+pub mod tls;
+#[path = "../../src/web/mod.rs"]
+pub mod web;

@@ -4,7 +4,9 @@
 //! default does: everything public on a relay that others reach. Addresses are judged as
 //! they were resolved, so that no name leads where its address may not.
 //!
-//! Left out: who asks (a user's own rules come before these), and resolving.
+//! A user's own rules are asked before the relay's, as one list.
+//!
+//! Left out: who asks, and resolving.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -60,7 +62,7 @@ pub struct PatternError {
     pub written: String,
 }
 
-/// All rules of a relay, or of one of its users.
+/// All rules of a relay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {
     rules: Vec<Rule>,
@@ -107,9 +109,10 @@ impl Egress {
         &self.rules
     }
 
-    /// Whether the destination may be dialled at this address.
+    /// Whether the destination may be dialled at this address, by somebody whose `own`
+    /// rules come first.
     #[must_use]
-    pub fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
+    pub fn judge(&self, own: &[Rule], candidate: &Candidate<'_>) -> Verdict {
         // A mapped address is that of IPv4 itself, to which the kernel connects.
         let candidate = Candidate {
             address: candidate.address.to_canonical(),
@@ -128,7 +131,7 @@ impl Egress {
             fits(&rule.pattern, &candidate)
                 || rule.verdict == Verdict::Deny && fits(&rule.pattern, &held)
         };
-        let decides = self.rules.iter().find(fits);
+        let decides = own.iter().chain(&self.rules).find(fits);
         decides.map_or_else(|| self.judge_by_default(&candidate), |rule| rule.verdict)
     }
 
@@ -329,11 +332,22 @@ mod tests {
 
     fn judge(egress: &Egress, name: Option<&str>, address: &str, port: u16) -> Verdict {
         let address = address.parse().expect("an address");
-        egress.judge(&Candidate {
+        judge_of(&[], egress, name, address, port)
+    }
+
+    fn judge_of(
+        own: &[Rule],
+        egress: &Egress,
+        name: Option<&str>,
+        address: IpAddr,
+        port: u16,
+    ) -> Verdict {
+        let candidate = Candidate {
             name,
             address,
             port,
-        })
+        };
+        egress.judge(own, &candidate)
     }
 
     #[test]
@@ -438,6 +452,43 @@ mod tests {
         ] {
             let got = judge(&egress, name, address, port);
             assert_eq!(got, expected, "{name:?} {address} {port}");
+        }
+    }
+
+    #[test]
+    fn a_users_own_rules_are_asked_before_the_relays() {
+        use Verdict::{Allow, Deny};
+        let rules = vec![rule("10.9.0.0/16", Deny), rule("nas.example", Allow)];
+        let egress = Egress::new(rules, Reach::Public);
+        let own = [
+            rule("*:25", Deny),
+            rule("10.0.0.0/8", Allow),
+            rule("1.1.1.1", Deny),
+            rule("nas.example:22", Deny),
+        ];
+        for (name, address, port, alone, of_user) in [
+            // Only the user's fits, either way.
+            (None, "9.9.9.9", 25, Allow, Deny),
+            (None, "10.1.2.3", 80, Deny, Allow),
+            (None, "::ffff:10.1.2.3", 80, Deny, Allow),
+            (None, "::ffff:1.1.1.1", 80, Allow, Deny),
+            (None, "64:ff9b::101:101", 80, Allow, Deny),
+            // Who may go there may not be led there by a gateway.
+            (None, "64:ff9b::a01:203", 80, Deny, Deny),
+            // Both fit: the user's, and of these the first.
+            (None, "10.9.0.1", 80, Deny, Allow),
+            (None, "10.9.0.1", 25, Deny, Deny),
+            (Some("nas.example"), "192.168.0.9", 22, Allow, Deny),
+            // Only the relay's, and none.
+            (Some("nas.example"), "192.168.0.9", 443, Allow, Allow),
+            (None, "192.168.0.9", 443, Deny, Deny),
+            (None, "9.9.9.9", 443, Allow, Allow),
+        ] {
+            let got = judge(&egress, name, address, port);
+            assert_eq!(got, alone, "{name:?} {address} {port}");
+            let address = address.parse().expect("an address");
+            let got = judge_of(&own, &egress, name, address, port);
+            assert_eq!(got, of_user, "{name:?} {address} {port} of the user");
         }
     }
 

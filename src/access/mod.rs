@@ -11,8 +11,10 @@
 //! Left out: where keys come from (that is `config`), and what an answer to a peer
 //! without one looks like (that is `session`).
 
+mod allowance;
 mod api_key;
 pub mod egress;
+mod guesses;
 mod keyring;
 mod rate;
 pub mod routing;
@@ -20,7 +22,9 @@ mod spent;
 mod token;
 mod user;
 
+pub use allowance::{Allowance, Allowances};
 pub use api_key::{ApiKey, KEY_PREFIX, KeyHash, KeyHashError, Presented};
+pub use guesses::Guesses;
 pub use keyring::{Denied, Grant, KeyEntry, Keyring, Scope};
 pub use rate::Rates;
 pub use spent::{SingleUse, SpentTokens, TokenId};

@@ -1,47 +1,67 @@
-//! How often each bearer of a key or token may ask.
+//! How often each bearer of a key or token may ask, and each user may have us dial.
 //!
-//! Left out: who is asked for it (one shard for each bearer), and addresses.
+//! Left out: who is asked for it (one shard for each bearer, each shard its share for
+//! users), and addresses: those are in `guesses.rs`, as there is no end of them.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::Duration;
 
 use ahash::RandomState;
 
 use super::keyring::Denied;
-use super::spent::TokenId;
 use crate::time::Timestamp;
 
 /// What a rate is told for.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// When each bearer's requests would be over if they came evenly. A minute's worth may
-/// come at once.
+/// When each one's requests would be over if they came evenly. A minute's worth may come
+/// at once.
 ///
-/// INVARIANT: bearers are those of the keyring, so that there are no more of them.
-#[derive(Debug, Default)]
-pub struct Rates(HashMap<TokenId, Timestamp, RandomState>);
+/// INVARIANT: they are those of the keyring, or of the users, so that there are no more
+/// of them.
+#[derive(Debug)]
+pub struct Rates<K>(HashMap<K, Timestamp, RandomState>);
 
-impl Rates {
+impl<K> Default for Rates<K> {
+    fn default() -> Self {
+        Self(HashMap::default())
+    }
+}
+
+impl<K: Eq + Hash> Rates<K> {
     /// Takes one request of `bearer` at `now`, of which there may be so many a minute, at
     /// least one.
     ///
     /// # Errors
     ///
     /// [`Denied::TooFast`].
-    pub fn take(&mut self, bearer: TokenId, per_minute: u32, now: Timestamp) -> Result<(), Denied> {
-        let step = MINUTE / per_minute.max(1);
+    pub fn take(&mut self, bearer: K, per_minute: u32, now: Timestamp) -> Result<(), Denied> {
         let over = self.0.entry(bearer).or_insert(now);
-        let next = (*over).max(now) + step;
-        if next.since(now) > MINUTE {
-            return Err(Denied::TooFast);
-        }
-        *over = next;
+        *over = after_one_more(*over, per_minute, now).ok_or(Denied::TooFast)?;
         Ok(())
     }
+
+    /// Forgets whom there is no reason to remember.
+    pub fn keep(&mut self, is_known: impl Fn(&K) -> bool) {
+        self.0.retain(|bearer, _| is_known(bearer));
+    }
+}
+
+/// When what would be `over` then is with one more of so many a minute; `None` when that
+/// is one too many.
+pub(super) fn after_one_more(
+    over: Timestamp,
+    per_minute: u32,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let next = over.max(now) + MINUTE / per_minute.max(1);
+    (next.since(now) <= MINUTE).then_some(next)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::spent::TokenId;
     use super::*;
 
     #[test]
@@ -62,5 +82,7 @@ mod tests {
             assert_eq!(rates.take(one, 3, at(600_000)), Ok(()));
         }
         assert_eq!(rates.take(one, 3, at(600_000)), Err(Denied::TooFast));
+        rates.keep(|bearer| *bearer == other);
+        assert_eq!(rates.0.len(), 1);
     }
 }

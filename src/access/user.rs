@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -30,14 +31,16 @@ pub struct PasswordDigestError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The name.
-    pub name: String,
+    pub name: Arc<str>,
     /// What is kept of the password.
     pub password: PasswordDigest,
 }
 
-/// All users of a relay.
+/// All users of a relay. All shards have the same.
+///
+/// INVARIANT: they are in the order of their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Users(Vec<User>);
+pub struct Users(Arc<[User]>);
 
 impl PasswordDigest {
     /// Of this password, in UTF-8.
@@ -74,13 +77,14 @@ impl PasswordDigest {
 impl Users {
     /// These users, whose names differ.
     #[must_use]
-    pub const fn new(users: Vec<User>) -> Self {
-        Self(users)
+    pub fn new(mut users: Vec<User>) -> Self {
+        users.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Self(users.into())
     }
 
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -90,12 +94,20 @@ impl Users {
         &self.0
     }
 
+    /// The user with this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&User> {
+        let index = self.0.binary_search_by(|user| (*user.name).cmp(name));
+        index.ok().map(|index| &self.0[index])
+    }
+
     /// The user with this name, if at `now` since 1970 this proves the password. Of an
     /// unknown name as much is computed as of a known one.
     #[must_use]
     pub fn authenticate(&self, name: &str, proof: &str, now: Duration) -> Option<&User> {
-        let nobody = PasswordDigest(String::new());
-        let user = self.0.iter().find(|user| user.name == name);
+        // As long as any.
+        let nobody = PasswordDigest("=".repeat(44));
+        let user = self.find(name);
         let password = user.map_or(&nobody, |user| &user.password);
         let is_proved = password.is_proved(proof, now);
         user.filter(|_| is_proved)
@@ -183,7 +195,7 @@ mod tests {
     #[test]
     fn a_proof_is_good_for_three_minutes_and_one_user() {
         let user = |name: &str, password: &str| User {
-            name: name.to_owned(),
+            name: name.into(),
             password: PasswordDigest::of(password),
         };
         let users = Users::new(vec![user("alice", "pasSw0rD"), user("bob", "other")]);
@@ -191,7 +203,7 @@ mod tests {
         let proof = PasswordDigest::of("pasSw0rD").proof(minute(5));
         let check = |name: &str, proof: &str, minutes: u64| {
             let user = users.authenticate(name, proof, minute(minutes));
-            user.map(|user| user.name.as_str())
+            user.map(|user| &*user.name)
         };
         for (minutes, expected) in [
             (3, None),
@@ -208,7 +220,7 @@ mod tests {
         assert_eq!(check("alice", "pasSw0rD", 5), None);
         assert_eq!(check("alice", "", 5), None);
         // Whoever is unknown has no password that could be proved.
-        let nobodys = PasswordDigest(String::new()).proof(minute(5));
+        let nobodys = PasswordDigest("=".repeat(44)).proof(minute(5));
         assert_eq!(check("carol", &nobodys, 5), None);
     }
 

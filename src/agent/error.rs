@@ -51,8 +51,8 @@ impl AgentError {
         Some(match self {
             Self::Listen { source, .. } => listen_advice(source)?.into(),
             Self::CreationRefused { .. } => {
-                "start the relay with --create-on-accept, or expose for one session with --once, \
-                 over jet+tcp or jet+tls"
+                "start the relay with --create-on-accept, or where it invents associations (--jet-v1 \
+                 allow) expose for one session with --once, over jet+tcp or jet+tls"
                     .into()
             }
             Self::Forgotten { .. } => "run it again for a new ticket".into(),

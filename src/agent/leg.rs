@@ -18,6 +18,7 @@ use crate::protocol::jet::{
     Accept, AcceptPlace, Connect, Gate, MASK_DEFAULT, Message, Place, Reply, ReplyError, Request,
     Status, Version,
 };
+use crate::protocol::socks5::{self, Destination, ReplyCode};
 use crate::relay::GateHold;
 use crate::runtime::socket::Keepalive;
 use crate::runtime::stream::Stream;
@@ -99,10 +100,23 @@ pub(super) const fn approach_advice(error: &ApproachError) -> Option<&'static st
             "the relay's certificate is not the pinned one: ask for the SHA-256 that it has now",
         ),
         ApproachError::Tls(Error::InvalidCertificate(_)) => Some(
-            "add ?pin=SHA256 to the relay's URL, which the relay tells at its start, or pass \
-             --relay-ca FILE",
+            "add ?pin=SHA256 to the relay's URL, 64 digits that it tells at its start where it made \
+             its certificate, and `openssl x509 -noout -fingerprint -sha256` of any other; or pass \
+             --relay-ca FILE with an authority's certificate, not with the relay's own",
         ),
         ApproachError::Tls(_) | ApproachError::Seal(_) => None,
+    }
+}
+
+impl LegError {
+    /// What a client of SOCKS5 is told.
+    pub(super) fn reply(&self) -> ReplyCode {
+        match self {
+            Self::Resolve { .. } => ReplyCode::HostUnreachable,
+            Self::Connect { source, .. } => ReplyCode::of_dial(source.kind()),
+            Self::ConnectTimeout { .. } => ReplyCode::TtlExpired,
+            _ => ReplyCode::GeneralFailure,
+        }
     }
 }
 
@@ -327,6 +341,19 @@ pub(super) async fn dial_target<C: Copy, M: Send + 'static>(
         }
     };
     Ok(WrappedStream::plain(stream))
+}
+
+/// Connects to where a client of SOCKS5 wants to go.
+pub(super) async fn dial_destination<C: Copy, M: Send + 'static>(
+    world: &World<C, M>,
+    destination: &Destination,
+) -> Result<Stream, LegError> {
+    let host = match &destination.host {
+        socks5::Host::Address(address) => Host::Address(*address),
+        socks5::Host::Name(name) => Host::Name(name.to_string()),
+    };
+    let port = destination.port;
+    dial_host(world, &HostPort { host, port }).await
 }
 
 /// Connects to the first address of a host that lets us.

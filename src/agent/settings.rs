@@ -1,12 +1,14 @@
 //! What the proxies run with: parsed, valid, with every default filled in.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::socks::url::WebsocksUrl;
 use super::target::{HostPort, Service};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use crate::access::PasswordDigest;
+use crate::access::routing::RoutingRules;
 use crate::config::limits::Limits;
 use crate::config::settings::LogSettings;
 use crate::config::{DataPlane, ListenAddress};
@@ -69,7 +71,7 @@ pub enum Sessions {
     Once,
 }
 
-/// The local SOCKS5 and HTTP CONNECT port.
+/// The local SOCKS5 and HTTP proxy port.
 #[derive(Clone, Debug)]
 pub struct SocksSettings {
     /// Where to listen.
@@ -79,6 +81,8 @@ pub struct SocksSettings {
     pub relays: Vec<WebsocksUrl>,
     /// What is kept of the password for all of them.
     pub password: PasswordDigest,
+    /// What is led by them.
+    pub rules: Arc<RoutingRules>,
     /// How SOCKS5 is carried to them.
     pub protocol: SubProtocol,
     /// Connections to each relay that every shard keeps ready.

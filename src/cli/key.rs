@@ -19,7 +19,7 @@ const NAME_BYTES_MAX: usize = 64;
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
-  midspan key signalling --scope create >> /etc/midspan.toml
+  midspan key signalling --scope create >> /etc/midspan/midspan.toml
   curl -H 'Authorization: Bearer KEY' http://relay.example:8080/jet/create")]
 pub struct KeyArgs {
     /// Whose key it is

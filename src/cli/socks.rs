@@ -2,8 +2,11 @@
 
 use std::env;
 use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, value_parser};
@@ -13,6 +16,7 @@ use super::local_listener::LocalListener;
 use super::notify::Notifier;
 use super::{Advise, AgentArgs, host, logging, print, secret_file};
 use crate::access::PasswordDigest;
+use crate::access::routing::{LIST_BYTES_MAX, RoutingRules};
 use crate::agent::process::BoundSocks;
 use crate::agent::settings::SocksSettings;
 use crate::agent::socks::url::WebsocksUrl;
@@ -28,7 +32,7 @@ const PASSWORD_VARIABLE: &str = "MIDSPAN_PASSWORD";
 /// The most connections that a shard keeps ready at each relay.
 const POOL_MAX: u16 = 1024;
 
-/// Open a local SOCKS5 and HTTP CONNECT port whose connections go out by a relay
+/// Open a local SOCKS5 and HTTP proxy port whose connections go out by a relay
 ///
 /// The relay serves WebSocks: `[websocks] users` in its configuration.
 #[derive(Clone, Debug, Args)]
@@ -54,6 +58,11 @@ pub struct SocksArgs {
     /// Serve only who shows the USER:PASSWORD that this file holds
     #[arg(long, value_name = "FILE")]
     local_user_file: Option<PathBuf>,
+
+    /// Lead by a relay what the rules in this file say, and dial or refuse the rest
+    /// (docs/routing.md); without them all is led by a relay
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
 
     /// Keep so many connections ready at each relay, on each core
     #[arg(long, value_name = "N", default_value_t = 4)]
@@ -94,7 +103,12 @@ impl SocksArgs {
             let written = secret_file::read("user", &path)?;
             local_user(&written).with_context(|| format!("the user file {}", path.display()))
         });
+        let rules = match &self.rules {
+            Some(path) => read_rules(&host.current_dir.join(path))?,
+            None => RoutingRules::default(),
+        };
         Ok(SocksSettings {
+            rules: Arc::new(rules),
             listen: self.listen.0,
             relays: self.relay.clone(),
             password: PasswordDigest::of(one_line(&password)),
@@ -107,6 +121,24 @@ impl SocksArgs {
             agent,
         })
     }
+}
+
+fn read_rules(path: &Path) -> anyhow::Result<RoutingRules> {
+    let shown = path.display();
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the rules {shown}"))?;
+    let rules = RoutingRules::parse(&text, read_list);
+    rules.with_context(|| format!("the rules {shown}"))
+}
+
+fn read_list(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    // One byte more is enough to see that it is too long.
+    let bytes_max = LIST_BYTES_MAX as u64 + 1;
+    File::open(path)?
+        .take(bytes_max)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A secret without the end of its line, which may hold blanks.
@@ -146,6 +178,9 @@ pub(super) fn run(args: &SocksArgs) -> anyhow::Result<()> {
         let status = format!("serves SOCKS5 at {}", bound.address());
         Notifier::from_env(status).watch(pulse);
     }
+    for (path, list) in settings.rules.lists() {
+        info!(list = %path.display(), used = list.used_count(), ignored = list.ignored_count(), "list");
+    }
     let counted = bound.serve()?;
     info!(counters = %counted, "stopped");
     log.flush();
@@ -175,22 +210,21 @@ impl fmt::Display for SocksReport<'_> {
             (false, false) => "other hosts can reach it, with the user and password",
             (false, true) => "other hosts can use it, without a password",
         };
-        writeln!(f, "SOCKS5 and HTTP CONNECT at {listening} ({reach})")?;
+        writeln!(f, "SOCKS5 and HTTP proxy at {listening} ({reach})")?;
         for relay in *relays {
             writeln!(f, "  by {relay}")?;
         }
         writeln!(
             f,
-            "To try it:\n  curl --socks5-hostname {listening} http://example.com/"
+            "To try it:\n  curl --socks5-hostname {listening} http://example.com/\n\
+             For browsers, a script to configure themselves by:\n  http://{listening}/proxy.pac"
         )
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
 
     use clap::Parser;
 

@@ -76,6 +76,16 @@ impl ConfigError {
             Problem::UsersOpen { path, .. } => {
                 Some(format!("if nobody else has read it: chmod 640 {}", path.display()))
             }
+            Problem::NoSuchUser { path: Some(path), .. } => Some(format!(
+                "add the user to {}, or leave the name out here",
+                path.display()
+            )),
+            Problem::NoSuchUser { path: None, .. } => Some(
+                "say where users are listed: [websocks] users = \"/etc/midspan/users\"".into(),
+            ),
+            Problem::UserTwice { .. } => {
+                Some("one table has all that a user is to have; leave the name out here".into())
+            }
             Problem::Web(error) => error.next_step(),
             Problem::WebTwice => Some("leave one of them out".into()),
             Problem::NoStateDir => {
@@ -143,7 +153,6 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong; the key and its place are told by [`Place`].
 /// Why a line lists no user. Never holds what is kept of a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserReason {
@@ -157,6 +166,7 @@ pub enum UserReason {
     Password(PasswordDigestError),
 }
 
+/// What is wrong; the key and its place are told by [`Place`].
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The file cannot be read.
@@ -230,6 +240,15 @@ pub enum Problem {
     /// A line of it that lists nobody.
     #[error("line {number}: {reason}")]
     UsersLine { number: usize, reason: UserReason },
+    /// Rules for somebody whom nobody could be.
+    #[error("there is no user \"{}\"", .name.escape_debug())]
+    NoSuchUser { name: String, path: Option<PathBuf> },
+    /// Two tables of rules for one user.
+    #[error("the user \"{}\" has rules already", .name.escape_debug())]
+    UserTwice { name: String },
+    /// Rules for nobody.
+    #[error("no user is named")]
+    NoUser,
     /// Neither `allow` nor `deny`.
     #[error("\"{}\" is no rule, such as \"deny *:25\" or \"allow 10.0.0.0/8\"", .written.escape_debug())]
     Rule { written: String },

@@ -155,6 +155,17 @@ limits! {
     /// Requests that create an association, of one key or issuer, in a minute; so many may
     /// come at once. 0 is no limit.
     creations_per_minute_max: Fixed(0), 0, 1_048_576;
+    /// Sessions at once of one user that the relay dials for, those that are being dialled
+    /// among them; a table of `[[websocks.rules]]` may say otherwise. 0 is no limit.
+    sessions_per_user_max: Fixed(0), 0, 16_777_216;
+    /// What is dialled for one user in a minute; so much may be at once, and a table of
+    /// `[[websocks.rules]]` may say otherwise. 0 is no limit.
+    dials_per_minute_max: Fixed(0), 0, 1_048_576;
+    /// Names of one user that are resolved, or wait for that, at once.
+    names_per_user_max: Fixed(64), 1, 256;
+    /// Wrong passwords from one source address in a minute, of IPv6 from one /64; so many
+    /// may come at once. Above it none is looked at. 0 is no limit.
+    wrong_passwords_per_minute_max: Fixed(60), 0, 1_048_576;
     /// Tokens that serve once and were used, remembered until they expire. Above it
     /// none is taken.
     spent_tokens_max: Fixed(262_144), 1, 16_777_216;
@@ -203,6 +214,10 @@ impl Limits {
             session_idle_s: 0,
             waiting_per_address_max: 0,
             creations_per_minute_max: 0,
+            sessions_per_user_max: 0,
+            dials_per_minute_max: 0,
+            names_per_user_max: 0,
+            wrong_passwords_per_minute_max: 0,
             spent_tokens_max: 0,
             pipes_max,
             memory_bytes_max: memory_bytes / 2,

@@ -1,5 +1,6 @@
 //! Whom the relay dials for, and where: `[websocks]` and `[egress]`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -11,15 +12,29 @@ use toml::Spanned;
 
 use super::error::UserReason;
 use super::file::ConfigFile;
+use super::limits::spec_of;
 use super::{ConfigError, Place, Problem};
 use crate::access::egress::{Egress, Reach, Rule, Verdict};
-use crate::access::{PasswordDigest, User, Users};
+use crate::access::{Allowance, Allowances, PasswordDigest, User, Users};
 
 /// `[websocks]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenWebsocks {
     users: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    rules: Vec<WrittenRules>,
+}
+
+/// `[[websocks.rules]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRules {
+    users: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    egress: Vec<Spanned<String>>,
+    sessions_max: Option<Spanned<u64>>,
+    dials_per_minute_max: Option<Spanned<u64>>,
 }
 
 /// `[egress]`
@@ -49,6 +64,8 @@ pub struct UsersFile {
     pub path: Option<PathBuf>,
     /// Those that it lists.
     pub users: Users,
+    /// What some of them may, by the configuration.
+    pub allowances: Allowances,
 }
 
 impl UsersFile {
@@ -69,25 +86,32 @@ impl UsersFile {
         Ok(Self {
             path: Some(path.to_owned()),
             users: parse(&text)?,
+            allowances: Allowances::default(),
         })
     }
 
-    /// The same file, read again.
+    /// The same file, read again. Whoever is gone from it may not stay because rules are
+    /// left, so that these are not looked at.
     ///
     /// # Errors
     ///
     /// As when it was read first.
     pub fn read_again(&self) -> Result<Self, ConfigError> {
-        match &self.path {
-            None => Ok(Self::default()),
-            Some(path) => Self::read(path)
-                .map_err(|problem| ConfigError::new(Place::WholeFile(path.clone()), problem)),
-        }
+        let Some(path) = &self.path else {
+            return Ok(self.clone());
+        };
+        let wrong = |problem| ConfigError::new(Place::WholeFile(path.clone()), problem);
+        let fresh = Self::read(path).map_err(wrong)?;
+        let allowances = self.allowances.clone();
+        Ok(Self {
+            allowances,
+            ..fresh
+        })
     }
 }
 
 fn parse(text: &str) -> Result<Users, Problem> {
-    let mut users: Vec<User> = Vec::new();
+    let (mut users, mut names) = (Vec::new(), HashSet::new());
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -98,30 +122,102 @@ fn parse(text: &str) -> Result<Users, Problem> {
         if name.is_empty() {
             return Err(wrong(UserReason::NoName));
         }
-        if users.iter().any(|user| user.name == name) {
+        if !names.insert(name) {
             return Err(wrong(UserReason::Twice));
         }
         let password: PasswordDigest = password
             .parse()
             .map_err(|error| wrong(UserReason::Password(error)))?;
-        let name = name.to_owned();
+        let name = name.into();
         users.push(User { name, password });
     }
     Ok(Users::new(users))
 }
 
-/// The users of the file that the configuration names. Without it, WebSocks is not served.
+/// The users of the file that the configuration names, with what they may. Without it,
+/// WebSocks is not served.
 pub(super) fn users(file: Option<&ConfigFile>) -> Result<UsersFile, ConfigError> {
-    let in_file = file.and_then(|file| Some((file, file.written().websocks.users.as_ref()?)));
-    let Some((file, written)) = in_file else {
+    let Some(file) = file else {
         return Ok(UsersFile::default());
     };
-    let wrong = |problem| ConfigError::new(file.place(written), problem);
-    let path = written.get_ref();
-    if !path.is_absolute() {
-        return Err(wrong(Problem::RelativePath { path: path.clone() }));
+    let WrittenWebsocks { users, rules } = &file.written().websocks;
+    let listed = match users {
+        None => UsersFile::default(),
+        Some(written) => {
+            let wrong = |problem| ConfigError::new(file.place(written), problem);
+            let path = written.get_ref();
+            if !path.is_absolute() {
+                return Err(wrong(Problem::RelativePath { path: path.clone() }));
+            }
+            UsersFile::read(path).map_err(wrong)?
+        }
+    };
+    let allowances = allowances(file, rules, &listed)?;
+    Ok(UsersFile {
+        allowances,
+        ..listed
+    })
+}
+
+/// What users may of whom the file says so. They are those that are listed, and each is in
+/// one table.
+fn allowances(
+    file: &ConfigFile,
+    written: &[WrittenRules],
+    listed: &UsersFile,
+) -> Result<Allowances, ConfigError> {
+    let (mut tables, mut named) = (Vec::new(), HashSet::new());
+    for table in written {
+        let names = table.users.get_ref();
+        if names.is_empty() {
+            return Err(ConfigError::new(file.place(&table.users), Problem::NoUser));
+        }
+        for written in names {
+            let name = written.get_ref();
+            let (path, name_again) = (listed.path.clone(), name.clone());
+            let problem = match listed.users.find(name) {
+                None => Problem::NoSuchUser {
+                    name: name_again,
+                    path,
+                },
+                Some(_) if !named.insert(name) => Problem::UserTwice { name: name_again },
+                Some(_) => continue,
+            };
+            return Err(ConfigError::new(file.place(written), problem));
+        }
+        let users = names.iter().map(|name| name.get_ref().clone());
+        let allowance = Allowance {
+            egress: rules(file, &table.egress)?,
+            sessions_max: own_limit(file, table.sessions_max.as_ref(), "sessions_per_user_max")?,
+            dials_per_minute_max: own_limit(
+                file,
+                table.dials_per_minute_max.as_ref(),
+                "dials_per_minute_max",
+            )?,
+        };
+        tables.push((users.collect(), allowance));
     }
-    UsersFile::read(path).map_err(wrong)
+    Ok(Allowances::new(tables))
+}
+
+/// What stands in place of the limit called `name`, within its range.
+fn own_limit(
+    file: &ConfigFile,
+    written: Option<&Spanned<u64>>,
+    name: &str,
+) -> Result<Option<u32>, ConfigError> {
+    let Some(written) = written else {
+        return Ok(None);
+    };
+    let (spec, value) = (spec_of(name), *written.get_ref());
+    match u32::try_from(value) {
+        Ok(own) if (spec.min..=spec.max).contains(&value) => Ok(Some(own)),
+        _ => {
+            let (min, max) = (spec.min, spec.max);
+            let problem = Problem::OutOfRange { value, min, max };
+            Err(ConfigError::new(file.place(written), problem))
+        }
+    }
 }
 
 /// Where may be dialled: by the rules of the file, and beyond them what is public, or on
@@ -143,6 +239,11 @@ pub(super) fn egress(
         Some(WrittenReach::Everything) => Reach::Everything,
         None => by_default,
     };
+    Ok(Egress::new(rules(file, &written.rules)?, reach))
+}
+
+/// Rules as they are written, in order.
+fn rules(file: &ConfigFile, written: &[Spanned<String>]) -> Result<Vec<Rule>, ConfigError> {
     let rule = |written: &Spanned<String>| {
         let wrong = |problem| ConfigError::new(file.place(written), problem);
         let text = written.get_ref();
@@ -159,11 +260,10 @@ pub(super) fn egress(
             Err(error) => Err(wrong(Problem::Pattern(error))),
         }
     };
-    let rules: Result<_, _> = written.rules.iter().map(rule).collect();
-    Ok(Egress::new(rules?, reach))
+    written.iter().map(rule).collect()
 }
 
-/// Where users are listed, and egress rules, as the file writes them.
+/// Where users are listed, what they may, and egress rules, as the file writes them.
 pub(super) struct Shown<'a>(pub(super) &'a UsersFile, pub(super) &'a Egress);
 
 impl fmt::Display for Shown<'_> {
@@ -174,27 +274,52 @@ impl fmt::Display for Shown<'_> {
             Reach::Everything => "everything",
         };
         writeln!(f, "\n[egress]\nreach = \"{reach}\"")?;
-        if !egress.rules().is_empty() {
-            writeln!(f, "rules = [")?;
-            for Rule { pattern, verdict } in egress.rules() {
-                let verdict = match verdict {
-                    Verdict::Allow => "allow",
-                    Verdict::Deny => "deny",
-                };
-                writeln!(f, "    \"{verdict} {pattern}\",")?;
-            }
-            writeln!(f, "]")?;
-        }
+        show_rules(f, "rules", egress.rules())?;
         if let Some(path) = &users.path {
             let path = toml::Value::String(path.to_string_lossy().into_owned());
             writeln!(f, "\n[websocks]\nusers = {path}")?;
+        }
+        for (users, allowance) in users.allowances.all() {
+            let Allowance {
+                egress,
+                sessions_max,
+                dials_per_minute_max,
+            } = allowance;
+            let users: Vec<_> = users.iter().cloned().map(toml::Value::String).collect();
+            let users = toml::Value::Array(users);
+            writeln!(f, "\n[[websocks.rules]]\nusers = {users}")?;
+            show_rules(f, "egress", egress)?;
+            if let Some(max) = sessions_max {
+                writeln!(f, "sessions_max = {max}")?;
+            }
+            if let Some(max) = dials_per_minute_max {
+                writeln!(f, "dials_per_minute_max = {max}")?;
+            }
         }
         Ok(())
     }
 }
 
+fn show_rules(f: &mut fmt::Formatter<'_>, key: &str, rules: &[Rule]) -> fmt::Result {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "{key} = [")?;
+    for Rule { pattern, verdict } in rules {
+        let verdict = match verdict {
+            Verdict::Allow => "allow",
+            Verdict::Deny => "deny",
+        };
+        writeln!(f, "    \"{verdict} {pattern}\",")?;
+    }
+    writeln!(f, "]")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -203,7 +328,7 @@ mod tests {
         let check = |text: &str, expected: Result<&[&str], &str>| {
             let got = parse(text).map_err(|problem| problem.to_string());
             let names = got.as_ref().map(|users| {
-                let names = users.all().iter().map(|user| user.name.as_str());
+                let names = users.all().iter().map(|user| &*user.name);
                 names.collect::<Vec<_>>()
             });
             match expected {
@@ -223,5 +348,77 @@ mod tests {
             Err("line 2: the user is listed twice"),
         );
         check("alice:pasSw0rD", Err("line 1: a password is kept as"));
+    }
+
+    /// A file of alice, bob and carol, and a configuration that names it.
+    fn with_users(rules: &str) -> (tempfile::TempDir, PathBuf, ConfigFile) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        let kept = PasswordDigest::of("pasSw0rD");
+        fs::write(&path, format!("alice:{kept}\nbob:{kept}\ncarol:{kept}\n")).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let text = format!("[websocks]\nusers = {path:?}\n{rules}");
+        let file = ConfigFile::parse(Path::new("midspan.toml"), text).unwrap();
+        (folder, path, file)
+    }
+
+    #[test]
+    fn users_have_their_own_rules_and_limits() {
+        let written = "[[websocks.rules]]\nusers = [\"alice\", \"bob\"]\nsessions_max = 10\n\
+             egress = [\"allow 10.1.0.0/16\", \"deny *:25\"]\n\
+             [[websocks.rules]]\nusers = [\"carol\"]\ndials_per_minute_max = 0\n";
+        let (_folder, path, file) = with_users(written);
+        let users = users(Some(&file)).unwrap();
+        let of_alice = users.allowances.of("alice").unwrap();
+        assert_eq!(of_alice.egress.len(), 2);
+        assert_eq!(of_alice.sessions_max, Some(10));
+        assert_eq!(of_alice.dials_per_minute_max, None);
+        assert_eq!(users.allowances.of("bob"), Some(of_alice));
+        let of_carol = users.allowances.of("carol").unwrap();
+        assert_eq!(of_carol.dials_per_minute_max, Some(0));
+        assert_eq!(users.allowances.of("dave"), None);
+
+        // It is shown as it could be written.
+        let shown = Shown(&users, &Egress::default()).to_string();
+        let again = ConfigFile::parse(Path::new("again.toml"), shown).unwrap();
+        assert_eq!(super::users(Some(&again)).unwrap(), users);
+
+        // Whoever is gone from the file alone is gone, whatever rules are left.
+        let kept = PasswordDigest::of("pasSw0rD");
+        fs::write(&path, format!("alice:{kept}\n")).unwrap();
+        let fresh = users.read_again().unwrap();
+        assert!(fresh.users.find("alice").is_some() && fresh.users.find("bob").is_none());
+        assert_eq!(fresh.allowances, users.allowances);
+    }
+
+    #[test]
+    fn rules_are_for_users_that_there_are_and_once() {
+        let check = |rules: &str, expected: &str, step: &str| {
+            let (_folder, _, file) = with_users(rules);
+            let error = users(Some(&file)).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+            let next = error.next_step().unwrap_or_default();
+            assert!(next.contains(step), "{next}");
+        };
+        check(
+            "[[websocks.rules]]\nusers = [\"alice\", \"dave\"]\n",
+            "midspan.toml:4:19: there is no user \"dave\"",
+            "/users, or leave the name out here",
+        );
+        check(
+            "[[websocks.rules]]\nusers = [\"bob\"]\n[[websocks.rules]]\nusers = [\"bob\"]\n",
+            "midspan.toml:6:10: the user \"bob\" has rules already",
+            "one table",
+        );
+        check(
+            "[[websocks.rules]]\nusers = []\n",
+            "midspan.toml:4:9: no user is named",
+            "",
+        );
+        check(
+            "[[websocks.rules]]\nusers = [\"bob\"]\nsessions_max = 99999999\n",
+            "midspan.toml:5:16: 99999999 is outside 0 to 16777216",
+            "",
+        );
     }
 }

@@ -5,8 +5,8 @@
 //! error, and only bytes that no continuation could repair are one.
 
 pub mod detect;
-pub mod http_connect;
 pub mod http_head;
+pub mod http_proxy;
 pub mod jet;
 pub mod proxy_protocol;
 pub mod socks5;

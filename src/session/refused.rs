@@ -82,6 +82,8 @@ pub enum Refused {
     EgressDenied,
     /// The name leads nowhere, or did not in time.
     NotResolved,
+    /// No relay can be reached by which to go.
+    NoRelay,
     /// Nobody answers where it wants to go.
     DialFailed,
     /// Not one byte came before the handshake's deadline.
@@ -112,6 +114,14 @@ pub enum Refused {
     TooManyHandshakes,
     /// The key's bearer holds as many associations as it may.
     TooManyOfBearer,
+    /// The user has as many sessions as it may.
+    TooManyOfUser,
+    /// The user has more dialled than it may in a minute.
+    TooManyDials,
+    /// As many names of the user are being resolved as may, or of all.
+    TooManyNames,
+    /// More wrong passwords came from this address than may in a minute.
+    TooManyWrong,
     /// The legs that wait from this address are at their limit.
     TooManyWaiting,
     /// Memory is at its budget.
@@ -166,6 +176,7 @@ crate::labels!(Refused {
     CommandNotSupported = "command_not_supported",
     EgressDenied = "egress_denied",
     NotResolved = "not_resolved",
+    NoRelay = "no_relay",
     DialFailed = "dial_failed",
     Silent = "silent",
     TooSlow = "too_slow",
@@ -181,6 +192,10 @@ crate::labels!(Refused {
     TooManyFromAddress = "too_many_from_address",
     TooManyHandshakes = "too_many_handshakes",
     TooManyOfBearer = "too_many_of_bearer",
+    TooManyOfUser = "too_many_of_user",
+    TooManyDials = "too_many_dials",
+    TooManyNames = "too_many_names",
+    TooManyWrong = "too_many_wrong",
     TooManyWaiting = "too_many_waiting",
     OverMemory = "over_memory",
     NoDescriptor = "no_descriptor",
@@ -222,7 +237,9 @@ impl Refused {
             Self::BodyTooLong => 413,
             Self::UpgradeRequired => 426,
             Self::NotWaiting => 428,
-            Self::TooManyWaiting | Self::TooManyOfBearer | Self::TooFast => 429,
+            Self::TooManyWaiting | Self::TooManyOfBearer | Self::TooFast | Self::TooManyWrong => {
+                429
+            }
             Self::TooManyHeaders | Self::HeadTooLong => 431,
             Self::TableFull | Self::TooManySpent | Self::OverMemory | Self::Draining => 503,
             _ => 400,

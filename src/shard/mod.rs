@@ -33,6 +33,7 @@ pub mod share;
 pub mod status;
 mod stretch;
 pub mod tally;
+pub mod users;
 pub mod waiting;
 mod web;
 mod websocks;

@@ -14,6 +14,7 @@ use ahash::RandomState;
 use super::control::Envelope;
 use super::world::World;
 use crate::runtime::dial::connect_first;
+use crate::runtime::resolver::{Asker, TooManyNames};
 use crate::runtime::stream::Stream;
 use crate::time::Timestamp;
 
@@ -25,6 +26,17 @@ const FAILURE_AGE_MAX: Duration = Duration::from_secs(2);
 
 /// Names of one shard that are remembered.
 const NAMES_MAX: usize = 4096;
+
+/// Why there are no addresses.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// Nobody was asked.
+    #[error(transparent)]
+    TooMany(#[from] TooManyNames),
+    /// Whatever `getaddrinfo(3)` says.
+    #[error(transparent)]
+    Failed(#[from] io::Error),
+}
 
 /// An error, to be told again.
 type Failure = (io::ErrorKind, Rc<str>);
@@ -107,11 +119,30 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
     ///
     /// Whatever `getaddrinfo(3)` says; or that too many names wait.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let resolved = self.resolve_for(None, host, port).await;
+        resolved.map_err(|error| match error {
+            ResolveError::TooMany(error) => error.into(),
+            ResolveError::Failed(error) => error,
+        })
+    }
+
+    /// The same for `asker`, which may not have us resolve as many as it likes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::resolve`], or that too many of its names wait.
+    pub async fn resolve_for(
+        &self,
+        asker: Option<Asker>,
+        host: &str,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, ResolveError> {
         let known = self.names.borrow().find(host, self.reactor.now());
         let addresses = match known {
             Some(known) => known?,
             None => {
-                let asked = self.ask_resolver(host).await;
+                // That nobody was asked says nothing of the name.
+                let asked = self.ask_resolver(asker, host).await?;
                 let mut names = self.names.borrow_mut();
                 names.learn(host, &asked, self.reactor.now());
                 asked?
@@ -140,9 +171,13 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         connected
     }
 
-    async fn ask_resolver(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+    async fn ask_resolver(
+        &self,
+        asker: Option<Asker>,
+        host: &str,
+    ) -> Result<io::Result<Vec<IpAddr>>, TooManyNames> {
         let Some(resolver) = &self.resolver else {
-            return Err(io::ErrorKind::Unsupported.into());
+            return Ok(Err(io::ErrorKind::Unsupported.into()));
         };
         let question = self.questions.open();
         let id = question.id();
@@ -154,9 +189,9 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
                 answer,
             });
         });
-        resolver.resolve(host, 0, answer)?;
-        let addresses = question.answer().await?;
-        Ok(addresses.iter().map(SocketAddr::ip).collect())
+        resolver.resolve(host, 0, asker, answer)?;
+        let answer = question.answer().await;
+        Ok(answer.map(|addresses| addresses.iter().map(SocketAddr::ip).collect()))
     }
 }
 

@@ -20,14 +20,15 @@ use super::ear::Ear;
 use super::peer_address::PeerAddress;
 use super::per_address::PerAddress;
 use super::rest::{Ask, Told};
-use super::session_log::Session;
+use super::session_log::{Errand, Session};
 use super::sessions::Origin;
 use super::status::ShardStatus;
 use super::tally::Tally;
+use super::users::ShardUsers;
 use super::waiting::WaitingLeg;
 use super::world::{Service, TAG_SERVICE, World};
 use crate::access::egress::Egress;
-use crate::access::{Keyring, Rates, SpentTokens, Users};
+use crate::access::{Allowances, Keyring, Rates, SpentTokens, TokenId, Users};
 use crate::association::idle::Idleness;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
@@ -88,6 +89,8 @@ pub struct RendezvousSettings {
     pub keyring: Keyring,
     /// For whom the relay dials.
     pub users: Users,
+    /// What some of them may.
+    pub allowances: Allowances,
     /// Where it may.
     pub egress: Egress,
     /// What there is beside the relay's own paths.
@@ -112,6 +115,14 @@ pub struct RendezvousSettings {
     pub spent_tokens_max: usize,
     /// Of one bearer, on all shards; 0 is no limit.
     pub creations_per_minute_max: u32,
+    /// On all shards; 0 is no limit.
+    pub sessions_per_user_max: u32,
+    /// As above.
+    pub dials_per_minute_max: u32,
+    /// On all shards.
+    pub names_per_user_max: usize,
+    /// 0 is no limit.
+    pub wrong_passwords_per_minute_max: u32,
 }
 
 /// A leg on its way to its association's owner.
@@ -156,12 +167,13 @@ pub struct RelayService {
     /// Connections, whatever they are at; not those that the relay dialled.
     pub(super) connections_per_address: PerAddress,
     pub(super) spent_tokens: RefCell<SpentTokens>,
-    pub(super) creation_rates: RefCell<Rates>,
+    pub(super) creation_rates: RefCell<Rates<TokenId>>,
     /// Of sessions that may last only so long.
     pub(super) session_ends: RefCell<SessionEnds<Origin>>,
     pub(super) idleness: RefCell<Idleness<Origin>>,
     /// Of those that the relay dialled for.
     pub(super) last_dialled: Cell<u32>,
+    pub(super) users: ShardUsers,
     /// Connections for which the relay is to dial, or does.
     visitors: Tally,
     /// Those of them for which it passes datagrams on.
@@ -213,6 +225,7 @@ impl RelayService {
             session_ends: RefCell::default(),
             idleness: RefCell::default(),
             last_dialled: Cell::new(0),
+            users: ShardUsers::default(),
             visitors: Tally::default(),
             datagram_visits: Tally::default(),
             random,
@@ -580,7 +593,15 @@ impl Service for RelayService {
             Message::Report(asker) => self.report(&asker),
             Message::Reload(settings) => {
                 self.settings.replace(Rc::new(*settings));
+                self.forget_users();
             }
+        }
+    }
+
+    fn errand(&self, session: Origin) -> Option<Rc<Errand>> {
+        match session {
+            Origin::Met(_) => None,
+            Origin::Dialled(number) => self.errand_of(number),
         }
     }
 

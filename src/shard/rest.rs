@@ -5,6 +5,7 @@
 //! comes back as one.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
@@ -123,12 +124,20 @@ impl RelayService {
                 return None;
             }
             let knock = request.knock.filter(|_| self.has_users());
-            let knocked = knock.as_ref().map(|knock| self.check_knock(knock));
-            if let (Some(knock), Some(Ok(()))) = (knock, knocked) {
+            let knocked = knock
+                .as_ref()
+                .map(|knock| self.check_knock(knock, peer, &link));
+            if let (Some(knock), Some(Ok(user))) = (&knock, &knocked) {
+                let (knock, user) = (knock.clone(), Arc::clone(user));
                 let mut early = reader.take_rest();
                 early.extend_from_slice(&link.take_opened());
                 link.put_back(early);
-                return Some(Visitor { link, knock, peer });
+                return Some(Visitor {
+                    link,
+                    knock,
+                    user,
+                    peer,
+                });
             }
             let answered = match (knocked, &request.web) {
                 (Some(Err(refused)), _) => {

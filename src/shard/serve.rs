@@ -305,6 +305,7 @@ pub(super) fn service_settings(
         keyring: settings.keyring.clone(),
         session_idle: limits.session_idle(),
         users: settings.users.users.clone(),
+        allowances: settings.users.allowances.clone(),
         egress: settings.egress.clone(),
         web: settings.web.clone(),
         stun: settings.jet.stun.clone(),
@@ -318,6 +319,13 @@ pub(super) fn service_settings(
         memory_bytes_max: limits.memory_bytes_max,
         waiting_per_address_max: to_u32(share(limits.waiting_per_address_max, shards)),
         creations_per_minute_max: to_u32(limits.creations_per_minute_max),
+        sessions_per_user_max: to_u32(limits.sessions_per_user_max),
+        dials_per_minute_max: to_u32(limits.dials_per_minute_max),
+        names_per_user_max: to_usize(limits.names_per_user_max),
+        wrong_passwords_per_minute_max: to_u32(share(
+            limits.wrong_passwords_per_minute_max,
+            shards,
+        )),
         spent_tokens_max: to_usize(share(limits.spent_tokens_max, shards)),
     })
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{field, info};
 
 use super::peer_address::PeerAddress;
 use crate::metrics::ACCESS_LOG;
@@ -30,12 +30,19 @@ pub struct Session<C> {
     pub context: C,
 }
 
+/// For whom a relay dialled, and where to, as it was asked; each one word of a line.
+#[derive(Debug)]
+pub struct Errand {
+    pub user: Box<str>,
+    pub target: Box<str>,
+}
+
 // Each idle pair has one.
 const _: () = assert!(size_of::<Session<[u32; 3]>>() <= 88);
 
 impl<C> Session<C> {
     /// Writes the session's line to the access log.
-    pub(crate) fn log(&self, ended: &Ended, now: Timestamp) {
+    pub(crate) fn log(&self, ended: &Ended, now: Timestamp, errand: Option<&Errand>) {
         let [left, right] = &self.parties;
         info!(
             target: ACCESS_LOG,
@@ -47,6 +54,8 @@ impl<C> Session<C> {
             lasted_ms = millis(now.since(self.joined_at)),
             reason = ended.reason.label(),
             ended_by = ended_by(ended.reason),
+            user = errand.map(|errand| field::display(&errand.user)),
+            target = errand.map(|errand| field::display(&errand.target)),
             "session ended"
         );
     }

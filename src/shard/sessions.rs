@@ -80,6 +80,9 @@ impl RelayService {
     /// Takes back what [`Self::begin_session`] entered, but for its look at idleness.
     pub(super) fn forget_session(&self, session: &Session<Origin>) {
         self.session_ends.borrow_mut().remove(session.context);
+        if let Origin::Dialled(number) = session.context {
+            self.forget_dialled(number);
+        }
         let peers = session.parties.map(|party| party.peer);
         for peer in session.context.connected(peers) {
             self.connections_per_address.remove(peer);

@@ -13,16 +13,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tracing::debug;
 
 use super::leg::Leg;
+use super::names::ResolveError;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::sessions::Origin;
-use crate::access::egress::{Candidate, Verdict};
+use super::users::UserSession;
+use crate::access::egress::Candidate;
 use crate::protocol::Progress;
 use crate::protocol::socks5::{
     Asked, Command, Destination, Host, MethodPolicy, Reply, ReplyCode, Request, Server,
@@ -47,6 +49,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Visitor {
     pub(super) link: Link,
     pub(super) knock: Knock,
+    pub(super) user: Arc<str>,
     pub(super) peer: PeerAddress,
 }
 
@@ -58,20 +61,12 @@ struct NotDialled {
 }
 
 impl RelayService {
-    /// Whether a knock is a user's.
-    pub(super) fn check_knock(&self, knock: &Knock) -> Result<(), Refused> {
-        let settings = self.settings();
-        let (user, proof) = knock.credentials.as_ref().ok_or(Refused::NoPassword)?;
-        let known = settings.users.authenticate(user, proof, clock::unix_time());
-        known.ok_or(Refused::WrongPassword)?;
-        knock.protocol.map(|_| ()).ok_or(Refused::NoSubProtocol)
-    }
-
     /// Lets a visitor in and dials for it.
     pub(super) async fn serve_visitor(self: &Rc<Self>, visitor: Visitor) {
         let Visitor {
             mut link,
             knock,
+            user,
             peer,
         } = visitor;
         let reactor = &self.world.reactor;
@@ -111,9 +106,9 @@ impl RelayService {
             }
         };
         let dialled = match request.command {
-            Command::Connect => self.dial_for(&request.destination).await,
+            Command::Connect => self.dial_for(&user, &request.destination).await,
             Command::UdpAssociate => {
-                return Box::pin(self.serve_datagrams(stream, peer, since)).await;
+                return Box::pin(self.serve_datagrams(stream, &user, peer, since)).await;
             }
             Command::Bind => Err(NotDialled {
                 reply: ReplyCode::CommandNotSupported,
@@ -121,8 +116,8 @@ impl RelayService {
             }),
         };
         let mut reply = Vec::new();
-        let origin = match dialled {
-            Ok(origin) => origin,
+        let (origin, of_user) = match dialled {
+            Ok(dialled) => dialled,
             Err(NotDialled {
                 reply: code,
                 refused,
@@ -148,8 +143,9 @@ impl RelayService {
         let left = Leg::from_stream(stream, peer, since, gate);
         let origin = WrappedStream::plain(origin);
         let right = Leg::from_stream(origin, origin_peer, since, GateHold::Open);
-        let session = Origin::Dialled(self.next_dialled());
-        self.begin_session(left, right, session, None);
+        let number = self.next_dialled();
+        self.remember_dialled(number, of_user, &request.destination);
+        self.begin_session(left, right, Origin::Dialled(number), None);
     }
 
     /// A visitor's connection behind its upgrade.
@@ -203,18 +199,32 @@ impl RelayService {
         }
     }
 
-    /// Connects to where a visitor wants to go, if it may.
-    async fn dial_for(&self, destination: &Destination) -> Result<Stream, NotDialled> {
+    /// Connects to where a user wants to go, if it may.
+    async fn dial_for(
+        &self,
+        user: &Arc<str>,
+        destination: &Destination,
+    ) -> Result<(Stream, UserSession), NotDialled> {
         let reactor = &self.world.reactor;
         let until = reactor.now() + DIAL_TIMEOUT;
         let not = |reply, refused| NotDialled { reply, refused };
+        // What is no rule's may be had later.
+        let too_many = |refused| not(ReplyCode::GeneralFailure, refused);
+        let may_not = |refused| not(ReplyCode::NotAllowed, refused);
+        let settings = self.settings();
+        let may = self.allowance(&settings, user).map_err(may_not)?;
+        let session = self.begin_dial(user, &may).map_err(too_many)?;
         let (name, addresses) = match &destination.host {
             Host::Address(address) => (None, vec![SocketAddr::new(*address, destination.port)]),
             Host::Name(name) => {
-                let resolving = self.world.resolve(name, destination.port);
+                let asker = Some(self.asker(user));
+                let resolving = self.world.resolve_for(asker, name, destination.port);
                 let resolved = reactor.deadline(until, resolving).await;
                 let addresses = match resolved {
                     Some(Ok(addresses)) => addresses,
+                    Some(Err(ResolveError::TooMany(_))) => {
+                        return Err(too_many(Refused::TooManyNames));
+                    }
                     Some(Err(error)) => {
                         debug!(%destination, %error, "name not resolved");
                         return Err(not(ReplyCode::HostUnreachable, Refused::NotResolved));
@@ -224,24 +234,23 @@ impl RelayService {
                 (Some(&**name), addresses)
             }
         };
-        let settings = self.settings();
         let may_dial = |address: &SocketAddr| {
-            let candidate = Candidate {
+            may.dial(&Candidate {
                 name,
                 address: address.ip(),
                 port: address.port(),
-            };
-            settings.egress.judge(&candidate) == Verdict::Allow
+            })
         };
         let allowed: Vec<SocketAddr> = addresses.into_iter().filter(may_dial).collect();
         if allowed.is_empty() {
-            return Err(not(ReplyCode::NotAllowed, Refused::EgressDenied));
+            return Err(may_not(Refused::EgressDenied));
         }
         let connected = self.world.connect(name, &allowed, until).await;
-        connected.map_err(|error| {
+        let connected = connected.map_err(|error| {
             debug!(%destination, %error, "not dialled");
-            not(reply_code(&error), Refused::DialFailed)
-        })
+            not(ReplyCode::of_dial(error.kind()), Refused::DialFailed)
+        })?;
+        Ok((connected, session))
     }
 }
 
@@ -282,16 +291,5 @@ async fn read_more(stream: &mut WrappedStream, received: &mut Vec<u8>) -> Result
         Ok(0) => Err(Refused::ClosedEarly),
         Ok(_) => Ok(()),
         Err(_) => Err(Refused::ResetEarly),
-    }
-}
-
-/// What a visitor is told of a dial that failed: RFC 1928 §6.
-fn reply_code(error: &io::Error) -> ReplyCode {
-    match (error.kind(), Errno::from_io_error(error)) {
-        (io::ErrorKind::TimedOut, _) => ReplyCode::TtlExpired,
-        (_, Some(Errno::NETUNREACH)) => ReplyCode::NetworkUnreachable,
-        (_, Some(Errno::HOSTUNREACH | Errno::ADDRNOTAVAIL)) => ReplyCode::HostUnreachable,
-        (_, Some(Errno::CONNREFUSED)) => ReplyCode::ConnectionRefused,
-        _ => ReplyCode::GeneralFailure,
     }
 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::control::{Control, Envelope, Operator};
 use super::leg::Leg;
 use super::names::Names;
-use super::session_log::Session;
+use super::session_log::{Errand, Session};
 use super::stretch::Stretch;
 use super::tally::Tally;
 use crate::association::key::ShardId;
@@ -87,6 +87,11 @@ pub trait Service: 'static {
     /// advance has pairs to which nobody came.
     fn is_session(&self, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
         true
+    }
+
+    /// For whom its peer was dialled, where it was.
+    fn errand(&self, _context: Self::Context) -> Option<Rc<Errand>> {
+        None
     }
 
     /// A session ended; its sockets are taken care of. `bytes` were delivered:
@@ -623,7 +628,8 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
             unreachable!("every pair has its session");
         };
         if service.is_session(ended.reason, ended.bytes) {
-            session.log(&ended, now);
+            let errand = service.errand(session.context);
+            session.log(&ended, now, errand.as_deref());
         }
         let lasted = clock::now().since(session.joined_at);
         record(&mut world.latencies.borrow_mut().session, lasted);

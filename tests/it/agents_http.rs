@@ -23,7 +23,7 @@ const CUT_BYTES: usize = FILE_BYTES / 2 + 12_345;
 const TOGETHER_COUNT: usize = 4;
 
 /// The file.
-const WHOLE: &str = "/whole";
+pub(crate) const WHOLE: &str = "/whole";
 /// The file for [`TOGETHER_COUNT`] clients, none of whom is answered before all have asked.
 const TOGETHER: &str = "/together";
 /// The file from a server that goes away.
@@ -36,13 +36,13 @@ const HEAD_BYTES_MAX: u64 = 16 << 10;
 const CURL_PARTIAL_FILE: i32 = 18;
 
 /// An HTTP server for one file: one request a connection, the whole or one range.
-struct FileServer {
+pub(crate) struct FileServer {
     content: Vec<u8>,
     together: Barrier,
 }
 
 impl FileServer {
-    fn start(content: Vec<u8>) -> (Arc<Self>, SocketAddr) {
+    pub(crate) fn start(content: Vec<u8>) -> (Arc<Self>, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let server = Arc::new(Self {

@@ -21,7 +21,7 @@ fn file_bytes() -> usize {
 }
 
 /// Makes a key pair at `path`.
-fn make_key(ssh_keygen: &Path, path: &Path) {
+pub(crate) fn make_key(ssh_keygen: &Path, path: &Path) {
     let status = Command::new(ssh_keygen)
         .args(["-q", "-t", "ed25519", "-N", "", "-f"])
         .arg(path)
@@ -31,7 +31,7 @@ fn make_key(ssh_keygen: &Path, path: &Path) {
 
 /// An SSH server for the user of this test: one `sshd -i` a connection, so that
 /// it needs no port of its own.
-fn ssh_server(sshd: &Path, folder: &Path) -> SocketAddr {
+pub(crate) fn ssh_server(sshd: &Path, folder: &Path) -> SocketAddr {
     // Where a root sshd separates its privileges; others do without.
     let _ = fs::create_dir_all("/run/sshd");
     let config = folder.join("sshd_config");

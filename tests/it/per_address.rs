@@ -19,7 +19,7 @@ use super::relay_process::Relay;
 use super::require::require_cores;
 
 /// A connection from another address than [`dial`] has.
-fn dial_from_elsewhere(relay: SocketAddr) -> TcpStream {
+pub(crate) fn dial_from_elsewhere(relay: SocketAddr) -> TcpStream {
     let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
     let fd = socket_with(family, SocketType::STREAM, flags, None).expect("a socket");
     bind(&fd, &SocketAddr::from(([127, 0, 0, 2], 0))).expect("bound");

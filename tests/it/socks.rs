@@ -19,7 +19,7 @@ use super::relay_process::Relay;
 use super::websocks::{PASSWORD, relay};
 
 /// A file that nobody else reads.
-fn secret(folder: &Path, name: &str, text: &str) -> String {
+pub(crate) fn secret(folder: &Path, name: &str, text: &str) -> String {
     let path = folder.join(name);
     fs::write(&path, text).expect("written");
     fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
@@ -31,7 +31,7 @@ pub(crate) fn agent(folder: &Path, relay: &str, options: &[&str]) -> (Program, S
     let password = secret(folder, "password", PASSWORD);
     let args = ["socks", "0", "--relay", relay, "--password-file", &password];
     let agent = Program::start(&[&args, options].concat());
-    let local = agent.reported("SOCKS5 and HTTP CONNECT at ").parse();
+    let local = agent.reported("SOCKS5 and HTTP proxy at ").parse();
     (agent, local.expect("an address"))
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn ask_for(
     }
 }
 
-fn connect(agent: SocketAddr, target: SocketAddr) -> TcpStream {
+pub(crate) fn connect(agent: SocketAddr, target: SocketAddr) -> TcpStream {
     let (stream, reply) = ask(agent, &target.into(), None);
     assert_eq!(reply.code, ReplyCode::Succeeded);
     stream
@@ -259,7 +259,8 @@ fn what_speaks_neither_is_closed_and_costs_nobody_else_anything() {
         stream.read_to_end(&mut got).expect("its end");
         assert!(got.starts_with(answer), "{got:?}");
     };
-    answered(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 405 ");
+    answered(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 404 ");
+    answered(b"GET https://a/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ");
     answered(b"CONNECT a HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ");
     // BIND, and a command that nobody knows.
     for command in [2, 9] {
@@ -273,4 +274,58 @@ fn what_speaks_neither_is_closed_and_costs_nobody_else_anything() {
     }
     check_echo_over(connect(local, service(echo)), 1, 1000);
     assert!(agent.stop().success());
+}
+
+#[test]
+fn rules_say_what_is_led_dialled_and_refused() {
+    let (folder, relay) = relay("");
+    let (echoing, greeting) = (service(echo), service(greet_and_count));
+    let text = format!(
+        "deny :25\ndeny nobody.example\ndirect 127.0.0.1:{}\nrelay-or-direct 127.0.0.1:{}\n",
+        echoing.port(),
+        greeting.port(),
+    );
+    let rules = secret(folder.path(), "rules", &text);
+    let (agent, local) = agent(folder.path(), &url(&relay), &["--rules", &rules]);
+    assert_eq!(refused(local, "127.0.0.1", 25), ReplyCode::NotAllowed);
+    assert_eq!(
+        refused(local, "www.nobody.example", 80),
+        ReplyCode::NotAllowed
+    );
+    check_echo_over(connect(local, echoing), 1, 1000);
+    read_banner(&mut connect(local, greeting)).expect("a greeting");
+    let ended = relay.stop();
+    ended.check_clean();
+    // The echo was dialled by the agent itself.
+    assert_eq!(ended.counters.count("paired"), 1);
+    // Without the relay: only where a rule says so.
+    let other = service(echo);
+    assert_eq!(
+        refused(local, "127.0.0.1", other.port()),
+        ReplyCode::NetworkUnreachable
+    );
+    read_banner(&mut connect(local, greeting)).expect("a greeting");
+    assert!(agent.stop().success());
+}
+
+#[test]
+fn a_browser_is_given_a_script_by_the_name_that_it_has_for_the_port() {
+    let (folder, relay) = relay("");
+    let rules = secret(folder.path(), "rules", "direct home.example\n");
+    let (_agent, local) = agent(folder.path(), &url(&relay), &["--rules", &rules]);
+    let host = format!("localhost:{}", local.port());
+    let mut stream = dial(local);
+    let request = format!("GET /proxy.pac HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    for part in [
+        "HTTP/1.1 200 ",
+        "application/x-ns-proxy-autoconfig",
+        "function FindProxyForURL",
+        &format!("SOCKS5 {host}"),
+        "home.example",
+    ] {
+        assert!(answer.contains(part), "{answer}");
+    }
 }

@@ -16,7 +16,7 @@ use super::agent_process::Program;
 use super::jet_client::read_to_end;
 use super::patience::{PATIENCE, until};
 use super::relay_process::Relay;
-use super::socks::{agent, ask_for, url};
+use super::socks::{agent, ask_for, secret, url};
 use super::transports::certificate;
 use super::websocket_clients::{require_python, script};
 use super::websocks::{KEY, read_reply, relay, request, visit};
@@ -244,6 +244,57 @@ fn where_nobody_may_go_nothing_is_sent_and_new_rules_hold_at_once() {
         (counters.count("datagrams_denied") > 4).then_some(())
     });
     assert_eq!(relay.counters().count("datagrams_dropped"), 0);
+}
+
+#[test]
+fn users_rules_and_limits_hold_for_datagrams() {
+    let (denied, denied_address) = bind(LOOPBACK);
+    let (server, address) = bind(LOOPBACK);
+    let port = denied_address.port();
+    let (folder, mut relay) = relay(&format!(
+        "cores = 1\n[[websocks.rules]]\nusers = [\"alice\"]\nsessions_max = 1\n\
+         egress = [\"deny *:{port}\"]\n"
+    ));
+    let (_agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let client = Client::new(local);
+    client.send(&denied_address.into(), b"never");
+    client.check_echo(&address.into(), &server, b"this one may");
+    check_nothing(&denied);
+    assert_eq!(relay.counters().count("datagrams_denied"), 1);
+    let request = Request {
+        command: Command::UdpAssociate,
+        destination: named("0", 7),
+    };
+    let (_, reply) = ask_for(local, &request, None);
+    assert_eq!(reply.code, ReplyCode::GeneralFailure);
+    assert_eq!(relay.counters().count("refused.too_many_of_user"), 1);
+    client.check_gone();
+    let line = relay.wait_for_line("datagrams ended");
+    assert!(line.contains("user=alice"), "{line}");
+    // It was one session as long as it lasted.
+    until("another", || {
+        let (_control, reply) = ask_for(local, &request, None);
+        (reply.code == ReplyCode::Succeeded).then_some(())
+    });
+}
+
+#[test]
+fn what_rules_keep_from_relays_is_not_sent() {
+    let (folder, mut relay) = relay("");
+    let (server, address) = bind(LOOPBACK);
+    let (denied, denied_address) = bind(LOOPBACK);
+    let (direct, direct_address) = bind(LOOPBACK);
+    let text = format!("deny {denied_address}\ndirect localhost\nrelay-or-direct {address}\n");
+    let rules = secret(folder.path(), "rules", &text);
+    let (agent, local) = agent(folder.path(), &url(&relay), &["--rules", &rules]);
+    let client = Client::new(local);
+    client.send(&denied_address.into(), b"never");
+    client.send(&named("localhost", direct_address.port()), b"never");
+    client.check_echo(&address.into(), &server, b"this one may");
+    check_nothing(&denied);
+    check_nothing(&direct);
+    assert_eq!(count(&agent, "datagrams_denied"), 2);
+    assert_eq!(relay.counters().count("datagrams_relayed"), 2);
 }
 
 #[test]

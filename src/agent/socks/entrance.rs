@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 
+use super::Refusal;
 use crate::access::PasswordDigest;
 use crate::agent::leg::{self, HANDSHAKE_TIMEOUT, LegError};
 use crate::agent::random::random_bytes;
@@ -17,6 +18,7 @@ use crate::runtime::clock;
 use crate::runtime::socket::Keepalive;
 use crate::session::approach::Trusted;
 use crate::session::entry::{Entered, Entry, EntryError, Visitor};
+use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::world::World;
 
@@ -195,13 +197,14 @@ impl Entrance {
 }
 
 impl AskError {
-    /// What the local client is told.
-    pub(super) const fn reply(&self) -> ReplyCode {
-        match self {
-            Self::Enter(_) => ReplyCode::NetworkUnreachable,
-            Self::Silent => ReplyCode::TtlExpired,
-            Self::Dead | Self::Socks(_) => ReplyCode::GeneralFailure,
-        }
+    /// What the local client is told, and what is counted.
+    pub(super) const fn refusal(&self) -> Refusal {
+        let (code, refused) = match self {
+            Self::Enter(_) => (ReplyCode::NetworkUnreachable, Refused::NoRelay),
+            Self::Silent => (ReplyCode::TtlExpired, Refused::DialFailed),
+            Self::Dead | Self::Socks(_) => (ReplyCode::GeneralFailure, Refused::DialFailed),
+        };
+        Refusal { code, refused }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A local client: SOCKS5 or HTTP CONNECT, told apart by the first byte.
+//! A local client: SOCKS5 or HTTP, told apart by the first byte.
 
 use std::fmt;
 use std::io;
@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
+use crate::access::routing::{PAC_CONTENT_TYPE, ProxyAddress, RoutingRules};
 use crate::protocol::Progress;
-use crate::protocol::http_connect::{self, CONNECTED, ConnectRequest};
+use crate::protocol::http_head::{Answer, Persistence};
+use crate::protocol::http_proxy::{self, CONNECTED, ProxyAsked, ProxyRequest};
 use crate::protocol::socks5::{
     self, Asked, Command, Credentials, MethodPolicy, Reply, ReplyCode, Request, Server,
 };
@@ -15,6 +17,9 @@ use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
+
+/// Where browsers find by which proxy to go.
+const PAC_PATH: &str = "/proxy.pac";
 
 /// Whom the port serves.
 #[derive(Clone)]
@@ -59,7 +64,10 @@ pub(super) struct Local {
 enum Spoken {
     Nothing,
     Socks,
-    Http,
+    /// To be connected.
+    Connect,
+    /// To have a request passed on, whose answer says all that there is to say.
+    Pass,
 }
 
 impl Local {
@@ -71,17 +79,23 @@ impl Local {
     }
 
     /// Reads what the client wants. One that is refused has been told why.
-    pub(super) async fn ask(&mut self, policy: &LocalPolicy) -> Result<Request, Refused> {
+    ///
+    /// One that asked for something of the port's own has been answered: `None`.
+    pub(super) async fn ask(
+        &mut self,
+        policy: &LocalPolicy,
+        rules: &RoutingRules,
+    ) -> Result<Option<Request>, Refused> {
         let mut first = Vec::new();
         self.read(&mut first).await?;
         match first.first() {
             Some(&socks5::VERSION) => {
                 self.spoken = Spoken::Socks;
-                self.ask_socks(first, policy).await
+                self.ask_socks(first, policy).await.map(Some)
             }
             Some(b'A'..=b'Z') => {
-                self.spoken = Spoken::Http;
-                self.ask_http(first, policy).await
+                self.spoken = Spoken::Connect;
+                self.ask_http(first, policy, rules).await
             }
             // SOCKS4 among them, whose requests name no user that could be asked for.
             _ => Err(Refused::BadSocks),
@@ -132,28 +146,74 @@ impl Local {
         &mut self,
         mut received: Vec<u8>,
         policy: &LocalPolicy,
-    ) -> Result<Request, Refused> {
-        loop {
-            match ConnectRequest::decode(&received) {
+        rules: &RoutingRules,
+    ) -> Result<Option<Request>, Refused> {
+        let (request, consumed) = loop {
+            match ProxyRequest::decode(&received) {
                 Ok(Progress::Partial { .. }) => self.read(&mut received).await?,
-                Ok(Progress::Complete { value, consumed }) => {
-                    if !policy.admits(value.credentials.as_ref()) {
-                        let words = "this proxy asks for a user and a password\n";
-                        self.say(&http_connect::refusal(407, words)).await?;
-                        return Err(Refused::WrongPassword);
-                    }
-                    self.stream.put_back(received.split_off(consumed));
-                    return Ok(Request {
-                        command: Command::Connect,
-                        destination: value.destination,
-                    });
-                }
+                Ok(Progress::Complete { value, consumed }) => break (value, consumed),
                 Err(error) => {
                     self.say(&error.answer()).await?;
                     return Err(Refused::NotHttp);
                 }
             }
+        };
+        let ProxyRequest { asked, credentials } = request;
+        let is_own = matches!(asked, ProxyAsked::Own { .. });
+        // A browser asks for the script before it knows of any proxy.
+        if !is_own && !policy.admits(credentials.as_ref()) {
+            let words = "this proxy asks for a user and a password\n";
+            self.say(&http_proxy::refusal(407, words)).await?;
+            return Err(Refused::WrongPassword);
         }
+        let mut rest = received.split_off(consumed);
+        let destination = match asked {
+            ProxyAsked::Connect(destination) => destination,
+            ProxyAsked::Pass {
+                destination,
+                mut head,
+            } => {
+                self.spoken = Spoken::Pass;
+                head.append(&mut rest);
+                rest = head;
+                destination
+            }
+            ProxyAsked::Own { path, host } => {
+                return self.answer_own(&path, host.as_deref(), rules).await;
+            }
+        };
+        self.stream.put_back(rest);
+        Ok(Some(Request {
+            command: Command::Connect,
+            destination,
+        }))
+    }
+
+    /// Gives out what browsers need, and nothing else.
+    async fn answer_own(
+        &mut self,
+        path: &str,
+        host: Option<&str>,
+        rules: &RoutingRules,
+    ) -> Result<Option<Request>, Refused> {
+        let path = path.split('?').next().unwrap_or_default();
+        if path != PAC_PATH {
+            let words = "this is a proxy; its script for browsers is /proxy.pac\n";
+            self.say(&http_proxy::refusal(404, words)).await?;
+            return Err(Refused::BadPath);
+        }
+        // By the name that the browser has for us; without one, by our address.
+        let own = self.stream.local_address();
+        let named = host.and_then(|host| host.parse::<ProxyAddress>().ok());
+        let by_address =
+            || own.and_then(|own| ProxyAddress::new(&own.ip().to_string(), own.port()).ok());
+        let Some(proxy) = named.or_else(by_address) else {
+            return Err(Refused::ResetEarly);
+        };
+        let script = rules.auto_config(&proxy);
+        let answer = Answer::with_body(200, PAC_CONTENT_TYPE, script);
+        self.say(&answer.encode(Persistence::Close)).await?;
+        Ok(None)
     }
 
     /// Says what came of its request.
@@ -162,10 +222,11 @@ impl Local {
         outcome: Result<SocketAddr, ReplyCode>,
     ) -> io::Result<()> {
         let words = match (self.spoken, outcome) {
-            (Spoken::Http, Ok(_)) => CONNECTED.to_vec(),
-            (Spoken::Http, Err(code)) => {
+            (Spoken::Pass, Ok(_)) => return Ok(()),
+            (Spoken::Connect, Ok(_)) => CONNECTED.to_vec(),
+            (Spoken::Connect | Spoken::Pass, Err(code)) => {
                 let (status, text) = http_refusal(code);
-                http_connect::refusal(status, text)
+                http_proxy::refusal(status, text)
             }
             (Spoken::Socks | Spoken::Nothing, outcome) => {
                 let mut words = Vec::new();

@@ -1,4 +1,4 @@
-//! The local SOCKS5 and HTTP CONNECT port: each connection goes out by a WebSocks relay.
+//! The local SOCKS5 and HTTP proxy port: each connection goes out by a WebSocks relay.
 //!
 //! ```text
 //! accepted ── what does it want? ── a way out ── SOCKS5 over it ── reply ── pair
@@ -18,8 +18,9 @@ mod udp;
 pub mod url;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tracing::debug;
 
@@ -27,7 +28,8 @@ use super::leg;
 use super::proxy::Proxy;
 use super::settings::SocksSettings;
 use super::way::WayError;
-use crate::protocol::socks5::{Command, Destination, Reply, ReplyCode, Request};
+use crate::access::routing::{self, Action, RoutingRules};
+use crate::protocol::socks5::{Command, Destination, Host, Reply, ReplyCode, Request};
 use crate::protocol::websocks::SubProtocol;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::Flag;
@@ -51,6 +53,7 @@ pub(super) struct SocksOptions {
     /// At least one.
     pub(super) gateways: Vec<Gateway>,
     pub(super) policy: LocalPolicy,
+    pub(super) rules: Arc<RoutingRules>,
     pub(super) protocol: SubProtocol,
     /// Ways out of one shard that are kept ready at each gateway.
     pub(super) pool_size: usize,
@@ -61,6 +64,7 @@ pub(super) struct SocksOptions {
 pub(super) struct SocksService {
     world: Rc<World<(), Infallible>>,
     policy: LocalPolicy,
+    rules: Arc<RoutingRules>,
     pools: Vec<Rc<Pool>>,
     connections_max: usize,
     /// Connections that have not said what they want.
@@ -72,8 +76,18 @@ pub(super) struct SocksService {
     stop: Rc<Flag>,
 }
 
-/// A way out with an answer on it, and where its far end is.
+/// A connection to a destination, and where it begins.
 type Connected = (WrappedStream, SocketAddr);
+
+/// Where a connection begins whose beginning nobody knows.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Why there is none: for the client, and for the counters.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    code: ReplyCode,
+    refused: Refused,
+}
 
 impl SocksOptions {
     pub(super) fn new(settings: &SocksSettings) -> Result<Self, WayError> {
@@ -82,6 +96,7 @@ impl SocksOptions {
         Ok(Self {
             gateways: gateways?,
             policy: LocalPolicy::new(settings.local_user.clone()),
+            rules: Arc::clone(&settings.rules),
             protocol: settings.protocol,
             pool_size: settings.pool_size,
         })
@@ -98,6 +113,7 @@ impl SocksService {
         let SocksOptions {
             gateways,
             policy,
+            rules,
             protocol,
             pool_size,
         } = options;
@@ -109,6 +125,7 @@ impl SocksService {
         Rc::new(Self {
             world,
             policy,
+            rules,
             pools,
             connections_max,
             asking: Tally::default(),
@@ -132,17 +149,22 @@ impl SocksService {
         let asking = self.asking.enter();
         let mut local = Local::new(stream);
         let until = since + leg::HANDSHAKE_TIMEOUT;
-        let asked = reactor.deadline(until, local.ask(&self.policy)).await;
+        let asking_it = local.ask(&self.policy, &self.rules);
+        let asked = reactor.deadline(until, asking_it).await;
         drop(asking);
         let request = match asked.unwrap_or(Err(Refused::TooSlow)) {
-            Ok(request) => request,
+            Ok(Some(request)) => request,
+            Ok(None) => return local.part(reactor).await,
             Err(refused) => {
                 self.world.count_refused(refused);
                 return local.part(reactor).await;
             }
         };
         let connected = match request.command {
-            Command::Connect => self.connect(&request.destination).await,
+            Command::Connect => self.connect(&request.destination).await.map_err(|refusal| {
+                self.world.count_refused(refusal.refused);
+                refusal.code
+            }),
             Command::UdpAssociate => {
                 let declared = &request.destination;
                 return Box::pin(self.associate(local, declared, serving)).await;
@@ -168,8 +190,50 @@ impl SocksService {
         }
     }
 
+    /// What the rules say of a destination.
+    fn action(&self, destination: &Destination) -> Action {
+        self.rules.decide(&routing::Destination {
+            host: match &destination.host {
+                Host::Address(address) => routing::Host::Address(*address),
+                Host::Name(name) => routing::Host::Name(name),
+            },
+            port: destination.port,
+        })
+    }
+
+    /// Connects to a destination as the rules say.
+    async fn connect(&self, destination: &Destination) -> Result<Connected, Refusal> {
+        match self.action(destination) {
+            Action::Deny => Err(Refusal {
+                code: ReplyCode::NotAllowed,
+                refused: Refused::EgressDenied,
+            }),
+            Action::Direct => self.connect_directly(destination).await,
+            Action::Relay => self.connect_by_relay(destination).await,
+            Action::RelayOrDirect => match self.connect_by_relay(destination).await {
+                Err(refusal) if refusal.refused == Refused::NoRelay => {
+                    self.connect_directly(destination).await
+                }
+                connected => connected,
+            },
+        }
+    }
+
+    async fn connect_directly(&self, destination: &Destination) -> Result<Connected, Refusal> {
+        let stream = leg::dial_destination(&self.world, destination).await;
+        let stream = stream.map_err(|error| {
+            debug!(%destination, %error, "not dialled");
+            Refusal {
+                code: error.reply(),
+                refused: Refused::DialFailed,
+            }
+        })?;
+        let bound = stream.socket().local_address();
+        Ok((WrappedStream::plain(stream), bound.unwrap_or(NOWHERE)))
+    }
+
     /// Has the first relay that can be had connect to a destination.
-    async fn connect(&self, destination: &Destination) -> Result<Connected, ReplyCode> {
+    async fn connect_by_relay(&self, destination: &Destination) -> Result<Connected, Refusal> {
         let request = Request {
             command: Command::Connect,
             destination: destination.clone(),
@@ -178,19 +242,21 @@ impl SocksService {
     }
 
     /// Has the first relay that can be had do what is asked.
-    async fn ask(&self, request: &Request) -> Result<Connected, ReplyCode> {
-        let mut failure = ReplyCode::NetworkUnreachable;
+    async fn ask(&self, request: &Request) -> Result<Connected, Refusal> {
+        let mut refusal = Refusal {
+            code: ReplyCode::NetworkUnreachable,
+            refused: Refused::NoRelay,
+        };
         for pool in self.by_health() {
             match ask_at(pool, request).await {
                 Ok((stream, reply)) => return accepted(stream, &reply, &request.destination),
                 Err(error) => {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
-                    failure = error.reply();
+                    refusal = error.refusal();
                 }
             }
         }
-        self.world.count_refused(Refused::DialFailed);
-        Err(failure)
+        Err(refusal)
     }
 
     /// Those first that answered last.
@@ -219,18 +285,13 @@ fn accepted(
     stream: WrappedStream,
     reply: &Reply,
     destination: &Destination,
-) -> Result<Connected, ReplyCode> {
+) -> Result<Connected, Refusal> {
     match reply.code {
-        ReplyCode::Succeeded => {
-            let bound = reply.bound.address();
-            Ok((
-                stream,
-                bound.unwrap_or_else(|| SocketAddr::from(([0; 4], 0))),
-            ))
-        }
+        ReplyCode::Succeeded => Ok((stream, reply.bound.address().unwrap_or(NOWHERE))),
         code => {
             debug!(%destination, code = code.code(), "the relay does not connect");
-            Err(code)
+            let refused = Refused::DialFailed;
+            Err(Refusal { code, refused })
         }
     }
 }

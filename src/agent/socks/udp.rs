@@ -9,7 +9,8 @@
 //! The relay reads and writes the headers; here a datagram is only looked at to see whether
 //! it has one.
 //!
-//! Left out: fragments, which are dropped, as RFC 1928 §7 allows.
+//! Left out: fragments, which are dropped, as RFC 1928 §7 allows; and sending directly: what
+//! a rule keeps from the relay is not sent at all.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -20,8 +21,9 @@ use std::task::{Context, Poll};
 
 use tracing::debug;
 
-use super::SocksService;
 use super::local::Local;
+use super::{Refusal, SocksService};
+use crate::access::routing::Action;
 use crate::metrics::counters::Count;
 use crate::protocol::socks5::{Command, Destination, Host, ReplyCode, Request, udp};
 use crate::protocol::websocks::datagram_frame::DatagramFrameError;
@@ -87,14 +89,12 @@ impl SocksService {
         let _associated = self.associated.enter();
         let opened = match self.associated.count() <= ASSOCIATED_MAX {
             true => self.open(&local, declared).await,
-            false => {
-                self.world.count_refused(Refused::TooManyConnections);
-                Err(ReplyCode::GeneralFailure)
-            }
+            false => Err(failed(Refused::TooManyConnections)),
         };
         let opened = match opened {
             Ok(opened) => opened,
-            Err(code) => {
+            Err(Refusal { code, refused }) => {
+                self.world.count_refused(refused);
                 let _ = local.answer(Err(code)).await;
                 return local.part(reactor).await;
             }
@@ -123,14 +123,15 @@ impl SocksService {
     }
 
     /// A socket for the client at the address that it has reached us at, and a way out.
-    async fn open(&self, local: &Local, declared: &Destination) -> Result<Opened, ReplyCode> {
-        let (ours, theirs) = local.addresses().ok_or(ReplyCode::GeneralFailure)?;
+    async fn open(&self, local: &Local, declared: &Destination) -> Result<Opened, Refusal> {
+        let (ours, theirs) = local.addresses().ok_or(failed(Refused::ClosedEarly))?;
         let reactor = Rc::clone(&self.world.reactor);
         let socket = DatagramSocket::bind(reactor, any_port(ours)).map_err(|error| {
             debug!(%error, "no socket for datagrams");
-            self.world.count_refused(Refused::NoDescriptor);
-            ReplyCode::GeneralFailure
+            failed(Refused::NoDescriptor)
         })?;
+        let bound = socket.local_address();
+        let bound = bound.ok_or(failed(Refused::NoDescriptor))?;
         let request = Request {
             command: Command::UdpAssociate,
             // What goes by a stream comes from no address.
@@ -138,12 +139,18 @@ impl SocksService {
         };
         let (relay, _) = self.ask(&request).await?;
         Ok(Opened {
-            bound: socket.local_address().ok_or(ReplyCode::GeneralFailure)?,
+            bound,
             socket,
             client: ClientAddress::new(theirs.ip(), declared),
             relay,
         })
     }
+}
+
+/// What is no rule's, and may be had later.
+const fn failed(refused: Refused) -> Refusal {
+    let code = ReplyCode::GeneralFailure;
+    Refusal { code, refused }
 }
 
 impl UdpAssociation {
@@ -206,15 +213,17 @@ impl UdpAssociation {
                 return Ok(true);
             };
             let datagram = &space[..count];
-            let is_good = self.client.is_at(from) && udp::decode(datagram).is_ok();
-            if is_good {
-                self.client.seen = Some(from);
-            }
-            let queued = match is_good {
-                true => self.relay.queue(&[], datagram),
-                false => Err(NotQueued::Full),
+            let decoded = udp::decode(datagram).ok();
+            let Some((destination, _)) = decoded.filter(|_| self.client.is_at(from)) else {
+                self.count(Count::DatagramsDropped);
+                continue;
             };
-            match queued {
+            self.client.seen = Some(from);
+            if let Action::Deny | Action::Direct = self.service.action(&destination) {
+                self.count(Count::DatagramsDenied);
+                continue;
+            }
+            match self.relay.queue(&[], datagram) {
                 Ok(()) => self.count(Count::DatagramsRelayed),
                 Err(NotQueued::Broken(_)) => return Err(Over),
                 Err(NotQueued::Full | NotQueued::Frame(_)) => self.count(Count::DatagramsDropped),

@@ -1,5 +1,6 @@
 //! What a server answers: RFC 1928 §6.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::address::Destination;
@@ -63,6 +64,20 @@ impl ReplyCode {
         place
             .and_then(|place| u8::try_from(place).ok())
             .unwrap_or(1)
+    }
+
+    /// What a client is told of a dial that failed so: RFC 1928 §6.
+    #[must_use]
+    pub const fn of_dial(kind: io::ErrorKind) -> Self {
+        match kind {
+            io::ErrorKind::TimedOut => Self::TtlExpired,
+            io::ErrorKind::NetworkUnreachable => Self::NetworkUnreachable,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::AddrNotAvailable => {
+                Self::HostUnreachable
+            }
+            io::ErrorKind::ConnectionRefused => Self::ConnectionRefused,
+            _ => Self::GeneralFailure,
+        }
     }
 
     /// The code with this number.

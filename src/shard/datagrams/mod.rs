@@ -20,6 +20,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use tracing::{debug, info};
 
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
+use super::users::{UserSession, logged};
 use crate::metrics::ACCESS_LOG;
 use crate::protocol::socks5::{Reply, ReplyCode};
 use crate::protocol::websocks::datagram_frame::DatagramFrameError;
@@ -71,29 +73,28 @@ enum Ended {
 }
 
 impl RelayService {
-    /// Passes datagrams on for a visitor, until it goes.
+    /// Passes datagrams on for a user's visitor, until it goes.
     pub(super) async fn serve_datagrams(
         self: &Rc<Self>,
         mut stream: WrappedStream,
+        user: &Arc<str>,
         peer: PeerAddress,
         since: Timestamp,
     ) {
         let reactor = &self.world.reactor;
-        let is_over = self.connections() >= self.settings().connections_max;
+        let opened = self.open_outlet(user);
         let _counted = self.datagram_visits.enter();
-        let opened = match is_over {
-            true => Err(Refused::TooManyConnections),
-            false => Outlet::open(self).map_err(|error| {
-                debug!(%peer, %error, "no socket for datagrams");
-                Refused::NoDescriptor
-            }),
-        };
         let mut reply = Vec::new();
-        let outlet = match opened {
-            Ok(outlet) => outlet,
+        let (outlet, _of_user) = match opened {
+            Ok(opened) => opened,
             Err(refused) => {
                 self.count_refused(peer, refused);
-                Reply::failed(ReplyCode::GeneralFailure).encode(&mut reply);
+                let code = match refused {
+                    Refused::EgressDenied => ReplyCode::NotAllowed,
+                    // What is no rule's may be had later.
+                    _ => ReplyCode::GeneralFailure,
+                };
+                Reply::failed(code).encode(&mut reply);
                 return stream.part(reactor, &reply).await;
             }
         };
@@ -123,10 +124,26 @@ impl RelayService {
             passed_back_bytes = outlet.passed_back.bytes,
             lasted_ms = u64::try_from(clock::now().since(since).as_millis()).unwrap_or(u64::MAX),
             reason = ended.as_str(),
+            user = %logged(user),
             "datagrams ended"
         );
         drop(outlet);
         stream.part(reactor).await;
+    }
+
+    /// A user's sockets, which are one session of those that it may have, and one dial.
+    fn open_outlet(self: &Rc<Self>, user: &Arc<str>) -> Result<(Outlet, UserSession), Refused> {
+        let settings = self.settings();
+        let may = self.allowance(&settings, user)?;
+        if self.connections() >= settings.connections_max {
+            return Err(Refused::TooManyConnections);
+        }
+        let session = self.begin_dial(user, &may)?;
+        let opened = Outlet::open(self, user).map_err(|error| {
+            debug!(%error, "no socket for datagrams");
+            Refused::NoDescriptor
+        });
+        Ok((opened?, session))
     }
 }
 

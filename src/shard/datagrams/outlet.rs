@@ -10,12 +10,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::by_name::{ByName, Waiting};
 use super::destinations::Destinations;
-use crate::access::egress::{Candidate, Verdict};
+use crate::access::egress::Candidate;
 use crate::metrics::counters::Count;
 use crate::protocol::socks5::{Host, udp};
 use crate::runtime::datagram::DatagramSocket;
@@ -31,6 +32,7 @@ const TURN_DATAGRAMS: usize = 64;
 /// One client's sockets.
 pub(super) struct Outlet {
     service: Rc<RelayService>,
+    user: Arc<str>,
     v4: DatagramSocket,
     /// From the first datagram on that goes by it.
     v6: Option<DatagramSocket>,
@@ -68,13 +70,14 @@ impl Outlet {
     /// # Errors
     ///
     /// When no socket is to be had.
-    pub(super) fn open(service: &Rc<RelayService>) -> io::Result<Self> {
+    pub(super) fn open(service: &Rc<RelayService>, user: &Arc<str>) -> io::Result<Self> {
         let anywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let reactor = Rc::clone(&service.world.reactor);
         Ok(Self {
             v4: DatagramSocket::bind(reactor, anywhere)?,
             v6: None,
             service: Rc::clone(service),
+            user: Arc::clone(user),
             destinations: Destinations::default(),
             by_name: ByName::default(),
             asking: None,
@@ -187,10 +190,11 @@ impl Outlet {
             return;
         };
         let (service, asked) = (Rc::clone(&self.service), Box::<str>::from(name));
+        let asker = Some(service.asker(&self.user));
         let resolving = async move {
             let world = &service.world;
             let until = world.reactor.now() + RESOLVE_TIMEOUT;
-            let resolving = world.resolve(&asked, 0);
+            let resolving = world.resolve_for(asker, &asked, 0);
             let resolved = world.reactor.deadline(until, resolving).await;
             let addresses = resolved.and_then(Result::ok).unwrap_or_default();
             addresses.iter().map(SocketAddr::ip).collect()
@@ -237,14 +241,17 @@ impl Outlet {
         self.v6.as_ref()
     }
 
-    /// Asked for every datagram, so that new rules hold for the next.
+    /// Asked for every datagram, so that new rules hold for the next, and nothing is sent for
+    /// whoever is no user any more.
     fn may_send(&self, name: Option<&str>, address: IpAddr, port: u16) -> bool {
         let candidate = Candidate {
             name,
             address,
             port,
         };
-        self.service.settings().egress.judge(&candidate) == Verdict::Allow
+        let settings = self.service.settings();
+        let may = self.service.allowance(&settings, &self.user);
+        may.is_ok_and(|may| may.dial(&candidate))
     }
 
     fn count(&self, count: Count) {

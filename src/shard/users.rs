@@ -1,0 +1,300 @@
+//! What each user has of a shard, within what it may: sessions, dials, and names that are
+//! resolved.
+//!
+//! Left out: who somebody is (`access`), and where it may go (`access::egress`).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use super::peer_address::PeerAddress;
+use super::rendezvous::{RelayService, RendezvousSettings};
+use super::session_log::Errand;
+use super::share::share_of;
+use crate::access::egress::{Candidate, Verdict};
+use crate::access::{Allowance, Guesses, Rates};
+use crate::protocol::socks5::{Destination, Host};
+use crate::protocol::websocks::Knock;
+use crate::runtime::clock;
+use crate::runtime::resolver::Asker;
+use crate::session::link::Link;
+use crate::session::refused::Refused;
+
+/// Characters of a user's name in the log; no name of a host is longer than 255.
+const LOGGED_CHARS_MAX: usize = 255;
+
+/// All users of one shard.
+#[derive(Debug, Default)]
+pub struct ShardUsers {
+    sessions: Sessions,
+    dials: RefCell<Rates<Arc<str>>>,
+    guesses: RefCell<Guesses>,
+    /// Sessions that run, by their number among those that the relay dialled for.
+    dialled: RefCell<HashMap<u32, Dialled, RandomState>>,
+}
+
+/// How many sessions each user has, dialled ones and those that are being dialled.
+#[derive(Clone, Debug, Default)]
+struct Sessions(Rc<RefCell<HashMap<Arc<str>, u32, RandomState>>>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub struct UserSession {
+    sessions: Sessions,
+    user: Arc<str>,
+}
+
+/// What is remembered of a session until it ends.
+#[derive(Debug)]
+struct Dialled {
+    errand: Rc<Errand>,
+    _session: UserSession,
+}
+
+/// What a user may now, by the settings that there are now.
+pub(super) struct May<'a> {
+    settings: &'a RendezvousSettings,
+    own: Option<&'a Allowance>,
+    shards: usize,
+}
+
+impl Sessions {
+    fn count(&self, user: &str) -> u32 {
+        self.0.borrow().get(user).copied().unwrap_or(0)
+    }
+
+    fn enter(&self, user: &Arc<str>) -> UserSession {
+        let mut counts = self.0.borrow_mut();
+        *counts.entry(Arc::clone(user)).or_insert(0) += 1;
+        UserSession {
+            sessions: self.clone(),
+            user: Arc::clone(user),
+        }
+    }
+}
+
+impl Drop for UserSession {
+    fn drop(&mut self) {
+        let mut counts = self.sessions.0.borrow_mut();
+        if let Some(count) = counts.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.user);
+            }
+        }
+    }
+}
+
+impl May<'_> {
+    /// Sessions at once on this shard; 0 is no limit.
+    fn sessions_max(&self) -> u32 {
+        let own = self.own.and_then(|own| own.sessions_max);
+        self.share(own.unwrap_or(self.settings.sessions_per_user_max))
+    }
+
+    /// What may be dialled in a minute, on this shard; 0 is no limit.
+    fn dials_per_minute_max(&self) -> u32 {
+        let own = self.own.and_then(|own| own.dials_per_minute_max);
+        self.share(own.unwrap_or(self.settings.dials_per_minute_max))
+    }
+
+    fn share(&self, limit: u32) -> u32 {
+        share_of(limit, self.shards)
+    }
+
+    /// Whether its rules, and then the relay's, let a destination be dialled.
+    pub(super) fn dial(&self, candidate: &Candidate<'_>) -> bool {
+        let own = self.own.map_or(&[][..], |own| &own.egress);
+        self.settings.egress.judge(own, candidate) == Verdict::Allow
+    }
+}
+
+impl RelayService {
+    /// Whose a knock is. Whoever guesses is not listened to for a while.
+    pub(super) fn check_knock(
+        &self,
+        knock: &Knock,
+        peer: PeerAddress,
+        link: &Link,
+    ) -> Result<Arc<str>, Refused> {
+        let settings = self.settings();
+        let (name, proof) = knock.credentials.as_ref().ok_or(Refused::NoPassword)?;
+        let wrong_max = settings.wrong_passwords_per_minute_max;
+        let source = (wrong_max > 0).then(|| source(peer, link)).flatten();
+        let (guesses, now) = (&self.users.guesses, self.world.reactor.now());
+        if source.is_some_and(|ip| !guesses.borrow().is_calm(ip, wrong_max, now)) {
+            return Err(Refused::TooManyWrong);
+        }
+        let user = settings.users.authenticate(name, proof, clock::unix_time());
+        let Some(user) = user else {
+            if let Some(ip) = source {
+                guesses.borrow_mut().add(ip, wrong_max, now);
+            }
+            return Err(Refused::WrongPassword);
+        };
+        let name = Arc::clone(&user.name);
+        knock.protocol.map(|_| name).ok_or(Refused::NoSubProtocol)
+    }
+
+    /// What a user may; nothing any more if nobody has the name.
+    pub(super) fn allowance<'a>(
+        &self,
+        settings: &'a RendezvousSettings,
+        user: &str,
+    ) -> Result<May<'a>, Refused> {
+        let known = settings.users.find(user);
+        known.ok_or(Refused::EgressDenied)?;
+        Ok(May {
+            settings,
+            own: settings.allowances.of(user),
+            shards: self.world.shards.len(),
+        })
+    }
+
+    /// Begins a session of a user, if it may have another.
+    pub(super) fn begin_dial(
+        &self,
+        user: &Arc<str>,
+        may: &May<'_>,
+    ) -> Result<UserSession, Refused> {
+        let ShardUsers {
+            sessions, dials, ..
+        } = &self.users;
+        let sessions_max = may.sessions_max();
+        if sessions_max > 0 && sessions.count(user) >= sessions_max {
+            return Err(Refused::TooManyOfUser);
+        }
+        let per_minute = may.dials_per_minute_max();
+        if per_minute > 0 {
+            let now = self.world.reactor.now();
+            let taken = dials.borrow_mut().take(Arc::clone(user), per_minute, now);
+            taken.map_err(|_| Refused::TooManyDials)?;
+        }
+        Ok(sessions.enter(user))
+    }
+
+    /// On whose behalf names are resolved.
+    pub(super) fn asker(&self, user: &Arc<str>) -> Asker {
+        Asker {
+            name: Arc::clone(user),
+            names_max: self.settings().names_per_user_max,
+        }
+    }
+
+    /// Remembers a session that the relay dialled for, under its number.
+    pub(super) fn remember_dialled(
+        &self,
+        number: u32,
+        session: UserSession,
+        destination: &Destination,
+    ) {
+        let errand = Rc::new(Errand {
+            user: logged(&session.user).into(),
+            target: target(destination).into(),
+        });
+        let dialled = Dialled {
+            errand,
+            _session: session,
+        };
+        self.users.dialled.borrow_mut().insert(number, dialled);
+    }
+
+    /// What is logged of it.
+    pub(super) fn errand_of(&self, number: u32) -> Option<Rc<Errand>> {
+        let dialled = self.users.dialled.borrow();
+        dialled.get(&number).map(|known| Rc::clone(&known.errand))
+    }
+
+    /// The session has ended.
+    pub(super) fn forget_dialled(&self, number: u32) {
+        self.users.dialled.borrow_mut().remove(&number);
+    }
+
+    /// Forgets users that are gone.
+    pub(super) fn forget_users(&self) {
+        let settings = self.settings();
+        let is_known = |user: &Arc<str>| settings.users.find(user).is_some();
+        self.users.dials.borrow_mut().keep(is_known);
+    }
+}
+
+/// Where somebody knocks from. The socket is asked only where nobody wanted to know before.
+fn source(peer: PeerAddress, link: &Link) -> Option<IpAddr> {
+    let asked = || link.peer_address().map(|address| address.ip());
+    peer.ip().or_else(asked)
+}
+
+fn target(destination: &Destination) -> String {
+    match (&destination.host, destination.address()) {
+        (Host::Name(name), _) => format!("{}:{}", logged(name), destination.port),
+        (Host::Address(_), Some(address)) => address.to_string(),
+        (Host::Address(_), None) => unreachable!("it is an address"),
+    }
+}
+
+/// As it may stand in a line of the log, where a space begins another field.
+pub(super) fn logged(text: &str) -> String {
+    let mut shown = String::new();
+    for (index, c) in text.chars().enumerate() {
+        let is_plain = c.is_alphanumeric() || c.is_ascii_graphic() && !matches!(c, '"' | '\\');
+        match (index, is_plain) {
+            (LOGGED_CHARS_MAX.., _) => {
+                shown.push('…');
+                break;
+            }
+            (_, true) => shown.push(c),
+            // To a string it does not fail.
+            (_, false) => {
+                let _: fmt::Result = write!(shown, "{}", c.escape_unicode());
+            }
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_counted_for_each_user() {
+        let sessions = Sessions::default();
+        let [alice, bob]: [Arc<str>; 2] = ["alice", "bob"].map(Into::into);
+        let first = sessions.enter(&alice);
+        let second = sessions.enter(&alice);
+        let of_bob = sessions.enter(&bob);
+        assert_eq!((sessions.count("alice"), sessions.count("bob")), (2, 1));
+        drop((first, of_bob));
+        assert_eq!((sessions.count("alice"), sessions.count("bob")), (1, 0));
+        drop(second);
+        assert!(sessions.0.borrow().is_empty());
+    }
+
+    #[test]
+    fn what_is_logged_is_one_word_and_not_endless() {
+        for (text, expected) in [
+            ("alice", "alice"),
+            ("жук@a.b", "жук@a.b"),
+            ("a reason=x\n", "a\\u{20}reason=x\\u{a}"),
+            ("\u{1b}[2J\"\\", "\\u{1b}[2J\\u{22}\\u{5c}"),
+            ("\u{202e}x", "\\u{202e}x"),
+        ] {
+            assert_eq!(logged(text), expected);
+        }
+        assert_eq!(logged(&"a".repeat(255)), "a".repeat(255));
+        assert_eq!(logged(&"a".repeat(5000)).chars().count(), 256);
+        for (host, port, expected) in [
+            ("example.com", 443, "example.com:443"),
+            ("192.0.2.7", 80, "192.0.2.7:80"),
+            ("::1", 22, "[::1]:22"),
+        ] {
+            let destination = Destination::named(host, port).unwrap();
+            assert_eq!(target(&destination), expected);
+        }
+    }
+}
