@@ -82,6 +82,12 @@ pub enum Count {
     PagesServed,
     /// HTTP requests that were told where else to ask.
     Redirected,
+    /// Datagrams that were passed on, either way.
+    DatagramsRelayed,
+    /// Datagrams that were not: no room, no way there, or nobody's.
+    DatagramsDropped,
+    /// Datagrams to where no rule lets the relay send.
+    DatagramsDenied,
 }
 
 labels!(Count {
@@ -97,6 +103,9 @@ labels!(Count {
     BytesRelayed = "bytes_relayed",
     PagesServed = "pages_served",
     Redirected = "redirected",
+    DatagramsRelayed = "datagrams_relayed",
+    DatagramsDropped = "datagrams_dropped",
+    DatagramsDenied = "datagrams_denied",
 });
 
 /// One counter for each label of `L`. Counters wrap after 2⁶⁴.
@@ -345,7 +354,8 @@ mod tests {
             counted().snapshot().to_string(),
             "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
              moved_to_ring=0 pipe_shortages=0 spill_shortages=0 bytes_relayed=1000 \
-             pages_served=0 redirected=0 ended.reset=1 refused.slow=2",
+             pages_served=0 redirected=0 datagrams_relayed=0 datagrams_dropped=0 \
+             datagrams_denied=0 ended.reset=1 refused.slow=2",
         );
     }
 

@@ -15,6 +15,7 @@
 pub mod allocator;
 pub mod clock;
 pub mod cores;
+pub mod datagram;
 pub mod dial;
 pub mod executor;
 pub mod flag;

@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 
 use super::executor::wake;
 use super::reactor::TAG_TASK;
-use super::readiness::Readiness;
+use super::readiness::{Interest, Readiness};
 use super::slot_key::SlotKey;
 
 /// Whom an event is for: a tag that tells the kind of owner, and its index.
@@ -59,6 +59,7 @@ struct Slot {
     stage: Stage,
     /// What a task has not looked at yet.
     latched: Readiness,
+    interest: Interest,
 }
 
 const _: () = assert!(size_of::<Slot>() == 16);
@@ -91,7 +92,7 @@ impl PollTable {
         self.watched
     }
 
-    pub(crate) fn insert(&mut self, fd: RawFd, owner: Owner) -> PollKey {
+    pub(crate) fn insert(&mut self, fd: RawFd, owner: Owner, interest: Interest) -> PollKey {
         let index = if self.free == NONE {
             self.grow()
         } else {
@@ -105,6 +106,7 @@ impl PollTable {
         slot.tag = owner.tag;
         slot.stage = Stage::Armed;
         slot.latched = Readiness::NONE;
+        slot.interest = interest;
         PollKey::new(index, slot.generation)
     }
 
@@ -117,6 +119,10 @@ impl PollTable {
 
     pub(crate) fn fd(&self, key: PollKey) -> RawFd {
         self.live(key).fd
+    }
+
+    pub(crate) fn interest(&self, key: PollKey) -> Interest {
+        self.live(key).interest
     }
 
     pub(crate) fn owner(&self, key: PollKey) -> Owner {
@@ -280,6 +286,7 @@ impl PollTable {
             tag: 0,
             stage: Stage::Free,
             latched: Readiness::NONE,
+            interest: Interest::Both,
         });
         index
     }

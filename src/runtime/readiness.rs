@@ -12,6 +12,27 @@ use rustix::event::PollFlags;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Readiness(PollFlags);
 
+/// What a watched socket is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Interest {
+    /// Both directions.
+    Both,
+    /// What comes in: of a datagram socket, which would else tell of room each time that a
+    /// datagram has left it.
+    Input,
+}
+
+impl Interest {
+    /// What a poll asks for; the kernel adds hangup and error by itself.
+    pub(crate) const fn flags(self) -> PollFlags {
+        match self {
+            Self::Both => Readiness::INTEREST,
+            Self::Input => PollFlags::IN,
+        }
+    }
+}
+
 impl Readiness {
     /// Nothing.
     pub const NONE: Self = Self(PollFlags::empty());

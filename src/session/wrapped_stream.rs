@@ -119,7 +119,7 @@ impl WrappedStream {
         }
         self.readable().await;
         if self.unread.is_empty() {
-            return match self.try_read() {
+            return match self.try_read(None) {
                 Ok(()) | Err(Errno::AGAIN) => Ok(0),
                 Err(error) => Err(error.into()),
             };
@@ -142,7 +142,7 @@ impl WrappedStream {
 
     fn read_now(&mut self, received: &mut Vec<u8>) -> io::Result<usize> {
         if self.wrapping.is_some() && self.unread.is_empty() {
-            self.try_read()?;
+            self.try_read(None)?;
         }
         if self.wrapping.is_some() || !self.unread.is_empty() {
             let count = self.unread.len();
@@ -154,6 +154,54 @@ impl WrappedStream {
         let count = self.stream.socket().recv(&mut buffer)?;
         received.extend_from_slice(&buffer[..count]);
         Ok(count)
+    }
+
+    /// Reads once without waiting and appends what came, a few KiB at most; false is the
+    /// end. What the codec has to say is appended to `words`, to be sent as it is.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` when nothing is there; else as [`Self::recv`].
+    pub(super) fn try_read_into(
+        &mut self,
+        received: &mut Vec<u8>,
+        words: &mut Vec<u8>,
+    ) -> Result<bool, Errno> {
+        if self.unread.is_empty() {
+            if self.wrapping.is_none() {
+                let mut buffer = [0; PIECE_BYTES];
+                let count = self.stream.socket().recv(&mut buffer)?;
+                received.extend_from_slice(&buffer[..count]);
+                return Ok(count > 0);
+            }
+            self.try_read(Some(words))?;
+        }
+        let is_end = self.unread.is_empty() && self.has_ended();
+        received.append(&mut self.unread);
+        Ok(!is_end)
+    }
+
+    /// Appends `bytes` to `wire` as they go over the connection.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be sealed.
+    pub(super) fn wrap_into(&mut self, bytes: &[u8], wire: &mut Vec<u8>) -> io::Result<()> {
+        let Some(Wrapping { codec, workshop }) = &mut self.wrapping else {
+            wire.extend_from_slice(bytes);
+            return Ok(());
+        };
+        let mut workshop = workshop.0.borrow_mut();
+        for piece in bytes.chunks(PIECE_BYTES) {
+            let wrapped = workshop.wrap(codec, piece).map_err(io::Error::other)?;
+            wire.extend_from_slice(wrapped);
+        }
+        Ok(())
+    }
+
+    /// The connection itself.
+    pub(super) const fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
     }
 
     /// Whether anything has come since this was asked last, be it nobody's data.
@@ -241,7 +289,7 @@ impl WrappedStream {
             return self.stream.socket().peek(&mut [0]) != Err(Errno::AGAIN);
         }
         loop {
-            match self.try_read() {
+            match self.try_read(None) {
                 Err(Errno::AGAIN) => return false,
                 Err(_) => return true,
                 // What came may be nobody's data.
@@ -256,18 +304,18 @@ impl WrappedStream {
         codec.is_some_and(|codec| codec.heard() != Heard::Open)
     }
 
-    /// Reads once through the codec, and says what it has to say. A failure is
-    /// final.
-    fn try_read(&mut self) -> Result<(), Errno> {
+    /// Reads once through the codec, and says what it has to say, or has it in `words`. A
+    /// failure is final.
+    fn try_read(&mut self, words: Option<&mut Vec<u8>>) -> Result<(), Errno> {
         if self.has_failed {
             return Err(Errno::PROTO);
         }
-        let result = self.read_once();
+        let result = self.read_once(words);
         self.has_failed = !matches!(result, Ok(()) | Err(Errno::AGAIN));
         result
     }
 
-    fn read_once(&mut self) -> Result<(), Errno> {
+    fn read_once(&mut self, kept_words: Option<&mut Vec<u8>>) -> Result<(), Errno> {
         if self.has_ended() {
             return Ok(());
         }
@@ -290,7 +338,9 @@ impl WrappedStream {
             return Err(Errno::PROTO);
         }
         let words = workshop.wire();
-        if !words.is_empty() && socket.send(words)? != words.len() {
+        if let Some(kept) = kept_words {
+            kept.extend_from_slice(words);
+        } else if !words.is_empty() && socket.send(words)? != words.len() {
             return Err(Errno::PROTO);
         }
         Ok(())

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod control;
+mod datagrams;
 mod ear;
 pub mod leg;
 mod listeners;

@@ -176,6 +176,8 @@ pub struct RelayService {
     pub(super) users: ShardUsers,
     /// Connections for which the relay is to dial, or does.
     visitors: Tally,
+    /// Those of them for which it passes datagrams on.
+    pub(super) datagram_visits: Tally,
     pub(super) random: Random,
     /// For acceptors with a codec.
     pub(super) ear: RefCell<Ear>,
@@ -225,6 +227,7 @@ impl RelayService {
             last_dialled: Cell::new(0),
             users: ShardUsers::default(),
             visitors: Tally::default(),
+            datagram_visits: Tally::default(),
             random,
             ear: RefCell::default(),
             unheard: RefCell::default(),
@@ -526,8 +529,9 @@ impl RelayService {
     /// Connections that live on this shard, whatever they are at.
     pub(super) fn connections(&self) -> usize {
         let leaving = self.world.leaving();
-        // Each visitor may have two: its own, and what is dialled for it.
-        let visitors = 2 * self.visitors.count();
+        // Each visitor may have two: its own, and what is dialled for it; or three, its own
+        // and two for datagrams.
+        let visitors = 2 * self.visitors.count() + self.datagram_visits.count();
         let handshakes = self.handshakes.get();
         handshakes + visitors + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
     }

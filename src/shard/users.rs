@@ -238,7 +238,7 @@ fn target(destination: &Destination) -> String {
 }
 
 /// As it may stand in a line of the log, where a space begins another field.
-fn logged(text: &str) -> String {
+pub(super) fn logged(text: &str) -> String {
     let mut shown = String::new();
     for (index, c) in text.chars().enumerate() {
         let is_plain = c.is_alphanumeric() || c.is_ascii_graphic() && !matches!(c, '"' | '\\');

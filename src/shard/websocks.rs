@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! 101 ── pooled: PONGs ── ten bytes ── SOCKS5 request ── dial ── reply ── pair
+//!                                                       └ sockets ── reply ── datagrams.rs
 //! ```
 //!
 //! A visitor may wait in its client's pool as long as it shows signs of life. Everything
 //! behind the ten bytes has the deadline of a handshake, and the dial one of its own.
 //!
-//! Left out: BIND and datagrams, which are answered as not supported.
+//! Left out: BIND, which is answered as not supported.
 
 use std::io;
 use std::net::SocketAddr;
@@ -106,7 +107,10 @@ impl RelayService {
         };
         let dialled = match request.command {
             Command::Connect => self.dial_for(&user, &request.destination).await,
-            Command::Bind | Command::UdpAssociate => Err(NotDialled {
+            Command::UdpAssociate => {
+                return Box::pin(self.serve_datagrams(stream, &user, peer, since)).await;
+            }
+            Command::Bind => Err(NotDialled {
                 reply: ReplyCode::CommandNotSupported,
                 refused: Refused::CommandNotSupported,
             }),

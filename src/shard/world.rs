@@ -22,6 +22,7 @@ use crate::metrics::latency::{Latencies, record};
 use crate::relay::{CloseReason, EngineSettings, How, PairKey, Planes, PlanesCounts, Side, Usage};
 use crate::runtime::Owner;
 use crate::runtime::clock;
+use crate::runtime::datagram::DATAGRAM_BYTES_MAX;
 use crate::runtime::executor::{run_or_spawn, run_woken_tasks};
 use crate::runtime::inbox::{Inbox, Mailbox};
 use crate::runtime::question::Pending;
@@ -128,6 +129,8 @@ pub struct World<C, M> {
     pub names: RefCell<Names>,
     /// For connections that are no pairs yet.
     pub workshop: SharedWorkshop,
+    /// Room for one datagram, in use only within one call.
+    pub datagram_space: RefCell<Box<[u8]>>,
     planes: RefCell<Planes>,
     /// By the index of the pair's key.
     sessions: RefCell<Vec<Option<Session<C>>>>,
@@ -181,6 +184,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             questions: Pending::default(),
             names: RefCell::default(),
             workshop: SharedWorkshop::default(),
+            datagram_space: RefCell::new(vec![0; DATAGRAM_BYTES_MAX].into()),
             planes: RefCell::new(planes),
             sessions: RefCell::new(Vec::new()),
             phase: Cell::new(Phase::Running),

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -77,6 +77,12 @@ impl Program {
     pub(crate) fn stop(mut self) -> ExitStatus {
         self.terminate();
         self.wait()
+    }
+
+    /// A file below `/proc/PID/`.
+    pub(crate) fn proc(&self, name: &str) -> PathBuf {
+        let process = Path::new("/proc").join(self.child.id().to_string());
+        process.join(name)
     }
 
     pub(crate) fn terminate(&self) {

@@ -40,6 +40,7 @@ mod socks;
 mod socks_cases;
 mod socks_clients;
 mod socks_gateways;
+mod socks_udp;
 mod start;
 mod status_table;
 mod systemd_notify;

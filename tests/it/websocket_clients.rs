@@ -34,7 +34,7 @@ pub(crate) fn require_python() -> Option<PathBuf> {
     None
 }
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/scripts");
     scripts.join(name)
 }

@@ -313,11 +313,6 @@ fn what_cannot_be_had_is_told_truthfully() {
             "command_not_supported",
         ),
         (
-            request(Command::UdpAssociate, "0", 5000),
-            ReplyCode::CommandNotSupported,
-            "command_not_supported",
-        ),
-        (
             b"\x05\x01\0\x05\x01\0\x02\0\0\0\0\0\0".to_vec(),
             ReplyCode::AddressTypeNotSupported,
             "bad_socks",

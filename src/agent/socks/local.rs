@@ -243,6 +243,12 @@ impl Local {
         self.stream.part(reactor, &[]).await;
     }
 
+    /// Where our end and the client's are, if they are on a network.
+    pub(super) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let ours = self.stream.local_address()?;
+        self.stream.peer_address().map(|theirs| (ours, theirs))
+    }
+
     /// The connection, with what came behind its request.
     pub(super) fn into_stream(self) -> WrappedStream {
         self.stream

@@ -3,16 +3,18 @@
 //! ```text
 //! accepted ── what does it want? ── a way out ── SOCKS5 over it ── reply ── pair
 //!             local.rs              pool.rs      entrance.rs       local.rs
+//!                                                                  or datagrams: udp.rs
 //! ```
 //!
 //! Each shard has its own ways out. What is behind the reply is the relay's data plane, as
 //! for every pair.
 //!
-//! Left out: BIND and datagrams, which are answered as not supported.
+//! Left out: BIND, which is answered as not supported.
 
 mod entrance;
 mod local;
 mod pool;
+mod udp;
 pub mod url;
 
 use std::convert::Infallible;
@@ -69,6 +71,8 @@ pub(super) struct SocksService {
     asking: Tally,
     /// Connections that are being served and are no pairs yet.
     serving: Tally,
+    /// Those whose datagrams are passed on.
+    associated: Tally,
     stop: Rc<Flag>,
 }
 
@@ -126,6 +130,7 @@ impl SocksService {
             connections_max,
             asking: Tally::default(),
             serving: Tally::default(),
+            associated: Tally::default(),
             stop,
         })
     }
@@ -160,7 +165,11 @@ impl SocksService {
                 self.world.count_refused(refusal.refused);
                 refusal.code
             }),
-            Command::Bind | Command::UdpAssociate => {
+            Command::UdpAssociate => {
+                let declared = &request.destination;
+                return Box::pin(self.associate(local, declared, serving)).await;
+            }
+            Command::Bind => {
                 self.world.count_refused(Refused::CommandNotSupported);
                 Err(ReplyCode::CommandNotSupported)
             }
@@ -181,16 +190,20 @@ impl SocksService {
         }
     }
 
-    /// Connects to a destination as the rules say.
-    async fn connect(&self, destination: &Destination) -> Result<Connected, Refusal> {
-        let action = self.rules.decide(&routing::Destination {
+    /// What the rules say of a destination.
+    fn action(&self, destination: &Destination) -> Action {
+        self.rules.decide(&routing::Destination {
             host: match &destination.host {
                 Host::Address(address) => routing::Host::Address(*address),
                 Host::Name(name) => routing::Host::Name(name),
             },
             port: destination.port,
-        });
-        match action {
+        })
+    }
+
+    /// Connects to a destination as the rules say.
+    async fn connect(&self, destination: &Destination) -> Result<Connected, Refusal> {
+        match self.action(destination) {
             Action::Deny => Err(Refusal {
                 code: ReplyCode::NotAllowed,
                 refused: Refused::EgressDenied,
@@ -225,13 +238,18 @@ impl SocksService {
             command: Command::Connect,
             destination: destination.clone(),
         };
+        self.ask(&request).await
+    }
+
+    /// Has the first relay that can be had do what is asked.
+    async fn ask(&self, request: &Request) -> Result<Connected, Refusal> {
         let mut refusal = Refusal {
             code: ReplyCode::NetworkUnreachable,
             refused: Refused::NoRelay,
         };
         for pool in self.by_health() {
-            match ask_at(pool, &request).await {
-                Ok((stream, reply)) => return accepted(stream, &reply, destination),
+            match ask_at(pool, request).await {
+                Ok((stream, reply)) => return accepted(stream, &reply, &request.destination),
                 Err(error) => {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
                     refusal = error.refusal();
@@ -308,6 +326,6 @@ impl Proxy for SocksService {
     }
 
     fn has_work(&self) -> bool {
-        self.serving.count() > 0
+        self.serving.count() > 0 || self.associated.count() > 0
     }
 }

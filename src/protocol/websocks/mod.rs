@@ -15,9 +15,12 @@
 //! The ten bytes begin a frame of 2^63 - 1 bytes, so that everything behind them is that
 //! frame's payload, in which nothing is framed or masked any more.
 //!
+//! Behind the reply to UDP ASSOCIATE the bytes are datagrams: [`datagram_frame`].
+//!
 //! Left out: whether the hash is a user's (that is `access`), and transports other than
 //! TCP and TLS.
 
+pub mod datagram_frame;
 mod knock;
 mod prelude;
 

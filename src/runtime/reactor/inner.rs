@@ -168,7 +168,8 @@ impl Inner {
     }
 
     pub(super) fn arm_poll(&mut self, fd: RawFd, key: PollKey) {
-        let entry = opcode::PollAdd::new(types::Fd(fd), u32::from(Readiness::INTEREST.bits()))
+        let flags = self.polls.interest(key).flags();
+        let entry = opcode::PollAdd::new(types::Fd(fd), u32::from(flags.bits()))
             .multi(true)
             .build()
             .user_data(Kind::Poll.with(key.to_bits()));

@@ -44,7 +44,7 @@ use super::inbox::Doorbell;
 use super::listener::Listener;
 use super::poll_table::{Owner, PollKey, PollTable};
 use super::provided::{BufferSize, Segment};
-use super::readiness::Readiness;
+use super::readiness::{Interest, Readiness};
 use super::ring::{Ring, RingSize, Sleep};
 use super::socket::Socket;
 use super::timer_wheel::{TimerKey, TimerWheel};
@@ -224,11 +224,20 @@ impl Reactor {
         self.watch_fd(socket.as_fd(), owner)
     }
 
+    /// As [`Self::watch`], for a task that is only told of what comes in.
+    pub(crate) fn watch_input(&self, socket: &Socket) -> PollKey {
+        self.watch_for(socket.as_fd(), Owner::TASK, Interest::Input)
+    }
+
     /// Watches any descriptor that is never closed while the reactor lives,
     /// such as a signalfd.
     pub fn watch_fd(&self, fd: BorrowedFd<'_>, owner: Owner) -> PollKey {
+        self.watch_for(fd, owner, Interest::Both)
+    }
+
+    fn watch_for(&self, fd: BorrowedFd<'_>, owner: Owner, interest: Interest) -> PollKey {
         let mut inner = self.inner.borrow_mut();
-        let key = inner.polls.insert(fd.as_raw_fd(), owner);
+        let key = inner.polls.insert(fd.as_raw_fd(), owner, interest);
         inner.arm_poll(fd.as_raw_fd(), key);
         key
     }

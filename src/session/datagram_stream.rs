@@ -1,0 +1,248 @@
+//! A connection that carries datagrams, both ways at once, and holds few of them.
+//!
+//! Nothing here waits but [`DatagramStream::poll_ready`]: a datagram that does not fit now
+//! is not taken, and is lost, as on any network.
+
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+
+use super::wrapped_stream::WrappedStream;
+use crate::protocol::Progress;
+use crate::protocol::websocks::datagram_frame::{self, DatagramFrameError};
+use crate::runtime::reactor::Reactor;
+
+/// Bytes that wait for the connection to take them, from which on it is full. One more
+/// datagram may have gone beyond.
+const UNSENT_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes that may wait with words that the peer asked for and does not read.
+const UNSENT_BYTES_LIMIT: usize = 4 * UNSENT_BYTES_MAX;
+
+/// Room that is kept while nothing is in it.
+const ROOM_KEPT_BYTES: usize = 16 << 10;
+
+/// A connection, and the datagrams on it.
+#[derive(Debug)]
+pub struct DatagramStream {
+    stream: WrappedStream,
+    received: Queue,
+    /// As it goes over the connection.
+    unsent: Queue,
+    /// There may be something to read: each thing is reported once.
+    is_readable: bool,
+    /// There may be room to write.
+    is_writable: bool,
+}
+
+/// What one look at the connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// Something: there may be more.
+    Some,
+    /// Nothing, for now.
+    Nothing,
+    /// The end.
+    End,
+}
+
+/// Why a datagram was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum NotQueued {
+    /// The connection is full.
+    #[error("the connection takes no more for now")]
+    Full,
+    /// It has no frame.
+    #[error(transparent)]
+    Frame(#[from] DatagramFrameError),
+    /// The connection is broken.
+    #[error(transparent)]
+    Broken(#[from] io::Error),
+}
+
+/// Bytes that are appended, and taken from the front.
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl DatagramStream {
+    /// A connection behind its reply.
+    #[must_use]
+    pub fn new(stream: WrappedStream) -> Self {
+        Self {
+            stream,
+            received: Queue::default(),
+            unsent: Queue::default(),
+            is_readable: true,
+            is_writable: true,
+        }
+    }
+
+    /// Whether there may be something to read, or room for what waits; has the task woken
+    /// when there is.
+    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !(self.is_readable || self.is_writable && !self.unsent.is_empty()) {
+            let stream = self.stream.stream_mut();
+            match pin!(stream.readiness()).poll(context) {
+                Poll::Ready(readiness) => {
+                    self.is_readable |= readiness.is_readable();
+                    self.is_writable |= readiness.is_writable();
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads once.
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks, or its peer breaks the rules.
+    pub fn receive(&mut self) -> io::Result<Came> {
+        if !self.is_readable {
+            return Ok(Came::Nothing);
+        }
+        let (received, unsent) = (self.received.tail(), self.unsent.tail());
+        let came = match self.stream.try_read_into(received, unsent) {
+            Ok(true) => Came::Some,
+            Ok(false) => Came::End,
+            Err(Errno::AGAIN) => {
+                self.is_readable = false;
+                Came::Nothing
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if self.unsent.as_bytes().len() > UNSENT_BYTES_LIMIT {
+            return Err(Errno::PROTO.into());
+        }
+        Ok(came)
+    }
+
+    /// The next datagram of what was read.
+    ///
+    /// # Errors
+    ///
+    /// When what was read is none.
+    pub fn take(&mut self) -> Result<Option<&[u8]>, DatagramFrameError> {
+        match datagram_frame::decode(self.received.as_bytes())? {
+            Progress::Partial { .. } => Ok(None),
+            Progress::Complete { value, consumed } => {
+                let length = value.len();
+                let frame = self.received.consume(consumed);
+                Ok(Some(&self.received.bytes[frame.end - length..frame.end]))
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.unsent.as_bytes().len() >= UNSENT_BYTES_MAX
+    }
+
+    /// Has a datagram of these two parts sent with the next [`Self::flush`].
+    ///
+    /// # Errors
+    ///
+    /// Why it is not.
+    pub fn queue(&mut self, header: &[u8], data: &[u8]) -> Result<(), NotQueued> {
+        if self.is_full() {
+            self.flush()?;
+        }
+        if self.is_full() {
+            return Err(NotQueued::Full);
+        }
+        let mut frame = Vec::new();
+        datagram_frame::encode(header, data, &mut frame)?;
+        self.stream.wrap_into(&frame, self.unsent.tail())?;
+        Ok(())
+    }
+
+    /// Sends what waits, as far as there is room.
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while self.is_writable && !self.unsent.is_empty() {
+            let socket = self.stream.stream_mut().socket();
+            match socket.send(self.unsent.as_bytes()) {
+                Ok(count) => {
+                    self.unsent.consume(count);
+                }
+                Err(Errno::AGAIN) => self.is_writable = false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.unsent.give_room_back();
+        Ok(())
+    }
+
+    /// Parts with the peer.
+    pub async fn part(self, reactor: &Reactor) {
+        // Words within a frame that is cut off would say nothing.
+        if self.unsent.is_empty() {
+            self.stream.part(reactor, &[]).await;
+        }
+    }
+}
+
+impl Queue {
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+
+    /// Takes so many bytes, which stay where they are until more is appended.
+    fn consume(&mut self, count: usize) -> Range<usize> {
+        let consumed = self.taken..self.taken + count;
+        debug_assert!(consumed.end <= self.bytes.len(), "no more than there is");
+        self.taken = consumed.end;
+        consumed
+    }
+
+    /// Where to append.
+    fn tail(&mut self) -> &mut Vec<u8> {
+        self.give_room_back();
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        &mut self.bytes
+    }
+
+    fn give_room_back(&mut self) {
+        if self.is_empty() {
+            self.bytes.clear();
+            self.bytes.shrink_to(ROOM_KEPT_BYTES);
+            self.taken = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_gives_what_it_was_given_and_keeps_little_room() {
+        let mut queue = Queue::default();
+        assert!(queue.is_empty());
+        queue.tail().extend_from_slice(b"one two");
+        assert_eq!(queue.consume(4), 0..4);
+        assert_eq!(queue.as_bytes(), b"two");
+        queue.tail().extend_from_slice(b" three");
+        assert_eq!(queue.as_bytes(), b"two three");
+        queue.consume(9);
+        assert!(queue.is_empty());
+        queue.tail().extend_from_slice(&vec![0; 1 << 20]);
+        queue.consume(1 << 20);
+        assert!(queue.tail().capacity() <= ROOM_KEPT_BYTES);
+    }
+}

@@ -1,0 +1,255 @@
+//! Visitors who asked for datagrams to be passed on: SOCKS5's UDP ASSOCIATE.
+//!
+//! ```text
+//!            stream: frames of header and data            sockets
+//! client  ──────────────────────────────────────>  judged by [egress]  ──>  anybody
+//!         <──────────────────────────────────────  from whom it has sent to  <──
+//! ```
+//!
+//! Nothing waits in either direction, but for a name: what does not fit now is dropped and
+//! counted. A client that sends more than leaves is held up by its stream.
+//!
+//! Left out: fragments (RFC 1928 §7 lets them be dropped), errors of ICMP, which the header
+//! has no words for, and who sends from where: both sockets are at any address.
+
+mod by_name;
+mod destinations;
+mod outlet;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tracing::{debug, info};
+
+use super::peer_address::PeerAddress;
+use super::rendezvous::RelayService;
+use super::users::{UserSession, logged};
+use crate::metrics::ACCESS_LOG;
+use crate::protocol::socks5::{Reply, ReplyCode};
+use crate::protocol::websocks::datagram_frame::DatagramFrameError;
+use crate::runtime::clock;
+use crate::runtime::executor::yield_now;
+use crate::session::datagram_stream::{Came, DatagramStream};
+use crate::session::refused::Refused;
+use crate::session::wrapped_stream::WrappedStream;
+use crate::time::Timestamp;
+use outlet::Outlet;
+
+/// How long a visit lasts on which nothing is passed on, if `session_idle_s` says no less.
+const IDLE_MAX: Duration = Duration::from_secs(180);
+
+/// Datagrams that one client sends before others have their turn.
+const TURN_DATAGRAMS: usize = 64;
+
+/// Reads of its stream meanwhile, a few KiB each.
+const TURN_READS: usize = 32;
+
+/// One client, and its sockets.
+#[derive(Debug)]
+struct Visit {
+    service: Rc<RelayService>,
+    stream: DatagramStream,
+    outlet: Outlet,
+    /// When something was passed on last.
+    passed_at: Timestamp,
+}
+
+/// Why it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The client's stream did.
+    Finished,
+    /// It broke, or what came on it was no datagram.
+    Failed,
+    /// Nothing was passed on, or it lasted, as long as it may.
+    Expired,
+    /// The relay stops.
+    Drained,
+}
+
+impl RelayService {
+    /// Passes datagrams on for a user's visitor, until it goes.
+    pub(super) async fn serve_datagrams(
+        self: &Rc<Self>,
+        mut stream: WrappedStream,
+        user: &Arc<str>,
+        peer: PeerAddress,
+        since: Timestamp,
+    ) {
+        let reactor = &self.world.reactor;
+        let opened = self.open_outlet(user);
+        let _counted = self.datagram_visits.enter();
+        let mut reply = Vec::new();
+        let (outlet, _of_user) = match opened {
+            Ok(opened) => opened,
+            Err(refused) => {
+                self.count_refused(peer, refused);
+                let code = match refused {
+                    Refused::EgressDenied => ReplyCode::NotAllowed,
+                    // What is no rule's may be had later.
+                    _ => ReplyCode::GeneralFailure,
+                };
+                Reply::failed(code).encode(&mut reply);
+                return stream.part(reactor, &reply).await;
+            }
+        };
+        let bound = outlet.local_address();
+        let bound = bound.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)));
+        Reply::succeeded(bound).encode(&mut reply);
+        let until = reactor.now() + self.settings().handshake_timeout;
+        let sent = reactor.deadline(until, stream.send_all(&reply)).await;
+        if !matches!(sent, Some(Ok(()))) {
+            return self.count_refused(peer, Refused::ReplyFailed);
+        }
+        let mut visit = Visit {
+            service: Rc::clone(self),
+            stream: DatagramStream::new(stream),
+            outlet,
+            passed_at: reactor.now(),
+        };
+        let ended = self.draining.or_raised(visit.run_within_limit()).await;
+        let ended = ended.unwrap_or(Ended::Drained);
+        let Visit { stream, outlet, .. } = visit;
+        info!(
+            target: ACCESS_LOG,
+            %peer,
+            sent = outlet.sent.datagrams,
+            sent_bytes = outlet.sent.bytes,
+            passed_back = outlet.passed_back.datagrams,
+            passed_back_bytes = outlet.passed_back.bytes,
+            lasted_ms = u64::try_from(clock::now().since(since).as_millis()).unwrap_or(u64::MAX),
+            reason = ended.as_str(),
+            user = %logged(user),
+            "datagrams ended"
+        );
+        drop(outlet);
+        stream.part(reactor).await;
+    }
+
+    /// A user's sockets, which are one session of those that it may have, and one dial.
+    fn open_outlet(self: &Rc<Self>, user: &Arc<str>) -> Result<(Outlet, UserSession), Refused> {
+        let settings = self.settings();
+        let may = self.allowance(&settings, user)?;
+        if self.connections() >= settings.connections_max {
+            return Err(Refused::TooManyConnections);
+        }
+        let session = self.begin_dial(user, &may)?;
+        let opened = Outlet::open(self, user).map_err(|error| {
+            debug!(%error, "no socket for datagrams");
+            Refused::NoDescriptor
+        });
+        Ok((opened?, session))
+    }
+}
+
+impl Visit {
+    async fn run_within_limit(&mut self) -> Ended {
+        let reactor = Rc::clone(&self.service.world.reactor);
+        match self.service.settings().session_ttl {
+            Some(limit) => {
+                let until = reactor.now() + limit;
+                let ended = reactor.deadline(until, self.run()).await;
+                ended.unwrap_or(Ended::Expired)
+            }
+            None => self.run().await,
+        }
+    }
+
+    async fn run(&mut self) -> Ended {
+        let reactor = Rc::clone(&self.service.world.reactor);
+        loop {
+            match self.turn() {
+                Ok(true) => yield_now().await,
+                Ok(false) => {}
+                Err(ended) => return ended,
+            }
+            let until = self.passed_at + self.idle_max();
+            let is_idle = reactor.now() >= until;
+            if is_idle || reactor.deadline(until, self.something()).await.is_none() {
+                return Ended::Expired;
+            }
+        }
+    }
+
+    fn idle_max(&self) -> Duration {
+        let idle = self.service.settings().session_idle;
+        idle.map_or(IDLE_MAX, |idle| idle.min(IDLE_MAX))
+    }
+
+    /// Waits until there may be something to do.
+    async fn something(&mut self) {
+        poll_fn(|context| {
+            let stream = self.stream.poll_ready(context);
+            let outlet = self.outlet.poll_ready(context);
+            match stream.is_ready() || outlet.is_ready() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    /// Passes on what is there, but not too much of it; tells whether there may be more.
+    fn turn(&mut self) -> Result<bool, Ended> {
+        let before = (self.outlet.sent, self.outlet.passed_back);
+        // What has waited goes before what comes.
+        self.outlet.handle_answer();
+        let has_sent_all = self.send()?;
+        let is_more = self.outlet.receive(&mut self.stream)?;
+        self.stream.flush()?;
+        if (self.outlet.sent, self.outlet.passed_back) != before {
+            self.passed_at = self.service.world.reactor.now();
+        }
+        Ok(is_more || !has_sent_all)
+    }
+
+    /// Sends what the client has said; tells whether that is all.
+    fn send(&mut self) -> Result<bool, Ended> {
+        let mut left = TURN_DATAGRAMS;
+        for _ in 0..TURN_READS {
+            while left > 0
+                && let Some(datagram) = self.stream.take()?
+            {
+                left -= 1;
+                self.outlet.send(datagram);
+            }
+            if left == 0 {
+                break;
+            }
+            match self.stream.receive()? {
+                Came::Some => {}
+                Came::Nothing => return Ok(true),
+                Came::End => return Err(Ended::Finished),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Ended {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(_: io::Error) -> Self {
+        Self::Failed
+    }
+}
+
+impl From<DatagramFrameError> for Ended {
+    fn from(_: DatagramFrameError) -> Self {
+        Self::Failed
+    }
+}
