@@ -119,7 +119,7 @@ fn sessions_are_whole_raw_and_framed_with_and_without_tls() {
     assert_eq!(ended.counters.count("paired"), 6 * 5);
     // Who only looked at the certificate, and what was on its way when an agent stopped; no
     // way that was ready is counted.
-    let gone = ["closed_early", "reset_early"];
+    let gone = ["closed_early", "reset_early", "reply_failed"];
     let refused = ended.counters.refused();
     assert!(refused.keys().all(|why| gone.contains(why)), "{refused:?}");
 }
