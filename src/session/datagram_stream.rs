@@ -26,6 +26,12 @@ const UNSENT_BYTES_LIMIT: usize = 4 * UNSENT_BYTES_MAX;
 /// Room that is kept while nothing is in it.
 const ROOM_KEPT_BYTES: usize = 16 << 10;
 
+/// Datagrams that pass in one direction before others have their turn.
+pub const TURN_DATAGRAMS: usize = 64;
+
+/// Reads of a connection meanwhile, a few KiB each.
+const TURN_READS: usize = 32;
+
 /// A connection, and the datagrams on it.
 #[derive(Debug)]
 pub struct DatagramStream {
@@ -41,12 +47,23 @@ pub struct DatagramStream {
 
 /// What one look at the connection came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Came {
+enum Came {
     /// Something: there may be more.
     Some,
     /// Nothing, for now.
     Nothing,
     /// The end.
+    End,
+}
+
+/// What is left of a connection behind a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing, for now.
+    Nothing,
+    /// There may be more.
+    More,
+    /// The peer says no more.
     End,
 }
 
@@ -100,17 +117,39 @@ impl DatagramStream {
         Poll::Ready(())
     }
 
-    /// Reads once.
+    /// Has what is there handled, datagram by datagram, but not too much of it.
     ///
     /// # Errors
     ///
     /// When the connection breaks, or its peer breaks the rules.
-    pub fn receive(&mut self) -> io::Result<Came> {
+    pub fn take_turn(&mut self, mut handle: impl FnMut(&[u8])) -> io::Result<Left> {
+        let mut left = TURN_DATAGRAMS;
+        for _ in 0..TURN_READS {
+            while left > 0
+                && let Some(datagram) = self.take().map_err(io::Error::other)?
+            {
+                left -= 1;
+                handle(datagram);
+            }
+            if left == 0 {
+                break;
+            }
+            match self.receive()? {
+                Came::Some => {}
+                Came::Nothing => return Ok(Left::Nothing),
+                Came::End => return Ok(Left::End),
+            }
+        }
+        Ok(Left::More)
+    }
+
+    /// Reads once.
+    fn receive(&mut self) -> io::Result<Came> {
         if !self.is_readable {
             return Ok(Came::Nothing);
         }
         let (received, unsent) = (self.received.tail(), self.unsent.tail());
-        let came = match self.stream.try_read_into(received, unsent) {
+        let came = match self.stream.try_read_into(received, Some(unsent)) {
             Ok(true) => Came::Some,
             Ok(false) => Came::End,
             Err(Errno::AGAIN) => {
@@ -126,11 +165,7 @@ impl DatagramStream {
     }
 
     /// The next datagram of what was read.
-    ///
-    /// # Errors
-    ///
-    /// When what was read is none.
-    pub fn take(&mut self) -> Result<Option<&[u8]>, DatagramFrameError> {
+    fn take(&mut self) -> Result<Option<&[u8]>, DatagramFrameError> {
         match datagram_frame::decode(self.received.as_bytes())? {
             Progress::Partial { .. } => Ok(None),
             Progress::Complete { value, consumed } => {

@@ -137,27 +137,13 @@ impl WrappedStream {
     /// As [`Self::recv`].
     pub async fn read_into(&mut self, received: &mut Vec<u8>) -> io::Result<usize> {
         self.readable().await;
-        self.read_now(received)
-    }
-
-    fn read_now(&mut self, received: &mut Vec<u8>) -> io::Result<usize> {
-        if self.wrapping.is_some() && self.unread.is_empty() {
-            self.try_read(None)?;
-        }
-        if self.wrapping.is_some() || !self.unread.is_empty() {
-            let count = self.unread.len();
-            received.append(&mut self.unread);
-            return Ok(count);
-        }
-        // Not a part of the task, which would carry it while it waits.
-        let mut buffer = [0; PIECE_BYTES];
-        let count = self.stream.socket().recv(&mut buffer)?;
-        received.extend_from_slice(&buffer[..count]);
-        Ok(count)
+        let before = received.len();
+        self.try_read_into(received, None)?;
+        Ok(received.len() - before)
     }
 
     /// Reads once without waiting and appends what came, a few KiB at most; false is the
-    /// end. What the codec has to say is appended to `words`, to be sent as it is.
+    /// end. What the codec has to say is said, or appended to `words`, to be sent as it is.
     ///
     /// # Errors
     ///
@@ -165,16 +151,17 @@ impl WrappedStream {
     pub(super) fn try_read_into(
         &mut self,
         received: &mut Vec<u8>,
-        words: &mut Vec<u8>,
+        words: Option<&mut Vec<u8>>,
     ) -> Result<bool, Errno> {
         if self.unread.is_empty() {
             if self.wrapping.is_none() {
+                // Not a part of the task, which would carry it while it waits.
                 let mut buffer = [0; PIECE_BYTES];
                 let count = self.stream.socket().recv(&mut buffer)?;
                 received.extend_from_slice(&buffer[..count]);
                 return Ok(count > 0);
             }
-            self.try_read(Some(words))?;
+            self.try_read(words)?;
         }
         let is_end = self.unread.is_empty() && self.has_ended();
         received.append(&mut self.unread);

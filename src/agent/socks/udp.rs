@@ -26,10 +26,9 @@ use super::{Refusal, SocksService};
 use crate::access::routing::Action;
 use crate::metrics::counters::Count;
 use crate::protocol::socks5::{Command, Destination, Host, ReplyCode, Request, udp};
-use crate::protocol::websocks::datagram_frame::DatagramFrameError;
 use crate::runtime::datagram::DatagramSocket;
 use crate::runtime::executor::yield_now;
-use crate::session::datagram_stream::{Came, DatagramStream, NotQueued};
+use crate::session::datagram_stream::{DatagramStream, Left, NotQueued, TURN_DATAGRAMS};
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::tally::Counted;
@@ -37,11 +36,8 @@ use crate::shard::tally::Counted;
 /// Clients of one shard whose datagrams are passed on at a time.
 const ASSOCIATED_MAX: usize = 256;
 
-/// Datagrams that go one way before others have their turn.
-const TURN_DATAGRAMS: usize = 64;
-
-/// Reads of a stream meanwhile, a few KiB each.
-const TURN_READS: usize = 32;
+/// Reads of what a client says on its connection, which means nothing, in a row.
+const WASTE_READS: usize = 32;
 
 /// What an association begins with.
 struct Opened {
@@ -186,7 +182,7 @@ impl UdpAssociation {
     /// that says more than is read in a turn is as good as gone.
     fn has_left(&mut self, context: &mut Context<'_>) -> bool {
         let mut waste = [0; 512];
-        for _ in 0..TURN_READS {
+        for _ in 0..WASTE_READS {
             match pin!(self.control.recv(&mut waste)).poll(context) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(0) | Err(_)) => return true,
@@ -234,32 +230,20 @@ impl UdpAssociation {
 
     /// Sends the client what the relay has sent; tells whether that is all.
     fn receive(&mut self) -> Result<bool, Over> {
-        let mut left = TURN_DATAGRAMS;
-        for _ in 0..TURN_READS {
-            while left > 0
-                && let Some(datagram) = self.relay.take()?
-            {
-                left -= 1;
-                let sent = self
-                    .client
-                    .seen
-                    .map(|client| self.socket.try_send_to(datagram, client));
-                let count = match sent {
-                    Some(Ok(())) => Count::DatagramsRelayed,
-                    Some(Err(_)) | None => Count::DatagramsDropped,
-                };
-                self.service.world.counters.counts.increment(count);
-            }
-            if left == 0 {
-                break;
-            }
-            match self.relay.receive()? {
-                Came::Some => {}
-                Came::Nothing => return Ok(true),
-                Came::End => return Err(Over),
-            }
+        let (socket, counts) = (&self.socket, &self.service.world.counters.counts);
+        let client = self.client.seen;
+        let left = self.relay.take_turn(|datagram| {
+            let sent = client.map(|client| socket.try_send_to(datagram, client));
+            counts.increment(match sent {
+                Some(Ok(())) => Count::DatagramsRelayed,
+                Some(Err(_)) | None => Count::DatagramsDropped,
+            });
+        });
+        match left? {
+            Left::Nothing => Ok(true),
+            Left::More => Ok(false),
+            Left::End => Err(Over),
         }
-        Ok(false)
     }
 
     fn count(&self, count: Count) {
@@ -305,12 +289,6 @@ fn any_port(address: SocketAddr) -> SocketAddr {
 
 impl From<io::Error> for Over {
     fn from(_: io::Error) -> Self {
-        Self
-    }
-}
-
-impl From<DatagramFrameError> for Over {
-    fn from(_: DatagramFrameError) -> Self {
         Self
     }
 }

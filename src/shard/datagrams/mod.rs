@@ -31,10 +31,9 @@ use super::rendezvous::RelayService;
 use super::users::{UserSession, logged};
 use crate::metrics::ACCESS_LOG;
 use crate::protocol::socks5::{Reply, ReplyCode};
-use crate::protocol::websocks::datagram_frame::DatagramFrameError;
 use crate::runtime::clock;
 use crate::runtime::executor::yield_now;
-use crate::session::datagram_stream::{Came, DatagramStream};
+use crate::session::datagram_stream::{DatagramStream, Left};
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
 use crate::time::Timestamp;
@@ -42,12 +41,6 @@ use outlet::Outlet;
 
 /// How long a visit lasts on which nothing is passed on, if `session_idle_s` says no less.
 const IDLE_MAX: Duration = Duration::from_secs(180);
-
-/// Datagrams that one client sends before others have their turn.
-const TURN_DATAGRAMS: usize = 64;
-
-/// Reads of its stream meanwhile, a few KiB each.
-const TURN_READS: usize = 32;
 
 /// One client, and its sockets.
 #[derive(Debug)]
@@ -210,24 +203,13 @@ impl Visit {
 
     /// Sends what the client has said; tells whether that is all.
     fn send(&mut self) -> Result<bool, Ended> {
-        let mut left = TURN_DATAGRAMS;
-        for _ in 0..TURN_READS {
-            while left > 0
-                && let Some(datagram) = self.stream.take()?
-            {
-                left -= 1;
-                self.outlet.send(datagram);
-            }
-            if left == 0 {
-                break;
-            }
-            match self.stream.receive()? {
-                Came::Some => {}
-                Came::Nothing => return Ok(true),
-                Came::End => return Err(Ended::Finished),
-            }
+        let outlet = &mut self.outlet;
+        let left = self.stream.take_turn(|datagram| outlet.send(datagram));
+        match left? {
+            Left::Nothing => Ok(true),
+            Left::More => Ok(false),
+            Left::End => Err(Ended::Finished),
         }
-        Ok(false)
     }
 }
 
@@ -244,12 +226,6 @@ impl Ended {
 
 impl From<io::Error> for Ended {
     fn from(_: io::Error) -> Self {
-        Self::Failed
-    }
-}
-
-impl From<DatagramFrameError> for Ended {
-    fn from(_: DatagramFrameError) -> Self {
         Self::Failed
     }
 }

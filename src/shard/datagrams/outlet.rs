@@ -20,14 +20,11 @@ use crate::access::egress::Candidate;
 use crate::metrics::counters::Count;
 use crate::protocol::socks5::{Host, udp};
 use crate::runtime::datagram::DatagramSocket;
-use crate::session::datagram_stream::{DatagramStream, NotQueued};
+use crate::session::datagram_stream::{DatagramStream, NotQueued, TURN_DATAGRAMS};
 use crate::shard::rendezvous::RelayService;
 
 /// How long datagrams wait for their name's addresses.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Answers that one socket's client is passed before others have their turn.
-const TURN_DATAGRAMS: usize = 64;
 
 /// One client's sockets.
 pub(super) struct Outlet {
