@@ -13,6 +13,7 @@
 //! ```
 
 pub mod control;
+pub mod counts;
 mod datagrams;
 mod ear;
 pub mod leg;

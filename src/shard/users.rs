@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::counts::{CountedFor, Counts};
 use super::peer_address::PeerAddress;
 use super::rendezvous::{RelayService, RendezvousSettings};
 use super::session_log::Errand;
@@ -31,23 +32,16 @@ const LOGGED_CHARS_MAX: usize = 255;
 /// All users of one shard.
 #[derive(Debug, Default)]
 pub struct ShardUsers {
-    sessions: Sessions,
+    /// Each user's, dialled ones and those that are being dialled.
+    sessions: Counts<Arc<str>>,
     dials: RefCell<Rates<Arc<str>>>,
     guesses: RefCell<Guesses>,
     /// Sessions that run, by their number among those that the relay dialled for.
     dialled: RefCell<HashMap<u32, Dialled, RandomState>>,
 }
 
-/// How many sessions each user has, dialled ones and those that are being dialled.
-#[derive(Clone, Debug, Default)]
-struct Sessions(Rc<RefCell<HashMap<Arc<str>, u32, RandomState>>>);
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-pub struct UserSession {
-    sessions: Sessions,
-    user: Arc<str>,
-}
+/// One of a user's sessions, dialled or being dialled, until it is dropped.
+pub type UserSession = CountedFor<Arc<str>>;
 
 /// What is remembered of a session until it ends.
 #[derive(Debug)]
@@ -61,33 +55,6 @@ pub(super) struct May<'a> {
     settings: &'a RendezvousSettings,
     own: Option<&'a Allowance>,
     shards: usize,
-}
-
-impl Sessions {
-    fn count(&self, user: &str) -> u32 {
-        self.0.borrow().get(user).copied().unwrap_or(0)
-    }
-
-    fn enter(&self, user: &Arc<str>) -> UserSession {
-        let mut counts = self.0.borrow_mut();
-        *counts.entry(Arc::clone(user)).or_insert(0) += 1;
-        UserSession {
-            sessions: self.clone(),
-            user: Arc::clone(user),
-        }
-    }
-}
-
-impl Drop for UserSession {
-    fn drop(&mut self) {
-        let mut counts = self.sessions.0.borrow_mut();
-        if let Some(count) = counts.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.user);
-            }
-        }
-    }
 }
 
 impl May<'_> {
@@ -166,7 +133,7 @@ impl RelayService {
             sessions, dials, ..
         } = &self.users;
         let sessions_max = may.sessions_max();
-        if sessions_max > 0 && sessions.count(user) >= sessions_max {
+        if sessions_max > 0 && sessions.count(&**user) >= sessions_max {
             return Err(Refused::TooManyOfUser);
         }
         let per_minute = may.dials_per_minute_max();
@@ -175,7 +142,7 @@ impl RelayService {
             let taken = dials.borrow_mut().take(Arc::clone(user), per_minute, now);
             taken.map_err(|_| Refused::TooManyDials)?;
         }
-        Ok(sessions.enter(user))
+        Ok(sessions.enter(Arc::clone(user)))
     }
 
     /// On whose behalf names are resolved.
@@ -194,7 +161,7 @@ impl RelayService {
         destination: &Destination,
     ) {
         let errand = Rc::new(Errand {
-            user: logged(&session.user).into(),
+            user: logged(session.key()).into(),
             target: target(destination).into(),
         });
         let dialled = Dialled {
@@ -263,16 +230,16 @@ mod tests {
 
     #[test]
     fn sessions_are_counted_for_each_user() {
-        let sessions = Sessions::default();
+        let sessions = Counts::<Arc<str>>::default();
         let [alice, bob]: [Arc<str>; 2] = ["alice", "bob"].map(Into::into);
-        let first = sessions.enter(&alice);
-        let second = sessions.enter(&alice);
-        let of_bob = sessions.enter(&bob);
+        let first = sessions.enter(Arc::clone(&alice));
+        let second = sessions.enter(Arc::clone(&alice));
+        let of_bob = sessions.enter(Arc::clone(&bob));
         assert_eq!((sessions.count("alice"), sessions.count("bob")), (2, 1));
         drop((first, of_bob));
         assert_eq!((sessions.count("alice"), sessions.count("bob")), (1, 0));
         drop(second);
-        assert!(sessions.0.borrow().is_empty());
+        assert!(sessions.is_empty());
     }
 
     #[test]
