@@ -220,41 +220,46 @@ fn limits(
             }
         }
     }
-    match place("handshakes_max") {
-        None => limits.handshakes_max = handshakes_for(limits.connections_max),
-        Some(place) if limits.handshakes_max > limits.connections_max => {
-            let problem = Problem::OverOther {
-                value: limits.handshakes_max,
-                other: "connections_max",
-                other_value: limits.connections_max,
-            };
-            return Err(ConfigError::new(place, problem));
-        }
-        Some(_) => {}
+    if place("handshakes_max").is_none() {
+        limits.handshakes_max = handshakes_for(limits.connections_max);
     }
-    match place("spill_bytes_max") {
-        None => limits.spill_bytes_max = spill_for(limits.memory_bytes_max),
-        Some(place) if limits.spill_bytes_max > limits.memory_bytes_max => {
-            let problem = Problem::OverOther {
-                value: limits.spill_bytes_max,
-                other: "memory_bytes_max",
-                other_value: limits.memory_bytes_max,
-            };
-            return Err(ConfigError::new(place, problem));
-        }
-        Some(_) => {}
+    if place("spill_bytes_max").is_none() {
+        limits.spill_bytes_max = spill_for(limits.memory_bytes_max);
     }
-    match place("web_bytes_max") {
-        None => limits.web_bytes_max = web_for(limits.memory_bytes_max),
-        Some(place) if limits.web_bytes_max > limits.memory_bytes_max => {
+    if place("web_bytes_max").is_none() {
+        limits.web_bytes_max = web_for(limits.memory_bytes_max);
+    }
+    let (connections, memory) = (limits.connections_max, limits.memory_bytes_max);
+    for (name, value, other, other_value) in [
+        (
+            "handshakes_max",
+            limits.handshakes_max,
+            "connections_max",
+            connections,
+        ),
+        (
+            "spill_bytes_max",
+            limits.spill_bytes_max,
+            "memory_bytes_max",
+            memory,
+        ),
+        (
+            "web_bytes_max",
+            limits.web_bytes_max,
+            "memory_bytes_max",
+            memory,
+        ),
+    ] {
+        if let Some(place) = place(name)
+            && value > other_value
+        {
             let problem = Problem::OverOther {
-                value: limits.web_bytes_max,
-                other: "memory_bytes_max",
-                other_value: limits.memory_bytes_max,
+                value,
+                other,
+                other_value,
             };
             return Err(ConfigError::new(place, problem));
         }
-        Some(_) => {}
     }
     let (value, other_value) = (limits.handshake_timeout_s, limits.association_ttl_s);
     if let Some(place) = place("handshake_timeout_s")

@@ -161,7 +161,7 @@ impl SocksService {
             }
         };
         let connected = match request.command {
-            Command::Connect => self.connect(&request.destination).await.map_err(|refusal| {
+            Command::Connect => self.connect(&request).await.map_err(|refusal| {
                 self.world.count_refused(refusal.refused);
                 refusal.code
             }),
@@ -201,16 +201,17 @@ impl SocksService {
         })
     }
 
-    /// Connects to a destination as the rules say.
-    async fn connect(&self, destination: &Destination) -> Result<Connected, Refusal> {
+    /// Connects to where a request wants to go as the rules say.
+    async fn connect(&self, request: &Request) -> Result<Connected, Refusal> {
+        let destination = &request.destination;
         match self.action(destination) {
             Action::Deny => Err(Refusal {
                 code: ReplyCode::NotAllowed,
                 refused: Refused::EgressDenied,
             }),
             Action::Direct => self.connect_directly(destination).await,
-            Action::Relay => self.connect_by_relay(destination).await,
-            Action::RelayOrDirect => match self.connect_by_relay(destination).await {
+            Action::Relay => self.ask(request).await,
+            Action::RelayOrDirect => match self.ask(request).await {
                 Err(refusal) if refusal.refused == Refused::NoRelay => {
                     self.connect_directly(destination).await
                 }
@@ -230,15 +231,6 @@ impl SocksService {
         })?;
         let bound = stream.socket().local_address();
         Ok((WrappedStream::plain(stream), bound.unwrap_or(NOWHERE)))
-    }
-
-    /// Has the first relay that can be had connect to a destination.
-    async fn connect_by_relay(&self, destination: &Destination) -> Result<Connected, Refusal> {
-        let request = Request {
-            command: Command::Connect,
-            destination: destination.clone(),
-        };
-        self.ask(&request).await
     }
 
     /// Has the first relay that can be had do what is asked.
