@@ -304,6 +304,7 @@ impl fmt::Display for ExposeReport<'_> {
 mod tests {
     use clap::Parser;
 
+    use super::super::failure::reported;
     use super::super::{Cli, Command};
     use super::*;
 
@@ -349,9 +350,7 @@ mod tests {
                 Err(error) => error.to_string(),
                 Ok(args) => {
                     let error = args.settings(&host(None)).expect_err("wrong");
-                    let mut output = Vec::new();
-                    super::super::report(&error, &mut output);
-                    String::from_utf8(output).expect("text")
+                    reported(&error)
                 }
             };
             assert!(text.contains(part), "{args}: {text}");

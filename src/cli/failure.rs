@@ -132,6 +132,14 @@ impl Story {
     }
 }
 
+/// What is reported of an error.
+#[cfg(test)]
+pub(super) fn reported(error: &anyhow::Error) -> String {
+    let mut output = Vec::new();
+    report(error, &mut output);
+    String::from_utf8(output).expect("text")
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;

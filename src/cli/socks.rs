@@ -228,6 +228,7 @@ mod tests {
 
     use clap::Parser;
 
+    use super::super::failure::reported;
     use super::super::{Cli, Command};
     use super::*;
 
@@ -245,11 +246,7 @@ mod tests {
             Err(error) => return Err(error.to_string()),
         };
         args.settings(&host, variable.map(str::to_owned))
-            .map_err(|error| {
-                let mut output = Vec::new();
-                super::super::report(&error, &mut output);
-                String::from_utf8(output).expect("text")
-            })
+            .map_err(|error| reported(&error))
     }
 
     fn secret(folder: &Path, text: &str) -> String {

@@ -187,20 +187,21 @@ fn check_downloads(curl: &Path, folder: &Path, entrance: SocketAddr) {
 
 /// HAProxy in TCP mode in front of a relay, and the address at which it listens.
 fn haproxy(haproxy: &Path, folder: &Path, relay: SocketAddr) -> (Program, SocketAddr) {
+    let patience_s = PATIENCE.as_secs();
+    let lines = format!(
+        "    mode tcp\n    server relay {relay}\n    timeout connect {patience_s}s\n    \
+         timeout client {patience_s}s\n    timeout server {patience_s}s\n"
+    );
+    start_haproxy(haproxy, folder, &lines)
+}
+
+/// HAProxy with these lines for its one entrance, and the address at which that listens.
+pub(crate) fn start_haproxy(haproxy: &Path, folder: &Path, lines: &str) -> (Program, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     let config = folder.join("haproxy.cfg");
-    let patience_s = PATIENCE.as_secs();
-    fs::write(
-        &config,
-        format!(
-            "global\n    maxconn 100\n\
-             listen entrance\n    mode tcp\n    bind fd@0\n    server relay {relay}\n    \
-             timeout connect {patience_s}s\n    timeout client {patience_s}s\n    \
-             timeout server {patience_s}s\n"
-        ),
-    )
-    .expect("written");
+    let text = format!("global\n    maxconn 100\nlisten entrance\n    bind fd@0\n{lines}");
+    fs::write(&config, text).expect("written");
     let mut command = Command::new(haproxy);
     command
         .args(["-db", "-f"])

@@ -5,7 +5,6 @@ use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,6 +13,7 @@ use rustix::event::{Timespec, poll};
 
 use super::agent_process::Program;
 use super::agents::{check_echo_over, echo, service};
+use super::agents_http::start_haproxy;
 use super::patience::until;
 use super::require::require;
 use super::socks::{agent, connect};
@@ -71,23 +71,12 @@ fn nginx(nginx: &Path, folder: &Path, relay: SocketAddr) -> (Program, SocketAddr
 
 /// HAProxy in HTTP mode before a relay, and the address at which it listens.
 fn haproxy(haproxy: &Path, folder: &Path, relay: SocketAddr) -> (Program, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound");
     let timeout = gateway_timeout_s();
-    let text = format!(
-        "global\n    maxconn 100\nlisten entrance\n    mode http\n    bind fd@0\n    \
-         server relay {relay}\n    timeout connect 10s\n    timeout client {timeout}s\n    \
-         timeout server {timeout}s\n    timeout tunnel {timeout}s\n"
+    let lines = format!(
+        "    mode http\n    server relay {relay}\n    timeout connect 10s\n    \
+         timeout client {timeout}s\n    timeout server {timeout}s\n    timeout tunnel {timeout}s\n"
     );
-    let config = folder.join("haproxy.cfg");
-    fs::write(&config, text).expect("written");
-    let mut command = Command::new(haproxy);
-    command
-        .args(["-db", "-f"])
-        .arg(&config)
-        // The socket itself, so that whoever dials it waits for HAProxy.
-        .stdin(Stdio::from(OwnedFd::from(listener)));
-    (Program::start_other(command), address)
+    start_haproxy(haproxy, folder, &lines)
 }
 
 fn ping_pong(stream: &mut TcpStream) {

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::Command as Process;
 use std::thread;
 
-use midspan::protocol::Progress;
 use midspan::protocol::socks5::{Command, Destination, ReplyCode, Request, udp};
 use midspan::protocol::websocks::{MAX_FRAME, datagram_frame};
 use rustix::process::Signal;
@@ -19,7 +18,7 @@ use super::relay_process::Relay;
 use super::socks::{agent, ask_for, secret, url};
 use super::transports::certificate;
 use super::websocket_clients::{require_python, script};
-use super::websocks::{KEY, read_reply, relay, request, visit};
+use super::websocks::{KEY, read_reply, read_value, relay, request, visit};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -469,22 +468,12 @@ fn frame(to: &Destination, data: &[u8]) -> Vec<u8> {
 }
 
 fn read_frame(stream: &mut TcpStream) -> (Destination, Vec<u8>) {
-    let mut received = Vec::new();
-    loop {
-        match datagram_frame::decode(&received).expect("a frame") {
-            Progress::Complete { value, .. } => {
-                let (peer, data) = udp::decode(value).expect("a header");
-                return (peer, data.to_vec());
-            }
-            Progress::Partial { more_bytes_min } => {
-                let from = received.len();
-                received.resize(from + more_bytes_min, 0);
-                stream
-                    .read_exact(&mut received[from..])
-                    .expect("more of it");
-            }
-        }
-    }
+    let frame = read_value(stream, |bytes| {
+        let decoded = datagram_frame::decode(bytes);
+        decoded.map(|progress| progress.map(<[u8]>::to_vec))
+    });
+    let (peer, data) = udp::decode(&frame).expect("a header");
+    (peer, data.to_vec())
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Visitors who come by WebSocks: let in by their passwords, and connected with what they
 //! ask for.
 
+use std::fmt::Debug;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -103,9 +104,17 @@ pub(crate) fn read_reply(stream: &mut TcpStream) -> Reply {
         .expect("ten bytes and a method");
     assert_eq!(start[..10], MAX_FRAME);
     assert_eq!(start[10..], [5, 0]);
+    read_value(stream, Reply::decode)
+}
+
+/// Reads one value and not a byte more.
+pub(crate) fn read_value<T, E: Debug>(
+    stream: &mut TcpStream,
+    decode: impl Fn(&[u8]) -> Result<Progress<T>, E>,
+) -> T {
     let mut received = Vec::new();
     loop {
-        match Reply::decode(&received).expect("a reply") {
+        match decode(&received).expect("a value") {
             Progress::Complete { value, consumed } => {
                 assert_eq!(consumed, received.len());
                 return value;
