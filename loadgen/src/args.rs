@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,14 +19,26 @@ Examples:
   midspan-loadgen bulk --jet 127.0.0.1:8080 --pairs 64 --relay-pid $(pidof midspan)
   midspan-loadgen echo --target 127.0.0.1:9000 --backend 127.0.0.1:9001 --pairs 64
   midspan-loadgen join --socks 127.0.0.1:1080 --concurrency 4
-  midspan-loadgen bulk --direct"
+  midspan-loadgen bulk --direct
+  midspan-loadgen link --delay 0.02 --loss 1"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
-    pub(crate) scenario: Scenario,
+    pub(crate) task: Task,
 }
 
 /// What to do.
+#[derive(Clone, Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in all")]
+pub(crate) enum Task {
+    #[command(flatten)]
+    Load(Scenario),
+    /// Be a slow link from this host to itself: what is sent to one address
+    /// arrives at another, later, in another order, or not at all
+    Link(LinkArgs),
+}
+
+/// What load to make.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Scenario {
     /// Move as many bytes as go through, in one direction
@@ -39,22 +51,22 @@ pub(crate) enum Scenario {
     Idle(IdleArgs),
 }
 
-impl Args {
+impl Scenario {
     pub(crate) const fn route(&self) -> &RouteArgs {
-        match &self.scenario {
-            Scenario::Bulk(args) => &args.route,
-            Scenario::Echo(args) => &args.route,
-            Scenario::Join(args) => &args.route,
-            Scenario::Idle(args) => &args.route,
+        match self {
+            Self::Bulk(args) => &args.route,
+            Self::Echo(args) => &args.route,
+            Self::Join(args) => &args.route,
+            Self::Idle(args) => &args.route,
         }
     }
 
     pub(crate) const fn output(&self) -> &OutputArgs {
-        match &self.scenario {
-            Scenario::Bulk(args) => &args.output,
-            Scenario::Echo(args) => &args.output,
-            Scenario::Join(args) => &args.output,
-            Scenario::Idle(args) => &args.output,
+        match self {
+            Self::Bulk(args) => &args.output,
+            Self::Echo(args) => &args.output,
+            Self::Join(args) => &args.output,
+            Self::Idle(args) => &args.output,
         }
     }
 }
@@ -143,6 +155,40 @@ pub(crate) struct IdleArgs {
     pub(crate) settle: Duration,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// A link from this host to itself. It takes a network device of its own, and so root or
+/// `CAP_NET_ADMIN`; `unshare --net` keeps it away from everybody else.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct LinkArgs {
+    /// Name of the network device
+    #[arg(long, value_name = "NAME", default_value = "midspan0")]
+    pub(crate) device: String,
+    /// Where everything arrives: an address of the device
+    #[arg(long, value_name = "IPV4", default_value = "10.99.0.1")]
+    pub(crate) near: Ipv4Addr,
+    /// What to send to; whoever answers answers to it as well
+    #[arg(long, value_name = "IPV4", default_value = "10.99.0.2")]
+    pub(crate) far: Ipv4Addr,
+    /// How long each packet is on its way; a round trip has it twice
+    #[arg(long, value_name = "SECONDS", default_value = "0.01", value_parser = seconds)]
+    pub(crate) delay: Duration,
+    /// Up to so much longer, each packet for itself: later ones overtake
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub(crate) jitter: Duration,
+    /// So many packets of a hundred are lost
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]
+    pub(crate) loss: f64,
+    /// At most so many packets are on their way; more are lost
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) packets_max: u32,
+    /// Draw chances from here: the same packets meet the same
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// End after so long
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
+    pub(crate) seconds: Duration,
 }
 
 /// The way from one leg of a pair to the other.
@@ -334,6 +380,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text
+        .parse()
+        .map_err(|_| format!("not a number: {text:?}"))?;
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(format!("not from 0 to 100 percent: {text}"));
+    }
+    Ok(percent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,6 +424,9 @@ mod tests {
             ("idle --jet 127.0.0.1:1 --pairs 9000 --settle 0.1", true),
             ("bulk --direct --bytes 5 --seconds 3", false),
             ("bulk --direct --seconds 4000", false),
+            ("link --delay 0.02 --jitter 0.01 --loss 0.5", true),
+            ("link --loss 101", false),
+            ("link --near ::1", false),
         ] {
             assert_eq!(parse(line).is_ok(), accepted, "{line}");
         }

@@ -16,6 +16,7 @@
 //! | `event_loop` | the loop that all scenarios run in |
 //! | `peer` | what a leg does with bytes: sources and sinks |
 //! | `schedule` | when an open loop intends to send |
+//! | `link` | a slow link from this host to itself, to put between |
 //! | `histogram`, `relay_usage`, `report` | what was measured, and how it is told |
 //!
 //! Left out: more than one thread. Start a second one for a second relay core.
@@ -25,6 +26,7 @@ mod event_loop;
 mod exchange;
 mod histogram;
 mod jet;
+mod link;
 mod peer;
 mod relay_usage;
 mod report;
@@ -39,10 +41,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::Args;
+use crate::args::{Args, Scenario, Task};
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let result = match Args::parse().task {
+        Task::Load(scenario) => run(&scenario),
+        Task::Link(args) => link::run(&args).map(|()| 0),
+    };
+    match result {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -54,9 +60,9 @@ fn main() -> ExitCode {
 }
 
 /// Runs one scenario and returns how many errors it counted.
-fn run(args: &Args) -> anyhow::Result<u64> {
-    let outcome = scenario::run(args)?;
-    let output = args.output();
+fn run(scenario: &Scenario) -> anyhow::Result<u64> {
+    let outcome = scenario::run(scenario)?;
+    let output = scenario.output();
     report::write(&outcome.report, output.json.as_deref())?;
     if let (Some(path), Some(latency)) = (&output.hgrm, &outcome.latency) {
         histogram::write_hgrm(path, latency)?;

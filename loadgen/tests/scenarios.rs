@@ -128,6 +128,28 @@ fn what_a_proxy_refuses_is_an_error() {
     assert_eq!(report["errors_first"][0], why, "{report}");
 }
 
+/// In namespaces of its own, which end with the shell.
+#[test]
+fn over_a_link_both_ways_take_their_time() {
+    let script = "\
+        ip link set lo up
+        \"$0\" link --delay 0.01 | {
+            read -r ready && \"$0\" echo --target 10.99.0.2:9001 --backend 10.99.0.1:9001 \\
+                --seconds 0.3 --warmup 0 --json -
+            kill -TERM -1
+        }";
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--net", "--pid", "--fork"])
+        .args(["sh", "-c", script])
+        .arg(env!("CARGO_BIN_EXE_midspan-loadgen"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).expect(&said);
+    assert_eq!(report["errors"], 0, "{report}");
+    assert!(report["latency"]["p50_us"].as_f64().unwrap() >= 20_000.0);
+}
+
 /// Runs one load, which must succeed, and looks at its report.
 fn check(load: &str, route: &str, relay_pid: Option<u32>) {
     let output = loadgen(load, route, relay_pid);

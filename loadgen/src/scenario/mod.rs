@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use midspan::runtime::{clock, cores, kernel};
 use midspan::time::Timestamp;
 
-use crate::args::{Args, Scenario};
+use crate::args::Scenario;
 use crate::event_loop::EventLoop;
 use crate::relay_usage::RelayUsage;
 use crate::report::{Report, Window};
@@ -37,21 +37,21 @@ struct Stage {
 }
 
 /// Runs the scenario that was asked for.
-pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let route_args = args.route();
+pub(crate) fn run(scenario: &Scenario) -> anyhow::Result<Outcome> {
+    let route_args = scenario.route();
     if let Some(core) = route_args.cpu {
         cores::pin_thread(core).with_context(|| format!("cannot run on core {core}"))?;
     }
     // Raises the descriptor limit, and says what is missing.
     kernel::probe()?;
-    let event_loop = EventLoop::new(args.output().progress)?;
+    let event_loop = EventLoop::new(scenario.output().progress)?;
     let mut stage = Stage {
         route: Route::prepare(route_args, &event_loop.reactor)?,
         event_loop,
         relay: RelayUsage::of(&route_args.relay_pid),
         generator: RelayUsage::of(&[std::process::id()]),
     };
-    let outcome = match &args.scenario {
+    let outcome = match scenario {
         Scenario::Bulk(args) => bulk::run(args, &mut stage),
         Scenario::Echo(args) => echo::run(args, &mut stage),
         Scenario::Join(args) => join::run(args, &mut stage),
