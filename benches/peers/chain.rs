@@ -32,6 +32,8 @@ pub(crate) enum Listens {
     At(&'static str),
     /// At the first address in the first line that it says.
     AsItSays,
+    /// Nowhere, as it relays nothing; it is ready once it says anything.
+    Nowhere,
 }
 
 /// All processes of a row, which run until this is dropped.
@@ -43,6 +45,7 @@ pub(crate) struct Chain {
 #[derive(Debug)]
 struct Running {
     name: &'static str,
+    relays: bool,
     child: Child,
     log: PathBuf,
 }
@@ -63,9 +66,10 @@ impl Chain {
         Ok(chain)
     }
 
-    /// Everything that runs for this row: the processes, and those that they started.
+    /// Everything that relays for this row: the processes, and those that they started.
     pub(crate) fn pids(&self) -> anyhow::Result<Vec<u32>> {
-        let mut pids: Vec<_> = self.links.iter().map(|link| link.child.id()).collect();
+        let relays = self.links.iter().filter(|link| link.relays);
+        let mut pids: Vec<_> = relays.map(|link| link.child.id()).collect();
         let mut asked = 0;
         while let Some(pid) = pids.get(asked) {
             pids.extend(children(*pid)?);
@@ -106,14 +110,22 @@ impl Running {
         let child = pinned
             .spawn()
             .context("cannot run nsenter, setpriv and taskset")?;
-        let mut running = Self { name, child, log };
+        let mut running = Self {
+            name,
+            relays: !matches!(listens, Listens::Nowhere),
+            child,
+            log,
+        };
         for _ in 0..START_ATTEMPTS_MAX {
             if !running.is_running()? {
                 break;
             }
+            let said = running.said()?;
             let address = match listens {
                 Listens::At(address) => Some(address.parse()?),
-                Listens::AsItSays => first_address(&running.said()?),
+                Listens::AsItSays => first_address(&said),
+                Listens::Nowhere if said.is_empty() => None,
+                Listens::Nowhere => return Ok(running),
             };
             if let Some(address) = address
                 && is_listening(namespace, address)?

@@ -121,6 +121,9 @@ impl Column {
     /// For proxies that are asked where to dial.
     pub(crate) const SOCKS: [Self; 3] = [Self::Messages, Self::EchoAlone, Self::Connects];
 
+    /// For what a long way costs.
+    pub(crate) const FAR_AWAY: [Self; 1] = [Self::Connects];
+
     pub(crate) fn name(&self) -> &'static str {
         self.layout()[0].name
     }

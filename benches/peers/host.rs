@@ -95,7 +95,7 @@ pub(crate) struct Host {
     pub(crate) folder: TempDir,
     pub(crate) relay_core: usize,
     generator_core: usize,
-    generator: PathBuf,
+    pub(crate) generator: PathBuf,
     /// The fingerprint of the certificate in [`Self::both_pem`].
     pub(crate) pin: String,
 }

@@ -127,6 +127,11 @@ fn sections(args: &Args) -> Vec<Section> {
         ("over tls", Row::over_tls(), &Column::WRAPPED),
         ("over websocket", Row::over_websocket(), &Column::WRAPPED),
         ("through socks", Row::through_socks(), &Column::SOCKS),
+        (
+            "through socks, far away",
+            Row::through_socks_far_away(),
+            &Column::FAR_AWAY,
+        ),
     ]
     .map(|(title, rows, columns)| Section {
         title,

@@ -9,7 +9,7 @@ use crate::chain::{Chain, Link, Listens};
 use crate::column::Column;
 use crate::host::{BACKEND, Host, LISTEN, Package, find};
 use crate::namespace::Namespace;
-use crate::socks::{self, Pool};
+use crate::socks::{self, Pool, Way};
 
 /// Where Debian puts nginx's stream module.
 const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -39,7 +39,11 @@ pub(crate) enum Row {
     /// A SOCKS5 proxy with SSH behind it.
     Ssh,
     /// Our own with our relay behind it, over this.
-    MidspanSocks { transport: &'static str, pool: Pool },
+    MidspanSocks {
+        transport: &'static str,
+        pool: Pool,
+        way: Way,
+    },
 }
 
 impl Row {
@@ -73,17 +77,30 @@ impl Row {
 
     /// Those that are asked by SOCKS5 to dial, behind the same of ours without SOCKS.
     pub(crate) fn through_socks() -> Vec<Self> {
-        let ours = |transport| {
-            [Pool::Default, Pool::Empty].map(|pool| Self::MidspanSocks { transport, pool })
-        };
         let mut rows = vec![
             Self::Microsocks,
             Self::Ssh,
             Self::Midspan { plane: "auto" },
             Self::MidspanOver { transport: "tls" },
         ];
-        rows.extend(["ws", "wss"].into_iter().flat_map(ours));
+        rows.extend(Self::our_socks(Way::Loopback));
         rows
+    }
+
+    /// Ours, with a relay that is a round trip away.
+    pub(crate) fn through_socks_far_away() -> Vec<Self> {
+        Self::our_socks(Way::Link)
+    }
+
+    fn our_socks(way: Way) -> Vec<Self> {
+        let with_each_pool = |transport| {
+            [Pool::Default, Pool::Empty].map(|pool| Self::MidspanSocks {
+                transport,
+                pool,
+                way,
+            })
+        };
+        ["ws", "wss"].into_iter().flat_map(with_each_pool).collect()
     }
 
     pub(crate) fn name(&self) -> String {
@@ -97,10 +114,21 @@ impl Row {
             Self::MidspanOver { transport } => format!("midspan {transport}"),
             Self::Microsocks => "microsocks".to_owned(),
             Self::Ssh => "ssh -D".to_owned(),
-            Self::MidspanSocks { transport, pool } => match pool {
-                Pool::Default => format!("midspan socks, {transport}"),
-                Pool::Empty => format!("midspan socks, {transport}, no pool"),
-            },
+            Self::MidspanSocks {
+                transport,
+                pool,
+                way,
+            } => {
+                let far = match way {
+                    Way::Loopback => "",
+                    Way::Link => ", far away",
+                };
+                let without = match pool {
+                    Pool::Default => "",
+                    Pool::Empty => ", no pool",
+                };
+                format!("midspan socks, {transport}{far}{without}")
+            }
         }
     }
 
@@ -125,14 +153,27 @@ impl Row {
         )
     }
 
-    /// What does the same without SOCKS, at least the same encryption.
-    pub(crate) const fn without_socks(&self) -> Option<Self> {
-        match self {
-            Self::MidspanSocks { transport, .. } => Some(match transport.as_bytes() {
+    /// What shows what SOCKS costs, with at least the same encryption, or what the pool gives.
+    pub(crate) const fn counterpart(&self) -> Option<Self> {
+        let Self::MidspanSocks {
+            transport,
+            pool,
+            way,
+        } = *self
+        else {
+            return None;
+        };
+        match (way, pool) {
+            (Way::Loopback, _) => Some(match transport.as_bytes() {
                 b"wss" => Self::MidspanOver { transport: "tls" },
                 _ => Self::Midspan { plane: "auto" },
             }),
-            _ => None,
+            (Way::Link, Pool::Default) => Some(Self::MidspanSocks {
+                transport,
+                pool: Pool::Empty,
+                way,
+            }),
+            (Way::Link, Pool::Empty) => None,
         }
     }
 
@@ -206,9 +247,11 @@ impl Row {
             Self::Nobody => return Ok(Vec::new()),
             Self::Microsocks => return socks::microsocks(),
             Self::Ssh => return socks::ssh(host),
-            Self::MidspanSocks { transport, pool } => {
-                return socks::midspan(host, transport, *pool);
-            }
+            Self::MidspanSocks {
+                transport,
+                pool,
+                way,
+            } => return socks::midspan(host, transport, *pool, *way),
             Self::Haproxy => haproxy(host, "", "", "")?,
             Self::HaproxyTls { buffer_bytes } => haproxy(
                 host,

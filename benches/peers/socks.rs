@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use midspan::access::PasswordDigest;
@@ -23,6 +24,23 @@ pub(crate) enum Pool {
     Default,
     Empty,
 }
+
+/// What is between the agent and the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Loopback,
+    /// A link with a round trip of [`ROUND_TRIP`].
+    Link,
+}
+
+/// As within a region; how often it has to be waited for is the same at any distance.
+const ROUND_TRIP: Duration = Duration::from_millis(2);
+
+/// Where the relay listens behind such a link.
+const LINK_NEAR: &str = "10.99.0.1";
+const BEHIND_LINK: &str = "10.99.0.1:9002";
+/// What the agent dials to get there.
+const LINK_FAR: &str = "10.99.0.2";
 
 /// One process that listens and dials, a thread per connection.
 pub(crate) fn microsocks() -> anyhow::Result<Vec<Link>> {
@@ -97,16 +115,32 @@ fn make_key(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Our agent, and our relay that dials for it.
-pub(crate) fn midspan(host: &Host, transport: &str, pool: Pool) -> anyhow::Result<Vec<Link>> {
+pub(crate) fn midspan(
+    host: &Host,
+    transport: &str,
+    pool: Pool,
+    way: Way,
+) -> anyhow::Result<Vec<Link>> {
+    let (behind, dialled) = match way {
+        Way::Loopback => (BEHIND, BEHIND.to_owned()),
+        Way::Link => (BEHIND_LINK, BEHIND_LINK.replace(LINK_NEAR, LINK_FAR)),
+    };
     let folder = host.folder.path();
     let [users, config, password] =
         ["users", "relay.toml", "password"].map(|name| folder.join(name));
     let kept = PasswordDigest::of(PASSWORD);
     write_secret(&users, &format!("{USER}:{kept}\n"))?;
     write_secret(&password, PASSWORD)?;
-    fs::write(&config, format!("[websocks]\nusers = {users:?}\n"))?;
-    let mut relay = midspan_relay(host, "auto", BEHIND);
+    fs::write(
+        &config,
+        format!("[websocks]\nusers = {users:?}\n[egress]\nreach = \"everything\"\n"),
+    )?;
+    let mut relay = midspan_relay(host, "auto", behind);
     relay.arg("--config").arg(config);
+    if way == Way::Link {
+        // Another host could be at the far end, as far as it knows.
+        relay.arg("--open");
+    }
 
     let query = match transport {
         "wss" => format!("?pin={}", host.pin),
@@ -115,23 +149,37 @@ pub(crate) fn midspan(host: &Host, transport: &str, pool: Pool) -> anyhow::Resul
     let mut agent = Command::new(env!("CARGO_BIN_EXE_midspan"));
     agent
         .args(["socks", LISTEN, "--cores", "1", "--relay"])
-        .arg(format!("websocks+{transport}://{USER}@{BEHIND}{query}"))
+        .arg(format!("websocks+{transport}://{USER}@{dialled}{query}"))
         .arg("--password-file")
         .arg(password);
     if pool == Pool::Empty {
         agent.args(["--pool", "0"]);
     }
 
-    Ok(vec![
-        Link {
-            name: "relay",
-            command: relay,
-            listens: Listens::At(BEHIND),
-        },
-        Link {
-            name: "agent",
-            command: agent,
-            listens: Listens::AsItSays,
-        },
-    ])
+    let mut links = Vec::new();
+    if way == Way::Link {
+        links.push(link(host));
+    }
+    links.push(Link {
+        name: "relay",
+        command: relay,
+        listens: Listens::At(behind),
+    });
+    links.push(Link {
+        name: "agent",
+        command: agent,
+        listens: Listens::AsItSays,
+    });
+    Ok(links)
+}
+
+fn link(host: &Host) -> Link {
+    let mut command = Command::new(&host.generator);
+    command.args(["link", "--near", LINK_NEAR, "--far", LINK_FAR, "--delay"]);
+    command.arg((ROUND_TRIP / 2).as_secs_f64().to_string());
+    Link {
+        name: "link",
+        command,
+        listens: Listens::Nowhere,
+    }
 }

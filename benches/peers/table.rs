@@ -40,15 +40,15 @@ impl Summary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Yardstick {
     /// Each with its own.
-    WithoutSocks,
+    Counterpart,
     BestPeer,
     First,
 }
 
 impl Yardstick {
     fn of(rows: &[Row]) -> Self {
-        if rows.iter().any(|row| row.without_socks().is_some()) {
-            Self::WithoutSocks
+        if rows.iter().any(|row| row.counterpart().is_some()) {
+            Self::Counterpart
         } else if rows.iter().any(Row::is_peer) {
             Self::BestPeer
         } else {
@@ -58,7 +58,7 @@ impl Yardstick {
 
     const fn title(self) -> &'static str {
         match self {
-            Self::WithoutSocks => "ratio to the same without socks",
+            Self::Counterpart => "ratio to its counterpart",
             Self::BestPeer => "ratio to the best peer",
             Self::First => "ratio to the first",
         }
@@ -165,13 +165,13 @@ impl fmt::Display for Table {
         })?;
         let yardstick = Yardstick::of(&self.rows);
         let compared = rows().filter(|row| match yardstick {
-            Yardstick::WithoutSocks => row.without_socks().is_some(),
+            Yardstick::Counterpart => row.counterpart().is_some(),
             Yardstick::BestPeer | Yardstick::First => row.is_ours(),
         });
         self.write_lines(f, yardstick.title(), compared, |row, figure| {
             let median = |row: &Row| Some(self.summary(row, figure)?.median);
             let measure = match yardstick {
-                Yardstick::WithoutSocks => median(&row.without_socks()?),
+                Yardstick::Counterpart => median(&row.counterpart()?),
                 Yardstick::BestPeer => self.best_peer(figure),
                 Yardstick::First => median(self.rows.first()?),
             };
