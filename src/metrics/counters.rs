@@ -78,6 +78,8 @@ pub enum Count {
     SpillShortages,
     /// Bytes moved from one leg of a pair to the other, prefixes included.
     BytesRelayed,
+    /// Those of them that were spliced through a pipe, not copied.
+    BytesSpliced,
     /// HTTP requests that were answered with a page, or that it has not changed.
     PagesServed,
     /// HTTP requests that were told where else to ask.
@@ -101,6 +103,7 @@ labels!(Count {
     PipeShortages = "pipe_shortages",
     SpillShortages = "spill_shortages",
     BytesRelayed = "bytes_relayed",
+    BytesSpliced = "bytes_spliced",
     PagesServed = "pages_served",
     Redirected = "redirected",
     DatagramsRelayed = "datagrams_relayed",
@@ -354,7 +357,7 @@ mod tests {
             counted().snapshot().to_string(),
             "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
              moved_to_ring=0 pipe_shortages=0 spill_shortages=0 bytes_relayed=1000 \
-             pages_served=0 redirected=0 datagrams_relayed=0 datagrams_dropped=0 \
+             bytes_spliced=0 pages_served=0 redirected=0 datagrams_relayed=0 datagrams_dropped=0 \
              datagrams_denied=0 ended.reset=1 refused.slow=2",
         );
     }

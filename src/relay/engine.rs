@@ -171,6 +171,8 @@ pub struct EngineCounters {
     pub fills: u64,
     /// Splices from a pipe into a socket.
     pub drains: u64,
+    /// Bytes that went that way, from a pipe into a socket.
+    pub spliced_bytes: u64,
     /// Splices that were copies because no pipe was to be had.
     pub pipe_shortages: u64,
     /// Directions that began to splice.

@@ -47,6 +47,8 @@ pub struct PlanesCounts {
     pub spill_shortages: u64,
     /// Bytes that were delivered, those of pairs that live among them.
     pub bytes_relayed: u64,
+    /// Those of them that went through a pipe, never copied into the program.
+    pub bytes_spliced: u64,
 }
 
 impl Planes {
@@ -150,6 +152,7 @@ impl Planes {
             pipe_shortages: counters.pipe_shortages,
             spill_shortages: counters.peeks + self.ring.small_receives,
             bytes_relayed: counters.ended_bytes + live.sum::<u64>(),
+            bytes_spliced: counters.spliced_bytes,
         }
     }
 

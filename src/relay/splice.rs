@@ -73,7 +73,10 @@ pub(super) fn drain(means: &mut Means, ends: Ends<'_>, key: ChainKey) -> Outcome
     {
         // Bytes that we counted in are not in the pipe.
         Ok(0) => Outcome::DestinationFailed(Errno::IO),
-        Ok(bytes) => Outcome::Sent(bytes),
+        Ok(bytes) => {
+            means.counters.spliced_bytes += u64::from(bytes);
+            Outcome::Sent(bytes)
+        }
         Err(Errno::AGAIN) => Outcome::DestinationFull,
         Err(error) => Outcome::DestinationFailed(error),
     }

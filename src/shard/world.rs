@@ -313,12 +313,14 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             pipe_shortages,
             spill_shortages,
             bytes_relayed,
+            bytes_spliced,
         } = self.planes.borrow().counts();
         let counts = &self.counters.counts;
         counts.set(Count::MovedToRing, moved_to_ring);
         counts.set(Count::PipeShortages, pipe_shortages);
         counts.set(Count::SpillShortages, spill_shortages);
         counts.set(Count::BytesRelayed, bytes_relayed);
+        counts.set(Count::BytesSpliced, bytes_spliced);
         self.counters.snapshot()
     }
 
