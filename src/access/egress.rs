@@ -1,7 +1,7 @@
 //! Where the relay may dial for others.
 //!
 //! Rules are asked in order, and the first that fits decides; where none does, the
-//! default does: everything public on a relay that others reach. Addresses are judged as
+//! default does: everything public. Addresses are judged as
 //! they were resolved, so that no name leads where its address may not.
 //!
 //! A user's own rules are asked before the relay's, as one list.

@@ -38,5 +38,8 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         "# {} is valid. On this host the relay would run with:\n{settings}",
         args.file.display()
     ));
+    for note in settings.notes() {
+        print(&format_args!("# note: {note}"));
+    }
     Ok(())
 }

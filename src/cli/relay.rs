@@ -276,7 +276,7 @@ fn random_id() -> [u8; 16] {
 
 /// What the probe found that an operator may want to change.
 fn notes(features: &Features, settings: &RelaySettings) -> Vec<String> {
-    let mut notes = Vec::new();
+    let mut notes = settings.notes();
     if !features.min_wait {
         notes.push(format!(
             "kernel {} cannot gather completions: bulk transfers cost more CPU than from Linux \

@@ -79,6 +79,8 @@ pub(super) struct Written {
     pub(super) admin: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) proxy_protocol_from: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) forwarded_for_from: Vec<Spanned<String>>,
     pub(super) create_on_accept: Option<bool>,
     pub(super) cores: Option<Spanned<CoreChoice>>,
     pub(super) data_plane: Option<DataPlane>,

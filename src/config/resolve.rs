@@ -50,7 +50,8 @@ impl RelaySettings {
             listen: listen.into_iter().map(|(listener, _)| listener).collect(),
             open,
             admin: admin(flags, file, host)?,
-            proxy_protocol_from: networks(file)?,
+            proxy_protocol_from: networks(file, |written| &written.proxy_protocol_from)?,
+            forwarded_for_from: networks(file, |written| &written.forwarded_for_from)?,
             create_on_accept: flags
                 .create_on_accept
                 .or(written.and_then(|w| w.create_on_accept))
@@ -86,7 +87,7 @@ impl RelaySettings {
             limits,
             keyring: keyring(file)?,
             users: users(file)?,
-            egress: egress(file, loopback_only)?,
+            egress: egress(file)?,
             tls: tls(
                 flags
                     .tls
@@ -330,6 +331,27 @@ mod tests {
         assert!(resolve(&Flags::default(), Some("create_on_accept = true")));
         assert!(!resolve(&reachable, None));
         assert!(resolve(&asked, None));
+    }
+
+    #[test]
+    fn users_that_may_come_without_tls_are_noted() {
+        for (listener, has_users, is_noted) in [
+            ("0.0.0.0:1", true, true),
+            ("jet+ws://0.0.0.0:1", true, true),
+            ("jet+wss://0.0.0.0:1", true, false),
+            ("127.0.0.1:1", true, false),
+            ("0.0.0.0:1", false, false),
+        ] {
+            let flags = Flags {
+                listen: vec!["127.0.0.1:2".parse().unwrap(), listener.parse().unwrap()],
+                open: Some(true),
+                ..Flags::default()
+            };
+            let mut settings = RelaySettings::resolve(&flags, None, &HostFacts::example()).unwrap();
+            settings.users.path = has_users.then(|| "/users".into());
+            let notes = settings.notes();
+            assert_eq!(!notes.is_empty(), is_noted, "{listener}: {notes:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::access::Keyring;
 use crate::access::egress::Egress;
-use crate::protocol::jet::PublicUrl;
+use crate::protocol::jet::{PublicUrl, Transport};
 use crate::web::Web;
 
 /// How long a shard may spin before it sleeps, at most, in microseconds.
@@ -46,6 +46,8 @@ pub struct RelaySettings {
     /// Who passes on others' connections, and begins each with a PROXY protocol header
     /// that says whose it is.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// Who passes on others' HTTP requests, and says whose in `X-Forwarded-For`.
+    pub forwarded_for_from: Vec<IpNet>,
     /// Whether a JET acceptor may create the association that it names.
     pub create_on_accept: bool,
     /// The cores to run on, one shard each: at least one, none twice.
@@ -203,6 +205,27 @@ impl RelaySettings {
         differing
     }
 
+    /// What is valid, and yet perhaps not what was meant.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let without_tls = self.listen.iter().find(|listener| {
+            !listener.is_loopback() && listener.only.is_none_or(|only| only == Transport::Ws)
+        });
+        let mut notes = Vec::new();
+        if let Some(listener) = without_tls
+            && self.users.path.is_some()
+            && self.tls.client_ca.is_none()
+        {
+            notes.push(format!(
+                "users of [websocks] may come to {} without TLS, where all can read what they \
+                 prove who they are by, and use it for three minutes; have them come by \
+                 websocks+wss, or listen at jet+wss://{} for TLS alone",
+                listener.address, listener.address
+            ));
+        }
+        notes
+    }
+
     /// Whether only this host can reach the relay.
     #[must_use]
     pub fn is_loopback_only(&self) -> bool {
@@ -224,10 +247,14 @@ impl fmt::Display for RelaySettings {
         if let Some(admin) = self.admin {
             writeln!(f, "admin = \"{admin}\"")?;
         }
-        if !self.proxy_protocol_from.is_empty() {
-            let networks = self.proxy_protocol_from.iter().map(|n| format!("\"{n}\""));
-            let networks: Vec<_> = networks.collect();
-            writeln!(f, "proxy_protocol_from = [{}]", networks.join(", "))?;
+        for (name, networks) in [
+            ("proxy_protocol_from", &self.proxy_protocol_from),
+            ("forwarded_for_from", &self.forwarded_for_from),
+        ] {
+            if !networks.is_empty() {
+                let networks: Vec<_> = networks.iter().map(|n| format!("\"{n}\"")).collect();
+                writeln!(f, "{name} = [{}]", networks.join(", "))?;
+            }
         }
         writeln!(f, "create_on_accept = {}", self.create_on_accept)?;
         writeln!(f, "cores = \"{}\"", cores.join(","))?;

@@ -1,11 +1,11 @@
 //! What peers are told about the ways to this relay, `jet.urls` and `jet.stun`; and
-//! who passes on their connections, `proxy_protocol_from`.
+//! who passes on their connections or requests, `proxy_protocol_from` and `forwarded_for_from`.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::file::ConfigFile;
+use super::file::{ConfigFile, Written};
 use super::{ConfigError, Problem};
 use crate::protocol::jet::PublicUrl;
 
@@ -41,8 +41,11 @@ pub(super) fn urls(file: Option<&ConfigFile>) -> Result<Vec<PublicUrl>, ConfigEr
     Ok(urls)
 }
 
-/// The networks that the file lists; an address is a network of its own.
-pub(super) fn networks(file: Option<&ConfigFile>) -> Result<Vec<IpNet>, ConfigError> {
+/// The networks of such a list in the file; an address is a network of its own.
+pub(super) fn networks(
+    file: Option<&ConfigFile>,
+    list: impl FnOnce(&Written) -> &[toml::Spanned<String>],
+) -> Result<Vec<IpNet>, ConfigError> {
     let Some(file) = file else {
         return Ok(Vec::new());
     };
@@ -57,11 +60,7 @@ pub(super) fn networks(file: Option<&ConfigFile>) -> Result<Vec<IpNet>, ConfigEr
             ConfigError::new(file.place(written), problem)
         })
     };
-    file.written()
-        .proxy_protocol_from
-        .iter()
-        .map(parse)
-        .collect()
+    list(file.written()).iter().map(parse).collect()
 }
 
 /// The STUN and TURN servers that the file lists.

@@ -220,24 +220,16 @@ fn own_limit(
     }
 }
 
-/// Where may be dialled: by the rules of the file, and beyond them what is public, or on
-/// a relay that only this host reaches, everything.
-pub(super) fn egress(
-    file: Option<&ConfigFile>,
-    is_loopback_only: bool,
-) -> Result<Egress, ConfigError> {
-    let by_default = match is_loopback_only {
-        true => Reach::Everything,
-        false => Reach::Public,
-    };
+/// Where may be dialled: by the rules of the file, and beyond them what is public. That a
+/// relay listens on loopback does not tell who comes: a gateway may stand before it.
+pub(super) fn egress(file: Option<&ConfigFile>) -> Result<Egress, ConfigError> {
     let Some(file) = file else {
-        return Ok(Egress::new(Vec::new(), by_default));
+        return Ok(Egress::default());
     };
     let written = &file.written().egress;
     let reach = match written.reach {
-        Some(WrittenReach::Public) => Reach::Public,
+        Some(WrittenReach::Public) | None => Reach::Public,
         Some(WrittenReach::Everything) => Reach::Everything,
-        None => by_default,
     };
     Ok(Egress::new(rules(file, &written.rules)?, reach))
 }

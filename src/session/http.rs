@@ -4,6 +4,7 @@
 //! refused.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use memchr::{memchr_iter, memmem};
 
@@ -41,6 +42,9 @@ pub struct HttpRequest {
     /// What is asked; or why nothing that there is, which leaves the connection
     /// as it is.
     pub asked: Result<RestRequest, RestError>,
+    /// Whose request it is, as the last of those says who passed it on. Anybody could: it
+    /// holds from whoever is trusted alone.
+    pub forwarded_for: Option<IpAddr>,
     /// The key that the client shows: RFC 6750 §2.1, or `token` in the query.
     pub key: Option<Presented>,
     /// What the client wants to become of the connection.
@@ -242,6 +246,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
         asked,
         knock,
         web,
+        forwarded_for: forwarded_for(&head),
         key: presented_key(&head),
         persistence,
         upgrade: Upgrade::from_head(&head).map(|upgrade| Switching::to(&upgrade)),
@@ -252,6 +257,15 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
         // Of an older client's it is to be ignored.
         expects_continue: is_current && head.headers.has_token("Expect", "100-continue"),
     }))
+}
+
+/// The last address of `X-Forwarded-For`: what comes before it is what somebody else wrote
+/// whom nobody asked. With or without a port, and brackets around one of IPv6.
+fn forwarded_for(head: &RequestHead<'_, '_>) -> Option<IpAddr> {
+    let last = head.headers.tokens("X-Forwarded-For").last()?;
+    let with_port = || last.parse().map(|address: SocketAddr| address.ip());
+    let bare = last.trim_start_matches('[').trim_end_matches(']');
+    bare.parse().or_else(|_| with_port()).ok()
 }
 
 fn presented_key(head: &RequestHead<'_, '_>) -> Option<Presented> {
@@ -274,6 +288,7 @@ mod tests {
 
     const HEALTH: HttpRequest = HttpRequest {
         asked: Ok(RestRequest::Health),
+        forwarded_for: None,
         key: None,
         persistence: Persistence::KeepAlive,
         upgrade: Err(UpgradeError::NotAsked),
@@ -343,6 +358,28 @@ mod tests {
             reader.received.extend_from_slice(&b"abc"[with.len()..]);
             assert!(matches!(reader.parse(), Ok(Some(_))));
             assert!(!reader.owes_continue);
+        }
+    }
+
+    #[test]
+    fn whose_a_request_is_stands_last() {
+        for (header, expected) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("198.51.100.7, 192.0.2.1", Some("192.0.2.1")),
+            ("x\r\nX-Forwarded-For: 192.0.2.1:4711", Some("192.0.2.1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("[2001:db8::1]:4711", Some("2001:db8::1")),
+            ("192.0.2.1, unknown", None),
+            ("", None),
+        ] {
+            let wire =
+                format!("GET /health HTTP/1.1\r\nHost: a\r\nx-forwarded-for: {header}\r\n\r\n");
+            let request = HttpRequest {
+                forwarded_for: expected.map(|ip| ip.parse().unwrap()),
+                ..HEALTH
+            };
+            assert_eq!(check(wire.as_bytes(), 100), (vec![request], None), "{wire}");
         }
     }
 

@@ -237,9 +237,11 @@ impl Refused {
             Self::BodyTooLong => 413,
             Self::UpgradeRequired => 426,
             Self::NotWaiting => 428,
-            Self::TooManyWaiting | Self::TooManyOfBearer | Self::TooFast | Self::TooManyWrong => {
-                429
-            }
+            Self::TooManyWaiting
+            | Self::TooManyFromAddress
+            | Self::TooManyOfBearer
+            | Self::TooFast
+            | Self::TooManyWrong => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
             Self::TableFull | Self::TooManySpent | Self::OverMemory | Self::Draining => 503,
             _ => 400,

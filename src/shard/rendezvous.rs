@@ -99,6 +99,8 @@ pub struct RendezvousSettings {
     pub stun: Vec<String>,
     /// Who passes on others' connections, and says whose.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// Who passes on others' requests, and says whose.
+    pub forwarded_for_from: Vec<IpNet>,
     pub association_ttl: Duration,
     /// How long a session may last.
     pub session_ttl: Option<Duration>,
@@ -257,17 +259,19 @@ impl RelayService {
             false => PeerAddress::UNKNOWN,
         };
         let mut link = Link::new(stream);
-        if self.passes_on_others(&link) {
+        if is_from(&link, &self.settings().proxy_protocol_from) {
             match read_proxy_header(reactor, &mut link, deadline).await {
                 Ok(Some(source)) => peer = PeerAddress::from(Some(source)),
                 Ok(None) => {}
                 Err(refused) => return self.count_refused(peer, refused),
             }
         }
-        if !self.admits(peer) {
-            return self.count_refused(peer, Refused::TooManyFromAddress);
-        }
-        let _counted = self.connections_per_address.enter(peer);
+        let _counted = match self.is_forwarder(&link) {
+            // Whose it is, is told by what it asks.
+            true => None,
+            false if self.admits(peer) => self.connections_per_address.enter(peer),
+            false => return self.count_refused(peer, Refused::TooManyFromAddress),
+        };
         let opening = read_opening(reactor, &mut link, &self.read_buffer, deadline).await;
         let opening = match opening {
             Ok(Opening::Tls(_)) if only.is_some_and(|only| !only.is_tls()) => {
@@ -329,20 +333,14 @@ impl RelayService {
     }
 
     /// Whether a peer's address may have another connection.
-    fn admits(&self, peer: PeerAddress) -> bool {
+    pub(super) fn admits(&self, peer: PeerAddress) -> bool {
         let max = self.settings().connections_per_address_max;
         max == 0 || self.connections_per_address.count(peer) < max
     }
 
-    /// Whether the peer may pass on others' connections, and so has to say whose.
-    fn passes_on_others(&self, link: &Link) -> bool {
-        let settings = self.settings();
-        let trusted = &settings.proxy_protocol_from;
-        !trusted.is_empty()
-            && link.peer_address().is_some_and(|address| {
-                let ip = address.ip().to_canonical();
-                trusted.iter().any(|network| network.contains(&ip))
-            })
+    /// Whether the peer may pass on others' requests, and is believed whose they are.
+    pub(super) fn is_forwarder(&self, link: &Link) -> bool {
+        is_from(link, &self.settings().forwarded_for_from)
     }
 
     /// Whether what a connection opens with is served on its listener, which may be for
@@ -652,6 +650,15 @@ impl Service for RelayService {
     fn is_busy(&self) -> bool {
         self.handshakes.get() > 0
     }
+}
+
+/// Whether the other end of a connection is in one of these networks.
+fn is_from(link: &Link, networks: &[IpNet]) -> bool {
+    !networks.is_empty()
+        && link.peer_address().is_some_and(|address| {
+            let ip = address.ip().to_canonical();
+            networks.iter().any(|network| network.contains(&ip))
+        })
 }
 
 impl Drop for HandshakePermit {

@@ -4,6 +4,7 @@
 //! association that lives elsewhere goes to its owner as a message, and the answer
 //! comes back as one.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,8 @@ impl RelayService {
         since: Timestamp,
     ) -> Option<Visitor> {
         let reactor = &self.world.reactor;
+        let is_forwarder = self.is_forwarder(&link);
+        let mut peer = peer;
         let mut reader = HttpReader::new(received);
         // As long as it has no place of its own among the limits, a connection has
         // that of a handshake, and no longer than one.
@@ -107,6 +110,16 @@ impl RelayService {
                     return None;
                 }
             };
+            if let (true, Some(ip)) = (is_forwarder, request.forwarded_for) {
+                // Its port is nobody's business.
+                peer = PeerAddress::from(Some(SocketAddr::new(ip, 0)));
+                if !self.admits(peer) {
+                    let refused = Refused::TooManyFromAddress;
+                    let answer = refusal(request.asked, refused);
+                    self.part_with(link, peer, refused, &answer).await;
+                    return None;
+                }
+            }
             if let Ok(RestRequest::Meet { verb, place }) = request.asked {
                 let mut early = reader.take_rest();
                 early.extend_from_slice(&link.take_opened());

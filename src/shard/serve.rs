@@ -310,6 +310,7 @@ pub(super) fn service_settings(
         web: settings.web.clone(),
         stun: settings.jet.stun.clone(),
         proxy_protocol_from: settings.proxy_protocol_from.clone(),
+        forwarded_for_from: settings.forwarded_for_from.clone(),
         association_ttl: limits.association_ttl(),
         session_ttl: limits.session_ttl(),
         handshake_timeout: limits.handshake_timeout(),

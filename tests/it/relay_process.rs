@@ -135,6 +135,14 @@ impl Relay {
         kill_process(self.pid(), signal).expect("the relay runs");
     }
 
+    /// Memory that it has in use.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        1024 * kib.expect("a number")
+    }
+
     /// What all shards have counted until now.
     pub(crate) fn counters(&mut self) -> Counters {
         self.signal(Signal::USR1);
@@ -266,6 +274,15 @@ impl Counters {
         named
             .filter_map(|(name, value)| Some((name?, value)))
             .collect()
+    }
+
+    /// Those of a program's log, all shards together.
+    pub(crate) fn of_log(log: &str) -> Self {
+        let mut sum = Self::default();
+        for line in log.lines().filter(|line| line.contains("counters=")) {
+            sum.add(line);
+        }
+        sum
     }
 
     /// Adds a log line's `pairs=1 … counters=accepted=3 … refused.silent=1`.

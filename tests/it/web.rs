@@ -240,16 +240,6 @@ fn a_knock_is_heard_where_pages_are_served() {
     relay.stop().check_clean();
 }
 
-/// Bytes of memory that a process has in use.
-fn resident_bytes(relay: &Relay) -> u64 {
-    let status = fs::read_to_string(relay.proc("status")).expect("readable");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next());
-    1024 * kibibytes
-        .and_then(|text| text.parse::<u64>().ok())
-        .expect("a number")
-}
-
 #[test]
 fn slow_readers_share_what_they_read_and_hold_up_nobody() {
     const READERS: u64 = 40;
@@ -259,7 +249,7 @@ fn slow_readers_share_what_they_read_and_hold_up_nobody() {
     let options = ["--limit", "handshake_timeout_s=3"];
     let mut relay = start(&folder, &root(&folder), &options);
     let address = relay.address;
-    let before = resident_bytes(&relay);
+    let before = relay.resident_bytes();
     let ask = |_| {
         let mut stream = dial(address);
         set_socket_recv_buffer_size(&stream, 4096).expect("set");
@@ -274,7 +264,7 @@ fn slow_readers_share_what_they_read_and_hold_up_nobody() {
     for _ in 0..20 {
         assert_eq!(exchange(address, "GET /about", "").body, "about");
     }
-    let more = resident_bytes(&relay).saturating_sub(before);
+    let more = relay.resident_bytes().saturating_sub(before);
     assert!(
         more < 2 * bytes as u64,
         "{more} bytes for {READERS} readers"

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use midspan::access::PasswordDigest;
@@ -24,7 +24,8 @@ use super::rest::read_response;
 
 pub(crate) const PASSWORD: &str = "pasSw0rD";
 
-/// A relay with one user, and these further lines in its file.
+/// A relay with one user, and these further lines in its file. It dials to this host, unless
+/// they say where to.
 pub(crate) fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
     let folder = tempfile::tempdir().expect("a folder");
     let relay = relay_in(folder.path(), lines, &[]);
@@ -32,15 +33,25 @@ pub(crate) fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
 }
 
 pub(crate) fn relay_in(folder: &Path, lines: &str, options: &[&str]) -> Relay {
+    let config = config_in(folder, lines);
+    let config = ["--config", config.to_str().expect("text")];
+    Relay::start(&[options, &config].concat())
+}
+
+/// The file of such a relay.
+pub(crate) fn config_in(folder: &Path, lines: &str) -> PathBuf {
     let (path, users) = (folder.join("relay.toml"), folder.join("users"));
     write_users(&users, PASSWORD);
+    let egress = match lines.contains("[egress]") {
+        true => "",
+        false => "[egress]\nreach = \"everything\"",
+    };
     let text = format!(
-        "{lines}\n[websocks]\nusers = {:?}\n",
+        "{lines}\n{egress}\n[websocks]\nusers = {:?}\n",
         users.to_str().expect("text")
     );
     fs::write(&path, text).expect("written");
-    let config = ["--config", path.to_str().expect("text")];
-    Relay::start(&[options, &config].concat())
+    path
 }
 
 fn write_users(path: &Path, password: &str) {
@@ -301,7 +312,8 @@ fn strangers_are_asked_for_a_password_and_told_no_more() {
 
 #[test]
 fn what_cannot_be_had_is_told_truthfully() {
-    let (_folder, mut relay) = relay("[egress]\nrules = [\"deny *:25\", \"deny localhost:26\"]");
+    let (_folder, mut relay) =
+        relay("[egress]\nreach = \"everything\"\nrules = [\"deny *:25\", \"deny localhost:26\"]");
     let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("bound")
@@ -345,7 +357,7 @@ fn what_cannot_be_had_is_told_truthfully() {
 
 #[test]
 fn a_relay_that_others_reach_does_not_lead_to_its_own_host() {
-    let (_folder, mut relay) = relay("[egress]\nreach = \"public\"");
+    let (_folder, mut relay) = relay("[egress]");
     let target = service(echo);
     let port = target.port();
     let ways = [
