@@ -39,6 +39,7 @@ mod ring_plane;
 mod socks;
 mod socks_cases;
 mod socks_clients;
+mod socks_dials;
 mod socks_gateways;
 mod socks_udp;
 mod start;

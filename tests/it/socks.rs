@@ -15,7 +15,7 @@ use midspan::tls::identity::Fingerprint;
 use super::agent_process::Program;
 use super::agents::{check_echo_over, dial, echo, greet_and_count, read_banner, service};
 use super::patience::until;
-use super::relay_process::Relay;
+use super::relay_process::{Counters, Relay};
 use super::websocks::{PASSWORD, relay};
 
 /// A file that nobody else reads.
@@ -40,7 +40,7 @@ pub(crate) fn url(relay: &Relay) -> String {
 }
 
 /// Asks for a connection; gives what the agent says.
-fn ask(
+pub(crate) fn ask(
     agent: SocketAddr,
     destination: &Destination,
     credentials: Option<Credentials>,
@@ -122,6 +122,38 @@ fn sessions_are_whole_raw_and_framed_with_and_without_tls() {
     let gone = ["closed_early", "reset_early", "reply_failed"];
     let refused = ended.counters.refused();
     assert!(refused.keys().all(|why| gone.contains(why)), "{refused:?}");
+}
+
+/// Behind the ten bytes the relay, and the agent all along, leave bulk to the kernel.
+#[test]
+fn what_is_not_framed_is_spliced_by_agent_and_relay() {
+    const BYTES: u64 = 64 << 20;
+    let source = service(|mut stream| {
+        let block = [7; 1 << 16];
+        for _ in 0..BYTES / block.len() as u64 {
+            stream.write_all(&block)?;
+        }
+        Ok(())
+    });
+    for (options, is_spliced) in [(&[][..], true), (&["--framed"], false)] {
+        let (folder, relay) = relay("");
+        let (mut agent, local) = agent(folder.path(), &url(&relay), options);
+        let mut client = connect(local, source);
+        let received = std::io::copy(&mut client, &mut std::io::sink()).expect("bytes");
+        assert_eq!(received, BYTES);
+        drop(client);
+        agent.terminate();
+        assert!(agent.wait().success());
+        let of_agent = Counters::of_log(&agent.rest_of_log());
+        for counters in [of_agent, relay.stop().counters] {
+            assert_eq!(counters.count("bytes_relayed"), BYTES, "{options:?}");
+            let spliced = counters.count("bytes_spliced");
+            match is_spliced {
+                true => assert!(spliced > BYTES / 10 * 9, "{spliced}"),
+                false => assert_eq!(spliced, 0),
+            }
+        }
+    }
 }
 
 #[test]

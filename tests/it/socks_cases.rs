@@ -11,6 +11,9 @@ use super::agents::{dial, echo, service};
 use super::socks::{agent, secret, url};
 use super::websocks::relay;
 
+/// The method of RFC 1929.
+const USER_PASSWORD: u8 = 2;
+
 /// What a case says, and what the agent answers.
 struct Case {
     name: &'static str,
@@ -21,7 +24,7 @@ struct Case {
 enum Answer {
     /// These bytes, and then the end.
     Closes(Vec<u8>),
-    /// These bytes, and the connection stays.
+    /// These bytes, and it listens on.
     Goes(&'static [u8]),
     /// A method, a reply of this code, and the end; with 00, these bytes behind it instead.
     Replies(ReplyCode, &'static [u8]),
@@ -198,6 +201,7 @@ fn requests(echoing: SocketAddr, echoing6: SocketAddr, closed: u16) -> Vec<Case>
             80,
             no_host(),
         ),
+        request("a name of one byte", connect, &name(b"x"), 80, no_host()),
         request(
             "a name of 255 bytes",
             connect,
@@ -246,10 +250,14 @@ fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
+fn expect(stream: &mut TcpStream, answer: &[u8], name: &str) {
+    let mut got = vec![0; answer.len()];
+    stream.read_exact(&mut got).expect(name);
+    assert_eq!(got, *answer, "{name}");
+}
+
 fn check_reply(name: &str, stream: &mut TcpStream, code: ReplyCode, behind: &[u8]) {
-    let mut method = [0; 2];
-    stream.read_exact(&mut method).expect(name);
-    assert_eq!(method, [5, 0], "{name}");
+    expect(stream, &[5, 0], name);
     if code == ReplyCode::Succeeded {
         // The echo ends when we do.
         stream.shutdown(Shutdown::Write).expect("connected");
@@ -281,12 +289,17 @@ fn check(agent: SocketAddr, case: &Case) {
         match &case.answer {
             Closes(answer) => assert_eq!(read_all(&mut stream), *answer, "{}", case.name),
             Goes(answer) => {
-                let mut got = vec![0; answer.len()];
-                stream.read_exact(&mut got).expect(case.name);
-                assert_eq!(got, *answer, "{}", case.name);
-                stream.set_nonblocking(true).expect("a socket");
-                let error = stream.peek(&mut [0]).expect_err(case.name);
-                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{}", case.name);
+                expect(&mut stream, answer, case.name);
+                let chosen = *answer.last().expect(case.name);
+                if chosen == USER_PASSWORD {
+                    let password = credentials(b"me", b"right");
+                    stream.write_all(&password[3..]).expect("sent");
+                    expect(&mut stream, b"\x01\0", case.name);
+                }
+                // It listens on: to a command that nobody has.
+                stream.write_all(b"\x05\0\0\x01\0\0\0\0\0\0").expect("sent");
+                let answer = read_all(&mut stream);
+                assert_eq!(answer[..4], *b"\x05\x07\0\x01", "{}", case.name);
             }
             Replies(code, behind) => check_reply(case.name, &mut stream, *code, behind),
         }

@@ -52,7 +52,7 @@ fn nginx(nginx: &Path, folder: &Path, relay: SocketAddr) -> (Program, SocketAddr
         .map(|kind| format!("{kind}_temp_path {shown}/{kind};\n"))
         .concat();
     let text = format!(
-        "daemon off;\npid {shown}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n\
+        "daemon off;\nmaster_process off;\npid {shown}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n\
          access_log off;\n{temporary}\
          server {{ listen {address}; location / {{\n\
          proxy_pass http://{relay};\nproxy_http_version 1.1;\n\
