@@ -1,8 +1,10 @@
 //! Name resolution off the shards: `getaddrinfo(3)` blocks, so eight threads
 //! do nothing else. Seven dead names do not delay the eighth.
 //!
-//! Somebody's names may be many and slow, so each asker has a line of its own: it holds
-//! half of the threads at most, and the next free one goes to the line that holds fewest.
+//! Somebody's names may be many and slow, so each asker has a line of its own. The next free
+//! thread goes to the line that holds fewest, and the last four, like the last places to
+//! wait in, go to askers that have none: the names of five are all it takes to hold all
+//! threads, if not one of them is answered.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,11 +16,14 @@ use std::thread;
 /// Threads that resolve.
 pub const RESOLVER_THREADS: usize = 8;
 
-/// Names that wait for a thread; one more is refused.
+/// Names that wait for a thread; one more is refused, unless it is its asker's only one.
 pub const RESOLVER_QUEUE_MAX: usize = 256;
 
-/// Threads that one asker may hold.
-const THREADS_PER_ASKER: usize = RESOLVER_THREADS / 2;
+/// Names that wait beyond these, each its asker's only one.
+const QUEUE_KEPT: usize = 256;
+
+/// Threads that are kept for askers that hold none.
+const THREADS_KEPT: usize = RESOLVER_THREADS / 2;
 
 /// Resolves one name; the seam through which tests give dead names.
 pub type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
@@ -72,6 +77,7 @@ struct Jobs {
     /// Those that were served last stand last.
     lines: VecDeque<Line>,
     waiting: usize,
+    running: usize,
     /// Nobody will ask any more.
     is_over: bool,
 }
@@ -174,14 +180,16 @@ impl Pool {
 
 impl Jobs {
     fn add(&mut self, asker: Option<Asker>, job: Job) -> Result<(), TooManyNames> {
-        if self.waiting >= RESOLVER_QUEUE_MAX {
-            return Err(TooManyNames::OfAll);
-        }
         let name = asker.as_ref().map(|asker| &asker.name);
         let line = self
             .lines
             .iter_mut()
             .find(|line| line.asker.as_ref() == name);
+        let is_first = line.as_ref().is_none_or(|line| line.waiting.is_empty());
+        let kept = if is_first { QUEUE_KEPT } else { 0 };
+        if self.waiting >= RESOLVER_QUEUE_MAX + kept {
+            return Err(TooManyNames::OfAll);
+        }
         match (line, asker) {
             (Some(line), Some(asker)) if line.names() >= asker.names_max => {
                 return Err(TooManyNames::OfAsker(asker.names_max));
@@ -199,14 +207,16 @@ impl Jobs {
 
     /// What a thread is to do next, and for whom.
     fn take(&mut self) -> Option<(Option<Arc<str>>, Job)> {
+        let is_kept = self.running + THREADS_KEPT >= RESOLVER_THREADS;
         let lines = self.lines.iter().enumerate();
         let (index, _) = lines
-            .filter(|(_, line)| line.may_run())
+            .filter(|(_, line)| line.may_run(is_kept))
             .min_by_key(|(_, line)| line.running)?;
         let mut line = self.lines.remove(index)?;
         let job = line.waiting.pop_front()?;
         let asker = line.asker.clone();
         line.running += 1;
+        self.running += 1;
         self.waiting -= 1;
         self.lines.push_back(line);
         Some((asker, job))
@@ -214,6 +224,7 @@ impl Jobs {
 
     /// A thread has done what it took.
     fn finish(&mut self, asker: Option<&Arc<str>>) {
+        self.running -= 1;
         for line in &mut self.lines {
             if line.asker.as_ref() == asker {
                 line.running -= 1;
@@ -228,9 +239,10 @@ impl Line {
         self.waiting.len() + self.running
     }
 
-    fn may_run(&self) -> bool {
-        let has_room = self.asker.is_none() || self.running < THREADS_PER_ASKER;
-        has_room && !self.waiting.is_empty()
+    /// Whether the next thread may be this line's, which `is_kept` or is anybody's.
+    fn may_run(&self, is_kept: bool) -> bool {
+        let may_hold = self.asker.is_none() || self.running == 0 || !is_kept;
+        may_hold && !self.waiting.is_empty()
     }
 }
 
@@ -320,6 +332,55 @@ mod tests {
     }
 
     #[test]
+    fn slow_askers_leave_a_thread_to_whoever_has_none() {
+        for (slow, held) in [
+            (&["a"][..], &["a", "a", "a", "a"][..]),
+            (&["a", "b"], &["a", "b", "a", "b"]),
+            (&["a", "b", "c"], &["a", "b", "c", "a"]),
+        ] {
+            let mut jobs = Jobs::default();
+            for name in slow.iter().cycle().take(20 * slow.len()) {
+                jobs.add(asker(name, 64), job()).unwrap();
+            }
+            assert_eq!(take(&mut jobs, RESOLVER_THREADS), held);
+            // Others come one by one, and each has its thread at once.
+            for name in ["w", "x", "y", "z"] {
+                jobs.add(asker(name, 64), job()).unwrap();
+                jobs.add(asker(name, 64), job()).unwrap();
+                assert_eq!(take(&mut jobs, RESOLVER_THREADS), [name]);
+            }
+            assert_eq!(jobs.running, RESOLVER_THREADS);
+        }
+        // Those who come when others have all that one may have take one each.
+        let mut jobs = Jobs::default();
+        for name in ["a", "b", "c"] {
+            for _ in 0..20 {
+                jobs.add(asker(name, 64), job()).unwrap();
+            }
+            let held = take(&mut jobs, RESOLVER_THREADS);
+            assert_eq!(held.len(), if name == "a" { 4 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn slow_askers_leave_room_to_wait_to_whoever_has_none() {
+        let mut jobs = Jobs::default();
+        for name in ["a", "b"] {
+            for _ in 0..RESOLVER_QUEUE_MAX / 2 {
+                jobs.add(asker(name, 256), job()).unwrap();
+            }
+        }
+        assert_eq!(jobs.add(asker("a", 256), job()), Err(TooManyNames::OfAll));
+        for number in 0..QUEUE_KEPT {
+            let name = number.to_string();
+            jobs.add(asker(&name, 256), job()).unwrap();
+            let another = jobs.add(asker(&name, 256), job());
+            assert_eq!(another, Err(TooManyNames::OfAll));
+        }
+        assert_eq!(jobs.add(asker("c", 256), job()), Err(TooManyNames::OfAll));
+    }
+
+    #[test]
     fn an_asker_holds_half_of_the_threads_and_makes_way_for_others() {
         let mut jobs = Jobs::default();
         for _ in 0..20 {
@@ -331,21 +392,27 @@ mod tests {
         }
         // Whoever holds fewest is next, and among these whoever waits longest.
         assert_eq!(take(&mut jobs, 2), ["a", "b"]);
+        // Half of them are held: whoever has one waits, and we do not.
         jobs.finish(Some(&"slow".into()));
-        assert_eq!(take(&mut jobs, 3), ["a", "slow"]);
+        assert_eq!(take(&mut jobs, 3), [""; 0]);
         jobs.add(None, job()).unwrap();
         assert_eq!(take(&mut jobs, 2), ["us"]);
-        for name in ["a", "a", "b"] {
+        jobs.finish(None);
+        for name in ["slow", "b"] {
             jobs.finish(Some(&name.into()));
         }
-        jobs.finish(None);
+        assert_eq!(take(&mut jobs, 3), ["a"]);
+        for name in ["a", "a"] {
+            jobs.finish(Some(&name.into()));
+        }
+        assert_eq!(take(&mut jobs, 3), ["slow", "slow"]);
         let left: Vec<_> = jobs
             .lines
             .iter()
             .map(|line| line.asker.as_deref())
             .collect();
         assert_eq!(left, [Some("slow")]);
-        assert_eq!(jobs.waiting, 15);
+        assert_eq!((jobs.waiting, jobs.running), (14, 4));
     }
 
     #[test]
@@ -364,6 +431,6 @@ mod tests {
         while jobs.waiting < RESOLVER_QUEUE_MAX {
             jobs.add(None, job()).unwrap();
         }
-        assert_eq!(jobs.add(asker("a", 6), job()), Err(TooManyNames::OfAll));
+        assert_eq!(jobs.add(None, job()), Err(TooManyNames::OfAll));
     }
 }
