@@ -173,7 +173,8 @@ limits! {
     /// pair copies.
     pipes_max: OfDescriptors, 0, 65_536;
     /// Bytes of memory that the relay may have allocated when it lets in another
-    /// connection, or makes an association known at a request. Not counted are what the
+    /// connection, makes an association known at a request, or begins to pass datagrams on.
+    /// Not counted are what the
     /// kernel holds for sockets and pipes, and rings. By default half of what the host or
     /// its control group has.
     memory_bytes_max: OfMemory, 16 << 20, 1 << 40;

@@ -13,18 +13,32 @@ use rustix::io::Errno;
 
 use super::wrapped_stream::WrappedStream;
 use crate::protocol::Progress;
-use crate::protocol::websocks::datagram_frame::{self, DatagramFrameError};
+use crate::protocol::websocks::datagram_frame::{self, DatagramFrameError, FRAME_BYTES_MAX};
 use crate::runtime::reactor::Reactor;
 
 /// Bytes that wait for the connection to take them, from which on it is full. One more
 /// datagram may have gone beyond.
 const UNSENT_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes that may wait with words that the peer asked for and does not read.
-const UNSENT_BYTES_LIMIT: usize = 4 * UNSENT_BYTES_MAX;
+/// Words that the peer asked for and does not read, such as pongs.
+const WORDS_BYTES_MAX: usize = 16 << 10;
 
-/// Room that is kept while nothing is in it.
-const ROOM_KEPT_BYTES: usize = 16 << 10;
+/// Bytes that may wait with them. The sixteenth part is what a codec puts around each piece.
+const UNSENT_BYTES_LIMIT: usize =
+    UNSENT_BYTES_MAX + FRAME_BYTES_MAX + FRAME_BYTES_MAX / 16 + WORDS_BYTES_MAX;
+
+/// Bytes that one read may bring: a record of TLS that was cut (RFC 8446 §5.1), and as much
+/// of the next as is read at a time.
+const READ_BYTES_MAX: usize = 20 << 10;
+
+/// Room that is kept while nothing is in it, and by which it grows.
+const ROOM_BYTES: usize = READ_BYTES_MAX;
+
+/// Bytes that a connection may have allocated for what waits in it: what cannot be sent yet,
+/// a frame that is not whole, and what the last read brought, in room that was doubled.
+pub const HELD_BYTES_MAX: usize = (UNSENT_BYTES_LIMIT + READ_BYTES_MAX + ROOM_BYTES)
+    + (FRAME_BYTES_MAX + READ_BYTES_MAX + ROOM_BYTES)
+    + 2 * READ_BYTES_MAX;
 
 /// Datagrams that pass in one direction before others have their turn.
 pub const TURN_DATAGRAMS: usize = 64;
@@ -148,7 +162,14 @@ impl DatagramStream {
         if !self.is_readable {
             return Ok(Came::Nothing);
         }
-        let (received, unsent) = (self.received.tail(), self.unsent.tail());
+        let received = self.received.tail(READ_BYTES_MAX);
+        // Words are few, and nobody may have any.
+        let words_bytes = if self.unsent.is_empty() {
+            0
+        } else {
+            READ_BYTES_MAX
+        };
+        let unsent = self.unsent.tail(words_bytes);
         let came = match self.stream.try_read_into(received, Some(unsent)) {
             Ok(true) => Came::Some,
             Ok(false) => Came::End,
@@ -194,7 +215,9 @@ impl DatagramStream {
         }
         let mut frame = Vec::new();
         datagram_frame::encode(header, data, &mut frame)?;
-        self.stream.wrap_into(&frame, self.unsent.tail())?;
+        let wire_bytes = frame.len() + frame.len() / 16;
+        self.stream
+            .wrap_into(&frame, self.unsent.tail(wire_bytes))?;
         Ok(())
     }
 
@@ -244,18 +267,23 @@ impl Queue {
         consumed
     }
 
-    /// Where to append.
-    fn tail(&mut self) -> &mut Vec<u8> {
+    /// Where to append so many bytes, in room that is not doubled for them.
+    fn tail(&mut self, count: usize) -> &mut Vec<u8> {
         self.give_room_back();
         self.bytes.drain(..self.taken);
         self.taken = 0;
+        let needed = self.bytes.len() + count;
+        if needed > self.bytes.capacity() {
+            let room = needed.next_multiple_of(ROOM_BYTES);
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
         &mut self.bytes
     }
 
     fn give_room_back(&mut self) {
         if self.is_empty() {
             self.bytes.clear();
-            self.bytes.shrink_to(ROOM_KEPT_BYTES);
+            self.bytes.shrink_to(ROOM_BYTES);
             self.taken = 0;
         }
     }
@@ -269,15 +297,24 @@ mod tests {
     fn a_queue_gives_what_it_was_given_and_keeps_little_room() {
         let mut queue = Queue::default();
         assert!(queue.is_empty());
-        queue.tail().extend_from_slice(b"one two");
+        queue.tail(7).extend_from_slice(b"one two");
         assert_eq!(queue.consume(4), 0..4);
         assert_eq!(queue.as_bytes(), b"two");
-        queue.tail().extend_from_slice(b" three");
+        queue.tail(6).extend_from_slice(b" three");
         assert_eq!(queue.as_bytes(), b"two three");
         queue.consume(9);
         assert!(queue.is_empty());
-        queue.tail().extend_from_slice(&vec![0; 1 << 20]);
+        queue.tail(1 << 20).extend_from_slice(&vec![0; 1 << 20]);
         queue.consume(1 << 20);
-        assert!(queue.tail().capacity() <= ROOM_KEPT_BYTES);
+        assert!(queue.tail(0).capacity() <= ROOM_BYTES);
+    }
+
+    #[test]
+    fn room_grows_by_steps() {
+        let mut queue = Queue::default();
+        for count in 1..200 {
+            queue.tail(1000).extend_from_slice(&[0; 1000]);
+            assert!(queue.bytes.capacity() < 1000 * count + ROOM_BYTES);
+        }
     }
 }

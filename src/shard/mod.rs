@@ -19,6 +19,7 @@ mod ear;
 pub mod leg;
 mod listeners;
 mod listing;
+mod memory;
 pub mod names;
 pub mod peer_address;
 pub mod per_address;

@@ -43,7 +43,6 @@ use crate::relay::CloseReason;
 use crate::relay::codec::CodecError;
 use crate::relay::slab::{Key, Slab};
 use crate::runtime::Owner;
-use crate::runtime::allocator::allocated_bytes;
 use crate::runtime::clock;
 use crate::runtime::executor::{run_or_spawn, spawn};
 use crate::runtime::flag::Flag;
@@ -58,10 +57,6 @@ use crate::session::proxied::read_proxy_header;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 use crate::web::Web;
-
-/// Bytes that a connection's handshake may allocate: a head of 16 KiB and a body of
-/// 4 KiB in a buffer that grew by doubling, what TLS keeps, and a record that it opens.
-const HANDSHAKE_BYTES_MAX: u64 = 96 << 10;
 
 /// Owner tag of acceptors that wait; the token is their index.
 pub(super) const TAG_WAITING: u8 = TAG_SERVICE;
@@ -503,15 +498,6 @@ impl RelayService {
             }
             drop(permit);
         });
-    }
-
-    /// Whether the budget has room for another connection, or what a request asks for,
-    /// whatever the handshakes that are under way still allocate. Of these the other
-    /// shards have as many, since the kernel spreads connections evenly.
-    pub(super) fn has_memory(&self) -> bool {
-        let handshakes = (self.handshakes.get() + 1) * self.world.shards.len();
-        let reserved = HANDSHAKE_BYTES_MAX * handshakes as u64;
-        allocated_bytes() + reserved <= self.settings().memory_bytes_max
     }
 
     /// Whether the relay dials for anybody.

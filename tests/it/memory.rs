@@ -3,12 +3,19 @@
 
 use std::io::Write;
 
+use midspan::protocol::socks5::ReplyCode;
 use serde_json::Value;
 
 use super::jet_client::{dial, new_place, pair, ping_pong};
 use super::patience::until;
 use super::relay_process::Relay;
 use super::rest::{exchange, request};
+use super::socks_udp::ask_for_datagrams;
+use super::websocks;
+
+/// What is kept for a visitor whose datagrams are passed on, at the least: one that cannot be
+/// sent, 64 KiB that wait for that, and as much that waits for a name.
+const VISIT_BYTES_MIN: u64 = 192 << 10;
 
 const BUDGET_BYTES: u64 = 24 << 20;
 
@@ -53,5 +60,31 @@ fn the_budget_is_kept_and_what_was_taken_comes_back() {
     });
     assert_eq!(exchange(relay.address, "GET /jet/health", "").status, 200);
     drop((acceptor, connector));
+    relay.stop().check_clean();
+}
+
+#[test]
+fn nobody_has_datagrams_passed_on_beyond_the_budget() {
+    let limits = format!("cores = 1\n[limits]\nmemory_bytes_max = {BUDGET_BYTES}");
+    let (_folder, mut relay) = websocks::relay(&limits);
+    let most = BUDGET_BYTES / VISIT_BYTES_MIN;
+    let mut let_in = Vec::new();
+    let code = loop {
+        let (visitor, reply) = ask_for_datagrams(&relay);
+        if reply.code != ReplyCode::Succeeded {
+            break reply.code;
+        }
+        let_in.push(visitor);
+        assert!(let_in.len() as u64 <= most, "all are let in");
+    };
+    assert_eq!(code, ReplyCode::GeneralFailure);
+    assert!(let_in.len() > 10, "{}", let_in.len());
+    assert_eq!(relay.counters().count("refused.over_memory"), 1);
+    // What was kept for one is there for the next.
+    drop(let_in.pop());
+    until("room for one", || {
+        let (visitor, reply) = ask_for_datagrams(&relay);
+        (reply.code == ReplyCode::Succeeded).then_some(visitor)
+    });
     relay.stop().check_clean();
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command as Process;
 use std::thread;
 
-use midspan::protocol::socks5::{Command, Destination, ReplyCode, Request, udp};
+use midspan::protocol::socks5::{Command, Destination, Reply, ReplyCode, Request, udp};
 use midspan::protocol::websocks::{MAX_FRAME, datagram_frame};
 use rustix::process::Signal;
 
@@ -449,13 +449,18 @@ fn who_passes_nothing_on_or_whose_relay_stops_is_told_by_the_end() {
 }
 
 /// Asks the relay itself for datagrams.
-fn visit_for_datagrams(relay: &Relay) -> TcpStream {
+pub(crate) fn ask_for_datagrams(relay: &Relay) -> (TcpStream, Reply) {
     let mut visitor = visit(relay.address, KEY);
     let asking = request(Command::UdpAssociate, "0.0.0.0", 0);
     visitor
         .write_all(&[&MAX_FRAME[..], &asking].concat())
         .expect("sent");
     let reply = read_reply(&mut visitor);
+    (visitor, reply)
+}
+
+fn visit_for_datagrams(relay: &Relay) -> TcpStream {
+    let (visitor, reply) = ask_for_datagrams(relay);
     assert_eq!(reply.code, ReplyCode::Succeeded);
     assert_ne!(reply.bound.port, 0);
     visitor

@@ -18,6 +18,9 @@ pub const DATAGRAM_BYTES_MAX: usize = u16::MAX as usize;
 
 const LENGTH_BYTES: usize = 2;
 
+/// The longest frame.
+pub const FRAME_BYTES_MAX: usize = LENGTH_BYTES + DATAGRAM_BYTES_MAX;
+
 /// What cannot be framed, or was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DatagramFrameError {

@@ -9,6 +9,10 @@ const WAITING_MAX: usize = 16;
 /// Bytes of them: one of any length has room.
 const WAITING_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes that they may have allocated, with their names (RFC 1928 §5) and places.
+pub(super) const HELD_BYTES_MAX: usize =
+    WAITING_BYTES_MAX + WAITING_MAX * (255 + 2 * size_of::<Waiting>());
+
 /// One client's, in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct ByName {

@@ -8,6 +8,11 @@ use ahash::RandomState;
 /// Destinations that are remembered at least, the last ones.
 pub(super) const DESTINATIONS_MAX: usize = 256;
 
+/// Bytes that they may have allocated: a table is full at seven eighths of a power of two, and
+/// has a byte more for each place.
+pub(super) const HELD_BYTES_MAX: usize =
+    2 * 2 * DESTINATIONS_MAX * (size_of::<(IpAddr, u16)>() + 1) + 64;
+
 /// The last destinations, in two generations: whoever is met in the older one moves to the
 /// younger, and when that is full, what is left of the older is forgotten. Both hold
 /// [`DESTINATIONS_MAX`].

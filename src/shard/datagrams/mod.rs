@@ -12,6 +12,7 @@
 //! Left out: fragments (RFC 1928 §7 lets them be dropped), errors of ICMP, which the header
 //! has no words for, and who sends from where: both sockets are at any address.
 
+pub(super) mod budget;
 mod by_name;
 mod destinations;
 mod outlet;
@@ -28,6 +29,7 @@ use tracing::{debug, info};
 
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
+use super::tally::Counted;
 use super::users::{UserSession, logged};
 use crate::metrics::ACCESS_LOG;
 use crate::protocol::socks5::{Reply, ReplyCode};
@@ -75,10 +77,8 @@ impl RelayService {
         since: Timestamp,
     ) {
         let reactor = &self.world.reactor;
-        let opened = self.open_outlet(user);
-        let _counted = self.datagram_visits.enter();
         let mut reply = Vec::new();
-        let (outlet, _of_user) = match opened {
+        let (outlet, _of_user, _counted) = match self.open_outlet(user) {
             Ok(opened) => opened,
             Err(refused) => {
                 self.count_refused(peer, refused);
@@ -124,19 +124,26 @@ impl RelayService {
         stream.part(reactor).await;
     }
 
-    /// A user's sockets, which are one session of those that it may have, and one dial.
-    fn open_outlet(self: &Rc<Self>, user: &Arc<str>) -> Result<(Outlet, UserSession), Refused> {
+    /// A user's sockets, which are one session of those that it may have, and one dial. As
+    /// long as they are counted, memory is kept for all that may wait in them.
+    fn open_outlet(
+        self: &Rc<Self>,
+        user: &Arc<str>,
+    ) -> Result<(Outlet, UserSession, Counted), Refused> {
         let settings = self.settings();
         let may = self.allowance(&settings, user)?;
         if self.connections() >= settings.connections_max {
             return Err(Refused::TooManyConnections);
+        }
+        if !self.has_memory_for(budget::VISIT_BYTES_MAX) {
+            return Err(Refused::OverMemory);
         }
         let session = self.begin_dial(user, &may)?;
         let opened = Outlet::open(self, user).map_err(|error| {
             debug!(%error, "no socket for datagrams");
             Refused::NoDescriptor
         });
-        Ok((opened?, session))
+        Ok((opened?, session, self.datagram_visits.enter()))
     }
 }
 
