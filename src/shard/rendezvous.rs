@@ -173,7 +173,10 @@ pub struct RelayService {
     pub(super) users: ShardUsers,
     /// Connections for which the relay is to dial, or does.
     visitors: Tally,
-    /// Those of them for which it passes datagrams on.
+    /// Those of them that have begun to ask: they are told what comes of it before a shard
+    /// ends.
+    pub(super) asking_visitors: Tally,
+    /// Those for which it passes datagrams on.
     pub(super) datagram_visits: Tally,
     pub(super) random: Random,
     /// For acceptors with a codec.
@@ -224,6 +227,7 @@ impl RelayService {
             last_dialled: Cell::new(0),
             users: ShardUsers::default(),
             visitors: Tally::default(),
+            asking_visitors: Tally::default(),
             datagram_visits: Tally::default(),
             random,
             ear: RefCell::default(),
@@ -634,7 +638,7 @@ impl Service for RelayService {
     }
 
     fn is_busy(&self) -> bool {
-        self.handshakes.get() > 0
+        self.handshakes.get() > 0 || self.asking_visitors.count() > 0
     }
 }
 

@@ -93,6 +93,7 @@ impl RelayService {
             Some(Err(refused)) => return self.count_refused(peer, refused),
             None => return stream.part(reactor, &[]).await,
         }
+        let _asking = self.asking_visitors.enter();
         let since = clock::now();
         let deadline = since + self.settings().handshake_timeout;
         let greeting: &[u8] = if is_framed { &[] } else { &MAX_FRAME };
@@ -106,7 +107,15 @@ impl RelayService {
             }
         };
         let dialled = match request.command {
-            Command::Connect => self.dial_for(&user, &request.destination).await,
+            Command::Connect => {
+                let dialling = self.dial_for(&user, &request.destination);
+                let dialled = self.draining.or_raised(dialling).await;
+                dialled.unwrap_or(Err(NotDialled {
+                    // Another relay may do it, or this one again.
+                    reply: ReplyCode::GeneralFailure,
+                    refused: Refused::Draining,
+                }))
+            }
             Command::UdpAssociate => {
                 return Box::pin(self.serve_datagrams(stream, &user, peer, since)).await;
             }

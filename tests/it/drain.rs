@@ -1,9 +1,13 @@
 //! SIGTERM: nothing new begins, what runs may finish, and the second one ends at once.
 
+use std::fs;
 use std::io::{ErrorKind, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
+use midspan::protocol::socks5::{Command, ReplyCode};
+use midspan::protocol::websocks::MAX_FRAME;
 use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
 
 use super::jet_client::{
     End, accept, connect, granted, new_place, packet, pair, ping_pong, read_reply, read_to_end,
@@ -12,6 +16,7 @@ use super::patience::until;
 use super::peers::half_closes::half_close;
 use super::peers::stalls::stall;
 use super::relay_process::Relay;
+use super::websocks::{self, KEY, visit};
 
 /// Waits until nobody listens any more.
 fn wait_until_closed(relay: &Relay) {
@@ -168,4 +173,57 @@ fn a_second_signal_ends_at_once() {
         ended.check_clean();
         assert_eq!(ended.counters.count("ended.drained"), 1);
     }
+}
+
+/// A listener that has all connections that it takes: whoever dials it is not answered.
+fn full_listener() -> (Socket, TcpStream, SocketAddr) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&anywhere.into()).expect("a free port");
+    listener.listen(0).expect("a listener");
+    let address = listener.local_addr().expect("bound").as_socket();
+    let address = address.expect("of IPv4");
+    // With a backlog of none one is taken.
+    let only = TcpStream::connect(address).expect("the first");
+    (listener, only, address)
+}
+
+/// Whether somebody dials there and has no answer: its connection is in the state SYN-SENT.
+fn is_dialled(address: SocketAddr) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let remote = format!(":{:04X}", address.port());
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(2);
+        words.next().is_some_and(|to| to.ends_with(&remote)) && words.next() == Some("02")
+    })
+}
+
+#[test]
+fn visitors_who_are_being_connected_are_told() {
+    let (_listener, _only, address) = full_listener();
+    let (_folder, relay) = websocks::relay("cores = 1\ndrain_timeout = \"1h\"");
+    let ask = |request: &[u8]| {
+        let mut visitor = visit(relay.address, KEY);
+        visitor.write_all(&MAX_FRAME).expect("sent");
+        visitor.write_all(request).expect("sent");
+        visitor
+    };
+    let dialled = ask(&websocks::connect(address));
+    until("the relay to dial", || is_dialled(address).then_some(()));
+    // Who has not asked for all of it yet.
+    let request = websocks::request(Command::UdpAssociate, "0.0.0.0", 0);
+    let (early, late) = request.split_at(request.len() - 1);
+    let halfway = ask(early);
+    // The relay has taken the ten bytes, as it says as many.
+    halfway.peek(&mut [0]).expect("a greeting");
+    relay.signal(Signal::TERM);
+    for (mut visitor, rest) in [(dialled, &[][..]), (halfway, late)] {
+        visitor.write_all(rest).expect("sent");
+        let reply = websocks::read_reply(&mut visitor);
+        assert_eq!(reply.code, ReplyCode::GeneralFailure);
+        assert_eq!(read_to_end(&mut visitor), (Vec::new(), End::Closed));
+    }
+    let ended = relay.wait();
+    ended.check_clean();
+    assert_eq!(ended.counters.count("refused.draining"), 2);
 }

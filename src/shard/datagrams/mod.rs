@@ -130,6 +130,9 @@ impl RelayService {
         self: &Rc<Self>,
         user: &Arc<str>,
     ) -> Result<(Outlet, UserSession, Counted), Refused> {
+        if self.world.is_draining() {
+            return Err(Refused::Draining);
+        }
         let settings = self.settings();
         let may = self.allowance(&settings, user)?;
         if self.connections() >= settings.connections_max {
