@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use super::wrapped_stream::WrappedStream;
 use crate::protocol::Progress;
 use crate::protocol::websocks::datagram_frame::{self, DatagramFrameError, FRAME_BYTES_MAX};
+use crate::relay::codec::Life;
+use crate::relay::keepalive::PingSettings;
 use crate::runtime::reactor::Reactor;
 
 /// Bytes that wait for the connection to take them, from which on it is full. One more
@@ -219,6 +221,20 @@ impl DatagramStream {
         self.stream
             .wrap_into(&frame, self.unsent.tail(wire_bytes))?;
         Ok(())
+    }
+
+    /// Looks whether the peer is still there, if it can be asked, and asks it with the next
+    /// [`Self::flush`].
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks.
+    pub fn look_for_life(&mut self, ping: PingSettings) -> io::Result<Life> {
+        // One that has much to read comes to a ping late.
+        if !self.unsent.is_empty() {
+            return Ok(Life::Seen);
+        }
+        self.stream.look_for_life(ping, self.unsent.tail(0))
     }
 
     /// Sends what waits, as far as there is room.

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use super::handshake::refuse;
 use crate::protocol::websocket::CloseCode;
-use crate::relay::codec::{Codec, Heard, Workshop};
+use crate::relay::codec::{Codec, Heard, Life, Workshop};
+use crate::relay::keepalive::PingSettings;
 use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
 
@@ -245,6 +246,30 @@ impl WrappedStream {
             workshop.wire().to_vec()
         };
         self.stream.send_all(&wire).await
+    }
+
+    /// Looks whether anything has come from the peer of a WebSocket since the last look, and if
+    /// not, appends to `wire` what asks it.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be sealed.
+    pub(super) fn look_for_life(
+        &mut self,
+        ping: PingSettings,
+        wire: &mut Vec<u8>,
+    ) -> io::Result<Life> {
+        let Some(Wrapping { codec, workshop }) = &mut self.wrapping else {
+            return Ok(Life::Seen);
+        };
+        let mut workshop = workshop.0.borrow_mut();
+        let life = workshop.look_for_life(codec, ping);
+        if life == Life::Asked {
+            let taken = workshop.take_words(codec, false);
+            taken.map_err(io::Error::other)?;
+            wire.extend_from_slice(workshop.wire());
+        }
+        Ok(life)
     }
 
     /// Has these be read before anything else, again.

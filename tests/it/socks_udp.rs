@@ -1,7 +1,7 @@
 //! Datagrams of local programs: by `midspan socks` and a relay to anybody, and back.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command as Process;
@@ -18,7 +18,7 @@ use super::relay_process::Relay;
 use super::socks::{agent, ask_for, secret, url};
 use super::transports::certificate;
 use super::websocket_clients::{require_python, script};
-use super::websocks::{KEY, read_reply, read_value, relay, request, visit};
+use super::websocks::{KEY, read_reply, read_value, relay, request, visit, visit_framed};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -542,6 +542,67 @@ fn who_does_not_read_loses_datagrams_and_costs_little_memory() {
         assert!(read_frame(&mut visitor) == (address.into(), large.clone()));
     }
     relay.stop().check_clean();
+}
+
+/// A frame of WebSocket, masked with zeros.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("short");
+    [&[first, 0x80 | length, 0, 0, 0, 0], payload].concat()
+}
+
+/// The first byte of the next frame, and what it holds.
+fn read_message(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).expect("a frame");
+    let mut payload = vec![0; head[1].into()];
+    stream.read_exact(&mut payload).expect("all of it");
+    (head[0], payload)
+}
+
+#[test]
+fn a_silent_framed_client_is_pinged_and_given_up_without_an_answer() {
+    const BINARY: u8 = 0x82;
+    const PING: (u8, Vec<u8>) = (0x89, Vec::new());
+    const PONG: u8 = 0x8a;
+    let (_folder, mut relay) =
+        relay("[limits]\nwebsocket_ping_s = 1\nwebsocket_pong_timeout_s = 1");
+    let raw = visit_for_datagrams(&relay);
+    let mut visitor = visit_framed(relay.address);
+    let asking = request(Command::UdpAssociate, "0.0.0.0", 0);
+    visitor.write_all(&masked(BINARY, &asking)).expect("sent");
+    let mut said = Vec::new();
+    while said.len() < b"\x05\0\x05\0\0\x01ADDRPO".len() {
+        let (first, payload) = read_message(&mut visitor);
+        assert_eq!(first, BINARY);
+        said.extend(payload);
+    }
+    assert_eq!(said[..4], [5, 0, 5, 0]);
+    for _ in 0..2 {
+        assert_eq!(read_message(&mut visitor), PING);
+        visitor.write_all(&masked(PONG, b"")).expect("sent");
+    }
+    // As before.
+    let (server, address) = bind(LOOPBACK);
+    let wire = frame(&address.into(), b"hello");
+    visitor.write_all(&masked(BINARY, &wire)).expect("sent");
+    assert_eq!(receive(&server).0, b"hello");
+    assert_eq!(read_message(&mut visitor), PING);
+    let line = relay.wait_for_line("datagrams ended");
+    assert!(line.contains("reason=\"timed_out\""), "{line}");
+    // Without messages there is nothing to ask with.
+    check_silent(&raw);
+    relay.stop().check_clean();
+}
+
+/// That nothing was said until now.
+#[track_caller]
+fn check_silent(stream: &TcpStream) {
+    stream.set_nonblocking(true).expect("a socket");
+    let peeked = stream.peek(&mut [0]);
+    let is_silent = peeked
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    assert!(is_silent, "{peeked:?}");
 }
 
 #[test]

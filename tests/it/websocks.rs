@@ -83,12 +83,22 @@ fn proof(minutes_ago: u64) -> String {
 
 /// A visitor that was let in.
 pub(crate) fn visit(relay: SocketAddr, key: &str) -> TcpStream {
+    visit_by(relay, key, "socks5")
+}
+
+/// One whose bytes go in messages.
+pub(crate) fn visit_framed(relay: SocketAddr) -> TcpStream {
+    visit_by(relay, KEY, "socks5.framed")
+}
+
+fn visit_by(relay: SocketAddr, key: &str, protocol: &str) -> TcpStream {
     let mut stream = dial(relay);
-    let request = knock("alice", &proof(0), key, SOCKS5);
+    let asked = format!("Sec-WebSocket-Protocol: {protocol}\r\n");
+    let request = knock("alice", &proof(0), key, &asked);
     stream.write_all(request.as_bytes()).expect("sent");
     let response = read_response(&mut stream);
     assert_eq!(response.status, 101);
-    assert_eq!(response.header("Sec-WebSocket-Protocol"), Some("socks5"));
+    assert_eq!(response.header("Sec-WebSocket-Protocol"), Some(protocol));
     stream
 }
 

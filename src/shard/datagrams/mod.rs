@@ -33,6 +33,7 @@ use super::tally::Counted;
 use super::users::{UserSession, logged};
 use crate::metrics::ACCESS_LOG;
 use crate::protocol::socks5::{Reply, ReplyCode};
+use crate::relay::codec::Life;
 use crate::runtime::clock;
 use crate::runtime::executor::yield_now;
 use crate::session::datagram_stream::{DatagramStream, Left};
@@ -52,6 +53,8 @@ struct Visit {
     outlet: Outlet,
     /// When something was passed on last.
     passed_at: Timestamp,
+    /// When the client is looked at next, which may have to be pinged.
+    next_look: Timestamp,
 }
 
 /// Why it ended.
@@ -61,6 +64,8 @@ enum Ended {
     Finished,
     /// It broke, or what came on it was no datagram.
     Failed,
+    /// It did not answer pings.
+    TimedOut,
     /// Nothing was passed on, or it lasted, as long as it may.
     Expired,
     /// The relay stops.
@@ -104,6 +109,7 @@ impl RelayService {
             stream: DatagramStream::new(stream),
             outlet,
             passed_at: reactor.now(),
+            next_look: reactor.now() + self.world.settings.engine.ping.interval,
         };
         let ended = self.draining.or_raised(visit.run_within_limit()).await;
         let ended = ended.unwrap_or(Ended::Drained);
@@ -171,12 +177,32 @@ impl Visit {
                 Ok(false) => {}
                 Err(ended) => return ended,
             }
-            let until = self.passed_at + self.idle_max();
-            let is_idle = reactor.now() >= until;
-            if is_idle || reactor.deadline(until, self.something()).await.is_none() {
+            let now = reactor.now();
+            let idle_until = self.passed_at + self.idle_max();
+            if now >= idle_until {
                 return Ended::Expired;
             }
+            if let Err(ended) = self.look_for_life(now) {
+                return ended;
+            }
+            let until = idle_until.min(self.next_look);
+            // When nothing is there until then, it is time for one of these.
+            reactor.deadline(until, self.something()).await;
         }
+    }
+
+    /// Pings a client whose connection has messages and that is silent, so that no gateway
+    /// takes it for dead, and gives up one that does not answer.
+    fn look_for_life(&mut self, now: Timestamp) -> Result<(), Ended> {
+        if now < self.next_look {
+            return Ok(());
+        }
+        let ping = self.service.world.settings.engine.ping;
+        self.next_look = now + ping.interval;
+        if self.stream.look_for_life(ping)? == Life::Gone {
+            return Err(Ended::TimedOut);
+        }
+        Ok(self.stream.flush()?)
     }
 
     fn idle_max(&self) -> Duration {
@@ -228,6 +254,7 @@ impl Ended {
         match self {
             Self::Finished => "finished",
             Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
             Self::Expired => "expired",
             Self::Drained => "drained",
         }
