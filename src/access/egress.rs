@@ -6,7 +6,7 @@
 //!
 //! A user's own rules are asked before the relay's, as one list.
 //!
-//! Left out: who asks, and resolving.
+//! Left out: who asks, resolving, and which addresses are this host's own: whoever asks says so.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -72,7 +72,8 @@ pub struct Egress {
 /// What may be dialled where no rule says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reach {
-    /// What is public: nothing that only this host or its network reaches.
+    /// What is public: nothing that only this host or its network reaches, and no address of
+    /// the host's own.
     #[default]
     Public,
     /// Everything.
@@ -110,9 +111,14 @@ impl Egress {
     }
 
     /// Whether the destination may be dialled at this address, by somebody whose `own`
-    /// rules come first.
+    /// rules come first. `is_of_host` is asked where it matters.
     #[must_use]
-    pub fn judge(&self, own: &[Rule], candidate: &Candidate<'_>) -> Verdict {
+    pub fn judge(
+        &self,
+        own: &[Rule],
+        candidate: &Candidate<'_>,
+        is_of_host: impl Fn(IpAddr) -> bool,
+    ) -> Verdict {
         // A mapped address is that of IPv4 itself, to which the kernel connects.
         let candidate = Candidate {
             address: candidate.address.to_canonical(),
@@ -132,14 +138,16 @@ impl Egress {
                 || rule.verdict == Verdict::Deny && fits(&rule.pattern, &held)
         };
         let decides = own.iter().chain(&self.rules).find(fits);
-        decides.map_or_else(|| self.judge_by_default(&candidate), |rule| rule.verdict)
-    }
-
-    fn judge_by_default(&self, candidate: &Candidate<'_>) -> Verdict {
-        match self.reach {
-            Reach::Everything => Verdict::Allow,
-            Reach::Public if is_public(candidate.address) => Verdict::Allow,
-            Reach::Public => Verdict::Deny,
+        if let Some(rule) = decides {
+            return rule.verdict;
+        }
+        let is_reached = self.reach == Reach::Everything
+            || is_public(candidate.address)
+                && !is_of_host(candidate.address)
+                && (held.address == candidate.address || !is_of_host(held.address));
+        match is_reached {
+            true => Verdict::Allow,
+            false => Verdict::Deny,
         }
     }
 }
@@ -347,7 +355,26 @@ mod tests {
             address,
             port,
         };
-        egress.judge(own, &candidate)
+        let of_host = [[8, 8, 4, 4], [127, 0, 0, 1]].map(IpAddr::from);
+        egress.judge(own, &candidate, |address| of_host.contains(&address))
+    }
+
+    #[test]
+    fn the_hosts_own_addresses_are_not_public_unless_a_rule_says_so() {
+        let (own, mapped) = ("8.8.4.4", "::ffff:8.8.4.4");
+        let egress = Egress::default();
+        for address in [own, mapped, "64:ff9b::808:404"] {
+            let got = judge(&egress, None, address, 80);
+            assert_eq!(got, Verdict::Deny, "{address}");
+        }
+        assert_eq!(judge(&egress, None, "8.8.4.5", 80), Verdict::Allow);
+        let allowed = Egress::new(vec![rule("8.8.4.4:80", Verdict::Allow)], Reach::Public);
+        for address in [own, mapped] {
+            let got = [80, 81].map(|port| judge(&allowed, None, address, port));
+            assert_eq!(got, [Verdict::Allow, Verdict::Deny], "{address}");
+        }
+        let open = Egress::new(Vec::new(), Reach::Everything);
+        assert_eq!(judge(&open, None, own, 80), Verdict::Allow);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod datagram;
 pub mod dial;
 pub mod executor;
 pub mod flag;
+pub mod host_address;
 pub mod inbox;
 pub mod inherited;
 pub mod kernel;

@@ -17,6 +17,7 @@ use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
 use super::ear::Ear;
+use super::host_addresses::HostAddresses;
 use super::peer_address::PeerAddress;
 use super::per_address::PerAddress;
 use super::rest::{Ask, Told};
@@ -171,6 +172,7 @@ pub struct RelayService {
     /// Of those that the relay dialled for.
     pub(super) last_dialled: Cell<u32>,
     pub(super) users: ShardUsers,
+    pub(super) host_addresses: HostAddresses,
     /// Connections for which the relay is to dial, or does.
     visitors: Tally,
     /// Those of them that have begun to ask: they are told what comes of it before a shard
@@ -226,6 +228,7 @@ impl RelayService {
             idleness: RefCell::default(),
             last_dialled: Cell::new(0),
             users: ShardUsers::default(),
+            host_addresses: HostAddresses::default(),
             visitors: Tally::default(),
             asking_visitors: Tally::default(),
             datagram_visits: Tally::default(),

@@ -22,6 +22,7 @@ use crate::access::{Allowance, Guesses, Rates};
 use crate::protocol::socks5::{Destination, Host};
 use crate::protocol::websocks::Knock;
 use crate::runtime::clock;
+use crate::runtime::host_address::is_of_host;
 use crate::runtime::resolver::Asker;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
@@ -52,9 +53,9 @@ struct Dialled {
 
 /// What a user may now, by the settings that there are now.
 pub(super) struct May<'a> {
+    service: &'a RelayService,
     settings: &'a RendezvousSettings,
     own: Option<&'a Allowance>,
-    shards: usize,
 }
 
 impl May<'_> {
@@ -71,13 +72,19 @@ impl May<'_> {
     }
 
     fn share(&self, limit: u32) -> u32 {
-        share_of(limit, self.shards)
+        share_of(limit, self.service.world.shards.len())
     }
 
     /// Whether its rules, and then the relay's, let a destination be dialled.
     pub(super) fn dial(&self, candidate: &Candidate<'_>) -> bool {
         let own = self.own.map_or(&[][..], |own| &own.egress);
-        self.settings.egress.judge(own, candidate) == Verdict::Allow
+        let RelayService {
+            world,
+            host_addresses,
+            ..
+        } = self.service;
+        let is_own = |address| host_addresses.contains(address, world.reactor.now(), is_of_host);
+        self.settings.egress.judge(own, candidate, is_own) == Verdict::Allow
     }
 }
 
@@ -110,16 +117,16 @@ impl RelayService {
 
     /// What a user may; nothing any more if nobody has the name.
     pub(super) fn allowance<'a>(
-        &self,
+        &'a self,
         settings: &'a RendezvousSettings,
         user: &str,
     ) -> Result<May<'a>, Refused> {
         let known = settings.users.find(user);
         known.ok_or(Refused::EgressDenied)?;
         Ok(May {
+            service: self,
             settings,
             own: settings.allowances.of(user),
-            shards: self.world.shards.len(),
         })
     }
 

@@ -53,4 +53,5 @@ mod websocket;
 mod websocket_clients;
 mod websocket_conformance;
 mod websocks;
+mod websocks_reach;
 mod websocks_users;

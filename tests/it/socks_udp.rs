@@ -466,7 +466,7 @@ fn visit_for_datagrams(relay: &Relay) -> TcpStream {
     visitor
 }
 
-fn frame(to: &Destination, data: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(to: &Destination, data: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     datagram_frame::encode(&datagram(to, data), &[], &mut frame).expect("it fits");
     frame
