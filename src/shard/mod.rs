@@ -36,6 +36,7 @@ pub mod share;
 pub mod status;
 mod stretch;
 pub mod tally;
+pub mod user_sessions;
 pub mod users;
 pub mod waiting;
 mod web;

@@ -25,6 +25,7 @@ use super::session_log::{Errand, Session};
 use super::sessions::Origin;
 use super::status::ShardStatus;
 use super::tally::Tally;
+use super::user_sessions::SessionId;
 use super::users::ShardUsers;
 use super::waiting::WaitingLeg;
 use super::world::{Service, TAG_SERVICE, World};
@@ -145,6 +146,8 @@ pub enum Message {
     },
     /// The answer.
     Told { question: u64, told: Told },
+    /// A session that the shard was asked to count is over, or came to nothing.
+    SessionOver { user: Arc<str>, session: SessionId },
     /// Somebody asks how the shard is.
     Report(Sender<ShardStatus>),
     /// From now on the settings are these.
@@ -581,6 +584,9 @@ impl Service for RelayService {
                 let _ = self.world.send(asker, Message::Told { question, told });
             }
             Message::Told { question, told } => self.questions.deliver(question, told),
+            Message::SessionOver { user, session } => {
+                self.users.sessions.borrow_mut().end(&user, session);
+            }
             Message::Report(asker) => self.report(&asker),
             Message::Reload(settings) => {
                 self.settings.replace(Rc::new(*settings));

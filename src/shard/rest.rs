@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService, RendezvousSettings};
 use super::sessions::Origin;
+use super::user_sessions::{Dial, place_of};
 use super::websocks::Visitor;
 use crate::access::{Grant, Presented, Scope, SingleUse, TokenId};
 use crate::association::census::Removal;
@@ -41,7 +42,7 @@ use crate::web;
 const STRIKES_MAX: u8 = 3;
 
 /// What is asked of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// To make it known to one who asks, with a candidate for each route. Its sessions may
     /// last only so long.
@@ -56,6 +57,8 @@ pub enum Ask {
     Spend(SingleUse),
     /// To take one request of a bearer that creates.
     Take(TokenId),
+    /// To count a session of a user that is to begin.
+    Dial(Dial),
     /// All that the shard has.
     List,
 }
@@ -340,22 +343,28 @@ impl RelayService {
 
     /// Asks an association's owner, this shard or another.
     async fn ask(&self, ask: Ask) -> Told {
-        let key = match ask {
-            Ask::Gather(key, ..) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => key,
+        let key = match &ask {
+            Ask::Gather(key, ..) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => *key,
             // One shard remembers each, found as any association's is.
             Ask::Spend(SingleUse { id, .. }) | Ask::Take(id) => {
                 AssociationKey(Uuid::from_bytes(id.0))
             }
+            Ask::Dial(Dial { user, .. }) => place_of(user),
             Ask::List => return self.tell(ask),
         };
-        let route = self.rendezvous.borrow().route(&implicit(key));
-        match route {
-            Route::Here => self.tell(ask),
-            Route::Handoff(shard) => self.ask_shard(shard, ask).await,
+        self.ask_shard(self.owner_of(key), ask).await
+    }
+
+    /// The shard that owns an association, or what is found as one.
+    pub(super) fn owner_of(&self, key: AssociationKey) -> ShardId {
+        match self.rendezvous.borrow().route(&implicit(key)) {
+            Route::Here => self.world.shard,
+            Route::Handoff(shard) => shard,
         }
     }
 
-    async fn ask_shard(&self, shard: ShardId, ask: Ask) -> Told {
+    /// Asks a shard, this one or another.
+    pub(super) async fn ask_shard(&self, shard: ShardId, ask: Ask) -> Told {
         if shard == self.world.shard {
             return self.tell(ask);
         }
@@ -417,6 +426,10 @@ impl RelayService {
                 let per_minute = self.settings().creations_per_minute_max;
                 let mut rates = self.creation_rates.borrow_mut();
                 rates.take(bearer, per_minute, now)?;
+                Ok(Answered::Done)
+            }
+            Ask::Dial(dial) => {
+                self.users.sessions.borrow_mut().begin(dial, now)?;
                 Ok(Answered::Done)
             }
             Ask::Spend(token) => {

@@ -14,12 +14,6 @@ pub fn share(limit: u64, shards: NonZeroU16) -> u64 {
     limit.div_ceil(u64::from(shards.get()))
 }
 
-/// The same of a limit that fits 32 bits, for so many shards.
-#[must_use]
-pub(super) fn share_of(limit: u32, shards: usize) -> u32 {
-    limit.div_ceil(u32::try_from(shards).unwrap_or(u32::MAX).max(1))
-}
-
 /// The bounds of one shard's engine, within what the kernel allows this user.
 #[must_use]
 pub fn engine_share(limits: &Limits, shards: NonZeroU16) -> EngineSettings {

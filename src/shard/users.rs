@@ -3,7 +3,7 @@
 //!
 //! Left out: who somebody is (`access`), and where it may go (`access::egress`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::counts::{CountedFor, Counts};
 use super::peer_address::PeerAddress;
 use super::rendezvous::{RelayService, RendezvousSettings};
+use super::rest::Ask;
 use super::session_log::Errand;
-use super::share::share_of;
+use super::user_sessions::{Dial, SessionId, UserSession, UserSessions, place_of};
 use crate::access::egress::{Candidate, Verdict};
-use crate::access::{Allowance, Guesses, Rates};
+use crate::access::{Allowance, Guesses};
 use crate::protocol::socks5::{Destination, Host};
 use crate::protocol::websocks::Knock;
 use crate::runtime::clock;
@@ -33,16 +33,14 @@ const LOGGED_CHARS_MAX: usize = 255;
 /// All users of one shard.
 #[derive(Debug, Default)]
 pub struct ShardUsers {
-    /// Each user's, dialled ones and those that are being dialled.
-    sessions: Counts<Arc<str>>,
-    dials: RefCell<Rates<Arc<str>>>,
+    /// Those of users whom this shard counts for all.
+    pub(super) sessions: RefCell<UserSessions>,
+    /// The number of the last session that another, or this, was asked to count.
+    last_session: Cell<u64>,
     guesses: RefCell<Guesses>,
     /// Sessions that run, by their number among those that the relay dialled for.
     dialled: RefCell<HashMap<u32, Dialled, RandomState>>,
 }
-
-/// One of a user's sessions, dialled or being dialled, until it is dropped.
-pub type UserSession = CountedFor<Arc<str>>;
 
 /// What is remembered of a session until it ends.
 #[derive(Debug)]
@@ -59,20 +57,16 @@ pub(super) struct May<'a> {
 }
 
 impl May<'_> {
-    /// Sessions at once on this shard; 0 is no limit.
+    /// Sessions at once; 0 is no limit.
     fn sessions_max(&self) -> u32 {
         let own = self.own.and_then(|own| own.sessions_max);
-        self.share(own.unwrap_or(self.settings.sessions_per_user_max))
+        own.unwrap_or(self.settings.sessions_per_user_max)
     }
 
-    /// What may be dialled in a minute, on this shard; 0 is no limit.
+    /// What may be dialled in a minute; 0 is no limit.
     fn dials_per_minute_max(&self) -> u32 {
         let own = self.own.and_then(|own| own.dials_per_minute_max);
-        self.share(own.unwrap_or(self.settings.dials_per_minute_max))
-    }
-
-    fn share(&self, limit: u32) -> u32 {
-        share_of(limit, self.service.world.shards.len())
+        own.unwrap_or(self.settings.dials_per_minute_max)
     }
 
     /// Whether its rules, and then the relay's, let a destination be dialled.
@@ -131,25 +125,32 @@ impl RelayService {
     }
 
     /// Begins a session of a user, if it may have another.
-    pub(super) fn begin_dial(
+    pub(super) async fn begin_dial(
         &self,
         user: &Arc<str>,
         may: &May<'_>,
     ) -> Result<UserSession, Refused> {
-        let ShardUsers {
-            sessions, dials, ..
-        } = &self.users;
-        let sessions_max = may.sessions_max();
-        if sessions_max > 0 && sessions.count(&**user) >= sessions_max {
-            return Err(Refused::TooManyOfUser);
+        let (sessions_max, per_minute_max) = (may.sessions_max(), may.dials_per_minute_max());
+        if sessions_max == 0 && per_minute_max == 0 {
+            return Ok(UserSession::uncounted(Arc::clone(user)));
         }
-        let per_minute = may.dials_per_minute_max();
-        if per_minute > 0 {
-            let now = self.world.reactor.now();
-            let taken = dials.borrow_mut().take(Arc::clone(user), per_minute, now);
-            taken.map_err(|_| Refused::TooManyDials)?;
-        }
-        Ok(sessions.enter(Arc::clone(user)))
+        let last = &self.users.last_session;
+        last.set(last.get() + 1);
+        let session = SessionId {
+            shard: self.world.shard,
+            number: last.get(),
+        };
+        let (world, by) = (Rc::clone(&self.world), self.owner_of(place_of(user)));
+        // Dropped on the way, it is taken back.
+        let begun = UserSession::counted(Arc::clone(user), world, by, session);
+        let dial = Dial {
+            user: Arc::clone(user),
+            session,
+            sessions_max,
+            per_minute_max,
+        };
+        self.ask_shard(by, Ask::Dial(dial)).await?;
+        Ok(begun)
     }
 
     /// On whose behalf names are resolved.
@@ -168,7 +169,7 @@ impl RelayService {
         destination: &Destination,
     ) {
         let errand = Rc::new(Errand {
-            user: logged(session.key()).into(),
+            user: logged(session.user()).into(),
             target: target(destination).into(),
         });
         let dialled = Dialled {
@@ -192,8 +193,8 @@ impl RelayService {
     /// Forgets users that are gone.
     pub(super) fn forget_users(&self) {
         let settings = self.settings();
-        let is_known = |user: &Arc<str>| settings.users.find(user).is_some();
-        self.users.dials.borrow_mut().keep(is_known);
+        let is_known = |user: &str| settings.users.find(user).is_some();
+        self.users.sessions.borrow_mut().forget(is_known);
     }
 }
 
@@ -234,20 +235,6 @@ pub(super) fn logged(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sessions_are_counted_for_each_user() {
-        let sessions = Counts::<Arc<str>>::default();
-        let [alice, bob]: [Arc<str>; 2] = ["alice", "bob"].map(Into::into);
-        let first = sessions.enter(Arc::clone(&alice));
-        let second = sessions.enter(Arc::clone(&alice));
-        let of_bob = sessions.enter(Arc::clone(&bob));
-        assert_eq!((sessions.count("alice"), sessions.count("bob")), (2, 1));
-        drop((first, of_bob));
-        assert_eq!((sessions.count("alice"), sessions.count("bob")), (1, 0));
-        drop(second);
-        assert!(sessions.is_empty());
-    }
 
     #[test]
     fn what_is_logged_is_one_word_and_not_endless() {

@@ -23,7 +23,7 @@ use super::names::ResolveError;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::sessions::Origin;
-use super::users::UserSession;
+use super::user_sessions::UserSession;
 use crate::access::egress::Candidate;
 use crate::protocol::Progress;
 use crate::protocol::socks5::{
@@ -222,7 +222,7 @@ impl RelayService {
         let may_not = |refused| not(ReplyCode::NotAllowed, refused);
         let settings = self.settings();
         let may = self.allowance(&settings, user).map_err(may_not)?;
-        let session = self.begin_dial(user, &may).map_err(too_many)?;
+        let session = self.begin_dial(user, &may).await.map_err(too_many)?;
         let (name, addresses) = match &destination.host {
             Host::Address(address) => (None, vec![SocketAddr::new(*address, destination.port)]),
             Host::Name(name) => {

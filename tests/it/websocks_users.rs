@@ -16,6 +16,7 @@ use super::jet_client::dial;
 use super::patience::until;
 use super::per_address::dial_from_elsewhere;
 use super::relay_process::Relay;
+use super::require::require_cores;
 use super::rest::read_response;
 use super::websocks::{KEY, PASSWORD, SOCKS5, check_echo, connect, knock, read_reply, request};
 
@@ -25,11 +26,20 @@ fn relay(rules: &str, options: &[&str]) -> (tempfile::TempDir, Relay) {
 }
 
 fn relay_by(wrapper: &[&str], rules: &str, options: &[&str]) -> (tempfile::TempDir, Relay) {
+    relay_on("1", wrapper, rules, options)
+}
+
+fn relay_on(
+    cores: &str,
+    wrapper: &[&str],
+    rules: &str,
+    options: &[&str],
+) -> (tempfile::TempDir, Relay) {
     let folder = tempfile::tempdir().expect("a folder");
     write_users(folder.path(), &["alice", "bob", "carol"]);
     write_config(folder.path(), rules);
     let config = folder.path().join("relay.toml");
-    let config = ["--cores", "1", "--config", config.to_str().expect("text")];
+    let config = ["--cores", cores, "--config", config.to_str().expect("text")];
     let relay = Relay::start_by(wrapper, &[&config, options].concat());
     (folder, relay)
 }
@@ -152,6 +162,49 @@ fn a_user_has_so_many_sessions_and_dials() {
     let counters = relay.counters();
     assert!(counters.count("refused.too_many_of_user") >= 1);
     assert_eq!(counters.count("refused.too_many_dials"), 1);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_users_limits_hold_for_all_shards_together() {
+    if !require_cores(2) {
+        return;
+    }
+    let rules = format!(
+        "{FOR_ALICE}sessions_max = 3\n\
+         [[websocks.rules]]\nusers = [\"bob\"]\ndials_per_minute_max = 3\n"
+    );
+    let (_folder, mut relay) = relay_on("2", &[], &rules, &[]);
+    let target = service(echo);
+    for user in ["alice", "bob"] {
+        let mut held = Vec::new();
+        // The kernel spreads them: each shard gets some.
+        for count in 0..24 {
+            let mut visitor = visit(relay.address, user);
+            let expected = match count < 3 {
+                true => ReplyCode::Succeeded,
+                false => ReplyCode::GeneralFailure,
+            };
+            let code = ask(&mut visitor, &connect(target));
+            assert_eq!(code, expected, "{user} {count}");
+            held.push(visitor);
+        }
+        for visitor in &mut held[..3] {
+            check_echo(visitor, b"hello");
+        }
+    }
+    let counters = relay.counters();
+    assert_eq!(counters.count("refused.too_many_of_user"), 21);
+    assert_eq!(counters.count("refused.too_many_dials"), 21);
+    // Alice's have ended.
+    until("room for three", || {
+        let three = [(); 3].map(|()| {
+            let mut visitor = visit(relay.address, "alice");
+            (ask(&mut visitor, &connect(target)), visitor)
+        });
+        let is_room = three.iter().all(|(code, _)| *code == ReplyCode::Succeeded);
+        is_room.then_some(())
+    });
     relay.stop().check_clean();
 }
 

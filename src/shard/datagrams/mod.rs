@@ -30,7 +30,8 @@ use tracing::{debug, info};
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::tally::Counted;
-use super::users::{UserSession, logged};
+use super::user_sessions::UserSession;
+use super::users::logged;
 use crate::metrics::ACCESS_LOG;
 use crate::protocol::socks5::{Reply, ReplyCode};
 use crate::relay::codec::Life;
@@ -83,7 +84,7 @@ impl RelayService {
     ) {
         let reactor = &self.world.reactor;
         let mut reply = Vec::new();
-        let (outlet, _of_user, _counted) = match self.open_outlet(user) {
+        let (outlet, _of_user, _counted) = match self.open_outlet(user).await {
             Ok(opened) => opened,
             Err(refused) => {
                 self.count_refused(peer, refused);
@@ -132,7 +133,7 @@ impl RelayService {
 
     /// A user's sockets, which are one session of those that it may have, and one dial. As
     /// long as they are counted, memory is kept for all that may wait in them.
-    fn open_outlet(
+    async fn open_outlet(
         self: &Rc<Self>,
         user: &Arc<str>,
     ) -> Result<(Outlet, UserSession, Counted), Refused> {
@@ -141,13 +142,13 @@ impl RelayService {
         }
         let settings = self.settings();
         let may = self.allowance(&settings, user)?;
+        let session = self.begin_dial(user, &may).await?;
         if self.connections() >= settings.connections_max {
             return Err(Refused::TooManyConnections);
         }
         if !self.has_memory_for(budget::VISIT_BYTES_MAX) {
             return Err(Refused::OverMemory);
         }
-        let session = self.begin_dial(user, &may)?;
         let opened = Outlet::open(self, user).map_err(|error| {
             debug!(%error, "no socket for datagrams");
             Refused::NoDescriptor
