@@ -145,16 +145,14 @@ impl Outlet {
                 && let Ok((count, from)) = socket.try_recv_from(&mut space)
             {
                 left -= 1;
-                let queued = match self.destinations.contains(from) {
-                    true => {
-                        let mut header = Vec::with_capacity(udp::HEADER_BYTES_MAX);
-                        udp::encode_header(&from.into(), &mut header);
-                        stream.queue(&header, &space[..count])
-                    }
-                    // Of nobody who was asked.
-                    false => Err(NotQueued::Full),
-                };
-                match queued {
+                // Of nobody who was asked.
+                if !self.destinations.contains(from) {
+                    counts.increment(Count::DatagramsDropped);
+                    continue;
+                }
+                let mut header = Vec::with_capacity(udp::HEADER_BYTES_MAX);
+                udp::encode_header(&from.into(), &mut header);
+                match stream.queue(&header, &space[..count]) {
                     Ok(()) => {
                         self.passed_back.add(count);
                         counts.increment(Count::DatagramsRelayed);
