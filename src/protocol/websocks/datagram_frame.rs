@@ -13,13 +13,13 @@ use thiserror::Error;
 
 use crate::protocol::Progress;
 
-/// The longest datagram: what the length can say.
-pub const DATAGRAM_BYTES_MAX: usize = u16::MAX as usize;
+/// The most that the length can say, of header and data.
+pub const FRAMED_BYTES_MAX: usize = u16::MAX as usize;
 
 const LENGTH_BYTES: usize = 2;
 
 /// The longest frame.
-pub const FRAME_BYTES_MAX: usize = LENGTH_BYTES + DATAGRAM_BYTES_MAX;
+pub const FRAME_BYTES_MAX: usize = LENGTH_BYTES + FRAMED_BYTES_MAX;
 
 /// What cannot be framed, or was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -28,7 +28,7 @@ pub enum DatagramFrameError {
     #[error("a frame without a datagram")]
     Empty,
     /// Only of one that is to be sent: no length says so.
-    #[error("a datagram of {bytes} bytes exceeds {DATAGRAM_BYTES_MAX}")]
+    #[error("a datagram of {bytes} bytes exceeds {FRAMED_BYTES_MAX}")]
     TooLong {
         /// Header and data.
         bytes: usize,
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_longest_is_what_the_length_can_say() {
-        let longest = vec![1; DATAGRAM_BYTES_MAX];
+        let longest = vec![1; FRAMED_BYTES_MAX];
         let bytes = frame(&longest[..10], &longest[10..]);
         assert_eq!(bytes[..2], [0xff, 0xff]);
         let consumed = bytes.len();
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(decode(&bytes), expected);
         let mut out = b"before".to_vec();
         let refused = encode(&longest, b"x", &mut out);
-        let bytes = DATAGRAM_BYTES_MAX + 1;
+        let bytes = FRAMED_BYTES_MAX + 1;
         assert_eq!(refused, Err(DatagramFrameError::TooLong { bytes }));
         assert_eq!(out, b"before");
     }
