@@ -26,6 +26,9 @@ pub const DESCRIPTORS_RESERVED: u64 = 64;
 /// otherwise.
 const PIPES_DEFAULT_MAX: u64 = 768;
 
+/// The most that `names_per_user_max` may be: no more than wait of all users.
+pub const NAMES_PER_USER_HIGHEST: u64 = 256;
+
 const HANDSHAKE_TIMEOUT_DEFAULT_S: u64 = 10;
 const ASSOCIATION_TTL_MIN_S: u64 = 10;
 
@@ -162,7 +165,7 @@ limits! {
     /// `[[websocks.rules]]` may say otherwise. 0 is no limit.
     dials_per_minute_max: Fixed(0), 0, 1_048_576;
     /// Names of one user that are resolved, or wait for that, at once.
-    names_per_user_max: Fixed(64), 1, 256;
+    names_per_user_max: Fixed(64), 1, NAMES_PER_USER_HIGHEST;
     /// Wrong passwords from one source address in a minute, of IPv6 from one /64; so many
     /// may come at once. Above it none is looked at. 0 is no limit.
     wrong_passwords_per_minute_max: Fixed(60), 0, 1_048_576;

@@ -19,16 +19,20 @@ use super::session_log::Errand;
 use super::user_sessions::{Dial, SessionId, UserSession, UserSessions, place_of};
 use crate::access::egress::{Candidate, Verdict};
 use crate::access::{Allowance, Guesses};
+use crate::config::limits::NAMES_PER_USER_HIGHEST;
 use crate::protocol::socks5::{Destination, Host};
 use crate::protocol::websocks::Knock;
 use crate::runtime::clock;
 use crate::runtime::host_address::is_of_host;
-use crate::runtime::resolver::Asker;
+use crate::runtime::resolver::{Asker, RESOLVER_QUEUE_MAX};
 use crate::session::link::Link;
 use crate::session::refused::Refused;
 
 /// Characters of a user's name in the log; no name of a host is longer than 255.
 const LOGGED_CHARS_MAX: usize = 255;
+
+// One user may have as many names wait as it is let.
+const _: () = assert!(NAMES_PER_USER_HIGHEST <= RESOLVER_QUEUE_MAX as u64);
 
 /// All users of one shard.
 #[derive(Debug, Default)]
