@@ -114,7 +114,11 @@ impl RelayService {
     /// A number for the next session that the relay dials for. No two that run have the
     /// same.
     pub(super) fn next_dialled(&self) -> u32 {
-        let next = self.last_dialled.get().wrapping_add(1);
+        let mut next = self.last_dialled.get().wrapping_add(1);
+        // Some may have lasted since the numbers began anew.
+        while self.is_dialled(next) {
+            next = next.wrapping_add(1);
+        }
         self.last_dialled.set(next);
         next
     }

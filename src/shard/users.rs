@@ -189,6 +189,11 @@ impl RelayService {
         dialled.get(&number).map(|known| Rc::clone(&known.errand))
     }
 
+    /// Whether a session runs under this number.
+    pub(super) fn is_dialled(&self, number: u32) -> bool {
+        self.users.dialled.borrow().contains_key(&number)
+    }
+
     /// The session has ended.
     pub(super) fn forget_dialled(&self, number: u32) {
         self.users.dialled.borrow_mut().remove(&number);
