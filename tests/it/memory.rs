@@ -11,7 +11,7 @@ use super::patience::until;
 use super::relay_process::Relay;
 use super::rest::{exchange, request};
 use super::socks_udp::ask_for_datagrams;
-use super::websocks;
+use super::websocks::{self, KEY, visit};
 
 /// What is kept for a visitor whose datagrams are passed on, at the least: one that cannot be
 /// sent, 64 KiB that wait for that, and as much that waits for a name.
@@ -68,13 +68,21 @@ fn nobody_has_datagrams_passed_on_beyond_the_budget() {
     let limits = format!("cores = 1\n[limits]\nmemory_bytes_max = {BUDGET_BYTES}");
     let (_folder, mut relay) = websocks::relay(&limits);
     let most = BUDGET_BYTES / VISIT_BYTES_MIN;
+    // Connected before, as later there may be no room for that either.
+    let mut pool: Vec<_> = (0..2 * most).map(|_| visit(relay.address, KEY)).collect();
+    let mut ask = || {
+        let mut visitor = pool.pop().expect("as many as that");
+        match ask_for_datagrams(&mut visitor).code {
+            ReplyCode::Succeeded => Ok(visitor),
+            code => Err(code),
+        }
+    };
     let mut let_in = Vec::new();
     let code = loop {
-        let (visitor, reply) = ask_for_datagrams(&relay);
-        if reply.code != ReplyCode::Succeeded {
-            break reply.code;
+        match ask() {
+            Ok(visitor) => let_in.push(visitor),
+            Err(code) => break code,
         }
-        let_in.push(visitor);
         assert!(let_in.len() as u64 <= most, "all are let in");
     };
     assert_eq!(code, ReplyCode::GeneralFailure);
@@ -82,9 +90,7 @@ fn nobody_has_datagrams_passed_on_beyond_the_budget() {
     assert_eq!(relay.counters().count("refused.over_memory"), 1);
     // What was kept for one is there for the next.
     drop(let_in.pop());
-    until("room for one", || {
-        let (visitor, reply) = ask_for_datagrams(&relay);
-        (reply.code == ReplyCode::Succeeded).then_some(visitor)
-    });
+    relay.wait_for_line("datagrams ended");
+    until("room for one", || ask().ok());
     relay.stop().check_clean();
 }

@@ -449,18 +449,17 @@ fn who_passes_nothing_on_or_whose_relay_stops_is_told_by_the_end() {
 }
 
 /// Asks the relay itself for datagrams.
-pub(crate) fn ask_for_datagrams(relay: &Relay) -> (TcpStream, Reply) {
-    let mut visitor = visit(relay.address, KEY);
+pub(crate) fn ask_for_datagrams(visitor: &mut TcpStream) -> Reply {
     let asking = request(Command::UdpAssociate, "0.0.0.0", 0);
     visitor
         .write_all(&[&MAX_FRAME[..], &asking].concat())
         .expect("sent");
-    let reply = read_reply(&mut visitor);
-    (visitor, reply)
+    read_reply(visitor)
 }
 
 fn visit_for_datagrams(relay: &Relay) -> TcpStream {
-    let (visitor, reply) = ask_for_datagrams(relay);
+    let mut visitor = visit(relay.address, KEY);
+    let reply = ask_for_datagrams(&mut visitor);
     assert_eq!(reply.code, ReplyCode::Succeeded);
     assert_ne!(reply.bound.port, 0);
     visitor

@@ -33,7 +33,8 @@ fn check(own: &str) {
 
     let (_folder, mut public) = relay("cores = 1\n[egress]\nreach = \"public\"");
     assert_eq!(dial(&public, target), ReplyCode::NotAllowed);
-    let (mut visitor, _) = ask_for_datagrams(&public);
+    let mut visitor = visit(public.address, KEY);
+    ask_for_datagrams(&mut visitor);
     visitor
         .write_all(&frame(&target.into(), b"never"))
         .expect("sent");
@@ -53,7 +54,8 @@ fn check(own: &str) {
     let rule = format!("cores = 1\n[egress]\nreach = \"public\"\nrules = [\"allow {own}\"]");
     let (_folder, allowing) = relay(&rule);
     assert_eq!(dial(&allowing, target), ReplyCode::Succeeded);
-    let (mut visitor, _) = ask_for_datagrams(&allowing);
+    let mut visitor = visit(allowing.address, KEY);
+    ask_for_datagrams(&mut visitor);
     visitor
         .write_all(&frame(&target.into(), b"this one may"))
         .expect("sent");
