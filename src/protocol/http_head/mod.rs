@@ -6,14 +6,15 @@
 //! the caller lends the slots for its headers, so that decoding needs no heap.
 //!
 //! [`RequestHead::body`] and [`ResponseHead::body`] tell where the body ends that
-//! follows. Obsolete line folding is refused.
+//! follows, and a [`BodyReader`] follows it there. Obsolete line folding is refused.
 //!
-//! Left out: what is in a body, chunks included.
+//! Left out: what is in a body.
 //!
 //! Decoding begins at the first byte each time. Who expects a head of many
 //! kilobytes in small pieces should wait for an empty line before asking.
 
 mod answer;
+mod body_reader;
 mod framing;
 mod request;
 mod response;
@@ -27,6 +28,7 @@ use thiserror::Error;
 use crate::protocol::Progress;
 
 pub use answer::{Answer, Persistence};
+pub use body_reader::{BodyReader, ChunkError};
 pub use framing::{Body, FramingError};
 pub use request::RequestHead;
 pub use response::ResponseHead;

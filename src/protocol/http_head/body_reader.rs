@@ -1,0 +1,324 @@
+//! Follows a message's body to its end, byte by byte: RFC 9112 §6 and §7.1.
+//!
+//! Chunks are looked at, not taken apart: the body passes as it came. Only CRLF ends a
+//! line, for the reason that [`LineEnding::CrLf`](super::LineEnding::CrLf) gives.
+
+use thiserror::Error;
+
+use super::{Body, HEAD_BYTES_MAX};
+
+/// The most bytes of the line before a chunk: its size, and extensions, which nobody uses.
+const SIZE_LINE_BYTES_MAX: usize = 1024;
+
+/// Knows how much of a body is still to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyReader(State);
+
+/// Why bytes are not chunks, whatever may follow them: RFC 9112 §7.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ChunkError {
+    /// A size is not a hexadecimal number, or too large for one.
+    #[error("the size of a chunk is not a number")]
+    BadSize,
+    /// A line does not end in CRLF, or a chunk not where its size says.
+    #[error("a chunk does not end in CRLF")]
+    BadEnd,
+    /// The line before a chunk is too long.
+    #[error("the line before a chunk exceeds {SIZE_LINE_BYTES_MAX} bytes")]
+    SizeLineTooLong,
+    /// The trailers are too long.
+    #[error("the trailers exceed {HEAD_BYTES_MAX} bytes")]
+    TrailersTooLong,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ended,
+    UntilClose,
+    /// So many bytes are to come.
+    Length(u64),
+    Chunked(Chunked),
+}
+
+/// Where in the chunks the next byte belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunked {
+    /// The line before a chunk; `size` is `None` before its first digit.
+    Size {
+        size: Option<u64>,
+        bytes: usize,
+    },
+    /// Behind the digits of that line.
+    Extension {
+        size: u64,
+        bytes: usize,
+    },
+    SizeLineFeed {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
+    DataReturn,
+    DataLineFeed,
+    /// The lines behind the last chunk; `is_start` where the next byte begins one.
+    Trailers {
+        is_start: bool,
+        bytes: usize,
+    },
+    /// The LF of such a line, or of the empty one that ends them.
+    TrailerLineFeed {
+        is_last: bool,
+        bytes: usize,
+    },
+    Ended,
+}
+
+impl BodyReader {
+    /// A body of which nothing has come.
+    #[must_use]
+    pub const fn new(body: Body) -> Self {
+        Self(match body {
+            Body::Length(0) => State::Ended,
+            Body::Length(left) => State::Length(left),
+            Body::UntilClose => State::UntilClose,
+            Body::Chunked => State::Chunked(Chunked::Size {
+                size: None,
+                bytes: 0,
+            }),
+        })
+    }
+
+    /// Takes what came next; gives how much of it is the body's. What is behind that is
+    /// another message's.
+    ///
+    /// # Errors
+    ///
+    /// If these are no chunks.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<usize, ChunkError> {
+        match &mut self.0 {
+            State::Ended => Ok(0),
+            State::UntilClose => Ok(bytes.len()),
+            State::Length(left) => {
+                let taken = up_to(*left, bytes.len());
+                *left -= taken as u64;
+                if *left == 0 {
+                    self.0 = State::Ended;
+                }
+                Ok(taken)
+            }
+            State::Chunked(chunked) => {
+                let mut taken = 0;
+                while taken < bytes.len() && *chunked != Chunked::Ended {
+                    taken += chunked.receive(&bytes[taken..])?;
+                }
+                if *chunked == Chunked::Ended {
+                    self.0 = State::Ended;
+                }
+                Ok(taken)
+            }
+        }
+    }
+
+    /// Whether all of it has come.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0 == State::Ended
+    }
+}
+
+impl Chunked {
+    /// Takes some of `bytes`, of which there is at least one.
+    fn receive(&mut self, bytes: &[u8]) -> Result<usize, ChunkError> {
+        let byte = bytes[0];
+        *self = match *self {
+            Self::Size { size, bytes } => read_size(size, bytes, byte)?,
+            Self::Extension { size, .. } if byte == b'\r' => Self::SizeLineFeed { size },
+            Self::Extension { .. } if byte == b'\n' => return Err(ChunkError::BadEnd),
+            Self::Extension { size, bytes } => Self::Extension {
+                size,
+                bytes: one_more(bytes, SIZE_LINE_BYTES_MAX, ChunkError::SizeLineTooLong)?,
+            },
+            Self::SizeLineFeed { size } => match (expect(byte, b'\n')?, size) {
+                ((), 0) => Self::Trailers {
+                    is_start: true,
+                    bytes: 0,
+                },
+                ((), left) => Self::Data { left },
+            },
+            Self::Data { left } => {
+                let taken = up_to(left, bytes.len());
+                *self = match left - taken as u64 {
+                    0 => Self::DataReturn,
+                    left => Self::Data { left },
+                };
+                return Ok(taken);
+            }
+            Self::DataReturn => {
+                expect(byte, b'\r')?;
+                Self::DataLineFeed
+            }
+            Self::DataLineFeed => {
+                expect(byte, b'\n')?;
+                Self::Size {
+                    size: None,
+                    bytes: 0,
+                }
+            }
+            Self::Trailers { is_start, bytes } => {
+                let bytes = one_more(bytes, HEAD_BYTES_MAX, ChunkError::TrailersTooLong)?;
+                match byte {
+                    b'\r' => Self::TrailerLineFeed {
+                        is_last: is_start,
+                        bytes,
+                    },
+                    b'\n' => return Err(ChunkError::BadEnd),
+                    _ => Self::Trailers {
+                        is_start: false,
+                        bytes,
+                    },
+                }
+            }
+            Self::TrailerLineFeed { is_last, bytes } => match (expect(byte, b'\n')?, is_last) {
+                ((), true) => Self::Ended,
+                ((), false) => Self::Trailers {
+                    is_start: true,
+                    bytes,
+                },
+            },
+            Self::Ended => return Ok(0),
+        };
+        Ok(1)
+    }
+}
+
+/// One byte of a size, or the first behind it.
+fn read_size(size: Option<u64>, bytes: usize, byte: u8) -> Result<Chunked, ChunkError> {
+    let bytes = one_more(bytes, SIZE_LINE_BYTES_MAX, ChunkError::SizeLineTooLong)?;
+    let digit = char::from(byte).to_digit(16).map(u64::from);
+    match (digit, size, byte) {
+        (Some(digit), size, _) => {
+            let size = size.unwrap_or(0).checked_mul(16);
+            let size = size.ok_or(ChunkError::BadSize)?;
+            Ok(Chunked::Size {
+                size: Some(size + digit),
+                bytes,
+            })
+        }
+        (None, Some(size), b'\r') => Ok(Chunked::SizeLineFeed { size }),
+        (None, Some(size), b';' | b' ' | b'\t') => Ok(Chunked::Extension { size, bytes }),
+        (None, ..) => Err(ChunkError::BadSize),
+    }
+}
+
+fn expect(byte: u8, expected: u8) -> Result<(), ChunkError> {
+    match byte == expected {
+        true => Ok(()),
+        false => Err(ChunkError::BadEnd),
+    }
+}
+
+fn one_more(bytes: usize, max: usize, error: ChunkError) -> Result<usize, ChunkError> {
+    match bytes < max {
+        true => Ok(bytes + 1),
+        false => Err(error),
+    }
+}
+
+/// The lesser of both.
+fn up_to(left: u64, count: usize) -> usize {
+    usize::try_from(left).map_or(count, |left| left.min(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `bytes` come to whole, and cut at every byte: how much is the body's, and
+    /// whether it has ended.
+    #[track_caller]
+    fn check(body: Body, bytes: &[u8], expected: Result<(usize, bool), ChunkError>) {
+        let receive = |pieces: [&[u8]; 2]| {
+            let mut reader = BodyReader::new(body);
+            let mut taken = 0;
+            for piece in pieces {
+                taken += reader.receive(piece)?;
+            }
+            Ok((taken, reader.has_ended()))
+        };
+        for cut in 0..=bytes.len() {
+            let (one, other) = bytes.split_at(cut);
+            let shown = String::from_utf8_lossy(bytes);
+            assert_eq!(receive([one, other]), expected, "{shown:?} cut at {cut}");
+        }
+        let mut reader = BodyReader::new(body);
+        let mut taken = Ok(0);
+        for byte in bytes {
+            let more = reader.receive(&[*byte]);
+            taken = taken.and_then(|taken| more.map(|more| taken + more));
+        }
+        assert_eq!(taken.map(|taken| (taken, reader.has_ended())), expected);
+    }
+
+    #[test]
+    fn a_body_ends_where_its_head_says() {
+        check(Body::Length(0), b"GET", Ok((0, true)));
+        check(Body::Length(3), b"ab", Ok((2, false)));
+        check(Body::Length(3), b"abcGET", Ok((3, true)));
+        check(Body::UntilClose, b"abc", Ok((3, false)));
+    }
+
+    #[test]
+    fn chunks_end_with_the_empty_line_behind_the_last() {
+        let check = |text: &str, rest: &str| {
+            let whole = format!("{text}{rest}");
+            check(Body::Chunked, whole.as_bytes(), Ok((text.len(), true)));
+            let cut = &text.as_bytes()[..text.len() - 1];
+            check(Body::Chunked, cut, Ok((cut.len(), false)));
+        };
+        check("0\r\n\r\n", "");
+        check("0\r\n\r\n", "GET / HTTP/1.1\r\n");
+        check("3\r\nabc\r\n0\r\n\r\n", "\r\n");
+        check("3;a=\"b\" \r\nabc\r\n00 \r\n\r\n", "x");
+        check(
+            "000000000000000000A\r\n0\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n",
+            "x",
+        );
+        check("0\r\nA: b\r\nC:\r\n\r\n", "x");
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        use ChunkError::{BadEnd, BadSize, SizeLineTooLong, TrailersTooLong};
+        for (text, expected) in [
+            ("\r\n", BadSize),
+            ("x\r\n", BadSize),
+            ("-1\r\n", BadSize),
+            ("+1\r\n", BadSize),
+            ("0x1\r\n", BadSize),
+            (";a\r\n", BadSize),
+            ("10000000000000000\r\n", BadSize),
+            ("1\n", BadSize),
+            ("1\rx", BadEnd),
+            ("1;a\n", BadEnd),
+            ("1\r\nab", BadEnd),
+            ("1\r\na\n", BadEnd),
+            ("1\r\na\rb", BadEnd),
+            ("0\r\n\n", BadEnd),
+            ("0\r\nA: b\n", BadEnd),
+            ("0\r\n\rx", BadEnd),
+            (&"0".repeat(SIZE_LINE_BYTES_MAX + 1), SizeLineTooLong),
+            (
+                &format!("0;{}", "a".repeat(SIZE_LINE_BYTES_MAX)),
+                SizeLineTooLong,
+            ),
+            (
+                &format!("0\r\n{}", "a".repeat(HEAD_BYTES_MAX + 1)),
+                TrailersTooLong,
+            ),
+        ] {
+            let mut reader = BodyReader::new(Body::Chunked);
+            assert_eq!(reader.receive(text.as_bytes()), Err(expected), "{text:?}");
+        }
+    }
+}
