@@ -6,6 +6,7 @@
 
 pub mod approach;
 pub mod arrival;
+pub mod buffered_stream;
 pub mod datagram_stream;
 pub mod entry;
 pub mod handshake;

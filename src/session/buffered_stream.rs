@@ -1,0 +1,262 @@
+//! A connection that is read and written both ways at once, without waiting for either, and
+//! what waits to go over it.
+
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+
+use super::wrapped_stream::WrappedStream;
+use crate::relay::codec::Life;
+use crate::relay::keepalive::PingSettings;
+use crate::runtime::reactor::Reactor;
+
+/// Bytes that one read may bring: a record of TLS that was cut (RFC 8446 §5.1), and as much
+/// of the next as is read at a time.
+pub const READ_BYTES_MAX: usize = 20 << 10;
+
+/// Room that is kept while nothing is in it, and by which it grows.
+pub const ROOM_BYTES: usize = READ_BYTES_MAX;
+
+/// A connection, with what was read of it and what is to be sent.
+#[derive(Debug)]
+pub struct BufferedStream {
+    stream: WrappedStream,
+    received: Queue,
+    /// As it goes over the connection.
+    unsent: Queue,
+    /// There may be something to read: each thing is reported once.
+    is_readable: bool,
+    /// There may be room to write.
+    is_writable: bool,
+}
+
+/// What one look at the connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// Something: there may be more.
+    Some,
+    /// Nothing, for now.
+    Nothing,
+    /// The end.
+    End,
+}
+
+/// Bytes that are appended, and taken from the front.
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl BufferedStream {
+    /// A connection, with nothing to be sent.
+    #[must_use]
+    pub fn new(stream: WrappedStream) -> Self {
+        Self {
+            stream,
+            received: Queue::default(),
+            unsent: Queue::default(),
+            is_readable: true,
+            is_writable: true,
+        }
+    }
+
+    /// Whether there may be something to read.
+    #[must_use]
+    pub const fn may_read(&self) -> bool {
+        self.is_readable
+    }
+
+    /// Whether something waits, for which there may be room.
+    #[must_use]
+    pub fn may_send(&self) -> bool {
+        self.is_writable && !self.unsent.is_empty()
+    }
+
+    /// Sees whether anything has happened since the last look; has the task woken when it
+    /// does.
+    pub fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let stream = self.stream.stream_mut();
+        pin!(stream.readiness()).poll(context).map(|readiness| {
+            self.is_readable |= readiness.is_readable();
+            self.is_writable |= readiness.is_writable();
+        })
+    }
+
+    /// Reads once.
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks, or its peer breaks the rules.
+    pub fn receive(&mut self) -> io::Result<Came> {
+        if !self.is_readable {
+            return Ok(Came::Nothing);
+        }
+        let received = self.received.tail(READ_BYTES_MAX);
+        // Words are few, and nobody may have any.
+        let words_bytes = if self.unsent.is_empty() {
+            0
+        } else {
+            READ_BYTES_MAX
+        };
+        let unsent = self.unsent.tail(words_bytes);
+        match self.stream.try_read_into(received, Some(unsent)) {
+            Ok(true) => Ok(Came::Some),
+            Ok(false) => Ok(Came::End),
+            Err(Errno::AGAIN) => {
+                self.is_readable = false;
+                Ok(Came::Nothing)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What was read and not taken.
+    #[must_use]
+    pub fn received(&self) -> &[u8] {
+        self.received.as_bytes()
+    }
+
+    /// Takes so many bytes of it.
+    pub fn consume(&mut self, count: usize) -> &[u8] {
+        let consumed = self.received.consume(count);
+        &self.received.bytes[consumed]
+    }
+
+    /// What waits, as it goes over the connection.
+    #[must_use]
+    pub fn unsent(&self) -> &[u8] {
+        self.unsent.as_bytes()
+    }
+
+    /// Has these sent with the next [`Self::flush`].
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be sealed.
+    pub fn queue(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // A codec puts less than the sixteenth part around each piece.
+        let wire_bytes = bytes.len() + bytes.len() / 16;
+        self.stream.wrap_into(bytes, self.unsent.tail(wire_bytes))
+    }
+
+    /// Looks whether the peer is still there, if it can be asked, and asks it with the next
+    /// [`Self::flush`].
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks.
+    pub fn look_for_life(&mut self, ping: PingSettings) -> io::Result<Life> {
+        // One that has much to read comes to a ping late.
+        if !self.unsent.is_empty() {
+            return Ok(Life::Seen);
+        }
+        self.stream.look_for_life(ping, self.unsent.tail(0))
+    }
+
+    /// Sends what waits, as far as there is room.
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while self.may_send() {
+            let socket = self.stream.stream_mut().socket();
+            match socket.send(self.unsent.as_bytes()) {
+                Ok(count) => {
+                    self.unsent.consume(count);
+                }
+                Err(Errno::AGAIN) => self.is_writable = false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.unsent.give_room_back();
+        Ok(())
+    }
+
+    /// Parts with the peer.
+    pub async fn part(self, reactor: &Reactor) {
+        // Words within a frame that is cut off would say nothing.
+        if self.unsent.is_empty() {
+            self.stream.part(reactor, &[]).await;
+        }
+    }
+
+    /// Closes it with a RST.
+    pub fn reset(self) {
+        self.stream.reset();
+    }
+}
+
+impl Queue {
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+
+    /// Takes so many bytes, which stay where they are until more is appended.
+    fn consume(&mut self, count: usize) -> Range<usize> {
+        let consumed = self.taken..self.taken + count;
+        debug_assert!(consumed.end <= self.bytes.len(), "no more than there is");
+        self.taken = consumed.end;
+        consumed
+    }
+
+    /// Where to append so many bytes, in room that is not doubled for them.
+    fn tail(&mut self, count: usize) -> &mut Vec<u8> {
+        self.give_room_back();
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        let needed = self.bytes.len() + count;
+        if needed > self.bytes.capacity() {
+            let room = needed.next_multiple_of(ROOM_BYTES);
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
+        &mut self.bytes
+    }
+
+    fn give_room_back(&mut self) {
+        if self.is_empty() {
+            self.bytes.clear();
+            self.bytes.shrink_to(ROOM_BYTES);
+            self.taken = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_gives_what_it_was_given_and_keeps_little_room() {
+        let mut queue = Queue::default();
+        assert!(queue.is_empty());
+        queue.tail(7).extend_from_slice(b"one two");
+        assert_eq!(queue.consume(4), 0..4);
+        assert_eq!(queue.as_bytes(), b"two");
+        queue.tail(6).extend_from_slice(b" three");
+        assert_eq!(queue.as_bytes(), b"two three");
+        queue.consume(9);
+        assert!(queue.is_empty());
+        queue.tail(1 << 20).extend_from_slice(&vec![0; 1 << 20]);
+        queue.consume(1 << 20);
+        assert!(queue.tail(0).capacity() <= ROOM_BYTES);
+    }
+
+    #[test]
+    fn room_grows_by_steps() {
+        let mut queue = Queue::default();
+        for count in 1..200 {
+            queue.tail(1000).extend_from_slice(&[0; 1000]);
+            assert!(queue.bytes.capacity() < 1000 * count + ROOM_BYTES);
+        }
+    }
+}
