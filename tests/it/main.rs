@@ -41,6 +41,7 @@ mod socks_cases;
 mod socks_clients;
 mod socks_dials;
 mod socks_gateways;
+mod socks_http;
 mod socks_udp;
 mod start;
 mod status_table;

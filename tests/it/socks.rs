@@ -297,6 +297,10 @@ fn what_speaks_neither_is_closed_and_costs_nobody_else_anything() {
     answered(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 404 ");
     answered(b"GET https://a/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ");
     answered(b"CONNECT a HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ");
+    answered(
+        b"POST http://a/ HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 400 ",
+    );
     // BIND, and a command that nobody knows.
     for command in [2, 9] {
         let said = [

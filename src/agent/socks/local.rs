@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
+use super::pass::Passed;
 use crate::access::routing::{PAC_CONTENT_TYPE, ProxyAddress, RoutingRules};
 use crate::protocol::Progress;
 use crate::protocol::http_head::{Answer, Persistence};
-use crate::protocol::http_proxy::{self, CONNECTED, ProxyAsked, ProxyRequest};
+use crate::protocol::http_proxy::{self, CONNECTED, ProxyAsked, ProxyError, ProxyRequest};
 use crate::protocol::socks5::{
     self, Asked, Command, Credentials, MethodPolicy, Reply, ReplyCode, Request, Server,
 };
@@ -60,14 +61,14 @@ pub(super) struct Local {
     spoken: Spoken,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Spoken {
     Nothing,
     Socks,
     /// To be connected.
     Connect,
     /// To have a request passed on, whose answer says all that there is to say.
-    Pass,
+    Pass(Passed),
 }
 
 impl Local {
@@ -154,7 +155,10 @@ impl Local {
                 Ok(Progress::Complete { value, consumed }) => break (value, consumed),
                 Err(error) => {
                     self.say(&error.answer()).await?;
-                    return Err(Refused::NotHttp);
+                    return Err(match error {
+                        ProxyError::Framing(_) => Refused::AmbiguousBody,
+                        _ => Refused::NotHttp,
+                    });
                 }
             }
         };
@@ -166,16 +170,15 @@ impl Local {
             self.say(&http_proxy::refusal(407, words)).await?;
             return Err(Refused::WrongPassword);
         }
-        let mut rest = received.split_off(consumed);
+        let rest = received.split_off(consumed);
         let destination = match asked {
             ProxyAsked::Connect(destination) => destination,
             ProxyAsked::Pass {
                 destination,
-                mut head,
+                head,
+                exchange,
             } => {
-                self.spoken = Spoken::Pass;
-                head.append(&mut rest);
-                rest = head;
+                self.spoken = Spoken::Pass(Passed { head, exchange });
                 destination
             }
             ProxyAsked::Own { path, host } => {
@@ -221,10 +224,10 @@ impl Local {
         &mut self,
         outcome: Result<SocketAddr, ReplyCode>,
     ) -> io::Result<()> {
-        let words = match (self.spoken, outcome) {
-            (Spoken::Pass, Ok(_)) => return Ok(()),
+        let words = match (&self.spoken, outcome) {
+            (Spoken::Pass(_), Ok(_)) => return Ok(()),
             (Spoken::Connect, Ok(_)) => CONNECTED.to_vec(),
-            (Spoken::Connect | Spoken::Pass, Err(code)) => {
+            (Spoken::Connect | Spoken::Pass(_), Err(code)) => {
                 let (status, text) = http_refusal(code);
                 http_proxy::refusal(status, text)
             }
@@ -252,6 +255,15 @@ impl Local {
     /// The connection, with what came behind its request.
     pub(super) fn into_stream(self) -> WrappedStream {
         self.stream
+    }
+
+    /// As [`Self::into_stream`], with the request that is to be passed on, if it is one.
+    pub(super) fn into_parts(self) -> (WrappedStream, Option<Passed>) {
+        let passed = match self.spoken {
+            Spoken::Pass(passed) => Some(passed),
+            Spoken::Nothing | Spoken::Socks | Spoken::Connect => None,
+        };
+        (self.stream, passed)
     }
 
     async fn say(&mut self, words: &[u8]) -> Result<(), Refused> {

@@ -7,12 +7,13 @@
 //! ```
 //!
 //! Each shard has its own ways out. What is behind the reply is the relay's data plane, as
-//! for every pair.
+//! for every pair; an HTTP request that is passed on is pass.rs.
 //!
 //! Left out: BIND, which is answered as not supported.
 
 mod entrance;
 mod local;
+mod pass;
 mod pool;
 mod udp;
 pub mod url;
@@ -71,6 +72,8 @@ pub(super) struct SocksService {
     asking: Tally,
     /// Connections that are being served and are no pairs yet.
     serving: Tally,
+    /// Those whose one request is passed on.
+    passing: Tally,
     /// Those whose datagrams are passed on.
     associated: Tally,
     stop: Rc<Flag>,
@@ -130,6 +133,7 @@ impl SocksService {
             connections_max,
             asking: Tally::default(),
             serving: Tally::default(),
+            passing: Tally::default(),
             associated: Tally::default(),
             stop,
         })
@@ -180,8 +184,13 @@ impl SocksService {
                     return;
                 }
                 drop(serving);
-                let left = leg::into_leg(local.into_stream(), since);
-                self.world.join(left, leg::into_leg(remote, since), ());
+                match local.into_parts() {
+                    (client, Some(passed)) => Box::pin(self.pass(client, remote, passed)).await,
+                    (client, None) => {
+                        let left = leg::into_leg(client, since);
+                        self.world.join(left, leg::into_leg(remote, since), ());
+                    }
+                }
             }
             Err(code) => {
                 let _ = local.answer(Err(code)).await;
@@ -318,6 +327,8 @@ impl Proxy for SocksService {
     }
 
     fn has_work(&self) -> bool {
-        self.serving.count() > 0 || self.associated.count() > 0
+        [&self.serving, &self.passing, &self.associated]
+            .iter()
+            .any(|tally| tally.count() > 0)
     }
 }

@@ -2,12 +2,12 @@
 //! request passed on (RFC 9112 §3.2.2).
 //!
 //! A request that is passed on has its connection to itself: its head is written anew, as
-//! the server is to have it, with `Connection: close`, and everything behind the head goes
-//! through as it is.
+//! the server is to have it, with `Connection: close`, and an [`Exchange`] says how much of
+//! what is behind the head goes through.
 //!
-//! Left out: several requests of different hosts on one connection, and caches.
+//! Left out: a second request on a connection, upgrades of one that is passed on, and caches.
 
-use std::fmt::Write as _;
+mod exchange;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,9 +15,11 @@ use thiserror::Error;
 
 use super::Progress;
 use super::http_head::{
-    Answer, HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, HttpVersion, Persistence, RequestHead,
+    Answer, FramingError, HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, Headers, HttpVersion,
+    Persistence, RequestHead,
 };
 use super::socks5::{AddressError, Credentials, Destination};
+pub use exchange::{Exchange, ExchangeError};
 
 /// What a client asks for, and who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +35,14 @@ pub struct ProxyRequest {
 pub enum ProxyAsked {
     /// To be connected.
     Connect(Destination),
-    /// To have this head, and what follows it, passed on.
+    /// To have a request passed on.
     Pass {
         /// Where to.
         destination: Destination,
-        /// As the server is to have it.
+        /// Its head, as the server is to have it.
         head: Vec<u8>,
+        /// What follows.
+        exchange: Exchange,
     },
     /// Something of the proxy itself.
     Own {
@@ -61,21 +65,36 @@ pub enum ProxyError {
     /// A request of another scheme than `http`, or without a host.
     #[error("the target is not http://HOST/PATH")]
     Url,
+    /// It is not certain where a request ends that is to be passed on.
+    #[error(transparent)]
+    Framing(#[from] FramingError),
 }
 
 /// The answer to a client that is connected.
 pub const CONNECTED: &[u8] = b"HTTP/1.1 200 Connected\r\n\r\n";
 
-/// Headers that are between a client and its proxy, beside those that `Connection` lists:
+/// Headers that are between two ends of a connection, beside those that `Connection` lists:
 /// RFC 9110 §7.6.1.
-const HOP_BY_HOP: [&str; 5] = [
+const HOP_BY_HOP: [&str; 7] = [
     "Connection",
     "Keep-Alive",
     "Proxy-Connection",
+    "Proxy-Authenticate",
     "Proxy-Authorization",
-    // Written anew: RFC 9112 §3.2.2.
-    "Host",
+    "TE",
+    "Upgrade",
 ];
+
+/// Headers that tell where a body ends. It is passed on as it is, and so are they.
+const FRAMING: [&str; 2] = ["Content-Length", "Transfer-Encoding"];
+
+/// Whose headers are passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HopByHop {
+    /// `Host` is written anew: RFC 9112 §3.2.2.
+    Request,
+    Response,
+}
 
 impl ProxyRequest {
     /// Decodes the request at the start of `bytes`.
@@ -107,8 +126,13 @@ impl ProxyRequest {
             (_, url) => {
                 let (host, path) = split_url(url).ok_or(ProxyError::Url)?;
                 let destination = authority(host, Some(80)).ok_or(ProxyError::Url)?;
+                let exchange = Exchange::new(head.method, head.body()?);
                 let head = rewritten(&head, host, path);
-                ProxyAsked::Pass { destination, head }
+                ProxyAsked::Pass {
+                    destination,
+                    head,
+                    exchange,
+                }
             }
         };
         let credentials = credentials(&head);
@@ -131,6 +155,7 @@ impl ProxyError {
                 400,
                 "a proxy takes http://HOST/PATH, and CONNECT for all else\n",
             ),
+            Self::Framing(_) => (400, "it is not certain where the request ends\n"),
         };
         refusal(status, text)
     }
@@ -181,16 +206,21 @@ fn rewritten(head: &RequestHead<'_, '_>, host: &str, path: &str) -> Vec<u8> {
     };
     let slash = if path.starts_with('/') { "" } else { "/" };
     let method = head.method;
-    let mut line = String::new();
-    // Writing to a string does not fail.
-    let _ = write!(
-        line,
-        "{method} {slash}{path} HTTP/{version}\r\nHost: {host}\r\n"
-    );
-    let mut bytes = line.into_bytes();
-    for (name, value) in head.headers.iter() {
+    let mut bytes =
+        format!("{method} {slash}{path} HTTP/{version}\r\nHost: {host}\r\n").into_bytes();
+    push_headers(head.headers, HopByHop::Request, &mut bytes);
+    bytes.extend_from_slice(b"Connection: close\r\n\r\n");
+    bytes
+}
+
+/// Appends the headers that are for whoever is behind us.
+fn push_headers(headers: Headers<'_, '_>, whose: HopByHop, bytes: &mut Vec<u8>) {
+    for (name, value) in headers.iter() {
         let is_own = |own: &&str| name.eq_ignore_ascii_case(own);
-        if HOP_BY_HOP.iter().any(is_own) || head.headers.has_token("Connection", name) {
+        let is_between = HOP_BY_HOP.iter().any(is_own)
+            || whose == HopByHop::Request && is_own(&"Host")
+            || headers.has_token("Connection", name);
+        if is_between && !FRAMING.iter().any(is_own) {
             continue;
         }
         bytes.extend_from_slice(name.as_bytes());
@@ -198,8 +228,6 @@ fn rewritten(head: &RequestHead<'_, '_>, host: &str, path: &str) -> Vec<u8> {
         bytes.extend_from_slice(value);
         bytes.extend_from_slice(b"\r\n");
     }
-    bytes.extend_from_slice(b"Connection: close\r\n\r\n");
-    bytes
 }
 
 fn credentials(head: &RequestHead<'_, '_>) -> Option<Credentials> {
@@ -262,6 +290,7 @@ mod tests {
             let ProxyAsked::Pass {
                 destination: got,
                 head: rewritten,
+                ..
             } = asked(request)
             else {
                 panic!("{request}");
@@ -276,6 +305,13 @@ mod tests {
             "example.com:8080",
             "POST /a?b=c HTTP/1.1\r\nHost: example.com:8080\r\nContent-Length: 3\r\n\
              Accept: */*\r\nConnection: close\r\n\r\n",
+        );
+        // What tells where a body ends stays, whatever `Connection` says.
+        check(
+            "PUT http://a/ HTTP/1.1\r\nConnection: content-length, host, TE\r\nTE: trailers\r\n\
+             Content-Length: 3\r\nHost: a\r\nUpgrade: x\r\n\r\n",
+            "a:80",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\n",
         );
         check(
             "GET HTTP://[::1] HTTP/1.0\r\n\r\n",
@@ -316,6 +352,26 @@ mod tests {
         check("Proxy-Authorization: Bearer YTpi\r\n", None);
         check("Authorization: Basic YTpi\r\n", None);
         check("", None);
+    }
+
+    #[test]
+    fn a_request_is_refused_whose_end_is_not_certain() {
+        use FramingError::{BadLength, LengthAndCoding, TwoLengths, UnknownCoding};
+        for (headers, expected) in [
+            (
+                "Content-Length: 3\r\nTransfer-Encoding: chunked",
+                LengthAndCoding,
+            ),
+            ("Content-Length: 3\r\nContent-Length: 3", TwoLengths),
+            ("Content-Length: 3, 3", BadLength),
+            ("Connection: Content-Length\r\nContent-Length: x", BadLength),
+            ("Transfer-Encoding: gzip, chunked", UnknownCoding),
+        ] {
+            let text = format!("POST http://a/ HTTP/1.1\r\n{headers}\r\n\r\n");
+            let error = decode(&text).expect_err(headers);
+            assert_eq!(error, ProxyError::Framing(expected), "{headers}");
+            assert!(error.answer().starts_with(b"HTTP/1.1 400 "), "{headers}");
+        }
     }
 
     #[test]
