@@ -84,6 +84,8 @@ pub enum Refused {
     NotResolved,
     /// No relay can be reached by which to go.
     NoRelay,
+    /// A relay is reached, and does not let us in, or is not whom we trust.
+    RelayRefuses,
     /// Nobody answers where it wants to go.
     DialFailed,
     /// Not one byte came before the handshake's deadline.
@@ -177,6 +179,7 @@ crate::labels!(Refused {
     EgressDenied = "egress_denied",
     NotResolved = "not_resolved",
     NoRelay = "no_relay",
+    RelayRefuses = "relay_refuses",
     DialFailed = "dial_failed",
     Silent = "silent",
     TooSlow = "too_slow",

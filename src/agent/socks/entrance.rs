@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use super::Refusal;
+use super::pool::Trouble;
 use crate::access::PasswordDigest;
-use crate::agent::leg::{self, HANDSHAKE_TIMEOUT, LegError};
+use crate::agent::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
 use crate::agent::random::random_bytes;
 use crate::agent::settings::SocksSettings;
 use crate::agent::socks::url::WebsocksUrl;
@@ -21,10 +23,20 @@ use crate::session::entry::{Entered, Entry, EntryError, Visitor};
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::world::World;
+use crate::time::Timestamp;
 
 /// Until a relay must have said what came of a request: it resolves the name and dials,
 /// for which it takes 10 s each at most.
-const REPLY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(25);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Until a client must have its reply, whichever relays are asked for it: what the first one
+/// may take to be dialled, to let us in and to reply.
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(45);
+
+const _: () = assert!(
+    ASK_TIMEOUT.as_secs()
+        == CONNECT_TIMEOUT.as_secs() + HANDSHAKE_TIMEOUT.as_secs() + REPLY_TIMEOUT.as_secs()
+);
 
 /// Bytes that are read of an answer at a time.
 const READ_BYTES: usize = 2 << 10;
@@ -68,8 +80,11 @@ pub(super) enum AskError {
     #[error("the relay: {0}")]
     Socks(#[from] ClientError),
     /// Nothing came in time.
-    #[error("no reply from the relay within {} s", REPLY_TIMEOUT.as_secs())]
+    #[error("no reply from the relay in time")]
     Silent,
+    /// It was not asked, as its pause is not over.
+    #[error("it is tried again later")]
+    Resting(Trouble),
 }
 
 impl Gateway {
@@ -156,13 +171,15 @@ impl Entrance {
         }
     }
 
-    /// Asks for a connection; gives what the relay says, and the way there.
+    /// Asks for a connection; gives what the relay says, which has to come `until` then, and
+    /// the way there.
     pub(super) async fn ask(
         self,
         world: &World<(), Infallible>,
         request: &Request,
+        until: Timestamp,
     ) -> Result<(WrappedStream, Reply), AskError> {
-        let until = world.reactor.now() + REPLY_TIMEOUT;
+        let until = until.min(world.reactor.now() + REPLY_TIMEOUT);
         let asked = world.reactor.deadline(until, self.exchange(request)).await;
         asked.unwrap_or(Err(AskError::Silent))
     }
@@ -197,20 +214,57 @@ impl Entrance {
 }
 
 impl AskError {
+    /// What it says of the relay.
+    pub(super) const fn trouble(&self) -> Trouble {
+        match self {
+            Self::Enter(error) if error.is_unreachable() => Trouble::Unreachable,
+            Self::Enter(_) => Trouble::Refuses,
+            Self::Dead | Self::Socks(_) | Self::Silent => Trouble::Mute,
+            Self::Resting(trouble) => *trouble,
+        }
+    }
+
     /// What the local client is told, and what is counted.
     pub(super) const fn refusal(&self) -> Refusal {
-        let (code, refused) = match self {
-            Self::Enter(_) => (ReplyCode::NetworkUnreachable, Refused::NoRelay),
-            Self::Silent => (ReplyCode::TtlExpired, Refused::DialFailed),
-            Self::Dead | Self::Socks(_) => (ReplyCode::GeneralFailure, Refused::DialFailed),
+        let (code, refused) = match (self, self.trouble()) {
+            (_, Trouble::Unreachable) => (ReplyCode::NetworkUnreachable, Refused::NoRelay),
+            (_, Trouble::Refuses) => (ReplyCode::GeneralFailure, Refused::RelayRefuses),
+            (Self::Silent, Trouble::Mute) => (ReplyCode::TtlExpired, Refused::DialFailed),
+            (_, Trouble::Mute) => (ReplyCode::GeneralFailure, Refused::DialFailed),
         };
         Refusal { code, refused }
+    }
+
+    /// What whoever started the agent can do about it.
+    pub(super) fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Enter(error) => error.next_step(),
+            Self::Dead | Self::Socks(_) | Self::Silent => Some(
+                "see whether the relay is overloaded, or a gateway on the way looks into \
+                 WebSockets: --framed is for these",
+            ),
+            Self::Resting(_) => None,
+        }
     }
 }
 
 impl EnterError {
+    /// Whether there is no connection to the relay, or nothing comes on it. Whatever else is
+    /// wrong somebody is there, and says no or is not whom we trust.
+    const fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Leg(
+                LegError::Resolve { .. }
+                    | LegError::Connect { .. }
+                    | LegError::ConnectTimeout { .. }
+                    | LegError::AnswerTimeout
+            )
+        )
+    }
+
     /// What whoever started the agent can do about it.
-    pub(super) fn next_step(&self) -> Option<&'static str> {
+    fn next_step(&self) -> Option<&'static str> {
         match self {
             Self::Leg(error) => error.next_step(),
             Self::Entry(EntryError::WrongPassword) => Some(

@@ -288,6 +288,9 @@ fn http_refusal(code: ReplyCode) -> (u16, &'static str) {
         ReplyCode::HostUnreachable => (502, "no such host, or no way to it\n"),
         ReplyCode::ConnectionRefused => (502, "nobody listens there\n"),
         ReplyCode::NetworkUnreachable => (502, "no way there: is the relay reachable?\n"),
-        _ => (502, "the relay could not connect you\n"),
+        _ => (
+            502,
+            "the relay could not connect you; the log of this proxy may say why\n",
+        ),
     }
 }

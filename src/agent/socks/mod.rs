@@ -40,8 +40,9 @@ use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::tally::Tally;
 use crate::shard::world::World;
+use crate::time::Timestamp;
 pub(super) use entrance::Gateway;
-use entrance::{AskError, Entrance};
+use entrance::{ASK_TIMEOUT, AskError, Entrance};
 use local::{Local, LocalPolicy};
 use pool::Pool;
 
@@ -81,6 +82,9 @@ pub(super) struct SocksService {
 
 /// A connection to a destination, and where it begins.
 type Connected = (WrappedStream, SocketAddr);
+
+/// What a relay has said, and the way there.
+type Asked = Result<(WrappedStream, Reply), AskError>;
 
 /// Where a connection begins whose beginning nobody knows.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -244,42 +248,51 @@ impl SocksService {
 
     /// Has the first relay that can be had do what is asked.
     async fn ask(&self, request: &Request) -> Result<Connected, Refusal> {
+        let until = self.world.reactor.now() + ASK_TIMEOUT;
         let mut refusal = Refusal {
             code: ReplyCode::NetworkUnreachable,
             refused: Refused::NoRelay,
         };
-        for pool in self.by_health() {
-            match ask_at(pool, request).await {
+        for pool in &self.pools {
+            match ask_at(pool, request, until).await {
                 Ok((stream, reply)) => return accepted(stream, &reply, &request.destination),
                 Err(error) => {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
-                    refusal = error.refusal();
+                    // It is that there is no relay only where none can be reached.
+                    if refusal.refused == Refused::NoRelay {
+                        refusal = error.refusal();
+                    }
                 }
+            }
+            if self.world.reactor.now() >= until {
+                break;
             }
         }
         Err(refusal)
-    }
-
-    /// Those first that answered last.
-    fn by_health(&self) -> impl Iterator<Item = &Rc<Pool>> {
-        let now = self.world.reactor.now();
-        let (up, down) = (self.pools.iter(), self.pools.iter());
-        up.filter(move |pool| pool.is_up(now))
-            .chain(down.filter(move |pool| !pool.is_up(now)))
     }
 }
 
 /// Asks by a way that was ready, and where that turns out to be dead, by a fresh one:
 /// nothing of the client's was sent by then.
-async fn ask_at(pool: &Rc<Pool>, request: &Request) -> Result<(WrappedStream, Reply), AskError> {
+async fn ask_at(pool: &Rc<Pool>, request: &Request, until: Timestamp) -> Asked {
+    pool.begin_ask().map_err(AskError::Resting)?;
     if let Some(ready) = pool.take() {
-        match ready.ask(pool.world(), request).await {
+        match ready.ask(pool.world(), request, until).await {
             Err(AskError::Dead) => {}
-            asked => return asked,
+            asked => return told(pool, asked),
         }
     }
-    let fresh: Entrance = pool.open().await?;
-    fresh.ask(pool.world(), request).await
+    let fresh: Entrance = pool.open(until).await?;
+    told(pool, fresh.ask(pool.world(), request, until).await)
+}
+
+/// Tells the pool whether its relay replies.
+fn told(pool: &Pool, asked: Asked) -> Asked {
+    match &asked {
+        Ok(_) => pool.handle_reply(),
+        Err(error) => pool.handle_failure(error),
+    }
+    asked
 }
 
 fn accepted(

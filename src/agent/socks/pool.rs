@@ -2,7 +2,18 @@
 //!
 //! ```text
 //! keeper: lost ones go ── PONG where 15 s are over ── enter while there are too few ── wait
+//!
+//!           let in                      a failure
+//! New ─────────────────► Up ──────────────────────────► Down ◄─┐ a failure
+//!                        ▲ ▲   let in, by the keeper      │ │   │
+//!                        │ └──────────────────────────────┘ │   │
+//!                        └────────────── Trial ◄────────────┘───┘
+//!                            a reply       one client, where it did not reply
 //! ```
+//!
+//! Of a relay that is down nobody asks anything until its pause is over, and then it is tried
+//! once: by the keeper, or where it had let us in and not replied, by a client, since only
+//! somebody who asks can see whether it does again.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,7 +23,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::entrance::{AskError, EnterError, Entrance, Gateway};
+use super::entrance::{ASK_TIMEOUT, AskError, Entrance, Gateway};
+use crate::agent::leg::LegError;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::Backoff;
 use crate::protocol::websocks::SubProtocol;
@@ -66,7 +78,23 @@ enum State {
     New,
     Up,
     /// It is to be tried again then.
-    Down(Timestamp),
+    Down {
+        until: Timestamp,
+        trouble: Trouble,
+    },
+    /// A client sees whether it replies again.
+    Trial,
+}
+
+/// Why a relay cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// There is no connection to it.
+    Unreachable,
+    /// It does not let us in, or is not whom we trust.
+    Refuses,
+    /// It lets us in, and does not reply.
+    Mute,
 }
 
 impl Pool {
@@ -98,11 +126,20 @@ impl Pool {
         &self.gateway
     }
 
-    /// Whether it makes sense to try the relay now.
-    pub(super) fn is_up(&self, now: Timestamp) -> bool {
-        match self.health.borrow().state {
-            State::New | State::Up => true,
-            State::Down(until) => until <= now,
+    /// Begins to ask there for a client, who has to tell what comes of it; or why not to ask.
+    pub(super) fn begin_ask(&self) -> Result<(), Trouble> {
+        let mut health = self.health.borrow_mut();
+        match health.state {
+            State::New | State::Up => Ok(()),
+            State::Down {
+                until,
+                trouble: Trouble::Mute,
+            } if until <= self.world.reactor.now() => {
+                health.state = State::Trial;
+                Ok(())
+            }
+            State::Down { trouble, .. } => Err(trouble),
+            State::Trial => Err(Trouble::Mute),
         }
     }
 
@@ -119,14 +156,21 @@ impl Pool {
         Some(live)
     }
 
-    /// A fresh way.
-    pub(super) async fn open(&self) -> Result<Entrance, AskError> {
-        let entered = self.gateway.enter(&self.world, self.protocol).await;
-        match &entered {
-            Ok(_) => self.handle_success(),
-            Err(error) => self.handle_failure(error),
+    /// A fresh way, which has to be there `until` then.
+    pub(super) async fn open(&self, until: Timestamp) -> Result<Entrance, AskError> {
+        let entering = self.gateway.enter(&self.world, self.protocol);
+        let entered = self.world.reactor.deadline(until, entering).await;
+        match entered.unwrap_or(Err(LegError::AnswerTimeout.into())) {
+            Ok(entrance) => {
+                self.handle_entered();
+                Ok(entrance)
+            }
+            Err(error) => {
+                let error = AskError::from(error);
+                self.handle_failure(&error);
+                Err(error)
+            }
         }
-        Ok(entered?)
     }
 
     /// Closes those that are ready.
@@ -151,7 +195,18 @@ impl Pool {
                 next_look = self.world.reactor.now() + LOOK;
             }
             self.fill();
-            self.world.reactor.deadline(next_look, taken.raised()).await;
+            let until = self
+                .next_try()
+                .map_or(next_look, |next| next.min(next_look));
+            self.world.reactor.deadline(until, taken.raised()).await;
+        }
+    }
+
+    /// When the pause is over, if it is not.
+    fn next_try(&self) -> Option<Timestamp> {
+        match self.health.borrow().state {
+            State::Down { until, .. } => Some(until).filter(|at| *at > self.world.reactor.now()),
+            State::New | State::Up | State::Trial => None,
         }
     }
 
@@ -190,8 +245,10 @@ impl Pool {
         let missing = match state {
             State::Up => self.size.saturating_sub(count),
             State::New => self.size.min(1).saturating_sub(self.opening.count()),
-            State::Down(until) if until <= now => 1_usize.saturating_sub(self.opening.count()),
-            State::Down(_) => 0,
+            State::Down { until, trouble } if until <= now && trouble != Trouble::Mute => {
+                1_usize.saturating_sub(self.opening.count())
+            }
+            State::Down { .. } | State::Trial => 0,
         };
         for _ in 0..missing {
             let pool = Rc::clone(self);
@@ -206,7 +263,8 @@ impl Pool {
 
     async fn add(&self) {
         // Said by whoever counts the relay's health.
-        let Ok(entrance) = self.open().await else {
+        let until = self.world.reactor.now() + ASK_TIMEOUT;
+        let Ok(entrance) = self.open(until).await else {
             return;
         };
         if self.ready.borrow().len() < self.size {
@@ -216,22 +274,55 @@ impl Pool {
         }
     }
 
-    fn handle_success(&self) {
+    /// It has let us in, from which a client that got no reply has nothing.
+    fn handle_entered(&self) {
         let mut health = self.health.borrow_mut();
-        health.backoff.handle_success();
-        if std::mem::replace(&mut health.state, State::Up) != State::Up {
+        let is_mute = match health.state {
+            State::Down { trouble, .. } => trouble == Trouble::Mute,
+            State::Trial => true,
+            State::New | State::Up => false,
+        };
+        if !is_mute && health.rise() != State::Up {
             info!(relay = %self.gateway, "the relay lets us in");
         }
     }
 
-    fn handle_failure(&self, error: &EnterError) {
-        let mut health = self.health.borrow_mut();
-        let pause = health.backoff.handle_failure(random_number());
-        let was = health.state;
-        health.state = State::Down(self.world.reactor.now() + pause);
-        if !matches!(was, State::Down(_)) {
-            let next = error.next_step().unwrap_or_default();
-            warn!(relay = %self.gateway, %error, next, "the relay lets nobody in");
+    /// It has replied.
+    pub(super) fn handle_reply(&self) {
+        if self.health.borrow_mut().rise() != State::Up {
+            info!(relay = %self.gateway, "the relay replies");
         }
+    }
+
+    /// It could not be had, or did not reply.
+    pub(super) fn handle_failure(&self, error: &AskError) {
+        let now = self.world.reactor.now();
+        let mut health = self.health.borrow_mut();
+        let was = match health.state {
+            // Another that was under way as well: a failure of all is one.
+            State::Down { until, .. } if until > now => return,
+            State::Down { trouble, .. } => Some(trouble),
+            State::Trial => Some(Trouble::Mute),
+            State::New | State::Up => None,
+        };
+        let trouble = error.trouble();
+        let until = now + health.backoff.handle_failure(random_number());
+        health.state = State::Down { until, trouble };
+        if was != Some(trouble) {
+            let next = error.next_step().unwrap_or_default();
+            let relay = &self.gateway;
+            match trouble {
+                Trouble::Mute => warn!(%relay, %error, next, "the relay does not reply"),
+                _ => warn!(%relay, %error, next, "the relay lets nobody in"),
+            }
+        }
+    }
+}
+
+impl Health {
+    /// It can be had; gives what was.
+    fn rise(&mut self) -> State {
+        self.backoff.handle_success();
+        std::mem::replace(&mut self.state, State::Up)
     }
 }
