@@ -211,7 +211,9 @@ impl Local {
         let by_address =
             || own.and_then(|own| ProxyAddress::new(&own.ip().to_string(), own.port()).ok());
         let Some(proxy) = named.or_else(by_address) else {
-            return Err(Refused::ResetEarly);
+            let words = "the header Host does not say by which name you reach this proxy\n";
+            self.say(&http_proxy::refusal(400, words)).await?;
+            return Err(Refused::NoHost);
         };
         let script = rules.auto_config(&proxy);
         let answer = Answer::with_body(200, PAC_CONTENT_TYPE, script);
