@@ -277,6 +277,21 @@ fn a_local_user_is_asked_for_by_both_protocols() {
         http("Proxy-Authorization: Basic bWU6cmlnaHQ=\r\n"),
         "HTTP/1.1 200"
     );
+    // Those that are wrong count, by whichever protocol; then the right one is not heard.
+    let wrong = "Proxy-Authorization: Basic bWU6d3Jvbmc=\r\n";
+    let answers: Vec<_> = (0..60).map(|_| http(wrong)).collect();
+    assert!(answers.iter().any(|answer| answer == "HTTP/1.1 429"));
+    assert_eq!(
+        http("Proxy-Authorization: Basic bWU6cmlnaHQ=\r\n"),
+        "HTTP/1.1 429"
+    );
+    let (mut stream, mut got) = (dial(local), Vec::new());
+    let said = b"\x05\x01\x02\x01\x02me\x05right";
+    stream.write_all(said).expect("sent");
+    stream.read_to_end(&mut got).expect("its end");
+    assert_eq!(got, b"\x05\x02\x01\x01");
+    // Whoever shows none guesses nothing.
+    assert_eq!(http(""), "HTTP/1.1 407");
 }
 
 #[test]

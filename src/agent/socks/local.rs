@@ -1,5 +1,6 @@
 //! A local client: SOCKS5 or HTTP, told apart by the first byte.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -7,7 +8,9 @@ use std::net::SocketAddr;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::pass::Passed;
+use crate::access::Guesses;
 use crate::access::routing::{PAC_CONTENT_TYPE, ProxyAddress, RoutingRules};
+use crate::config::limits::Limits;
 use crate::protocol::Progress;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::http_proxy::{self, CONNECTED, ProxyAsked, ProxyError, ProxyRequest};
@@ -18,6 +21,7 @@ use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
+use crate::time::Timestamp;
 
 /// Where browsers find by which proxy to go.
 const PAC_PATH: &str = "/proxy.pac";
@@ -27,22 +31,65 @@ const PAC_PATH: &str = "/proxy.pac";
 pub(in crate::agent) struct LocalPolicy {
     /// `None`: everybody who reaches it.
     user: Option<Credentials>,
+    /// As in the limits; 0 is none.
+    wrong_passwords_per_minute_max: u32,
+}
+
+/// Lets one shard's clients in, or not.
+#[derive(Debug)]
+pub(super) struct Doorkeeper {
+    policy: LocalPolicy,
+    guesses: RefCell<Guesses>,
 }
 
 impl LocalPolicy {
-    pub(super) const fn new(user: Option<Credentials>) -> Self {
-        Self { user }
+    pub(super) fn new(user: Option<Credentials>, limits: &Limits) -> Self {
+        let wrong_max = limits.wrong_passwords_per_minute_max;
+        Self {
+            user,
+            wrong_passwords_per_minute_max: u32::try_from(wrong_max).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl Doorkeeper {
+    pub(super) fn new(policy: LocalPolicy) -> Self {
+        Self {
+            policy,
+            guesses: RefCell::default(),
+        }
     }
 
-    fn admits(&self, shown: Option<&Credentials>) -> bool {
-        let Some(user) = &self.user else {
-            return true;
+    const fn asks(&self) -> bool {
+        self.policy.user.is_some()
+    }
+
+    /// Whether a client from there is let in. Whoever guesses is not listened to for a while.
+    fn check(
+        &self,
+        shown: Option<&Credentials>,
+        from: Option<SocketAddr>,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        let Some(user) = &self.policy.user else {
+            return Ok(());
         };
-        shown.is_some_and(|shown| {
-            let is_user = verify_slices_are_equal(user.user(), shown.user()).is_ok();
-            let is_password = verify_slices_are_equal(user.password(), shown.password()).is_ok();
-            is_user & is_password
-        })
+        let shown = shown.ok_or(Refused::NoPassword)?;
+        let wrong_max = self.policy.wrong_passwords_per_minute_max;
+        let source = from.map(|from| from.ip()).filter(|_| wrong_max > 0);
+        let mut guesses = self.guesses.borrow_mut();
+        if source.is_some_and(|ip| !guesses.is_calm(ip, wrong_max, now)) {
+            return Err(Refused::TooManyWrong);
+        }
+        let is_user = verify_slices_are_equal(user.user(), shown.user()).is_ok();
+        let is_password = verify_slices_are_equal(user.password(), shown.password()).is_ok();
+        if is_user & is_password {
+            return Ok(());
+        }
+        if let Some(ip) = source {
+            guesses.add(ip, wrong_max, now);
+        }
+        Err(Refused::WrongPassword)
     }
 }
 
@@ -51,7 +98,7 @@ impl fmt::Debug for LocalPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalPolicy")
             .field("asks", &self.user.is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,19 +131,20 @@ impl Local {
     /// One that asked for something of the port's own has been answered: `None`.
     pub(super) async fn ask(
         &mut self,
-        policy: &LocalPolicy,
+        door: &Doorkeeper,
         rules: &RoutingRules,
+        now: Timestamp,
     ) -> Result<Option<Request>, Refused> {
         let mut first = Vec::new();
         self.read(&mut first).await?;
         match first.first() {
             Some(&socks5::VERSION) => {
                 self.spoken = Spoken::Socks;
-                self.ask_socks(first, policy).await.map(Some)
+                self.ask_socks(first, door, now).await.map(Some)
             }
             Some(b'A'..=b'Z') => {
                 self.spoken = Spoken::Connect;
-                self.ask_http(first, policy, rules).await
+                self.ask_http(first, door, rules, now).await
             }
             // SOCKS4 among them, whose requests name no user that could be asked for.
             _ => Err(Refused::BadSocks),
@@ -106,25 +154,27 @@ impl Local {
     async fn ask_socks(
         &mut self,
         first: Vec<u8>,
-        policy: &LocalPolicy,
+        door: &Doorkeeper,
+        now: Timestamp,
     ) -> Result<Request, Refused> {
-        let method = match policy.user {
-            Some(_) => MethodPolicy::UserPassword,
-            None => MethodPolicy::NoAuthentication,
+        let method = match door.asks() {
+            true => MethodPolicy::UserPassword,
+            false => MethodPolicy::NoAuthentication,
         };
         let mut server = Server::new(method);
         server.receive(&first);
         loop {
             let mut asked = server.poll().map_err(|_| Refused::BadSocks);
             if let Ok(Some(Asked::Credentials(shown))) = &asked {
-                let verdict = server.handle_verdict(policy.admits(Some(shown)));
+                let checked = door.check(Some(shown), self.stream.peer_address(), now);
+                let verdict = server.handle_verdict(checked.is_ok());
                 asked = match verdict {
                     // There may be more of it already.
                     Ok(()) => {
                         self.say(&server.take_output()).await?;
                         continue;
                     }
-                    Err(_) => Err(Refused::WrongPassword),
+                    Err(_) => Err(checked.err().unwrap_or(Refused::BadSocks)),
                 };
             }
             self.say(&server.take_output()).await?;
@@ -146,8 +196,9 @@ impl Local {
     async fn ask_http(
         &mut self,
         mut received: Vec<u8>,
-        policy: &LocalPolicy,
+        door: &Doorkeeper,
         rules: &RoutingRules,
+        now: Timestamp,
     ) -> Result<Option<Request>, Refused> {
         let (request, consumed) = loop {
             match ProxyRequest::decode(&received) {
@@ -165,10 +216,14 @@ impl Local {
         let ProxyRequest { asked, credentials } = request;
         let is_own = matches!(asked, ProxyAsked::Own { .. });
         // A browser asks for the script before it knows of any proxy.
-        if !is_own && !policy.admits(credentials.as_ref()) {
-            let words = "this proxy asks for a user and a password\n";
-            self.say(&http_proxy::refusal(407, words)).await?;
-            return Err(Refused::WrongPassword);
+        let from = self.stream.peer_address();
+        if !is_own && let Err(refused) = door.check(credentials.as_ref(), from, now) {
+            let (status, words) = match refused {
+                Refused::TooManyWrong => (429, "too many wrong passwords; wait a minute\n"),
+                _ => (407, "this proxy asks for a user and a password\n"),
+            };
+            self.say(&http_proxy::refusal(status, words)).await?;
+            return Err(refused);
         }
         let rest = received.split_off(consumed);
         let destination = match asked {

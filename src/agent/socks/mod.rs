@@ -43,7 +43,7 @@ use crate::shard::world::World;
 use crate::time::Timestamp;
 pub(super) use entrance::Gateway;
 use entrance::{ASK_TIMEOUT, AskError, Entrance};
-use local::{Local, LocalPolicy};
+use local::{Doorkeeper, Local, LocalPolicy};
 use pool::Pool;
 
 /// Local connections of one shard that have not said what they want.
@@ -65,7 +65,7 @@ pub(super) struct SocksOptions {
 #[derive(Debug)]
 pub(super) struct SocksService {
     world: Rc<World<(), Infallible>>,
-    policy: LocalPolicy,
+    door: Doorkeeper,
     rules: Arc<RoutingRules>,
     pools: Vec<Rc<Pool>>,
     connections_max: usize,
@@ -102,7 +102,7 @@ impl SocksOptions {
         let gateways: Result<_, _> = settings.relays.iter().map(gateway).collect();
         Ok(Self {
             gateways: gateways?,
-            policy: LocalPolicy::new(settings.local_user.clone()),
+            policy: LocalPolicy::new(settings.local_user.clone(), &settings.agent.limits),
             rules: Arc::clone(&settings.rules),
             protocol: settings.protocol,
             pool_size: settings.pool_size,
@@ -131,7 +131,7 @@ impl SocksService {
         let pools = gateways.into_iter().map(pool).collect();
         Rc::new(Self {
             world,
-            policy,
+            door: Doorkeeper::new(policy),
             rules,
             pools,
             connections_max,
@@ -157,7 +157,7 @@ impl SocksService {
         let asking = self.asking.enter();
         let mut local = Local::new(stream);
         let until = since + leg::HANDSHAKE_TIMEOUT;
-        let asking_it = local.ask(&self.policy, &self.rules);
+        let asking_it = local.ask(&self.door, &self.rules, since);
         let asked = reactor.deadline(until, asking_it).await;
         drop(asking);
         let request = match asked.unwrap_or(Err(Refused::TooSlow)) {
