@@ -376,9 +376,14 @@ impl WaitingSession {
 
 impl Proxy for ExposeService {
     type Session = ();
+    type Message = Infallible;
 
     fn own_world(&self) -> &Rc<World<(), Infallible>> {
         &self.world
+    }
+
+    fn take_message(&self, message: Infallible) {
+        match message {}
     }
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {

@@ -342,9 +342,14 @@ impl ForwardService {
 
 impl Proxy for ForwardService {
     type Session = ();
+    type Message = Infallible;
 
     fn own_world(&self) -> &Rc<World<(), Infallible>> {
         &self.world
+    }
+
+    fn take_message(&self, message: Infallible) {
+        match message {}
     }
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {

@@ -438,9 +438,14 @@ impl fmt::Debug for OnceService {
 
 impl Proxy for OnceService {
     type Session = u32;
+    type Message = Infallible;
 
     fn own_world(&self) -> &Rc<World<u32, Infallible>> {
         &self.world
+    }
+
+    fn take_message(&self, message: Infallible) {
+        match message {}
     }
 
     fn is_session(&self, reason: CloseReason, bytes: [u64; 2]) -> bool {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use super::error::AgentError;
@@ -16,7 +16,7 @@ use super::random::seed_randomness;
 use super::settings::{
     AgentSettings, Direct, ExposeSettings, ForwardSettings, Sessions, SocksSettings,
 };
-use super::socks::{SocksOptions, SocksService};
+use super::socks::{Renewable, SocksOptions, SocksService};
 use super::target::{HostPort, Service as Exposed};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use super::way::Way;
@@ -57,7 +57,7 @@ impl BoundExpose {
         if settings.sessions == Sessions::Once {
             agent.cores.truncate(1);
         }
-        let (cores, seeds, pulse) = seeds(&agent, signals)?;
+        let (cores, seeds, pulse) = seeds(&agent, signals, None)?;
         let mut bound = Vec::new();
         let mut direct = None;
         match &settings.direct {
@@ -150,7 +150,7 @@ impl BoundForward {
     ///
     /// When the address, a core or a descriptor cannot be had.
     pub fn bind(settings: &ForwardSettings, signals: Signals) -> Result<Self, AgentError> {
-        let (cores, seeds, pulse) = seeds(&settings.agent, signals)?;
+        let (cores, seeds, pulse) = seeds(&settings.agent, signals, None)?;
         let relay = way(settings.ticket.relay(), &settings.agent)?;
         let direct = settings
             .ticket
@@ -198,9 +198,38 @@ impl BoundForward {
 pub struct BoundSocks {
     address: SocketAddr,
     cores: Cores,
-    seeds: Vec<(Seed, Listener)>,
+    seeds: Vec<(Seed<SocksMessage>, Listener)>,
     options: SocksOptions,
-    pulse: Option<Pulse<Infallible>>,
+    pulse: Option<Pulse<SocksMessage>>,
+    reloader: Option<SocksReloader>,
+}
+
+/// What a local SOCKS5 port is told while it serves.
+type SocksMessage = Box<Renewable>;
+
+/// The shards of a local SOCKS5 port, as seen by who reads its files again.
+#[derive(Debug)]
+pub struct SocksReloader {
+    shards: Vec<Mailbox<Envelope<SocksMessage>>>,
+    asked: Receiver<()>,
+}
+
+impl SocksReloader {
+    /// Waits for an operator to ask for it; false when the agent has ended.
+    #[must_use]
+    pub fn wait(&self) -> bool {
+        self.asked.recv().is_ok()
+    }
+
+    /// Has every shard take rules, password and local user of these settings for all that
+    /// comes from now on. Nothing that runs notices.
+    pub fn apply(&self, settings: &SocksSettings) {
+        let fresh = Box::new(Renewable::new(settings));
+        for shard in &self.shards {
+            // A shard that has ended needs none.
+            let _ = shard.send(Envelope::Service(fresh.clone()));
+        }
+    }
 }
 
 impl BoundSocks {
@@ -211,7 +240,12 @@ impl BoundSocks {
     /// When the address, a core or a descriptor cannot be had, or there is nobody to trust
     /// as a relay.
     pub fn bind(settings: &SocksSettings, signals: Signals) -> Result<Self, AgentError> {
-        let (cores, seeds, pulse) = seeds(&settings.agent, signals)?;
+        let (reload, asked) = channel();
+        let (cores, seeds, pulse) = seeds(&settings.agent, signals, Some(reload))?;
+        let reloader = SocksReloader {
+            shards: pulse.shards.clone(),
+            asked,
+        };
         let options = SocksOptions::new(settings)?;
         let (address, listeners) = listeners(settings.listen.0, HandOut::FirstBytes, seeds.len())?;
         Ok(Self {
@@ -220,12 +254,18 @@ impl BoundSocks {
             seeds: seeds.into_iter().zip(listeners).collect(),
             options,
             pulse: Some(pulse),
+            reloader: Some(reloader),
         })
     }
 
     /// What watches the shards, to be kept on another thread; once.
-    pub const fn take_pulse(&mut self) -> Option<Pulse<Infallible>> {
+    pub const fn take_pulse(&mut self) -> Option<Pulse<SocksMessage>> {
         self.pulse.take()
+    }
+
+    /// What gives the shards new settings, to be kept on another thread; once.
+    pub const fn take_reloader(&mut self) -> Option<SocksReloader> {
+        self.reloader.take()
     }
 
     /// Where it listens, with the port that the kernel chose.
@@ -248,12 +288,12 @@ impl BoundSocks {
 
 /// What every shard starts with.
 #[derive(Debug)]
-struct Seed {
+struct Seed<M = Infallible> {
     world: WorldSettings,
     connections_max: usize,
     resolver: Resolver,
-    inbox: Inbox<Envelope<Infallible>>,
-    shards: Vec<Mailbox<Envelope<Infallible>>>,
+    inbox: Inbox<Envelope<M>>,
+    shards: Vec<Mailbox<Envelope<M>>>,
     operator: Option<Operator>,
 }
 
@@ -284,9 +324,14 @@ struct ForwardSeed {
 
 type Ended = io::Result<(ShardSnapshot, Option<AgentError>)>;
 
-type Started = (Cores, Vec<Seed>, Pulse<Infallible>);
+type Started<M> = (Cores, Vec<Seed<M>>, Pulse<M>);
 
-fn seeds(settings: &AgentSettings, signals: Signals) -> Result<Started, AgentError> {
+/// `reload` is told of a `SIGHUP`, which else ends the agent.
+fn seeds<M>(
+    settings: &AgentSettings,
+    signals: Signals,
+    reload: Option<Sender<()>>,
+) -> Result<Started<M>, AgentError> {
     let cores = Cores::usable()
         .map_err(AgentError::Affinity)?
         .select(&settings.cores)?;
@@ -312,7 +357,7 @@ fn seeds(settings: &AgentSettings, signals: Signals) -> Result<Started, AgentErr
     let (stopping, told_to_stop) = channel();
     let mut operator = Some(Operator {
         signals,
-        reload: None,
+        reload,
         stopping,
     });
     let seeds = inboxes
@@ -351,7 +396,7 @@ fn listeners(
     claim_and_bind().map_err(|source| AgentError::Listen { address, source })
 }
 
-fn with_each<S, T>(seeds: Vec<(Seed, S)>, mut make: impl FnMut(S) -> T) -> Vec<(Seed, T)> {
+fn with_each<M, S, T>(seeds: Vec<(Seed<M>, S)>, mut make: impl FnMut(S) -> T) -> Vec<(Seed<M>, T)> {
     let with_own = |(seed, own)| (seed, make(own));
     seeds.into_iter().map(with_own).collect()
 }
@@ -368,7 +413,10 @@ fn finish(shards: Vec<Ended>) -> Result<ShardSnapshot, AgentError> {
     Ok(total)
 }
 
-fn new_world<C: Copy>(index: u16, seed: &Seed) -> io::Result<Rc<World<C, Infallible>>> {
+fn new_world<C: Copy, M>(index: u16, seed: &Seed<M>) -> io::Result<Rc<World<C, M>>>
+where
+    M: Send + 'static,
+{
     seed_randomness();
     let resolver = Some(seed.resolver.clone());
     World::new(ShardId(index), seed.world, seed.shards.clone(), resolver)
@@ -404,7 +452,10 @@ async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
     Ok((counted, service.take_failure()))
 }
 
-async fn run_socks(index: u16, (seed, own): (Seed, (SocksOptions, Listener))) -> Ended {
+async fn run_socks(
+    index: u16,
+    (seed, own): (Seed<SocksMessage>, (SocksOptions, Listener)),
+) -> Ended {
     let world = new_world(index, &seed)?;
     let (options, listener) = own;
     world.reactor.listen(listener);

@@ -3,7 +3,6 @@
 //! A proxy's work is in its tasks: its shards have nothing to tell each other,
 //! it watches no socket outside its tasks, and it needs no turn of its own.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 
 use crate::relay::CloseReason;
@@ -18,8 +17,13 @@ use crate::time::Timestamp;
 pub trait Proxy: 'static {
     /// What it remembers of a session.
     type Session: Copy + 'static;
+    /// What it is told while it runs.
+    type Message: Send + 'static;
 
-    fn own_world(&self) -> &Rc<World<Self::Session, Infallible>>;
+    fn own_world(&self) -> &Rc<World<Self::Session, Self::Message>>;
+
+    /// It is told something.
+    fn take_message(&self, message: Self::Message);
 
     /// A local connection came in, for a proxy that listens.
     fn accept_local(self: &Rc<Self>, _socket: Socket) {
@@ -43,9 +47,9 @@ pub trait Proxy: 'static {
 
 impl<P: Proxy> Service for P {
     type Context = P::Session;
-    type Message = Infallible;
+    type Message = P::Message;
 
-    fn world(&self) -> &Rc<World<P::Session, Infallible>> {
+    fn world(&self) -> &Rc<World<P::Session, P::Message>> {
         self.own_world()
     }
 
@@ -57,8 +61,8 @@ impl<P: Proxy> Service for P {
         unreachable!("a proxy watches no socket outside its tasks")
     }
 
-    fn handle_message(self: &Rc<Self>, message: Infallible) {
-        match message {}
+    fn handle_message(self: &Rc<Self>, message: P::Message) {
+        self.take_message(message);
     }
 
     fn is_session(&self, reason: CloseReason, bytes: [u64; 2]) -> bool {

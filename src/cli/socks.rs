@@ -7,17 +7,18 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, value_parser};
-use tracing::info;
+use tracing::{error, info, warn};
 
 use super::local_listener::LocalListener;
 use super::notify::Notifier;
 use super::{Advise, AgentArgs, host, logging, print, secret_file};
 use crate::access::PasswordDigest;
 use crate::access::routing::{LIST_BYTES_MAX, RoutingRules};
-use crate::agent::process::BoundSocks;
+use crate::agent::process::{BoundSocks, SocksReloader};
 use crate::agent::settings::SocksSettings;
 use crate::agent::socks::url::WebsocksUrl;
 use crate::config::settings::HostFacts;
@@ -174,9 +175,12 @@ pub(super) fn run(args: &SocksArgs) -> anyhow::Result<()> {
         relays: &settings.relays,
         is_open: settings.local_user.is_none(),
     });
+    let notifier = Notifier::from_env(format!("serves SOCKS5 at {}", bound.address()));
+    if let Some(reloader) = bound.take_reloader() {
+        watch(args.clone(), reloader, notifier.clone());
+    }
     if let Some(pulse) = bound.take_pulse() {
-        let status = format!("serves SOCKS5 at {}", bound.address());
-        Notifier::from_env(status).watch(pulse);
+        notifier.watch(pulse);
     }
     for (path, list) in settings.rules.lists() {
         info!(list = %path.display(), used = list.used_count(), ignored = list.ignored_count(), "list");
@@ -184,6 +188,37 @@ pub(super) fn run(args: &SocksArgs) -> anyhow::Result<()> {
     let counted = bound.serve()?;
     info!(counters = %counted, "stopped");
     log.flush();
+    Ok(())
+}
+
+/// Reads the files again when an operator asks for it, on a thread of its own.
+fn watch(args: SocksArgs, reloader: SocksReloader, notifier: Notifier) {
+    let watch = move || {
+        while reloader.wait() {
+            notifier.reloading();
+            let refusal = read_again(&args, &reloader).err();
+            let refusal = refusal.map(|error| format!("{error:#}"));
+            match &refusal {
+                None => info!("rules, password and local user are taken"),
+                Some(error) => error!(
+                    error,
+                    "rules, password and local user are not taken, those before stay"
+                ),
+            }
+            notifier.reloaded(refusal.as_deref());
+        }
+    };
+    let spawned = thread::Builder::new()
+        .name("reload".to_owned())
+        .spawn(watch);
+    if let Err(error) = spawned {
+        warn!(%error, "changes of rules and passwords will take a restart");
+    }
+}
+
+fn read_again(args: &SocksArgs, reloader: &SocksReloader) -> anyhow::Result<()> {
+    let password = env::var(PASSWORD_VARIABLE).ok();
+    reloader.apply(&args.settings(&host::facts()?, password)?);
     Ok(())
 }
 

@@ -43,6 +43,7 @@ mod socks_dials;
 mod socks_gateways;
 mod socks_http;
 mod socks_relays;
+mod socks_reload;
 mod socks_udp;
 mod start;
 mod status_table;

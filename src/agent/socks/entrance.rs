@@ -1,11 +1,11 @@
 //! Ways into a WebSocks relay: dialled, let in, and then asked for one connection.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use super::Refusal;
+use super::SocksWorld;
 use super::pool::Trouble;
 use crate::access::PasswordDigest;
 use crate::agent::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
@@ -22,7 +22,6 @@ use crate::session::approach::Trusted;
 use crate::session::entry::{Entered, Entry, EntryError, Visitor};
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
-use crate::shard::world::World;
 use crate::time::Timestamp;
 
 /// Until a relay must have said what came of a request: it resolves the name and dials,
@@ -48,7 +47,6 @@ pub(in crate::agent) struct Gateway {
     authority: String,
     trusted: Option<Trusted>,
     via: Option<HostPort>,
-    password: PasswordDigest,
 }
 
 /// A connection that a relay has let in, and that was asked for nothing yet.
@@ -98,16 +96,16 @@ impl Gateway {
             authority: url.address.to_string(),
             trusted,
             via: settings.agent.via.clone(),
-            password: settings.password.clone(),
             url: url.clone(),
         })
     }
 
-    /// Goes in.
+    /// Goes in, by a password of which `password` was kept.
     pub(super) async fn enter(
         &self,
-        world: &World<(), Infallible>,
+        world: &SocksWorld,
         protocol: SubProtocol,
+        password: &PasswordDigest,
     ) -> Result<Entrance, EnterError> {
         let mut stream = leg::reach(world, &self.url.address, self.via.as_ref()).await?;
         // Best effort: without it a dead relay is noticed later.
@@ -115,7 +113,7 @@ impl Gateway {
         let visitor = Visitor {
             authority: &self.authority,
             user: &self.url.user,
-            proof: &self.password.proof(clock::unix_time()),
+            proof: &password.proof(clock::unix_time()),
             protocol,
         };
         let mut entry = Entry::new(self.trusted.as_ref(), visitor, random_bytes())?;
@@ -175,7 +173,7 @@ impl Entrance {
     /// the way there.
     pub(super) async fn ask(
         self,
-        world: &World<(), Infallible>,
+        world: &SocksWorld,
         request: &Request,
         until: Timestamp,
     ) -> Result<(WrappedStream, Reply), AskError> {

@@ -38,7 +38,7 @@ pub(in crate::agent) struct LocalPolicy {
 /// Lets one shard's clients in, or not.
 #[derive(Debug)]
 pub(super) struct Doorkeeper {
-    policy: LocalPolicy,
+    policy: RefCell<LocalPolicy>,
     guesses: RefCell<Guesses>,
 }
 
@@ -55,13 +55,18 @@ impl LocalPolicy {
 impl Doorkeeper {
     pub(super) fn new(policy: LocalPolicy) -> Self {
         Self {
-            policy,
+            policy: RefCell::new(policy),
             guesses: RefCell::default(),
         }
     }
 
-    const fn asks(&self) -> bool {
-        self.policy.user.is_some()
+    /// Lets others in from now on.
+    pub(super) fn renew(&self, policy: LocalPolicy) {
+        self.policy.replace(policy);
+    }
+
+    fn asks(&self) -> bool {
+        self.policy.borrow().user.is_some()
     }
 
     /// Whether a client from there is let in. Whoever guesses is not listened to for a while.
@@ -71,11 +76,12 @@ impl Doorkeeper {
         from: Option<SocketAddr>,
         now: Timestamp,
     ) -> Result<(), Refused> {
-        let Some(user) = &self.policy.user else {
+        let policy = self.policy.borrow();
+        let Some(user) = &policy.user else {
             return Ok(());
         };
         let shown = shown.ok_or(Refused::NoPassword)?;
-        let wrong_max = self.policy.wrong_passwords_per_minute_max;
+        let wrong_max = policy.wrong_passwords_per_minute_max;
         let source = from.map(|from| from.ip()).filter(|_| wrong_max > 0);
         let mut guesses = self.guesses.borrow_mut();
         if source.is_some_and(|ip| !guesses.is_calm(ip, wrong_max, now)) {

@@ -18,7 +18,7 @@ mod pool;
 mod udp;
 pub mod url;
 
-use std::convert::Infallible;
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use super::leg;
 use super::proxy::Proxy;
 use super::settings::SocksSettings;
 use super::way::WayError;
+use crate::access::PasswordDigest;
 use crate::access::routing::{self, Action, RoutingRules};
 use crate::protocol::socks5::{Command, Destination, Host, Reply, ReplyCode, Request};
 use crate::protocol::websocks::SubProtocol;
@@ -54,19 +55,29 @@ const ASKING_MAX: usize = 1024;
 pub(super) struct SocksOptions {
     /// At least one.
     pub(super) gateways: Vec<Gateway>,
-    pub(super) policy: LocalPolicy,
-    pub(super) rules: Arc<RoutingRules>,
+    pub(super) renewable: Renewable,
     pub(super) protocol: SubProtocol,
     /// Ways out of one shard that are kept ready at each gateway.
     pub(super) pool_size: usize,
 }
 
+/// What may change while the agent runs; what is under way keeps what it began with.
+#[derive(Clone, Debug)]
+pub struct Renewable {
+    policy: LocalPolicy,
+    rules: Arc<RoutingRules>,
+    password: PasswordDigest,
+}
+
+/// One shard of the agent.
+type SocksWorld = World<(), Box<Renewable>>;
+
 /// One shard's part of the agent.
 #[derive(Debug)]
 pub(super) struct SocksService {
-    world: Rc<World<(), Infallible>>,
+    world: Rc<SocksWorld>,
     door: Doorkeeper,
-    rules: Arc<RoutingRules>,
+    rules: RefCell<Arc<RoutingRules>>,
     pools: Vec<Rc<Pool>>,
     connections_max: usize,
     /// Connections that have not said what they want.
@@ -102,37 +113,51 @@ impl SocksOptions {
         let gateways: Result<_, _> = settings.relays.iter().map(gateway).collect();
         Ok(Self {
             gateways: gateways?,
-            policy: LocalPolicy::new(settings.local_user.clone(), &settings.agent.limits),
-            rules: Arc::clone(&settings.rules),
+            renewable: Renewable::new(settings),
             protocol: settings.protocol,
             pool_size: settings.pool_size,
         })
     }
 }
 
+impl Renewable {
+    pub(super) fn new(settings: &SocksSettings) -> Self {
+        Self {
+            policy: LocalPolicy::new(settings.local_user.clone(), &settings.agent.limits),
+            rules: Arc::clone(&settings.rules),
+            password: settings.password.clone(),
+        }
+    }
+}
+
 impl SocksService {
     pub(super) fn new(
-        world: Rc<World<(), Infallible>>,
+        world: Rc<SocksWorld>,
         options: SocksOptions,
         connections_max: usize,
     ) -> Rc<Self> {
         let stop = Rc::new(Flag::default());
         let SocksOptions {
             gateways,
-            policy,
-            rules,
+            renewable,
             protocol,
             pool_size,
         } = options;
+        let Renewable {
+            policy,
+            rules,
+            password,
+        } = renewable;
         let pool = |gateway| {
             let (world, stop) = (Rc::clone(&world), Rc::clone(&stop));
+            let gateway = (gateway, password.clone());
             Pool::new(world, gateway, protocol, pool_size, stop)
         };
         let pools = gateways.into_iter().map(pool).collect();
         Rc::new(Self {
             world,
             door: Doorkeeper::new(policy),
-            rules,
+            rules: RefCell::new(rules),
             pools,
             connections_max,
             asking: Tally::default(),
@@ -157,7 +182,8 @@ impl SocksService {
         let asking = self.asking.enter();
         let mut local = Local::new(stream);
         let until = since + leg::HANDSHAKE_TIMEOUT;
-        let asking_it = local.ask(&self.door, &self.rules, since);
+        let rules = Arc::clone(&self.rules.borrow());
+        let asking_it = local.ask(&self.door, &rules, since);
         let asked = reactor.deadline(until, asking_it).await;
         drop(asking);
         let request = match asked.unwrap_or(Err(Refused::TooSlow)) {
@@ -205,7 +231,7 @@ impl SocksService {
 
     /// What the rules say of a destination.
     fn action(&self, destination: &Destination) -> Action {
-        self.rules.decide(&routing::Destination {
+        self.rules.borrow().decide(&routing::Destination {
             host: match &destination.host {
                 Host::Address(address) => routing::Host::Address(*address),
                 Host::Name(name) => routing::Host::Name(name),
@@ -312,9 +338,23 @@ fn accepted(
 
 impl Proxy for SocksService {
     type Session = ();
+    type Message = Box<Renewable>;
 
-    fn own_world(&self) -> &Rc<World<(), Infallible>> {
+    fn own_world(&self) -> &Rc<SocksWorld> {
         &self.world
+    }
+
+    fn take_message(&self, fresh: Box<Renewable>) {
+        let Renewable {
+            policy,
+            rules,
+            password,
+        } = *fresh;
+        self.door.renew(policy);
+        self.rules.replace(rules);
+        for pool in &self.pools {
+            pool.renew_password(&password);
+        }
     }
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {

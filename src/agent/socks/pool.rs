@@ -17,13 +17,14 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::SocksWorld;
 use super::entrance::{ASK_TIMEOUT, AskError, Entrance, Gateway};
+use crate::access::PasswordDigest;
 use crate::agent::leg::LegError;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::Backoff;
@@ -31,7 +32,6 @@ use crate::protocol::websocks::SubProtocol;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::Flag;
 use crate::shard::tally::Tally;
-use crate::shard::world::World;
 use crate::time::Timestamp;
 
 /// How long a way that is ready may be silent: as known agents have it, and well within a
@@ -44,8 +44,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// One shard's ways into one relay.
 #[derive(Debug)]
 pub(super) struct Pool {
-    world: Rc<World<(), Infallible>>,
+    world: Rc<SocksWorld>,
     gateway: Gateway,
+    password: RefCell<PasswordDigest>,
     protocol: SubProtocol,
     size: usize,
     ready: RefCell<VecDeque<Ready>>,
@@ -99,8 +100,8 @@ pub(super) enum Trouble {
 
 impl Pool {
     pub(super) fn new(
-        world: Rc<World<(), Infallible>>,
-        gateway: Gateway,
+        world: Rc<SocksWorld>,
+        (gateway, password): (Gateway, PasswordDigest),
         protocol: SubProtocol,
         size: usize,
         stop: Rc<Flag>,
@@ -108,6 +109,7 @@ impl Pool {
         Rc::new(Self {
             world,
             gateway,
+            password: RefCell::new(password),
             protocol,
             size,
             ready: RefCell::default(),
@@ -118,7 +120,7 @@ impl Pool {
         })
     }
 
-    pub(super) fn world(&self) -> &World<(), Infallible> {
+    pub(super) fn world(&self) -> &SocksWorld {
         &self.world
     }
 
@@ -158,7 +160,8 @@ impl Pool {
 
     /// A fresh way, which has to be there `until` then.
     pub(super) async fn open(&self, until: Timestamp) -> Result<Entrance, AskError> {
-        let entering = self.gateway.enter(&self.world, self.protocol);
+        let password = self.password.borrow().clone();
+        let entering = self.gateway.enter(&self.world, self.protocol, &password);
         let entered = self.world.reactor.deadline(until, entering).await;
         match entered.unwrap_or(Err(LegError::AnswerTimeout.into())) {
             Ok(entrance) => {
@@ -170,6 +173,24 @@ impl Pool {
                 self.handle_failure(&error);
                 Err(error)
             }
+        }
+    }
+
+    /// Goes in by another password from now on. Who is in stays, and a relay that refused the
+    /// one before is tried at once.
+    pub(super) fn renew_password(&self, password: &PasswordDigest) {
+        if *self.password.borrow() == *password {
+            return;
+        }
+        self.password.replace(password.clone());
+        let mut health = self.health.borrow_mut();
+        if let State::Down {
+            trouble: Trouble::Refuses,
+            ..
+        } = health.state
+        {
+            *health = Health::default();
+            self.taken.borrow().raise();
         }
     }
 
