@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -30,12 +31,12 @@ struct Known {
 
 impl HostAddresses {
     /// Whether an address is the host's own; whoever is to `ask` is asked where that is not
-    /// known.
+    /// known. If it cannot be asked, the address counts as the host's this once.
     pub(super) fn contains(
         &self,
         address: IpAddr,
         now: Timestamp,
-        ask: impl FnOnce(IpAddr) -> bool,
+        ask: impl FnOnce(IpAddr) -> io::Result<bool>,
     ) -> bool {
         let mut known = self.known.borrow_mut();
         if let Some(known) = known.get(&address)
@@ -43,10 +44,12 @@ impl HostAddresses {
         {
             return known.is_of_host;
         }
+        let Ok(is_of_host) = ask(address) else {
+            return true;
+        };
         if known.len() >= ADDRESSES_MAX {
             known.clear();
         }
-        let is_of_host = ask(address);
         let fresh = Known {
             is_of_host,
             learnt_at: now,
@@ -71,9 +74,11 @@ mod tests {
         let addresses = HostAddresses::default();
         let address = IpAddr::from([192, 0, 2, 1]);
         let not_asked = |_| unreachable!("it is known");
-        assert!(!addresses.contains(address, at(0), |_| false));
+        let cannot = |_| Err(io::Error::other("no descriptor"));
+        assert!(addresses.contains(address, at(0), cannot));
+        assert!(!addresses.contains(address, at(0), |_| Ok(false)));
         assert!(!addresses.contains(address, at(4), not_asked));
-        assert!(addresses.contains(address, at(5), |_| true));
+        assert!(addresses.contains(address, at(5), |_| Ok(true)));
         assert!(addresses.contains(address, at(9), not_asked));
     }
 
@@ -82,7 +87,7 @@ mod tests {
         let addresses = HostAddresses::default();
         for bits in 0..3000_u32 {
             let address = Ipv4Addr::from_bits(bits).into();
-            assert!(addresses.contains(address, at(0), |_| true));
+            assert!(addresses.contains(address, at(0), |_| Ok(true)));
             assert!(addresses.known.borrow().len() <= ADDRESSES_MAX);
         }
     }
