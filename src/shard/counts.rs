@@ -63,13 +63,6 @@ impl<K: Eq + Hash> Counts<K> {
     }
 }
 
-impl<K: Eq + Hash> CountedFor<K> {
-    /// For whom it is counted.
-    pub const fn key(&self) -> &K {
-        &self.key
-    }
-}
-
 impl<K> Clone for Counts<K> {
     fn clone(&self) -> Self {
         Self(Rc::clone(&self.0))

@@ -6,6 +6,7 @@
 //! can come in between and be told that nobody waits.
 
 use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -16,6 +17,7 @@ use rustls::ServerConfig;
 use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
+use super::counts::CountedFor;
 use super::ear::Ear;
 use super::host_addresses::HostAddresses;
 use super::peer_address::PeerAddress;
@@ -205,6 +207,15 @@ pub(super) struct Newcomer {
     pub(super) since: Timestamp,
 }
 
+/// Whose a connection is whose requests are read.
+pub(super) struct Client<'a> {
+    pub(super) peer: PeerAddress,
+    /// It says of each request whose that is, and is believed.
+    pub(super) is_forwarder: bool,
+    /// For whom it counts, once that is known.
+    pub(super) counted: &'a mut Option<CountedFor<IpAddr>>,
+}
+
 /// Counts one handshake for as long as it lives.
 struct HandshakePermit(Rc<RelayService>);
 
@@ -264,19 +275,23 @@ impl RelayService {
             false => PeerAddress::UNKNOWN,
         };
         let mut link = Link::new(stream);
-        if is_from(&link, &self.settings().proxy_protocol_from) {
-            match read_proxy_header(reactor, &mut link, deadline).await {
-                Ok(Some(source)) => peer = PeerAddress::from(Some(source)),
-                Ok(None) => {}
+        let mut source = None;
+        if is_among(|| link.peer_address(), &self.settings().proxy_protocol_from) {
+            source = match read_proxy_header(reactor, &mut link, deadline).await {
+                Ok(source) => source,
                 Err(refused) => return self.count_refused(peer, refused),
-            }
+            };
         }
-        let _counted = match self.is_forwarder(&link) {
-            // Whose it is, is told by what it asks.
-            true => None,
-            false if self.admits(peer) => self.connections_per_address.enter(peer),
-            false => return self.count_refused(peer, Refused::TooManyFromAddress),
-        };
+        if source.is_some() {
+            peer = PeerAddress::from(source);
+        }
+        // Who passes on what a stranger says is no forwarder: the stranger would be one.
+        let address = || source.or_else(|| link.peer_address());
+        let is_forwarder = is_among(address, &self.settings().forwarded_for_from);
+        let mut counted = None;
+        if !is_forwarder && !self.count_for(peer, &mut counted) {
+            return self.count_refused(peer, Refused::TooManyFromAddress);
+        }
         let opening = read_opening(reactor, &mut link, &self.read_buffer, deadline).await;
         let opening = match opening {
             Ok(Opening::Tls(_)) if only.is_some_and(|only| !only.is_tls()) => {
@@ -302,13 +317,21 @@ impl RelayService {
         };
         match opening {
             Ok(Opening::Http(received)) => {
-                let visitor = Box::pin(self.serve_http(link, received, peer, since)).await;
+                let client = Client {
+                    peer,
+                    is_forwarder,
+                    counted: &mut counted,
+                };
+                let visitor = Box::pin(self.serve_http(link, received, client, since)).await;
                 if let Some(visitor) = visitor {
                     // It may wait for long, and is no handshake.
                     let _visiting = self.visitors.enter();
                     drop(permit);
                     return Box::pin(self.serve_visitor(visitor)).await;
                 }
+            }
+            Ok(Opening::Jet(_)) if is_forwarder && !self.count_for(peer, &mut counted) => {
+                self.count_refused(peer, Refused::TooManyFromAddress);
             }
             Ok(Opening::Jet(jet)) => {
                 let (stream, tls, opened) = link.into_parts();
@@ -338,14 +361,24 @@ impl RelayService {
     }
 
     /// Whether a peer's address may have another connection.
-    pub(super) fn admits(&self, peer: PeerAddress) -> bool {
+    fn admits(&self, peer: PeerAddress) -> bool {
         let max = self.settings().connections_per_address_max;
         max == 0 || self.connections_per_address.count(peer) < max
     }
 
-    /// Whether the peer may pass on others' requests, and is believed whose they are.
-    pub(super) fn is_forwarder(&self, link: &Link) -> bool {
-        is_from(link, &self.settings().forwarded_for_from)
+    /// Has a connection count for this peer, and no more for another one, unless the peer has
+    /// as many as it may.
+    pub(super) fn count_for(
+        &self,
+        peer: PeerAddress,
+        counted: &mut Option<CountedFor<IpAddr>>,
+    ) -> bool {
+        *counted = None;
+        let admits = self.admits(peer);
+        if admits {
+            *counted = self.connections_per_address.enter(peer);
+        }
+        admits
     }
 
     /// Whether what a connection opens with is served on its listener, which may be for
@@ -651,10 +684,10 @@ impl Service for RelayService {
     }
 }
 
-/// Whether the other end of a connection is in one of these networks.
-fn is_from(link: &Link, networks: &[IpNet]) -> bool {
+/// Whether an address, which is asked for only then, is in one of these networks.
+fn is_among(address: impl FnOnce() -> Option<SocketAddr>, networks: &[IpNet]) -> bool {
     !networks.is_empty()
-        && link.peer_address().is_some_and(|address| {
+        && address().is_some_and(|address| {
             let ip = address.ip().to_canonical();
             networks.iter().any(|network| network.contains(&ip))
         })

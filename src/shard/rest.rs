@@ -13,7 +13,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Message, RelayService, RendezvousSettings};
+use super::rendezvous::{Client, Message, RelayService, RendezvousSettings};
 use super::sessions::Origin;
 use super::user_sessions::{Dial, place_of};
 use super::websocks::Visitor;
@@ -81,12 +81,16 @@ impl RelayService {
         self: &Rc<Self>,
         mut link: Link,
         received: Vec<u8>,
-        peer: PeerAddress,
+        client: Client<'_>,
         since: Timestamp,
     ) -> Option<Visitor> {
         let reactor = &self.world.reactor;
-        let is_forwarder = self.is_forwarder(&link);
-        let mut peer = peer;
+        let Client {
+            peer: own,
+            is_forwarder,
+            counted,
+        } = client;
+        let mut peer = own;
         let mut reader = HttpReader::new(received);
         // As long as it has no place of its own among the limits, a connection has
         // that of a handshake, and no longer than one.
@@ -113,10 +117,11 @@ impl RelayService {
                     return None;
                 }
             };
-            if let (true, Some(ip)) = (is_forwarder, request.forwarded_for) {
+            if is_forwarder {
                 // Its port is nobody's business.
-                peer = PeerAddress::from(Some(SocketAddr::new(ip, 0)));
-                if !self.admits(peer) {
+                let said = request.forwarded_for.map(|ip| SocketAddr::new(ip, 0));
+                peer = said.map_or(own, |said| PeerAddress::from(Some(said)));
+                if !self.count_for(peer, counted) {
                     let refused = Refused::TooManyFromAddress;
                     let answer = refusal(request.asked, refused);
                     self.part_with(link, peer, refused, &answer).await;

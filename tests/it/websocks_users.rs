@@ -295,10 +295,52 @@ fn a_gateway_that_is_trusted_says_whose_each_request_is() {
     assert_eq!(knock_as(&mut shared, "192.0.2.8", &proof()), 101);
     relay.stop().check_clean();
 
-    let (_folder, relay) = distrustful("forwarded_for_from = [\"192.0.2.1\"]");
-    let mut stranger = dial(relay.address);
-    assert_eq!(knock_as(&mut stranger, "192.0.2.7", "guess"), 401);
-    assert_eq!(knock_as(&mut stranger, "192.0.2.8", &proof()), 429);
+    // Not even by way of one that passes connections on, and says whose they are.
+    let both = "forwarded_for_from = [\"127.0.0.0/8\", \"192.0.2.1\"]\n\
+                proxy_protocol_from = [\"127.0.0.0/8\"]";
+    for (lines, header, is_believed) in [
+        ("forwarded_for_from = [\"192.0.2.1\"]", "", false),
+        (both, "PROXY TCP4 192.0.2.5 192.0.2.100 4711 443\r\n", false),
+        (both, "PROXY TCP4 192.0.2.1 192.0.2.100 4711 443\r\n", true),
+        (both, "PROXY UNKNOWN\r\n", true),
+    ] {
+        let (_folder, relay) = distrustful(lines);
+        let mut stranger = dial(relay.address);
+        stranger.write_all(header.as_bytes()).expect("sent");
+        assert_eq!(knock_as(&mut stranger, "192.0.2.7", "guess"), 401);
+        let then = knock_as(&mut stranger, "192.0.2.8", &proof());
+        assert_eq!(then == 101, is_believed, "{header}");
+        relay.stop().check_clean();
+    }
+}
+
+#[test]
+fn behind_a_gateway_connections_count_for_whose_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_users(folder.path(), &["alice"]);
+    let [path, users] = ["relay.toml", "users"].map(|name| folder.path().join(name));
+    let text = format!(
+        "cores = 1\nforwarded_for_from = [\"127.0.0.0/8\"]\n[websocks]\nusers = {users:?}\n\
+         [limits]\nconnections_per_address_max = 2\n"
+    );
+    fs::write(&path, text).expect("written");
+    let relay = Relay::start(&["--config", path.to_str().expect("text")]);
+    let come = |source: &str| {
+        let mut stream = dial(relay.address);
+        let request = knock("alice", &proof(), KEY, SOCKS5);
+        let header = format!("\r\nX-Forwarded-For: {source}\r\n\r\n");
+        let request = request.replacen("\r\n\r\n", &header, 1);
+        stream.write_all(request.as_bytes()).expect("sent");
+        (read_response(&mut stream).status, stream)
+    };
+    let of = |source: &str| [come(source), come(source), come(source)];
+    let (one, other) = (of("192.0.2.7"), of("192.0.2.8"));
+    for kept in [&one, &other] {
+        assert_eq!(kept.each_ref().map(|(status, _)| *status), [101, 101, 429]);
+    }
+    drop(one);
+    until("room", || (come("192.0.2.7").0 == 101).then_some(()));
+    drop(other);
     relay.stop().check_clean();
 }
 
