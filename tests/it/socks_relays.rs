@@ -56,6 +56,10 @@ fn pass(
         return Ok(());
     }
     server.write_all(&first)?;
+    pass_rest(client, server)
+}
+
+fn pass_rest(mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
     let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
     thread::spawn(move || {
         let _ = io::copy(&mut from_server, &mut to_client);
@@ -63,6 +67,28 @@ fn pass(
     });
     io::copy(&mut client, &mut server)?;
     server.shutdown(Shutdown::Write)
+}
+
+/// A gateway that is gone for good once it has let so many connections in, which it still
+/// serves. Gives how many it has let in.
+fn closing_gateway(relay: SocketAddr, count: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let let_in = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&let_in);
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok).take(count) {
+            let counted = Arc::clone(&counted);
+            thread::spawn(move || {
+                let mut server = TcpStream::connect(relay)?;
+                copy_head(&mut client, &mut server)?;
+                copy_head(&mut server, &mut client)?;
+                counted.fetch_add(1, Ordering::SeqCst);
+                pass_rest(client, server)
+            });
+        }
+    });
+    (address, let_in)
 }
 
 fn copy_head(from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
@@ -157,4 +183,31 @@ fn a_relay_that_does_not_reply_is_left_out_and_tried_again() {
     // All those of the pauses, besides the three that found the first relay mute.
     assert!(ended.counters.count("paired") > 3);
     drop(other_folder);
+}
+
+#[test]
+fn what_may_go_directly_goes_by_the_ways_that_are_left() {
+    let (folder, mut relay) = relay("");
+    let echoing = service(echo);
+    let rules = secret(folder.path(), "rules", "relay-or-direct *\n");
+    let (gateway, let_in) = closing_gateway(relay.address, 2);
+    let by = format!("websocks+ws://alice@{gateway}");
+    let options = ["--rules", &rules, "--pool", "2", "--cores", "1"];
+    let (agent, local) = agent(folder.path(), &by, &options);
+    until("two ways", || {
+        (let_in.load(Ordering::SeqCst) == 2).then_some(())
+    });
+    // Taken, the first one cannot be replaced.
+    check_echo_over(connect(local, echoing), 1, 1000);
+    agent.logged("the relay lets nobody in");
+    check_echo_over(connect(local, echoing), 2, 1000);
+    relay.wait_for_counters("both by the relay", |counters| {
+        counters.count("paired") == 2
+    });
+    // And none is left.
+    check_echo_over(connect(local, echoing), 3, 1000);
+    assert!(agent.stop().success());
+    let ended = relay.stop();
+    ended.check_clean();
+    assert_eq!(ended.counters.count("paired"), 2);
 }

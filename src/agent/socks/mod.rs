@@ -43,9 +43,9 @@ use crate::shard::tally::Tally;
 use crate::shard::world::World;
 use crate::time::Timestamp;
 pub(super) use entrance::Gateway;
-use entrance::{ASK_TIMEOUT, AskError, Entrance};
+use entrance::{ASK_TIMEOUT, AskError};
 use local::{Doorkeeper, Local, LocalPolicy};
-use pool::Pool;
+use pool::{Leave, Pool};
 
 /// Local connections of one shard that have not said what they want.
 const ASKING_MAX: usize = 1024;
@@ -298,18 +298,33 @@ impl SocksService {
     }
 }
 
-/// Asks by a way that was ready, and where that turns out to be dead, by a fresh one:
-/// nothing of the client's was sent by then.
+/// Asks by a way that was ready, and where that turns out to be dead, by a fresh one; where
+/// there is none to be had, by the others that are ready. Nothing of the client's was sent by
+/// then.
 async fn ask_at(pool: &Rc<Pool>, request: &Request, until: Timestamp) -> Asked {
-    pool.begin_ask().map_err(AskError::Resting)?;
-    if let Some(ready) = pool.take() {
-        match ready.ask(pool.world(), request, until).await {
-            Err(AskError::Dead) => {}
-            asked => return told(pool, asked),
+    let mut no_fresh = match pool.begin_ask().map_err(AskError::Resting)? {
+        Leave::Any => None,
+        Leave::ReadyOnly(trouble) => Some(AskError::Resting(trouble)),
+    };
+    loop {
+        if let Some(ready) = pool.take() {
+            match ready.ask(pool.world(), request, until).await {
+                Err(AskError::Dead) => {}
+                asked => return told(pool, asked),
+            }
+        } else if let Some(error) = no_fresh {
+            return Err(error);
+        }
+        if no_fresh.is_none() {
+            match pool.open(until).await {
+                Ok(fresh) => {
+                    let asked = fresh.ask(pool.world(), request, until).await;
+                    return told(pool, asked);
+                }
+                Err(error) => no_fresh = Some(error),
+            }
         }
     }
-    let fresh: Entrance = pool.open(until).await?;
-    told(pool, fresh.ask(pool.world(), request, until).await)
 }
 
 /// Tells the pool whether its relay replies.

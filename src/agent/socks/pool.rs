@@ -11,9 +11,10 @@
 //!                            a reply       one client, where it did not reply
 //! ```
 //!
-//! Of a relay that is down nobody asks anything until its pause is over, and then it is tried
-//! once: by the keeper, or where it had let us in and not replied, by a client, since only
-//! somebody who asks can see whether it does again.
+//! Of a relay that is down nobody asks for a fresh way until its pause is over, and then it is
+//! tried once, by the keeper: what is ready still serves. Where it had let us in and not
+//! replied it is asked nothing, and then tried by a client, since only somebody who asks can
+//! see whether it does again.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -87,6 +88,15 @@ enum State {
     Trial,
 }
 
+/// By what a client may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// A way that is ready, or a fresh one.
+    Any,
+    /// A way that is ready: there is no fresh one for now.
+    ReadyOnly(Trouble),
+}
+
 /// Why a relay cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -129,18 +139,21 @@ impl Pool {
     }
 
     /// Begins to ask there for a client, who has to tell what comes of it; or why not to ask.
-    pub(super) fn begin_ask(&self) -> Result<(), Trouble> {
+    pub(super) fn begin_ask(&self) -> Result<Leave, Trouble> {
         let mut health = self.health.borrow_mut();
         match health.state {
-            State::New | State::Up => Ok(()),
+            State::New | State::Up => Ok(Leave::Any),
             State::Down {
                 until,
                 trouble: Trouble::Mute,
-            } if until <= self.world.reactor.now() => {
+            } => {
+                if until > self.world.reactor.now() {
+                    return Err(Trouble::Mute);
+                }
                 health.state = State::Trial;
-                Ok(())
+                Ok(Leave::Any)
             }
-            State::Down { trouble, .. } => Err(trouble),
+            State::Down { trouble, .. } => Ok(Leave::ReadyOnly(trouble)),
             State::Trial => Err(Trouble::Mute),
         }
     }
@@ -308,9 +321,15 @@ impl Pool {
         }
     }
 
-    /// It has replied.
+    /// It has replied, which says nothing of whether it lets anybody else in.
     pub(super) fn handle_reply(&self) {
-        if self.health.borrow_mut().rise() != State::Up {
+        let mut health = self.health.borrow_mut();
+        if let State::Down { trouble, .. } = health.state
+            && trouble != Trouble::Mute
+        {
+            return;
+        }
+        if health.rise() != State::Up {
             info!(relay = %self.gateway, "the relay replies");
         }
     }
