@@ -24,6 +24,7 @@ use crate::runtime::Owner;
 use crate::runtime::clock;
 use crate::runtime::datagram::DATAGRAM_BYTES_MAX;
 use crate::runtime::executor::{run_or_spawn, run_woken_tasks};
+use crate::runtime::flag::Flag;
 use crate::runtime::inbox::{Inbox, Mailbox};
 use crate::runtime::question::Pending;
 use crate::runtime::reactor::{Closing, Event, Reactor};
@@ -145,6 +146,11 @@ pub struct World<C, M> {
     latencies: RefCell<Latencies>,
     /// Legs of ended pairs that may still say something that nobody wants.
     leaving: Tally,
+    /// Raised when the drain is over, and what has not finished is to break off.
+    pub ending: Flag,
+    /// Tasks that look at it, for which the shard waits: their peers have to see that they
+    /// broke off.
+    pub breakable: Tally,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +199,8 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             out_of_descriptors: Stretch::default(),
             latencies: RefCell::new(Latencies::new()),
             leaving: Tally::default(),
+            ending: Flag::default(),
+            breakable: Tally::default(),
         }))
     }
 
@@ -337,8 +345,10 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         }
     }
 
-    /// Abandons every pair.
-    fn abort_pairs(&self) {
+    /// The drain is over: abandons every pair, and has tasks break off.
+    fn end(&self) {
+        self.phase.set(Phase::Ending);
+        self.ending.raise();
         let pairs = self
             .planes
             .borrow_mut()
@@ -524,8 +534,7 @@ fn handle_event<S: Service>(
         }
         Event::Deadline { .. } => {
             if world.phase.get() == Phase::Draining {
-                world.phase.set(Phase::Ending);
-                world.abort_pairs();
+                world.end();
             }
         }
     }
@@ -602,10 +611,9 @@ fn handle_control<S: Service>(
             world.others_running.set(others);
         }
         Control::End => {
-            world.phase.set(Phase::Ending);
             world.reactor.stop_listening();
             service.handle_drain();
-            world.abort_pairs();
+            world.end();
         }
     }
 }
@@ -664,8 +672,8 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
 
 /// Whether a draining shard has nothing left to wait for.
 fn is_over<S: Service>(service: &S, world: &World<S::Context, S::Message>) -> bool {
-    if world.phase.get() == Phase::Ending {
-        return !world.has_pairs();
+    if world.has_pairs() || world.breakable.count() > 0 {
+        return false;
     }
-    !world.has_pairs() && !service.is_busy() && !world.reactor.is_listening()
+    world.phase.get() == Phase::Ending || !service.is_busy() && !world.reactor.is_listening()
 }

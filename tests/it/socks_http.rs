@@ -161,21 +161,24 @@ fn a_body_waits_for_100_and_goes_both_ways_at_once() {
     assert_eq!(echoing.join().expect("it ends"), BYTES as u64);
 }
 
+/// A client of the agent's, and the server that it has asked, which has said `answer`.
+fn answered(agent: SocketAddr, answer: &[u8]) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let server = listener.local_addr().expect("bound");
+    let mut client = dial(agent);
+    let request = format!("GET http://{server}/ HTTP/1.1\r\n\r\n");
+    client.write_all(request.as_bytes()).expect("sent");
+    let (mut stream, _) = listener.accept().expect("connected");
+    read_head(&mut stream);
+    stream.write_all(answer).expect("sent");
+    (client, stream)
+}
+
 #[test]
 fn a_response_that_breaks_off_does_not_look_whole() {
     let (folder, relay) = relay("");
     let (_agent, local) = agent(folder.path(), &url(&relay), &[]);
-    let answered = |answer: &'static [u8]| {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let server = listener.local_addr().expect("bound");
-        let mut client = dial(local);
-        let request = format!("GET http://{server}/ HTTP/1.1\r\n\r\n");
-        client.write_all(request.as_bytes()).expect("sent");
-        let (mut stream, _) = listener.accept().expect("connected");
-        read_head(&mut stream);
-        stream.write_all(answer).expect("sent");
-        (client, stream)
-    };
+    let answered = |answer| answered(local, answer);
     let (mut client, stream) = answered(b"HTTP/1.1 200 OK\r\n\r\nhalf of");
     assert!(read_head(&mut client).starts_with(b"HTTP/1.1 200 OK\r\n"));
     client.read_exact(&mut [0; 7]).expect("half of it");
@@ -189,5 +192,24 @@ fn a_response_that_breaks_off_does_not_look_whole() {
         let mut words = String::new();
         client.read_to_string(&mut words).expect("its end");
         assert!(words.starts_with("HTTP/1.1 502 "), "{answer:?}: {words}");
+    }
+}
+
+#[test]
+fn a_response_that_the_end_of_the_agent_cuts_off_does_not_look_whole() {
+    let (folder, relay) = relay("");
+    for (options, has_second_signal) in [(&[][..], true), (&["--drain-timeout", "0s"], false)] {
+        let (mut agent, local) = agent(folder.path(), &url(&relay), options);
+        let (mut client, _server) = answered(local, b"HTTP/1.1 200 OK\r\n\r\nhalf of");
+        read_head(&mut client);
+        client.read_exact(&mut [0; 7]).expect("half of it");
+        agent.terminate();
+        if has_second_signal {
+            agent.logged("stopping: no new sessions");
+            agent.terminate();
+        }
+        let error = client.read(&mut [0]).expect_err("no end");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{options:?}");
+        assert!(agent.wait().success());
     }
 }

@@ -84,8 +84,6 @@ pub(super) struct SocksService {
     asking: Tally,
     /// Connections that are being served and are no pairs yet.
     serving: Tally,
-    /// Those whose one request is passed on.
-    passing: Tally,
     /// Those whose datagrams are passed on.
     associated: Tally,
     stop: Rc<Flag>,
@@ -162,7 +160,6 @@ impl SocksService {
             connections_max,
             asking: Tally::default(),
             serving: Tally::default(),
-            passing: Tally::default(),
             associated: Tally::default(),
             stop,
         })
@@ -395,8 +392,6 @@ impl Proxy for SocksService {
     }
 
     fn has_work(&self) -> bool {
-        [&self.serving, &self.passing, &self.associated]
-            .iter()
-            .any(|tally| tally.count() > 0)
+        self.serving.count() > 0 || self.associated.count() > 0
     }
 }

@@ -58,7 +58,7 @@ enum Over {
     Done,
     /// The client is to be told why there is nothing.
     Failed(ExchangeError),
-    /// The response broke off, which must not look like its end.
+    /// The response broke off, or the agent has to end, which must not look like its end.
     Broken,
     /// The client went.
     Gone,
@@ -72,7 +72,8 @@ impl SocksService {
         server: WrappedStream,
         Passed { head, exchange }: Passed,
     ) {
-        let _passing = self.passing.enter();
+        let _passing = self.world.breakable.enter();
+        let ending = &self.world.ending;
         let mut passing = Passing {
             exchange,
             client: BufferedStream::new(client),
@@ -81,7 +82,10 @@ impl SocksService {
             has_server_ended: false,
         };
         let over = match passing.server.queue(&head) {
-            Ok(()) => self.run(&mut passing).await,
+            Ok(()) => {
+                let over = ending.or_raised(self.run(&mut passing)).await;
+                over.unwrap_or(Over::Broken)
+            }
             Err(_) => Over::Failed(ExchangeError::NoResponse),
         };
         let reactor = &self.world.reactor;
@@ -100,8 +104,12 @@ impl SocksService {
                 return server.reset();
             }
         }
-        client.part(reactor).await;
-        server.part(reactor).await;
+        // Neither waits for anything more.
+        let parting = async {
+            client.part(reactor).await;
+            server.part(reactor).await;
+        };
+        ending.or_raised(parting).await;
     }
 
     async fn run(&self, passing: &mut Passing) -> Over {
