@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use rustix::io::Errno;
 
 use super::wrapped_stream::WrappedStream;
+use crate::protocol::websocks::datagram_frame::FRAME_BYTES_MAX;
 use crate::relay::codec::Life;
 use crate::relay::keepalive::PingSettings;
 use crate::runtime::reactor::Reactor;
@@ -17,6 +18,20 @@ use crate::runtime::reactor::Reactor;
 /// Bytes that one read may bring: a record of TLS that was cut (RFC 8446 §5.1), and as much
 /// of the next as is read at a time.
 pub const READ_BYTES_MAX: usize = 20 << 10;
+
+/// Bytes that wait for the connection to take them, from which on it is full, and nothing
+/// more is to be queued. The last piece may have gone beyond.
+pub const UNSENT_BYTES_MAX: usize = 64 << 10;
+
+/// The longest such piece: a datagram, and longer than a read and a head of HTTP together.
+const PIECE_BYTES_MAX: usize = FRAME_BYTES_MAX;
+
+/// Words that the peer asked for and does not read, such as pongs.
+const WORDS_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes that may wait with them. The sixteenth part is what a codec puts around each piece.
+pub const UNSENT_BYTES_LIMIT: usize =
+    UNSENT_BYTES_MAX + PIECE_BYTES_MAX + PIECE_BYTES_MAX / 16 + WORDS_BYTES_MAX;
 
 /// Room that is kept while nothing is in it, and by which it grows.
 pub const ROOM_BYTES: usize = READ_BYTES_MAX;
@@ -91,7 +106,8 @@ impl BufferedStream {
     ///
     /// # Errors
     ///
-    /// When the connection breaks, or its peer breaks the rules.
+    /// When the connection breaks, or its peer breaks the rules, as one does that asks for
+    /// words and does not read them.
     pub fn receive(&mut self) -> io::Result<Came> {
         if !self.is_readable {
             return Ok(Came::Nothing);
@@ -104,7 +120,11 @@ impl BufferedStream {
             READ_BYTES_MAX
         };
         let unsent = self.unsent.tail(words_bytes);
-        match self.stream.try_read_into(received, Some(unsent)) {
+        let read = self.stream.try_read_into(received, Some(unsent));
+        if self.unsent.as_bytes().len() > UNSENT_BYTES_LIMIT {
+            return Err(Errno::PROTO.into());
+        }
+        match read {
             Ok(true) => Ok(Came::Some),
             Ok(false) => Ok(Came::End),
             Err(Errno::AGAIN) => {
@@ -125,6 +145,12 @@ impl BufferedStream {
     pub fn consume(&mut self, count: usize) -> &[u8] {
         let consumed = self.received.consume(count);
         &self.received.bytes[consumed]
+    }
+
+    /// Whether so much waits that nothing more is to be queued.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.unsent().len() >= UNSENT_BYTES_MAX
     }
 
     /// What waits, as it goes over the connection.

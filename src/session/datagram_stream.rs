@@ -6,26 +6,15 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use rustix::io::Errno;
-
-use super::buffered_stream::{BufferedStream, Came, READ_BYTES_MAX, ROOM_BYTES};
+use super::buffered_stream::{
+    BufferedStream, Came, READ_BYTES_MAX, ROOM_BYTES, UNSENT_BYTES_LIMIT,
+};
 use super::wrapped_stream::WrappedStream;
 use crate::protocol::Progress;
 use crate::protocol::websocks::datagram_frame::{self, DatagramFrameError, FRAME_BYTES_MAX};
 use crate::relay::codec::Life;
 use crate::relay::keepalive::PingSettings;
 use crate::runtime::reactor::Reactor;
-
-/// Bytes that wait for the connection to take them, from which on it is full. One more
-/// datagram may have gone beyond.
-const UNSENT_BYTES_MAX: usize = 64 << 10;
-
-/// Words that the peer asked for and does not read, such as pongs.
-const WORDS_BYTES_MAX: usize = 16 << 10;
-
-/// Bytes that may wait with them. The sixteenth part is what a codec puts around each piece.
-const UNSENT_BYTES_LIMIT: usize =
-    UNSENT_BYTES_MAX + FRAME_BYTES_MAX + FRAME_BYTES_MAX / 16 + WORDS_BYTES_MAX;
 
 /// Bytes that a connection may have allocated for what waits in it: what cannot be sent yet,
 /// a frame that is not whole, and what the last read brought, in room that was doubled.
@@ -103,22 +92,13 @@ impl DatagramStream {
             if left == 0 {
                 break;
             }
-            match self.receive()? {
+            match self.0.receive()? {
                 Came::Some => {}
                 Came::Nothing => return Ok(Left::Nothing),
                 Came::End => return Ok(Left::End),
             }
         }
         Ok(Left::More)
-    }
-
-    /// Reads once.
-    fn receive(&mut self) -> io::Result<Came> {
-        let came = self.0.receive()?;
-        if self.0.unsent().len() > UNSENT_BYTES_LIMIT {
-            return Err(Errno::PROTO.into());
-        }
-        Ok(came)
     }
 
     /// The next datagram of what was read.
@@ -132,20 +112,16 @@ impl DatagramStream {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.0.unsent().len() >= UNSENT_BYTES_MAX
-    }
-
     /// Has a datagram of these two parts sent with the next [`Self::flush`].
     ///
     /// # Errors
     ///
     /// Why it is not.
     pub fn queue(&mut self, header: &[u8], data: &[u8]) -> Result<(), NotQueued> {
-        if self.is_full() {
+        if self.0.is_full() {
             self.flush()?;
         }
-        if self.is_full() {
+        if self.0.is_full() {
             return Err(NotQueued::Full);
         }
         let mut frame = Vec::new();

@@ -4,6 +4,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
@@ -212,4 +214,60 @@ fn a_response_that_the_end_of_the_agent_cuts_off_does_not_look_whole() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{options:?}");
         assert!(agent.wait().success());
     }
+}
+
+/// A gateway that reads what goes to the relay until `is_deaf`. Gives its address and the
+/// connections that come to it.
+fn deaf_gateway(relay: SocketAddr, is_deaf: Arc<AtomicBool>) -> (SocketAddr, Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let (came, coming) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut server = TcpStream::connect(relay).expect("connected");
+            let (mut from_server, mut to_client) = (
+                server.try_clone().expect("a descriptor"),
+                stream.try_clone().expect("a descriptor"),
+            );
+            thread::spawn(move || std::io::copy(&mut from_server, &mut to_client));
+            let mut client = stream.try_clone().expect("a descriptor");
+            let is_deaf = Arc::clone(&is_deaf);
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = client.read(&mut buffer)
+                    && !is_deaf.load(Ordering::SeqCst)
+                {
+                    server.write_all(&buffer[..count])?;
+                }
+                Ok::<_, std::io::Error>(())
+            });
+            if came.send(stream).is_err() {
+                return;
+            }
+        }
+    });
+    (address, coming)
+}
+
+#[test]
+fn a_relay_that_asks_for_words_and_reads_none_is_given_up() {
+    /// So many that the kernel's buffers cannot take the answers, each three times as long.
+    const PING_BYTES: usize = 16 << 20;
+    let (folder, relay) = relay("");
+    let is_deaf = Arc::new(AtomicBool::new(false));
+    let (gateway, coming) = deaf_gateway(relay.address, Arc::clone(&is_deaf));
+    let by = format!("websocks+ws://alice@{gateway}");
+    let options = ["--framed", "--pool", "0", "--cores", "1"];
+    let (agent, local) = agent(folder.path(), &by, &options);
+    let (mut client, _server) = answered(local, b"HTTP/1.1 200 OK\r\n\r\nhalf of");
+    read_head(&mut client);
+    client.read_exact(&mut [0; 7]).expect("half of it");
+    let mut way = coming.recv_timeout(PATIENCE).expect("a way");
+    is_deaf.store(true, Ordering::SeqCst);
+    let pings = b"\x89\0".repeat(1 << 10);
+    let given_up = (0..PING_BYTES / pings.len()).find_map(|_| way.write_all(&pings).err());
+    assert!(given_up.is_some(), "it keeps all answers");
+    let error = client.read(&mut [0]).expect_err("no end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(agent.stop().success());
 }

@@ -20,9 +20,6 @@ use crate::runtime::executor::yield_now;
 use crate::session::buffered_stream::{BufferedStream, Came};
 use crate::session::wrapped_stream::WrappedStream;
 
-/// Bytes that wait for one side, from which on the other is not read.
-const UNSENT_BYTES_MAX: usize = 64 << 10;
-
 /// Looks at both sides before others have their turn.
 const TURN_LOOKS: usize = 32;
 
@@ -164,7 +161,7 @@ impl Passing {
     }
 
     fn look_at_client(&mut self) -> Result<bool, Over> {
-        if self.has_client_ended || self.server.unsent().len() >= UNSENT_BYTES_MAX {
+        if self.has_client_ended || self.server.is_full() {
             return Ok(false);
         }
         let came = self.client.receive().map_err(|_| Over::Gone)?;
@@ -185,7 +182,7 @@ impl Passing {
     }
 
     fn look_at_server(&mut self) -> Result<bool, Over> {
-        if self.has_response() || self.client.unsent().len() >= UNSENT_BYTES_MAX {
+        if self.has_response() || self.client.is_full() {
             return Ok(false);
         }
         let came = self.server.receive().map_err(|_| self.broken())?;
