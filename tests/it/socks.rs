@@ -242,7 +242,7 @@ fn a_wrong_password_is_said_once_with_what_to_do() {
 fn a_local_user_is_asked_for_by_both_protocols() {
     let (folder, relay) = relay("");
     let user = secret(folder.path(), "user", "me:right\n");
-    let options = ["--local-user-file", &user];
+    let options = ["--local-user-file", &user, "--cores", "1"];
     let (_agent, local) = agent(folder.path(), &url(&relay), &options);
     let echoing = service(echo);
     let right = Credentials::new("me", "right");
@@ -278,18 +278,32 @@ fn a_local_user_is_asked_for_by_both_protocols() {
         "HTTP/1.1 200"
     );
     // Those that are wrong count, by whichever protocol; then the right one is not heard.
-    let wrong = "Proxy-Authorization: Basic bWU6d3Jvbmc=\r\n";
-    let answers: Vec<_> = (0..60).map(|_| http(wrong)).collect();
-    assert!(answers.iter().any(|answer| answer == "HTTP/1.1 429"));
-    assert_eq!(
-        http("Proxy-Authorization: Basic bWU6cmlnaHQ=\r\n"),
-        "HTTP/1.1 429"
+    let (wrong, right) = (
+        "Proxy-Authorization: Basic bWU6d3Jvbmc=\r\n",
+        "Proxy-Authorization: Basic bWU6cmlnaHQ=\r\n",
     );
-    let (mut stream, mut got) = (dial(local), Vec::new());
-    let said = b"\x05\x01\x02\x01\x02me\x05right";
-    stream.write_all(said).expect("sent");
-    stream.read_to_end(&mut got).expect("its end");
-    assert_eq!(got, b"\x05\x02\x01\x01");
+    let guess_on = || {
+        until("too many guesses", || {
+            (http(wrong) == "HTTP/1.1 429").then_some(())
+        });
+    };
+    // One more may be looked at each second, and that may be the right one.
+    let is_shut_out = |is_refused: &dyn Fn() -> bool| {
+        (0..3).any(|_| {
+            guess_on();
+            is_refused()
+        })
+    };
+    assert!(is_shut_out(&|| http(right) == "HTTP/1.1 429"));
+    assert!(is_shut_out(&|| {
+        let (mut stream, mut got) = (dial(local), Vec::new());
+        // Where it is heard, the agent waits for a command.
+        let said = b"\x05\x01\x02\x01\x02me\x05right";
+        stream.write_all(said).expect("sent");
+        stream.shutdown(Shutdown::Write).expect("connected");
+        stream.read_to_end(&mut got).expect("its end");
+        got == b"\x05\x02\x01\x01"
+    }));
     // Whoever shows none guesses nothing.
     assert_eq!(http(""), "HTTP/1.1 407");
 }
