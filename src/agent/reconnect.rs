@@ -32,6 +32,11 @@ impl Backoff {
     /// `random` is uniform.
     pub fn handle_failure(&mut self, random: u64) -> Duration {
         self.failures = (self.failures + 1).min(DOUBLINGS_MAX);
+        self.delay(random)
+    }
+
+    /// A delay as long as after the last failure, with none more.
+    pub fn delay(self, random: u64) -> Duration {
         let ceiling = (DELAY_MIN * (1 << self.failures)).min(DELAY_MAX);
         let half_ns = u64::try_from(ceiling.as_nanos() / 2).unwrap_or(u64::MAX);
         Duration::from_nanos(half_ns + random % (half_ns + 1))
@@ -95,5 +100,6 @@ mod tests {
         }
         backoff.handle_success();
         assert_eq!(backoff.handle_failure(0), DELAY_MIN);
+        assert_eq!(backoff.delay(0), DELAY_MIN);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use midspan::protocol::socks5::ReplyCode;
@@ -11,7 +11,7 @@ use midspan::protocol::socks5::ReplyCode;
 use super::agents::{check_echo_over, echo, read_banner, service};
 use super::patience::until;
 use super::relay_process::Relay;
-use super::socks::{agent, connect, refused, secret, url};
+use super::socks::{agent, ask, connect, refused, secret, url};
 use super::websocks::relay;
 
 /// A port at which nobody listens.
@@ -24,36 +24,56 @@ fn bob(relay: &Relay) -> String {
     format!("websocks+ws://bob@{}", relay.address)
 }
 
+/// What becomes of a connection that goes on behind its upgrade.
+#[derive(Clone, Debug)]
+enum Fate {
+    Closes,
+    Passes,
+    /// Until somebody else waits for this.
+    Waits(Arc<Barrier>),
+}
+
 /// A gateway that lets the relay answer an upgrade and then, for the first `mute_count`
-/// connections that go on, closes. Gives how many it has closed.
+/// connections that go on, closes. Gives how many have gone on.
 fn mute_gateway(relay: SocketAddr, mute_count: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+    fateful_gateway(relay, vec![Fate::Closes; mute_count])
+}
+
+/// A gateway that lets the relay answer an upgrade; these are the fates of the first
+/// connections that go on, and all others pass. Gives how many have gone on.
+fn fateful_gateway(relay: SocketAddr, fates: Vec<Fate>) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let closed = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&closed);
+    let gone_on = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&gone_on);
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            let counted = Arc::clone(&counted);
+            let (counted, fates) = (Arc::clone(&counted), fates.clone());
             // A side that goes ends it.
-            thread::spawn(move || pass(stream, relay, mute_count, &counted));
+            thread::spawn(move || pass(stream, relay, &fates, &counted));
         }
     });
-    (address, closed)
+    (address, gone_on)
 }
 
 fn pass(
     mut client: TcpStream,
     relay: SocketAddr,
-    mute_count: usize,
-    closed: &AtomicUsize,
+    fates: &[Fate],
+    gone_on: &AtomicUsize,
 ) -> io::Result<()> {
     let mut server = TcpStream::connect(relay)?;
     copy_head(&mut client, &mut server)?;
     copy_head(&mut server, &mut client)?;
     let mut first = [0];
     client.read_exact(&mut first)?;
-    if closed.fetch_add(1, Ordering::SeqCst) < mute_count {
-        return Ok(());
+    let index = gone_on.fetch_add(1, Ordering::SeqCst);
+    match fates.get(index).unwrap_or(&Fate::Passes) {
+        Fate::Closes => return Ok(()),
+        Fate::Passes => {}
+        Fate::Waits(until) => {
+            until.wait();
+        }
     }
     server.write_all(&first)?;
     pass_rest(client, server)
@@ -183,6 +203,41 @@ fn a_relay_that_does_not_reply_is_left_out_and_tried_again() {
     // All those of the pauses, besides the three that found the first relay mute.
     assert!(ended.counters.count("paired") > 3);
     drop(other_folder);
+}
+
+#[test]
+fn a_client_that_waits_for_its_reply_keeps_nobody_from_a_relay_that_is_well() {
+    let (folder, relay) = relay("");
+    let echoing = service(echo);
+    let waits = Arc::new(Barrier::new(2));
+    let fates = vec![Fate::Closes, Fate::Waits(Arc::clone(&waits))];
+    let (gateway, gone_on) = fateful_gateway(relay.address, fates);
+    let by = format!("websocks+ws://alice@{gateway}");
+    let options = ["--pool", "0", "--cores", "1"];
+    let (agent, local) = agent(folder.path(), &by, &options);
+    let ask_on = || {
+        until("a way out", || {
+            let (stream, reply) = ask(local, &echoing.into(), None);
+            (reply.code != ReplyCode::GeneralFailure).then_some((stream, reply.code))
+        })
+    };
+    thread::scope(|scope| {
+        // It finds the relay mute, and then tries it.
+        let trying = scope.spawn(ask_on);
+        until("the trial", || {
+            (gone_on.load(Ordering::SeqCst) == 2).then_some(())
+        });
+        let (stream, code) = ask_on();
+        assert_eq!(code, ReplyCode::Succeeded);
+        check_echo_over(stream, 1, 1000);
+        waits.wait();
+        let (stream, code) = trying.join().expect("an answer");
+        // It has waited all the time.
+        assert_eq!(code, ReplyCode::Succeeded);
+        check_echo_over(stream, 2, 1000);
+    });
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
 }
 
 #[test]

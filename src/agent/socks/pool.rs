@@ -8,13 +8,14 @@
 //!                        ▲ ▲   let in, by the keeper      │ │   │
 //!                        │ └──────────────────────────────┘ │   │
 //!                        └────────────── Trial ◄────────────┘───┘
-//!                            a reply       one client, where it did not reply
+//!                            a reply       a client, where it did not reply
 //! ```
 //!
 //! Of a relay that is down nobody asks for a fresh way until its pause is over, and then it is
 //! tried once, by the keeper: what is ready still serves. Where it had let us in and not
 //! replied it is asked nothing, and then tried by a client, since only somebody who asks can
-//! see whether it does again.
+//! see whether it does again. It may be that client's destination that is slow, so another may
+//! try as well after as long a pause.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -84,8 +85,10 @@ enum State {
         until: Timestamp,
         trouble: Trouble,
     },
-    /// A client sees whether it replies again.
-    Trial,
+    /// A client sees whether it replies again; another may as well then.
+    Trial {
+        until: Timestamp,
+    },
 }
 
 /// By what a client may ask.
@@ -140,22 +143,8 @@ impl Pool {
 
     /// Begins to ask there for a client, who has to tell what comes of it; or why not to ask.
     pub(super) fn begin_ask(&self) -> Result<Leave, Trouble> {
-        let mut health = self.health.borrow_mut();
-        match health.state {
-            State::New | State::Up => Ok(Leave::Any),
-            State::Down {
-                until,
-                trouble: Trouble::Mute,
-            } => {
-                if until > self.world.reactor.now() {
-                    return Err(Trouble::Mute);
-                }
-                health.state = State::Trial;
-                Ok(Leave::Any)
-            }
-            State::Down { trouble, .. } => Ok(Leave::ReadyOnly(trouble)),
-            State::Trial => Err(Trouble::Mute),
-        }
+        let now = self.world.reactor.now();
+        self.health.borrow_mut().begin_ask(now, random_number())
     }
 
     /// A way that is ready.
@@ -240,7 +229,7 @@ impl Pool {
     fn next_try(&self) -> Option<Timestamp> {
         match self.health.borrow().state {
             State::Down { until, .. } => Some(until).filter(|at| *at > self.world.reactor.now()),
-            State::New | State::Up | State::Trial => None,
+            State::New | State::Up | State::Trial { .. } => None,
         }
     }
 
@@ -282,7 +271,7 @@ impl Pool {
             State::Down { until, trouble } if until <= now && trouble != Trouble::Mute => {
                 1_usize.saturating_sub(self.opening.count())
             }
-            State::Down { .. } | State::Trial => 0,
+            State::Down { .. } | State::Trial { .. } => 0,
         };
         for _ in 0..missing {
             let pool = Rc::clone(self);
@@ -313,7 +302,7 @@ impl Pool {
         let mut health = self.health.borrow_mut();
         let is_mute = match health.state {
             State::Down { trouble, .. } => trouble == Trouble::Mute,
-            State::Trial => true,
+            State::Trial { .. } => true,
             State::New | State::Up => false,
         };
         if !is_mute && health.rise() != State::Up {
@@ -342,7 +331,7 @@ impl Pool {
             // Another that was under way as well: a failure of all is one.
             State::Down { until, .. } if until > now => return,
             State::Down { trouble, .. } => Some(trouble),
-            State::Trial => Some(Trouble::Mute),
+            State::Trial { .. } => Some(Trouble::Mute),
             State::New | State::Up => None,
         };
         let trouble = error.trouble();
@@ -360,6 +349,25 @@ impl Pool {
 }
 
 impl Health {
+    fn begin_ask(&mut self, now: Timestamp, random: u64) -> Result<Leave, Trouble> {
+        match self.state {
+            State::New | State::Up => Ok(Leave::Any),
+            State::Down {
+                until,
+                trouble: Trouble::Mute,
+            }
+            | State::Trial { until } => {
+                if until > now {
+                    return Err(Trouble::Mute);
+                }
+                let until = now + self.backoff.delay(random);
+                self.state = State::Trial { until };
+                Ok(Leave::Any)
+            }
+            State::Down { trouble, .. } => Ok(Leave::ReadyOnly(trouble)),
+        }
+    }
+
     /// It can be had; gives what was.
     fn rise(&mut self) -> State {
         self.backoff.handle_success();
