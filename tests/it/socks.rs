@@ -28,7 +28,17 @@ pub(crate) fn secret(folder: &Path, name: &str, text: &str) -> String {
 
 /// An agent of alice's and its local address.
 pub(crate) fn agent(folder: &Path, relay: &str, options: &[&str]) -> (Program, SocketAddr) {
-    let password = secret(folder, "password", PASSWORD);
+    agent_by(folder, PASSWORD, relay, options)
+}
+
+/// One that begins with this password.
+pub(crate) fn agent_by(
+    folder: &Path,
+    password: &str,
+    relay: &str,
+    options: &[&str],
+) -> (Program, SocketAddr) {
+    let password = secret(folder, "password", password);
     let args = ["socks", "0", "--relay", relay, "--password-file", &password];
     let agent = Program::start(&[&args, options].concat());
     let local = agent.reported("SOCKS5 and HTTP proxy at ").parse();

@@ -79,7 +79,7 @@ fn pass(
     pass_rest(client, server)
 }
 
-fn pass_rest(mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+pub(crate) fn pass_rest(mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
     let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
     thread::spawn(move || {
         let _ = io::copy(&mut from_server, &mut to_client);
@@ -111,7 +111,7 @@ fn closing_gateway(relay: SocketAddr, count: usize) -> (SocketAddr, Arc<AtomicUs
     (address, let_in)
 }
 
-fn copy_head(from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
+pub(crate) fn copy_head(from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {

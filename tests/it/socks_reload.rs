@@ -1,12 +1,16 @@
 //! `midspan socks` reads its files again while it serves.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Barrier};
+use std::thread;
 
 use midspan::protocol::socks5::{Credentials, ReplyCode};
 use rustix::process::Signal;
 
 use super::agents::{check_echo_over, dial, echo, service};
-use super::socks::{agent, ask, connect, refused, secret, url};
+use super::socks::{agent, agent_by, ask, connect, refused, secret, url};
+use super::socks_relays::{copy_head, pass_rest};
 use super::websocks::{PASSWORD, relay};
 
 const TAKEN: &str = "rules, password and local user are taken";
@@ -61,6 +65,65 @@ fn a_new_password_is_shown_to_a_relay_that_refused_the_one_before() {
             assert_eq!(reply.code, code);
         }
     }
+}
+
+/// A gateway that has the first answer to an upgrade wait for somebody at the barrier, and at
+/// last again, for the agent to go.
+fn slow_gateway(relay: SocketAddr) -> (SocketAddr, Arc<Barrier>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let barrier = Arc::new(Barrier::new(2));
+    let waits = Arc::clone(&barrier);
+    thread::spawn(move || {
+        for (index, mut client) in listener.incoming().map_while(Result::ok).enumerate() {
+            let waits = Arc::clone(&waits);
+            thread::spawn(move || {
+                let mut server = TcpStream::connect(relay)?;
+                copy_head(&mut client, &mut server)?;
+                if index > 0 {
+                    return pass_rest(client, server);
+                }
+                // It was asked, and has its answer when the other says so.
+                waits.wait();
+                waits.wait();
+                copy_head(&mut server, &mut client)?;
+                let _ = client.read(&mut [0]);
+                waits.wait();
+                Ok(())
+            });
+        }
+    });
+    (address, barrier)
+}
+
+#[test]
+fn a_late_answer_to_the_password_before_says_nothing_of_the_new_one() {
+    let (folder, relay) = relay("");
+    let echoing = service(echo);
+    let (gateway, barrier) = slow_gateway(relay.address);
+    let by = format!("websocks+ws://alice@{gateway}");
+    let (agent, local) = agent_by(
+        folder.path(),
+        "other",
+        &by,
+        &["--pool", "1", "--cores", "1"],
+    );
+    barrier.wait();
+    secret(folder.path(), "password", PASSWORD);
+    agent.signal(Signal::HUP);
+    agent.logged(TAKEN);
+    check_echo_over(connect(local, echoing), 1, 1000);
+    // The relay has refused the other one, and the agent has heard of it.
+    barrier.wait();
+    barrier.wait();
+    for seed in 0..5 {
+        check_echo_over(connect(local, echoing), seed, 1000);
+    }
+    let mut agent = agent;
+    agent.terminate();
+    assert!(agent.wait().success());
+    let log = agent.rest_of_log();
+    assert!(!log.contains("lets nobody in"), "{log}");
 }
 
 #[test]

@@ -172,7 +172,10 @@ impl Pool {
             }
             Err(error) => {
                 let error = AskError::from(error);
-                self.handle_failure(&error);
+                // What a password comes to that was renewed meanwhile says nothing any more.
+                if *self.password.borrow() == password {
+                    self.handle_failure(&error);
+                }
                 Err(error)
             }
         }
