@@ -80,6 +80,9 @@ pub(super) enum AskError {
     /// Nothing came in time.
     #[error("no reply from the relay in time")]
     Silent,
+    /// The client's time was over before the relay's.
+    #[error("no time is left for the relay to reply")]
+    OutOfTime,
     /// It was not asked, as its pause is not over.
     #[error("it is tried again later")]
     Resting(Trouble),
@@ -177,9 +180,14 @@ impl Entrance {
         request: &Request,
         until: Timestamp,
     ) -> Result<(WrappedStream, Reply), AskError> {
-        let until = until.min(world.reactor.now() + REPLY_TIMEOUT);
+        let relays_until = world.reactor.now() + REPLY_TIMEOUT;
+        let late = match until < relays_until {
+            true => AskError::OutOfTime,
+            false => AskError::Silent,
+        };
+        let until = until.min(relays_until);
         let asked = world.reactor.deadline(until, self.exchange(request)).await;
-        asked.unwrap_or(Err(AskError::Silent))
+        asked.unwrap_or(Err(late))
     }
 
     async fn exchange(mut self, request: &Request) -> Result<(WrappedStream, Reply), AskError> {
@@ -212,23 +220,24 @@ impl Entrance {
 }
 
 impl AskError {
-    /// What it says of the relay.
-    pub(super) const fn trouble(&self) -> Trouble {
+    /// What it says of the relay, if anything.
+    pub(super) const fn trouble(&self) -> Option<Trouble> {
         match self {
-            Self::Enter(error) if error.is_unreachable() => Trouble::Unreachable,
-            Self::Enter(_) => Trouble::Refuses,
-            Self::Dead | Self::Socks(_) | Self::Silent => Trouble::Mute,
-            Self::Resting(trouble) => *trouble,
+            Self::Enter(error) if error.is_unreachable() => Some(Trouble::Unreachable),
+            Self::Enter(_) => Some(Trouble::Refuses),
+            Self::Dead | Self::Socks(_) | Self::Silent => Some(Trouble::Mute),
+            Self::Resting(trouble) => Some(*trouble),
+            Self::OutOfTime => None,
         }
     }
 
     /// What the local client is told, and what is counted.
     pub(super) const fn refusal(&self) -> Refusal {
         let (code, refused) = match (self, self.trouble()) {
-            (_, Trouble::Unreachable) => (ReplyCode::NetworkUnreachable, Refused::NoRelay),
-            (_, Trouble::Refuses) => (ReplyCode::GeneralFailure, Refused::RelayRefuses),
-            (Self::Silent, Trouble::Mute) => (ReplyCode::TtlExpired, Refused::DialFailed),
-            (_, Trouble::Mute) => (ReplyCode::GeneralFailure, Refused::DialFailed),
+            (_, Some(Trouble::Unreachable)) => (ReplyCode::NetworkUnreachable, Refused::NoRelay),
+            (_, Some(Trouble::Refuses)) => (ReplyCode::GeneralFailure, Refused::RelayRefuses),
+            (Self::Silent, _) | (_, None) => (ReplyCode::TtlExpired, Refused::DialFailed),
+            (_, Some(Trouble::Mute)) => (ReplyCode::GeneralFailure, Refused::DialFailed),
         };
         Refusal { code, refused }
     }
@@ -241,7 +250,7 @@ impl AskError {
                 "see whether the relay is overloaded, or a gateway on the way looks into \
                  WebSockets: --framed is for these",
             ),
-            Self::Resting(_) => None,
+            Self::OutOfTime | Self::Resting(_) => None,
         }
     }
 }
@@ -284,5 +293,32 @@ impl fmt::Display for Gateway {
             Some(via) => write!(f, "{} via {via}", self.url),
             None => self.url.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_relay_that_cannot_be_reached_is_none() {
+        let check = |error: AskError, trouble, code, refused| {
+            assert_eq!(error.trouble(), trouble, "{error}");
+            let refusal = error.refusal();
+            assert_eq!((refusal.code, refusal.refused), (code, refused), "{error}");
+        };
+        let enter = |error: EnterError| AskError::Enter(error);
+        let (unreachable, refuses) = (Some(Trouble::Unreachable), Some(Trouble::Refuses));
+        let mute = Some(Trouble::Mute);
+        let no_network = ReplyCode::NetworkUnreachable;
+        let failure = ReplyCode::GeneralFailure;
+        let late = enter(LegError::AnswerTimeout.into());
+        check(late, unreachable, no_network, Refused::NoRelay);
+        let closed = enter(LegError::Closed.into());
+        check(closed, refuses, failure, Refused::RelayRefuses);
+        check(AskError::Dead, mute, failure, Refused::DialFailed);
+        let expired = ReplyCode::TtlExpired;
+        check(AskError::Silent, mute, expired, Refused::DialFailed);
+        check(AskError::OutOfTime, None, expired, Refused::DialFailed);
     }
 }

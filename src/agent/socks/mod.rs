@@ -277,7 +277,12 @@ impl SocksService {
             refused: Refused::NoRelay,
         };
         for pool in &self.pools {
-            match ask_at(pool, request, until).await {
+            let asked = match self.world.reactor.now() < until {
+                true => ask_at(pool, request, until).await,
+                // Nobody knows whether this one can be had.
+                false => Err(AskError::OutOfTime),
+            };
+            match asked {
                 Ok((stream, reply)) => return accepted(stream, &reply, &request.destination),
                 Err(error) => {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
@@ -286,9 +291,6 @@ impl SocksService {
                         refusal = error.refusal();
                     }
                 }
-            }
-            if self.world.reactor.now() >= until {
-                break;
             }
         }
         Err(refusal)

@@ -27,7 +27,6 @@ use tracing::{info, warn};
 use super::SocksWorld;
 use super::entrance::{ASK_TIMEOUT, AskError, Entrance, Gateway};
 use crate::access::PasswordDigest;
-use crate::agent::leg::LegError;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::Backoff;
 use crate::protocol::websocks::SubProtocol;
@@ -165,20 +164,19 @@ impl Pool {
         let password = self.password.borrow().clone();
         let entering = self.gateway.enter(&self.world, self.protocol, &password);
         let entered = self.world.reactor.deadline(until, entering).await;
-        match entered.unwrap_or(Err(LegError::AnswerTimeout.into())) {
-            Ok(entrance) => {
+        let error = match entered {
+            Some(Ok(entrance)) => {
                 self.handle_entered();
-                Ok(entrance)
+                return Ok(entrance);
             }
-            Err(error) => {
-                let error = AskError::from(error);
-                // What a password comes to that was renewed meanwhile says nothing any more.
-                if *self.password.borrow() == password {
-                    self.handle_failure(&error);
-                }
-                Err(error)
-            }
+            Some(Err(error)) => AskError::from(error),
+            None => AskError::OutOfTime,
+        };
+        // What a password comes to that was renewed meanwhile says nothing any more.
+        if *self.password.borrow() == password {
+            self.handle_failure(&error);
         }
+        Err(error)
     }
 
     /// Goes in by another password from now on. Who is in stays, and a relay that refused the
@@ -326,7 +324,7 @@ impl Pool {
         }
     }
 
-    /// It could not be had, or did not reply.
+    /// It could not be had, or did not reply, or nobody knows.
     pub(super) fn handle_failure(&self, error: &AskError) {
         let now = self.world.reactor.now();
         let mut health = self.health.borrow_mut();
@@ -337,7 +335,9 @@ impl Pool {
             State::Trial { .. } => Some(Trouble::Mute),
             State::New | State::Up => None,
         };
-        let trouble = error.trouble();
+        let Some(trouble) = error.trouble() else {
+            return health.end_trial(now);
+        };
         let until = now + health.backoff.handle_failure(random_number());
         health.state = State::Down { until, trouble };
         if was != Some(trouble) {
@@ -371,9 +371,77 @@ impl Health {
         }
     }
 
+    /// A client has not seen whether it replies: the next one may.
+    fn end_trial(&mut self, now: Timestamp) {
+        if let State::Trial { .. } = self.state {
+            self.state = State::Down {
+                until: now,
+                trouble: Trouble::Mute,
+            };
+        }
+    }
+
     /// It can be had; gives what was.
     fn rise(&mut self) -> State {
         self.backoff.handle_success();
         std::mem::replace(&mut self.state, State::Up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at_ms(ms: u64) -> Timestamp {
+        Timestamp::from_nanos(ms * 1_000_000)
+    }
+
+    fn mute(until: Timestamp) -> Health {
+        let mut backoff = Backoff::default();
+        backoff.handle_failure(0);
+        let trouble = Trouble::Mute;
+        let state = State::Down { until, trouble };
+        Health { backoff, state }
+    }
+
+    #[test]
+    fn one_client_tries_what_was_mute_and_after_a_pause_another() {
+        let mut health = mute(at_ms(1000));
+        for (ms, expected) in [
+            (999, Err(Trouble::Mute)),
+            (1000, Ok(Leave::Any)),
+            (1000, Err(Trouble::Mute)),
+            (1099, Err(Trouble::Mute)),
+            (1100, Ok(Leave::Any)),
+            (1101, Err(Trouble::Mute)),
+        ] {
+            assert_eq!(health.begin_ask(at_ms(ms), 0), expected, "{ms}");
+        }
+        health.rise();
+        assert_eq!(health.begin_ask(at_ms(1101), 0), Ok(Leave::Any));
+    }
+
+    #[test]
+    fn a_trial_of_which_nothing_is_known_is_the_next_clients() {
+        let mut health = mute(at_ms(1000));
+        assert_eq!(health.begin_ask(at_ms(1000), 0), Ok(Leave::Any));
+        health.end_trial(at_ms(1001));
+        assert_eq!(health.begin_ask(at_ms(1001), 0), Ok(Leave::Any));
+        health.rise();
+        health.end_trial(at_ms(1002));
+        assert_eq!(health.state, State::Up);
+    }
+
+    #[test]
+    fn only_a_fresh_way_is_withheld_where_a_relay_lets_nobody_in() {
+        for trouble in [Trouble::Unreachable, Trouble::Refuses] {
+            let mut health = mute(at_ms(1000));
+            let until = at_ms(1000);
+            health.state = State::Down { until, trouble };
+            for ms in [0, 1000, 2000] {
+                let leave = health.begin_ask(at_ms(ms), 0);
+                assert_eq!(leave, Ok(Leave::ReadyOnly(trouble)));
+            }
+        }
     }
 }
