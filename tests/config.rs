@@ -2,6 +2,7 @@
 //! beside `NAME.err`: what the operator reads.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use midspan::config::file::ConfigFile;
@@ -43,8 +44,9 @@ fn files(folder: &str) -> Vec<PathBuf> {
 fn valid_files_resolve_and_say_the_same_again() {
     let valid = [files("tests/config_files/valid"), files("docs/deployments")];
     for path in valid.concat() {
-        let settings = resolve(&path).unwrap_or_else(|error| panic!("{error}"));
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let here = with_users(&path, folder.path());
+        let settings = resolve(&here).unwrap_or_else(|error| panic!("{error}"));
         let again = folder.path().join("again.toml");
         fs::write(&again, settings.to_string()).expect("written");
         assert_eq!(
@@ -54,6 +56,17 @@ fn valid_files_resolve_and_say_the_same_again() {
             path.display()
         );
     }
+}
+
+/// A copy of a file whose users are in this folder: they are read with it.
+fn with_users(path: &Path, folder: &Path) -> PathBuf {
+    let (copy, users) = (folder.join("copy.toml"), folder.join("users"));
+    let text = fs::read_to_string(path).expect("text");
+    let text = text.replace("/etc/midspan/users", users.to_str().expect("text"));
+    fs::write(&copy, text).expect("written");
+    fs::write(&users, "").expect("written");
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).expect("chmod");
+    copy
 }
 
 #[test]

@@ -24,8 +24,14 @@ pub struct PasswordDigest(String);
 
 /// Not what is kept of a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a password is kept as the base64 of its SHA-256, 44 characters")]
-pub struct PasswordDigestError;
+pub enum PasswordDigestError {
+    /// It is something else.
+    #[error("a password is kept as the base64 of its SHA-256, 44 characters")]
+    NoDigest,
+    /// Most likely of a variable that was not set.
+    #[error("this is the SHA-256 of no password at all")]
+    NoPassword,
+}
 
 /// A user that the relay knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,8 +125,10 @@ impl FromStr for PasswordDigest {
 
     fn from_str(written: &str) -> Result<Self, PasswordDigestError> {
         match STANDARD.decode(written) {
-            Ok(bytes) if bytes.len() == SHA256_OUTPUT_LEN => Ok(Self(written.to_owned())),
-            _ => Err(PasswordDigestError),
+            Ok(bytes) if bytes.len() != SHA256_OUTPUT_LEN => Err(PasswordDigestError::NoDigest),
+            Ok(_) if written == Self::of("").0 => Err(PasswordDigestError::NoPassword),
+            Ok(_) => Ok(Self(written.to_owned())),
+            Err(_) => Err(PasswordDigestError::NoDigest),
         }
     }
 }
@@ -231,8 +239,11 @@ mod tests {
             "pasSw0rD",
             "AUiBnFUd+h5Wy2jsmdfmwRdKqTMBVNPuxZcRy3PYkxk",
         ] {
-            assert_eq!(wrong.parse::<PasswordDigest>(), Err(PasswordDigestError));
+            let parsed = wrong.parse::<PasswordDigest>();
+            assert_eq!(parsed, Err(PasswordDigestError::NoDigest));
         }
+        let parsed = PasswordDigest::of("").to_string().parse::<PasswordDigest>();
+        assert_eq!(parsed, Err(PasswordDigestError::NoPassword));
         assert!(!format!("{:?}", PasswordDigest::of("x")).contains('='));
     }
 }

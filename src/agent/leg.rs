@@ -85,6 +85,13 @@ impl LegError {
         match self {
             Self::Introduction(IntroductionError::Approach(error)) => approach_advice(error),
             Self::Closed => Some("see whether the relay takes this transport at this port"),
+            Self::Resolve { .. } => Some("check the relay's name, and this host's resolver"),
+            Self::Connect { .. } | Self::ConnectTimeout { .. } => {
+                Some("see whether the relay runs, and whether something on the way blocks its port")
+            }
+            Self::AnswerTimeout => {
+                Some("see whether it is a relay that listens there, and over the same transport")
+            }
             _ => None,
         }
     }
@@ -104,6 +111,9 @@ pub(super) const fn approach_advice(error: &ApproachError) -> Option<&'static st
              its certificate, and `openssl x509 -noout -fingerprint -sha256` of any other; or pass \
              --relay-ca FILE with an authority's certificate, not with the relay's own",
         ),
+        ApproachError::Tls(Error::InvalidMessage(_)) => {
+            Some("what listens there does not speak TLS: check the port, or go without TLS")
+        }
         ApproachError::Tls(_) | ApproachError::Seal(_) => None,
     }
 }

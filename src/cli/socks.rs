@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use clap::{Args, value_parser};
 use tracing::{error, info, warn};
 
@@ -99,6 +99,7 @@ impl SocksArgs {
                 "pass --password-file FILE, or set {PASSWORD_VARIABLE}"
             ))?,
         };
+        let password = one_line(&password).context("the password")?;
         let local_user = self.local_user_file.as_ref().map(|path| {
             let path = host.current_dir.join(path);
             let written = secret_file::read("user", &path)?;
@@ -112,7 +113,7 @@ impl SocksArgs {
             rules: Arc::new(rules),
             listen: self.listen.0,
             relays: self.relay.clone(),
-            password: PasswordDigest::of(one_line(&password)),
+            password: PasswordDigest::of(password),
             protocol: match self.framed {
                 true => SubProtocol::Framed,
                 false => SubProtocol::Plain,
@@ -143,15 +144,19 @@ fn read_list(path: &Path) -> io::Result<String> {
 }
 
 /// A secret without the end of its line, which may hold blanks.
-fn one_line(secret: &str) -> &str {
-    secret
+fn one_line(secret: &str) -> anyhow::Result<&str> {
+    let line = secret
         .strip_suffix('\n')
-        .map_or(secret, |line| line.strip_suffix('\r').unwrap_or(line))
+        .map_or(secret, |line| line.strip_suffix('\r').unwrap_or(line));
+    ensure!(!line.is_empty(), "it is empty");
+    ensure!(!line.contains('\n'), "it has more than one line");
+    Ok(line)
 }
 
 fn local_user(written: &str) -> anyhow::Result<Credentials> {
-    let (user, password) = one_line(written)
+    let (user, password) = one_line(written)?
         .split_once(':')
+        .filter(|(user, password)| !user.is_empty() && !password.is_empty())
         .context("it is not USER:PASSWORD")?;
     Credentials::new(user, password).context("user and password have at most 255 bytes each")
 }
@@ -316,9 +321,17 @@ mod tests {
         let args = format!("{RELAY} --local-user-file {path}");
         let local_user = settings(&args, Some("x")).expect("valid").local_user;
         assert!(local_user == Credentials::new("u", "p:q"));
-        secret(folder.path(), "nobody\n");
-        let error = settings(&args, Some("x")).expect_err("no colon");
-        assert!(error.contains("it is not USER:PASSWORD"), "{error}");
+        for (wrong, said) in [
+            ("nobody\n", "it is not USER:PASSWORD"),
+            (":x\n", "it is not USER:PASSWORD"),
+            ("u:\n", "it is not USER:PASSWORD"),
+            ("u:p\nv:q\n", "it has more than one line"),
+            ("\n", "it is empty"),
+        ] {
+            secret(folder.path(), wrong);
+            let error = settings(&args, Some("x")).expect_err(wrong);
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]
@@ -340,6 +353,7 @@ mod tests {
                 Some("x"),
                 "1025 is not in 0..=1024",
             ),
+            (RELAY, Some(""), "the password: it is empty"),
             (
                 &format!("{RELAY} --password-file /none"),
                 None,

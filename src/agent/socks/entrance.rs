@@ -15,6 +15,7 @@ use crate::agent::socks::url::WebsocksUrl;
 use crate::agent::target::HostPort;
 use crate::agent::way::{self, WayError};
 use crate::protocol::socks5::{Client, ClientError, Pace, Reply, ReplyCode, Request};
+use crate::protocol::websocket::AnswerError;
 use crate::protocol::websocks::{MAX_FRAME, PONG, SubProtocol};
 use crate::runtime::clock;
 use crate::runtime::socket::Keepalive;
@@ -279,11 +280,28 @@ impl EnterError {
                  most",
             ),
             Self::Entry(EntryError::Approach(error)) => leg::approach_advice(error),
-            Self::Entry(EntryError::Answer(_)) => {
-                Some("see whether the relay serves WebSocks at this port: [websocks] users")
+            Self::Entry(EntryError::Answer(AnswerError::Refused { status })) => {
+                Some(status_advice(*status))
             }
+            Self::Entry(EntryError::Answer(_)) => Some(NO_WEBSOCKS),
             Self::Entry(_) => None,
         }
+    }
+}
+
+const NO_WEBSOCKS: &str = "see whether the relay serves WebSocks at this port ([websocks] users), \
+    and whether a gateway before it passes on the path /";
+
+/// What can be done about an answer other than 101.
+const fn status_advice(status: u16) -> &'static str {
+    match status {
+        400 => "if the port takes TLS alone, write websocks+wss",
+        429 => {
+            "too many wrong passwords, or connections, came from this address: wait a minute, and \
+             see which client of it has an old password"
+        }
+        502..=504 => "a gateway answers: see whether the relay behind it runs",
+        _ => NO_WEBSOCKS,
     }
 }
 

@@ -344,8 +344,9 @@ impl Pool {
             let next = error.next_step().unwrap_or_default();
             let relay = &self.gateway;
             match trouble {
+                Trouble::Unreachable => warn!(%relay, %error, next, "the relay is not reached"),
                 Trouble::Mute => warn!(%relay, %error, next, "the relay does not reply"),
-                _ => warn!(%relay, %error, next, "the relay lets nobody in"),
+                Trouble::Refuses => warn!(%relay, %error, next, "the relay lets nobody in"),
             }
         }
     }
