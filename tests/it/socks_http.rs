@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+
 use super::agents::dial;
 use super::patience::PATIENCE;
 use super::peers::resets::reset;
@@ -230,6 +232,8 @@ fn deaf_gateway(relay: SocketAddr, is_deaf: Arc<AtomicBool>) -> (SocketAddr, Rec
                 stream.try_clone().expect("a descriptor"),
             );
             thread::spawn(move || std::io::copy(&mut from_server, &mut to_client));
+            // So that little waits in it once it is deaf.
+            set_socket_recv_buffer_size(&stream, 4096).expect("a socket");
             let mut client = stream.try_clone().expect("a descriptor");
             let is_deaf = Arc::clone(&is_deaf);
             thread::spawn(move || {
@@ -251,7 +255,7 @@ fn deaf_gateway(relay: SocketAddr, is_deaf: Arc<AtomicBool>) -> (SocketAddr, Rec
 
 #[test]
 fn a_relay_that_asks_for_words_and_reads_none_is_given_up() {
-    /// So many that the kernel's buffers cannot take the answers, each three times as long.
+    /// Twice what the kernel's buffers may take of answers half as long.
     const PING_BYTES: usize = 16 << 20;
     let (folder, relay) = relay("");
     let is_deaf = Arc::new(AtomicBool::new(false));
@@ -264,7 +268,9 @@ fn a_relay_that_asks_for_words_and_reads_none_is_given_up() {
     client.read_exact(&mut [0; 7]).expect("half of it");
     let mut way = coming.recv_timeout(PATIENCE).expect("a way");
     is_deaf.store(true, Ordering::SeqCst);
-    let pings = b"\x89\0".repeat(1 << 10);
+    // Of more pings than these in one read, not all would be answered.
+    let ping = [b"\x89\x7d", &[b'x'; 125][..]].concat();
+    let pings = [ping, b"\x82\0".repeat(60)].concat().repeat(16);
     let given_up = (0..PING_BYTES / pings.len()).find_map(|_| way.write_all(&pings).err());
     assert!(given_up.is_some(), "it keeps all answers");
     let error = client.read(&mut [0]).expect_err("no end");
