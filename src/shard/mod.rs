@@ -27,6 +27,7 @@ pub mod per_address;
 pub mod pulse;
 pub mod reload;
 pub mod rendezvous;
+pub mod rendezvous_settings;
 pub mod rest;
 pub mod serve;
 pub mod session_log;

@@ -13,7 +13,8 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Client, Message, RelayService, RendezvousSettings};
+use super::rendezvous::{Client, Message, RelayService};
+use super::rendezvous_settings::RendezvousSettings;
 use super::sessions::Origin;
 use super::user_sessions::{Dial, place_of};
 use super::websocks::Visitor;

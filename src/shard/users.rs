@@ -13,7 +13,8 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::peer_address::PeerAddress;
-use super::rendezvous::{RelayService, RendezvousSettings};
+use super::rendezvous::RelayService;
+use super::rendezvous_settings::RendezvousSettings;
 use super::rest::Ask;
 use super::session_log::Errand;
 use super::user_sessions::{Dial, SessionId, UserSession, UserSessions, place_of};

@@ -1,0 +1,74 @@
+//! What the relay's service runs with, as far as a shard needs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls::ServerConfig;
+
+use crate::access::egress::Egress;
+use crate::access::{Allowances, Keyring, Users};
+use crate::association::table::OnUnknown;
+use crate::protocol::jet::{HostName, PublicUrl, Transport};
+use crate::web::Web;
+
+/// What the relay's service runs with, the same on all shards. Limits are one
+/// shard's share.
+#[derive(Clone, Debug)]
+pub struct RendezvousSettings {
+    /// Whether an acceptor may create the association that it names.
+    pub on_unknown: OnUnknown,
+    /// Whether an acceptor that names no association is given one, as version 1
+    /// has it.
+    pub v1_allowed: bool,
+    /// What an acceptor of version 1 is told to name as the relay.
+    pub instance: HostName,
+    /// How peers reach this relay: an association has a candidate for each.
+    pub routes: Vec<PublicUrl>,
+    /// For those who come over TLS.
+    pub tls: Arc<ServerConfig>,
+    /// Whether they alone are served: those who come otherwise show no certificate.
+    pub tls_required: bool,
+    /// By listener, the only transport that it is for.
+    pub only: Vec<Option<Transport>>,
+    /// Who may create associations by HTTP requests.
+    pub keyring: Keyring,
+    /// For whom the relay dials.
+    pub users: Users,
+    /// What some of them may.
+    pub allowances: Allowances,
+    /// Where it may.
+    pub egress: Egress,
+    /// What there is beside the relay's own paths.
+    pub web: Web,
+    /// STUN and TURN servers that clients are told.
+    pub stun: Vec<String>,
+    /// Who passes on others' connections, and says whose.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Who passes on others' requests, and says whose.
+    pub forwarded_for_from: Vec<IpNet>,
+    pub association_ttl: Duration,
+    /// How long a session may last.
+    pub session_ttl: Option<Duration>,
+    /// How long it may carry nothing.
+    pub session_idle: Option<Duration>,
+    pub handshake_timeout: Duration,
+    pub handshakes_max: usize,
+    pub connections_max: usize,
+    /// 0 is no limit.
+    pub connections_per_address_max: u32,
+    /// Of the whole process.
+    pub memory_bytes_max: u64,
+    pub waiting_per_address_max: u32,
+    pub spent_tokens_max: usize,
+    /// Of one bearer, on all shards; 0 is no limit.
+    pub creations_per_minute_max: u32,
+    /// On all shards; 0 is no limit.
+    pub sessions_per_user_max: u32,
+    /// As above.
+    pub dials_per_minute_max: u32,
+    /// On all shards.
+    pub names_per_user_max: usize,
+    /// 0 is no limit.
+    pub wrong_passwords_per_minute_max: u32,
+}
