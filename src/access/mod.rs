@@ -6,7 +6,7 @@
 //! made of, which is as secret as the password; see `user.rs`.
 //!
 //! [`egress`] says where the relay may dial for others, and [`routing`] what a local agent
-//! does with a destination.
+//! does with a destination; [`forwarding`] who serves and uses forwarded ports.
 //!
 //! Left out: where keys come from (that is `config`), and what an answer to a peer
 //! without one looks like (that is `session`).
@@ -14,6 +14,7 @@
 mod allowance;
 mod api_key;
 pub mod egress;
+pub mod forwarding;
 mod guesses;
 mod keyring;
 mod rate;

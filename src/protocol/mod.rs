@@ -9,6 +9,7 @@ pub mod http_head;
 pub mod http_proxy;
 pub mod jet;
 pub mod proxy_protocol;
+pub mod ptth_http;
 pub mod socks5;
 pub mod websocket;
 pub mod websocks;

@@ -1,6 +1,6 @@
 //! What a leg's bytes are wrapped in, taken off and put on without a system call.
 //!
-//! A [`Codec`] is one leg's: TLS, WebSocket, or the second within the first. The
+//! A [`Codec`] is one leg's: TLS, WebSocket or an HTTP body, or one of these within TLS. The
 //! bytes themselves are in a [`Workshop`], which a whole shard shares. What came
 //! from a leg is opened and decoded where it lies, into `Chunk`s of application
 //! bytes; what goes to a leg is encoded where it lies, its headers written into the
@@ -18,11 +18,13 @@
 
 mod chunk;
 mod gather;
+mod http_body;
 mod masks;
 mod websocket;
 mod workshop;
 
 use chunk::Chunk;
+pub use http_body::{AnswerBody, HttpBody};
 use masks::MaskKeys;
 pub use websocket::{Closing, HALF_CLOSE_PROTOCOL, WebSocket};
 pub(crate) use workshop::Outgoing;
@@ -33,6 +35,7 @@ use std::ops::Range;
 use thiserror::Error;
 
 use super::keepalive::PingSettings;
+use crate::protocol::http_head::ChunkError;
 use crate::protocol::websocket::{CloseCode, Role, Violation};
 use crate::tls::{SealError, Session, Wire};
 
@@ -41,6 +44,7 @@ use crate::tls::{SealError, Session, Wire};
 pub struct Codec {
     tls: Option<Box<Session>>,
     websocket: Option<WebSocket>,
+    http: Option<HttpBody>,
     /// How the leg's stream stood last.
     heard: Heard,
     /// Looks in a row that found that nothing had come.
@@ -79,8 +83,14 @@ pub enum CodecError {
     /// The peer broke WebSocket's rules.
     #[error(transparent)]
     WebSocket(#[from] Violation),
-    /// The connection ended within a frame or a record.
-    #[error("the connection ended within a frame or a record")]
+    /// The body of an HTTP request is not what its head says.
+    #[error("http: {0}")]
+    Chunks(#[from] ChunkError),
+    /// Whoever is answered over HTTP says something in between.
+    #[error("http: a request before the last one was answered")]
+    Unasked,
+    /// The connection ended within a frame, a record or a body.
+    #[error("the connection ended within a frame, a record or a body")]
     Cut,
 }
 
@@ -93,6 +103,7 @@ impl Codec {
             Box::new(Self {
                 tls,
                 websocket,
+                http: None,
                 heard: Heard::Open,
                 silent_looks: 0,
             })
@@ -121,6 +132,30 @@ impl Codec {
         Ok((Some(codec), kept))
     }
 
+    /// As [`Self::begin`], for a leg with an HTTP body, behind its head.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn begin_http(
+        tls: Option<Box<Session>>,
+        body: HttpBody,
+        early: Vec<u8>,
+    ) -> Result<(Box<Self>, Vec<u8>), CodecError> {
+        let mut codec = Box::new(Self {
+            tls,
+            websocket: None,
+            heard: body.heard(),
+            http: Some(body),
+            silent_looks: 0,
+        });
+        let kept = codec.keep_early(early)?;
+        if codec.heard == Heard::Open && codec.tls.as_ref().is_some_and(|tls| tls.has_ended()) {
+            codec.end_of_input()?;
+        }
+        Ok((codec, kept))
+    }
+
     /// Decodes what came from the leg, opened, and now lies at `fresh` in `buffer`;
     /// appends what was found to `chunks`.
     fn decode(
@@ -130,6 +165,10 @@ impl Codec {
         chunks: &mut Vec<Chunk>,
         masks: &mut MaskKeys,
     ) -> Result<(), CodecError> {
+        if let Some(http) = &mut self.http {
+            self.heard = http.decode(buffer, fresh, chunks)?;
+            return Ok(());
+        }
         let Some(websocket) = &mut self.websocket else {
             if !fresh.is_empty() {
                 chunks.push(Chunk::plain(fresh));
@@ -217,9 +256,10 @@ impl Codec {
     /// to us. A leg that we dialled masks, and needs more than another codec's gaps:
     /// its pair's other leg has no codec.
     fn encode(&mut self, buffer: &mut [u8], chunk: &Chunk, masks: &mut MaskKeys) -> Range<usize> {
-        match &mut self.websocket {
-            Some(websocket) => websocket.encode(buffer, chunk, masks),
-            None => chunk.range.clone(),
+        match (&mut self.websocket, &mut self.http) {
+            (Some(websocket), _) => websocket.encode(buffer, chunk, masks),
+            (None, Some(http)) => http.encode(buffer, chunk),
+            (None, None) => chunk.range.clone(),
         }
     }
 
@@ -232,10 +272,11 @@ impl Codec {
         if self.tls.as_ref().is_some_and(|tls| !tls.may_end_here()) {
             return Err(CodecError::Cut);
         }
-        self.heard = match &mut self.websocket {
-            Some(websocket) => websocket.end_of_input()?,
+        self.heard = match (&mut self.websocket, &self.http) {
+            (Some(websocket), _) => websocket.end_of_input()?,
+            (None, Some(http)) => http.end_of_input()?,
             // Many end a connection without a word; what they sent counts.
-            None => Heard::Ended,
+            (None, None) => Heard::Ended,
         };
         Ok(self.heard)
     }
@@ -268,6 +309,9 @@ impl Codec {
         let mut words = Vec::new();
         if let Some(websocket) = &mut self.websocket {
             websocket.take_words(is_end, masks, &mut words);
+        }
+        if is_end && let Some(http) = &mut self.http {
+            http.take_end(&mut words);
         }
         self.wrap(&words, wire)?;
         match &mut self.tls {
@@ -359,7 +403,7 @@ impl CodecError {
     pub const fn close_code(&self) -> CloseCode {
         match self {
             Self::WebSocket(violation) => violation.close_code(),
-            Self::Tls(_) | Self::Cut => CloseCode::PROTOCOL_ERROR,
+            Self::Tls(_) | Self::Chunks(_) | Self::Unasked | Self::Cut => CloseCode::PROTOCOL_ERROR,
         }
     }
 }

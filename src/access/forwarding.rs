@@ -1,0 +1,258 @@
+//! Who serves and who uses forwarded ports: the servers and clients of PTTH, by their keys.
+//!
+//! A server is who has its key, and its name is its own; a client reaches the servers and
+//! ports that it is let to. Both kinds of keys are random, and kept as hashes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::api_key::{KeyHash, Presented};
+use crate::protocol::ptth_http::{Name, NameError, Place};
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// By which clients ask for it.
+    pub name: Name,
+    /// What is kept of its key.
+    pub hash: KeyHash,
+}
+
+/// A client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Whose it is, for people.
+    pub name: Name,
+    /// What is kept of its key.
+    pub hash: KeyHash,
+    /// What it reaches.
+    pub may: Vec<Reachable>,
+}
+
+/// What a client reaches: `*`, a server, or a port of one, `home:22`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reachable {
+    /// `None`: every one.
+    server: Option<Name>,
+    /// `None`: every one of the server's.
+    port: Option<Name>,
+}
+
+/// All servers and clients of a relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    servers: Vec<Server>,
+    clients: Vec<Client>,
+}
+
+/// Why somebody may not do what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotForwarded {
+    /// It shows no key.
+    #[error("a key is needed")]
+    NoKey,
+    /// Nobody has this key, in this role.
+    #[error("the key is unknown")]
+    UnknownKey,
+    /// No such server, as far as this client is concerned.
+    #[error("no such server")]
+    NoServer,
+}
+
+impl Forwarding {
+    /// These servers and clients, each of another name and another key.
+    #[must_use]
+    pub const fn new(servers: Vec<Server>, clients: Vec<Client>) -> Self {
+        Self { servers, clients }
+    }
+
+    /// Whether nobody forwards anything.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
+
+    /// Every server.
+    #[must_use]
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// Every client.
+    #[must_use]
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
+    /// Which server shows this key. How long this takes does not depend on the key.
+    ///
+    /// # Errors
+    ///
+    /// None does.
+    pub fn server(&self, presented: Option<&Presented>) -> Result<&Server, NotForwarded> {
+        find(&self.servers, presented, |server| server.hash)
+    }
+
+    /// Which client shows this key. How long this takes does not depend on the key.
+    ///
+    /// # Errors
+    ///
+    /// None does.
+    pub fn client(&self, presented: Option<&Presented>) -> Result<&Client, NotForwarded> {
+        find(&self.clients, presented, |client| client.hash)
+    }
+
+    /// Whether a client reaches a place, whose server there is.
+    ///
+    /// # Errors
+    ///
+    /// It looks the same for a server that is none and for one that is not for this client.
+    pub fn check(&self, client: &Client, place: &Place) -> Result<(), NotForwarded> {
+        let exists = self
+            .servers
+            .iter()
+            .any(|server| server.name == place.server);
+        let may = client.may.iter().any(|reachable| reachable.fits(place));
+        match exists && may {
+            true => Ok(()),
+            false => Err(NotForwarded::NoServer),
+        }
+    }
+}
+
+fn find<'all, T>(
+    all: &'all [T],
+    presented: Option<&Presented>,
+    hash_of: impl Fn(&T) -> KeyHash,
+) -> Result<&'all T, NotForwarded> {
+    let hash = presented.ok_or(NotForwarded::NoKey)?.hash();
+    let mut found = None;
+    for one in all {
+        // The comparison takes the same time for every key, and all are compared.
+        if hash_of(one) == hash {
+            found = Some(one);
+        }
+    }
+    found.ok_or(NotForwarded::UnknownKey)
+}
+
+impl Reachable {
+    fn fits(&self, place: &Place) -> bool {
+        self.server
+            .as_ref()
+            .is_none_or(|server| *server == place.server)
+            && self.port.as_ref().is_none_or(|port| *port == place.port)
+    }
+}
+
+impl FromStr for Reachable {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text == "*" {
+            return Ok(Self {
+                server: None,
+                port: None,
+            });
+        }
+        let (server, port) = match text.split_once(':') {
+            Some((server, port)) => (server, Some(port.parse()?)),
+            None => (text, None),
+        };
+        Ok(Self {
+            server: Some(server.parse()?),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Reachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.server, &self.port) {
+            (None, _) => f.write_str("*"),
+            (Some(server), None) => server.fmt(f),
+            (Some(server), Some(port)) => write!(f, "{server}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ApiKey;
+    use super::*;
+
+    fn key(byte: u8) -> ApiKey {
+        ApiKey::from_random([byte; 24])
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn forwarding() -> Forwarding {
+        let server = |text, byte| Server {
+            name: name(text),
+            hash: key(byte).hash(),
+        };
+        let client = |text, byte, may: &[&str]| Client {
+            name: name(text),
+            hash: key(byte).hash(),
+            may: may.iter().map(|text| text.parse().unwrap()).collect(),
+        };
+        Forwarding::new(
+            vec![server("home", 1), server("lab", 2)],
+            vec![
+                client("alice", 3, &["home:22", "lab"]),
+                client("root", 4, &["*"]),
+                client("nobody", 5, &[]),
+            ],
+        )
+    }
+
+    #[test]
+    fn a_key_is_good_in_its_own_role_alone() {
+        let all = forwarding();
+        let shown = |byte| Presented::new(key(byte).to_string());
+        assert_eq!(
+            all.server(Some(&shown(2))).map(|it| it.name.as_str()),
+            Ok("lab")
+        );
+        assert_eq!(
+            all.client(Some(&shown(3))).map(|it| it.name.as_str()),
+            Ok("alice")
+        );
+        assert_eq!(all.server(Some(&shown(3))), Err(NotForwarded::UnknownKey));
+        assert_eq!(all.client(Some(&shown(1))), Err(NotForwarded::UnknownKey));
+        assert_eq!(all.client(None), Err(NotForwarded::NoKey));
+    }
+
+    #[test]
+    fn a_client_reaches_what_it_is_let_to() {
+        let all = forwarding();
+        for (client, server, port, is_reached) in [
+            (0, "home", "22", true),
+            (0, "home", "80", false),
+            (0, "lab", "80", true),
+            (1, "home", "80", true),
+            (1, "moon", "80", false),
+            (2, "home", "22", false),
+        ] {
+            let place = Place {
+                server: name(server),
+                port: name(port),
+            };
+            let checked = all.check(&all.clients()[client], &place);
+            assert_eq!(checked.is_ok(), is_reached, "{client} {place:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_reached_is_read_as_it_is_written() {
+        for text in ["*", "home", "home:22"] {
+            assert_eq!(text.parse::<Reachable>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "home:", ":22", "*:22", "a b"] {
+            assert!(wrong.parse::<Reachable>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What a request asks for: `/ptth/v1/<call>/…`.
+
+use thiserror::Error;
+
+use super::connection_id::{ConnectionId, ConnectionIdError};
+use super::name::{Name, NameError};
+use crate::protocol::http_head::RequestHead;
+
+/// The header of the original HTTP relay, in which a key may stand; `Authorization: Bearer`
+/// is as good.
+const KEY_HEADER: &str = "X-ApiKey";
+
+/// One request of a proxy's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `listen/<port>`: a server waits for a connection to one of its ports.
+    Listen {
+        /// The server's own name for it.
+        port: Name,
+    },
+    /// `connect/<server>/<port>`: a client wants one. The answer's body is what the server
+    /// sends.
+    Connect {
+        /// Whose.
+        server: Name,
+        /// Which.
+        port: Name,
+    },
+    /// `accept/<id>`: the server takes it. The answer's body is what the client sends.
+    Accept(ConnectionId),
+    /// `reject/<id>`: the server does not.
+    Reject(ConnectionId),
+    /// `upstream/<id>`: its body is what the client sends.
+    Upstream(ConnectionId),
+    /// `downstream/<id>`: its body is what the server sends.
+    Downstream(ConnectionId),
+}
+
+/// Why a request asks for nothing that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CallError {
+    /// The path is another protocol's: 404.
+    #[error("no path of ptth")]
+    NotOurs,
+    /// There is no such call: 404.
+    #[error("ptth has no such call")]
+    Unknown,
+    /// All calls are POST; `listen` may be GET: 405.
+    #[error("this call takes {allow} only")]
+    WrongMethod {
+        /// The methods, as the header `Allow` lists them.
+        allow: &'static str,
+    },
+    /// A name is none: 400.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// An id is none that a relay has made, so that nobody has it: 404.
+    #[error(transparent)]
+    Id(#[from] ConnectionIdError),
+}
+
+impl Call {
+    /// Reads a request.
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing to do.
+    pub fn from_head(head: &RequestHead<'_, '_>) -> Result<Self, CallError> {
+        let path = head.target.split('?').next().unwrap_or_default();
+        let call = path.strip_prefix("/ptth/v1/").ok_or(CallError::NotOurs)?;
+        let segments: Vec<&str> = call.split('/').collect();
+        let allow = match segments[0] {
+            "listen" => "GET, POST",
+            _ => "POST",
+        };
+        let call = match segments[..] {
+            ["listen", port] => Self::Listen {
+                port: port.parse()?,
+            },
+            ["connect", server, port] => Self::Connect {
+                server: server.parse()?,
+                port: port.parse()?,
+            },
+            ["accept", id] => Self::Accept(id.parse()?),
+            ["reject", id] => Self::Reject(id.parse()?),
+            ["upstream", id] => Self::Upstream(id.parse()?),
+            ["downstream", id] => Self::Downstream(id.parse()?),
+            _ => return Err(CallError::Unknown),
+        };
+        match allow.split(", ").any(|method| method == head.method) {
+            true => Ok(call),
+            false => Err(CallError::WrongMethod { allow }),
+        }
+    }
+
+    /// Whether the request's body is a stream, and not something to be read away.
+    #[must_use]
+    pub const fn streams(&self) -> bool {
+        matches!(self, Self::Upstream(_) | Self::Downstream(_))
+    }
+
+    /// The call's name, in paths, metrics and logs.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Listen { .. } => "listen",
+            Self::Connect { .. } => "connect",
+            Self::Accept(_) => "accept",
+            Self::Reject(_) => "reject",
+            Self::Upstream(_) => "upstream",
+            Self::Downstream(_) => "downstream",
+        }
+    }
+}
+
+/// The key that a request shows in the header of the original.
+#[must_use]
+pub fn presented_key<'bytes>(head: &RequestHead<'bytes, '_>) -> Option<&'bytes str> {
+    let value = head.headers.find(KEY_HEADER)?;
+    str::from_utf8(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Progress;
+    use crate::protocol::http_head::{HeadPolicy, HeaderSlots};
+
+    const ID: &str = "GAYTEMZUGU3DOOBZMFRGGZDFMY";
+
+    fn check(line: &str, expected: &Result<Call, CallError>) {
+        let wire = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut slots = HeaderSlots::<4>::new();
+        let head = RequestHead::decode(wire.as_bytes(), HeadPolicy::HTTP, &mut slots);
+        let Ok(Progress::Complete { value, .. }) = head else {
+            panic!("{line}");
+        };
+        assert_eq!(Call::from_head(&value), *expected, "{line}");
+    }
+
+    #[test]
+    fn paths_and_methods_say_what_is_asked() {
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        let id = ID.parse().unwrap();
+        let listen = || Ok(Call::Listen { port: name("22") });
+        for (line, expected) in [
+            ("POST /ptth/v1/listen/22", listen()),
+            ("GET /ptth/v1/listen/22", listen()),
+            ("POST /ptth/v1/listen/22?x=y", listen()),
+            (
+                "POST /ptth/v1/connect/home/22",
+                Ok(Call::Connect {
+                    server: name("home"),
+                    port: name("22"),
+                }),
+            ),
+            (&format!("POST /ptth/v1/accept/{ID}"), Ok(Call::Accept(id))),
+            (&format!("POST /ptth/v1/reject/{ID}"), Ok(Call::Reject(id))),
+            (
+                &format!("POST /ptth/v1/upstream/{ID}"),
+                Ok(Call::Upstream(id)),
+            ),
+            (
+                &format!("POST /ptth/v1/downstream/{ID}"),
+                Ok(Call::Downstream(id)),
+            ),
+            (
+                "DELETE /ptth/v1/listen/22",
+                Err(CallError::WrongMethod { allow: "GET, POST" }),
+            ),
+            (
+                &format!("GET /ptth/v1/accept/{ID}"),
+                Err(CallError::WrongMethod { allow: "POST" }),
+            ),
+            ("POST /ptth/v1/accept/x", Err(ConnectionIdError.into())),
+            ("POST /ptth/v1/listen/..", Err(NameError::Letters.into())),
+            ("POST /ptth/v1/connect/home", Err(CallError::Unknown)),
+            ("POST /ptth/v1/listen/22/", Err(CallError::Unknown)),
+            ("POST /ptth/v1/", Err(CallError::Unknown)),
+            ("POST /ptth/v2/listen/22", Err(CallError::NotOurs)),
+            ("POST /jet/create", Err(CallError::NotOurs)),
+        ] {
+            check(line, &expected);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! PTTH port forwarding over HTTP: what the requests ask for, and how they are answered.
+//! `[PTTH-HTTP]`; `docs/protocols/ptth-http.md` says what the document leaves open.
+//!
+//! One TCP connection is four requests, two of either side. Nothing streams both ways:
+//!
+//! ```text
+//!   client   upstream ─────> accept     server
+//!            connect  <───── downstream
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `call` | a request, by its method and path |
+//! | `name` | servers' names, and those of their ports |
+//! | `connection_id` | what the relay calls one connection |
+//! | `answer` | the heads of what is answered |
+//! | `switchboard` | who waits for whom at the relay |
+//!
+//! Left out: whose key is good for what (`access`), and the bodies, which pass as they come
+//! (`http_head::BodyReader`).
+
+mod answer;
+mod call;
+mod connection_id;
+mod name;
+mod switchboard;
+
+pub use answer::{ID_HEADER, accepted, connected, offered};
+pub use call::{Call, CallError, presented_key};
+pub use connection_id::{ConnectionId, ConnectionIdError};
+pub use name::{NAME_BYTES_MAX, Name, NameError};
+pub use switchboard::{
+    ACCEPT_TIMEOUT, CONNECT_TIMEOUT, LEGS_TIMEOUT, Late, Place, Refusal, Switchboard, Whole,
+};

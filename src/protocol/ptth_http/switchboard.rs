@@ -1,0 +1,412 @@
+//! Who waits for whom: the tunnels that are not whole yet, as one shard sees them.
+//!
+//! ```text
+//!   connect ── waits ── offered ── taken ── accepted ── whole
+//!                │  a listener is told  │       │  upstream, downstream
+//!                └── (nobody listens)   └───────┴── too late: 504, or the end of all
+//! ```
+//!
+//! `W` is the caller's handle of a request that waits. Whoever is given back has to be told;
+//! who has gone has to be withdrawn. Names were checked before: a server and a client are
+//! whom their keys say.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::connection_id::ConnectionId;
+use super::name::Name;
+use crate::time::Timestamp;
+
+/// How long a client waits until its connection is accepted.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a server may take to accept what it was offered.
+pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the other requests may take once it has accepted.
+pub const LEGS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One port of one server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Whose.
+    pub server: Name,
+    /// Which, by the server's own name for it.
+    pub port: Name,
+}
+
+/// All tunnels of a shard that are not whole yet, and who waits for one.
+#[derive(Debug)]
+pub struct Switchboard<W> {
+    /// Connections that wait at one place.
+    backlog_max: usize,
+    places: HashMap<Place, Waiters<W>>,
+    tunnels: HashMap<ConnectionId, Tunnel<W>>,
+    /// INVARIANT: each tunnel's, and no others.
+    deadlines: BTreeSet<(Timestamp, u64, [u8; 16])>,
+    /// So that deadlines of the same time are in order.
+    begun: u64,
+}
+
+/// The four requests of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole<W> {
+    /// Whose answer is what the server sends.
+    pub connect: W,
+    /// Whose body is what the client sends.
+    pub upstream: W,
+    /// Whose answer is what the client sends.
+    pub accept: W,
+    /// Whose body is what the server sends.
+    pub downstream: W,
+}
+
+/// Why a request is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// There is no such tunnel, or it is not the caller's, which looks the same: 404.
+    #[error("no such connection")]
+    NotFound,
+    /// That part of it is taken: 409.
+    #[error("this part of the connection is in use")]
+    Used,
+    /// As many wait there as may: 503.
+    #[error("too many connections wait for this port")]
+    Busy,
+}
+
+/// What became of a tunnel that did not become whole in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Late<W> {
+    /// Nobody accepted it: its client is told so.
+    NotAccepted {
+        /// The client's request.
+        connect: W,
+        /// A server that may not have heard of it yet.
+        downstream: Option<W>,
+    },
+    /// Some request did not come: these are to be ended, as by a broken connection.
+    NotWhole(Vec<W>),
+}
+
+#[derive(Debug)]
+struct Waiters<W> {
+    listening: VecDeque<W>,
+    connecting: VecDeque<ConnectionId>,
+}
+
+#[derive(Debug)]
+struct Tunnel<W> {
+    place: Place,
+    client: Name,
+    deadline: Timestamp,
+    number: u64,
+    is_offered: bool,
+    connect: W,
+    accept: Option<W>,
+    upstream: Option<W>,
+    downstream: Option<W>,
+}
+
+impl<W> Default for Waiters<W> {
+    fn default() -> Self {
+        Self {
+            listening: VecDeque::new(),
+            connecting: VecDeque::new(),
+        }
+    }
+}
+
+impl<W: Copy + PartialEq> Switchboard<W> {
+    /// Nobody waits.
+    #[must_use]
+    pub fn new(backlog_max: usize) -> Self {
+        Self {
+            backlog_max,
+            places: HashMap::new(),
+            tunnels: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            begun: 0,
+        }
+    }
+
+    /// How many tunnels are not whole yet.
+    #[must_use]
+    pub fn tunnels_count(&self) -> usize {
+        self.tunnels.len()
+    }
+
+    /// A server listens. Gives the id of a connection that is for it at once; else it waits.
+    pub fn listen(&mut self, place: &Place, listener: W) -> Option<ConnectionId> {
+        let waiters = self.places.entry(place.clone()).or_default();
+        let Some(id) = waiters.connecting.pop_front() else {
+            waiters.listening.push_back(listener);
+            return None;
+        };
+        self.tidy(place);
+        self.tunnel(id).is_offered = true;
+        Some(id)
+    }
+
+    /// A listener waits no more.
+    pub fn stop_listening(&mut self, place: &Place, listener: W) {
+        if let Some(waiters) = self.places.get_mut(place) {
+            waiters.listening.retain(|waiting| *waiting != listener);
+            self.tidy(place);
+        }
+    }
+
+    /// A client wants a connection, which has the fresh name `id`. Gives the listener that is
+    /// to be told; without one the connection waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Busy`].
+    pub fn connect(
+        &mut self,
+        id: ConnectionId,
+        place: &Place,
+        client: Name,
+        connect: W,
+        now: Timestamp,
+    ) -> Result<Option<W>, Refusal> {
+        let waiters = self.places.entry(place.clone()).or_default();
+        let listener = waiters.listening.pop_front();
+        if listener.is_none() {
+            if waiters.connecting.len() >= self.backlog_max {
+                return Err(Refusal::Busy);
+            }
+            waiters.connecting.push_back(id);
+        }
+        self.tidy(place);
+        self.begun += 1;
+        let tunnel = Tunnel {
+            place: place.clone(),
+            client,
+            deadline: now + CONNECT_TIMEOUT,
+            number: self.begun,
+            is_offered: listener.is_some(),
+            connect,
+            accept: None,
+            upstream: None,
+            downstream: None,
+        };
+        self.deadlines.insert(tunnel.deadline_of(id));
+        let replaced = self.tunnels.insert(id, tunnel);
+        debug_assert!(replaced.is_none(), "an id is fresh");
+        Ok(listener)
+    }
+
+    /// The listener was told of the connection: it is to accept it before long.
+    pub fn handle_told(&mut self, id: ConnectionId, now: Timestamp) {
+        if let Some(tunnel) = self.tunnels.get(&id)
+            && tunnel.accept.is_none()
+        {
+            let sooner = tunnel.deadline.min(now + ACCEPT_TIMEOUT);
+            self.reschedule(id, sooner);
+        }
+    }
+
+    /// The listener could not be told. Gives another one that is to be; else the connection
+    /// waits again, before all others.
+    pub fn handle_not_told(&mut self, id: ConnectionId) -> Option<W> {
+        let tunnel = self.tunnels.get_mut(&id)?;
+        if tunnel.accept.is_some() {
+            return None;
+        }
+        let place = tunnel.place.clone();
+        let waiters = self.places.entry(place.clone()).or_default();
+        let listener = waiters.listening.pop_front();
+        if listener.is_none() {
+            waiters.connecting.push_front(id);
+        }
+        tunnel.is_offered = listener.is_some();
+        self.tidy(&place);
+        listener
+    }
+
+    /// A server accepts. Gives the client's request, which is to be answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`], [`Refusal::Used`].
+    pub fn accept(
+        &mut self,
+        id: ConnectionId,
+        server: &Name,
+        accept: W,
+        now: Timestamp,
+    ) -> Result<W, Refusal> {
+        let tunnel = self.of_server(id, server)?;
+        if tunnel.accept.is_some() {
+            return Err(Refusal::Used);
+        }
+        tunnel.accept = Some(accept);
+        let connect = tunnel.connect;
+        self.reschedule(id, now + LEGS_TIMEOUT);
+        Ok(connect)
+    }
+
+    /// A server does not want the connection, which is over. Gives the client's request.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`], [`Refusal::Used`].
+    pub fn reject(&mut self, id: ConnectionId, server: &Name) -> Result<W, Refusal> {
+        let tunnel = self.of_server(id, server)?;
+        if tunnel.accept.is_some() {
+            return Err(Refusal::Used);
+        }
+        let connect = tunnel.connect;
+        self.remove(id);
+        Ok(connect)
+    }
+
+    /// What a client sends has come.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`], [`Refusal::Used`].
+    pub fn upstream(
+        &mut self,
+        id: ConnectionId,
+        client: &Name,
+        upstream: W,
+    ) -> Result<(), Refusal> {
+        let tunnel = self
+            .tunnels
+            .get_mut(&id)
+            .filter(|tunnel| tunnel.client == *client);
+        // Until a server has accepted, the client does not know the id.
+        let tunnel = tunnel.filter(|tunnel| tunnel.accept.is_some());
+        take_place(&mut tunnel.ok_or(Refusal::NotFound)?.upstream, upstream)
+    }
+
+    /// What a server sends has come, perhaps before it accepts: that is another connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`], [`Refusal::Used`].
+    pub fn downstream(
+        &mut self,
+        id: ConnectionId,
+        server: &Name,
+        downstream: W,
+    ) -> Result<(), Refusal> {
+        take_place(&mut self.of_server(id, server)?.downstream, downstream)
+    }
+
+    /// The tunnel, once all four requests are there; it is no longer here then.
+    pub fn take_whole(&mut self, id: ConnectionId) -> Option<Whole<W>> {
+        let tunnel = self.tunnels.get(&id)?;
+        let whole = Whole {
+            connect: tunnel.connect,
+            upstream: tunnel.upstream?,
+            accept: tunnel.accept?,
+            downstream: tunnel.downstream?,
+        };
+        self.remove(id);
+        Some(whole)
+    }
+
+    /// One of its requests has gone. Gives the others, which are to be ended.
+    pub fn withdraw(&mut self, id: ConnectionId, gone: W) -> Vec<W> {
+        let Some(tunnel) = self.remove(id) else {
+            return Vec::new();
+        };
+        tunnel
+            .requests()
+            .filter(|request| *request != gone)
+            .collect()
+    }
+
+    /// When [`Self::poll_late`] has something to give, at the earliest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadlines.first().map(|(deadline, ..)| *deadline)
+    }
+
+    /// A tunnel that was not whole in time; call until `None`.
+    pub fn poll_late(&mut self, now: Timestamp) -> Option<Late<W>> {
+        let (deadline, _, id) = *self.deadlines.first()?;
+        if deadline > now {
+            return None;
+        }
+        let tunnel = self.remove(ConnectionId(id))?;
+        Some(match tunnel.accept {
+            None => Late::NotAccepted {
+                connect: tunnel.connect,
+                downstream: tunnel.downstream,
+            },
+            Some(_) => Late::NotWhole(tunnel.requests().collect()),
+        })
+    }
+
+    fn of_server(&mut self, id: ConnectionId, server: &Name) -> Result<&mut Tunnel<W>, Refusal> {
+        let tunnel = self.tunnels.get_mut(&id).filter(|tunnel| tunnel.is_offered);
+        tunnel
+            .filter(|tunnel| tunnel.place.server == *server)
+            .ok_or(Refusal::NotFound)
+    }
+
+    fn tunnel(&mut self, id: ConnectionId) -> &mut Tunnel<W> {
+        self.tunnels
+            .get_mut(&id)
+            .expect("who waits at a place has a tunnel")
+    }
+
+    fn reschedule(&mut self, id: ConnectionId, deadline: Timestamp) {
+        let tunnel = self.tunnels.get_mut(&id).expect("it was just looked at");
+        self.deadlines.remove(&tunnel.deadline_of(id));
+        tunnel.deadline = deadline;
+        self.deadlines.insert(tunnel.deadline_of(id));
+    }
+
+    fn remove(&mut self, id: ConnectionId) -> Option<Tunnel<W>> {
+        let tunnel = self.tunnels.remove(&id)?;
+        self.deadlines.remove(&tunnel.deadline_of(id));
+        if !tunnel.is_offered
+            && let Some(waiters) = self.places.get_mut(&tunnel.place)
+        {
+            waiters.connecting.retain(|waiting| *waiting != id);
+            self.tidy(&tunnel.place);
+        }
+        Some(tunnel)
+    }
+
+    /// Forgets a place where nobody waits.
+    fn tidy(&mut self, place: &Place) {
+        let is_empty = self
+            .places
+            .get(place)
+            .is_some_and(|waiters| waiters.listening.is_empty() && waiters.connecting.is_empty());
+        if is_empty {
+            self.places.remove(place);
+        }
+    }
+}
+
+impl<W: Copy> Tunnel<W> {
+    fn deadline_of(&self, id: ConnectionId) -> (Timestamp, u64, [u8; 16]) {
+        (self.deadline, self.number, id.0)
+    }
+
+    fn requests(&self) -> impl Iterator<Item = W> + use<W> {
+        let others = [self.accept, self.upstream, self.downstream];
+        std::iter::once(self.connect).chain(others.into_iter().flatten())
+    }
+}
+
+fn take_place<W>(place: &mut Option<W>, request: W) -> Result<(), Refusal> {
+    if place.is_some() {
+        return Err(Refusal::Used);
+    }
+    *place = Some(request);
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "switchboard_tests.rs"]
+mod tests;

@@ -1,0 +1,213 @@
+use super::*;
+
+const LISTEN: u32 = 1;
+const CONNECT: u32 = 2;
+const ACCEPT: u32 = 3;
+const UPSTREAM: u32 = 4;
+const DOWNSTREAM: u32 = 5;
+
+const ID: ConnectionId = ConnectionId(*b"0123456789abcdef");
+const START: Timestamp = Timestamp::from_nanos(0);
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn place() -> Place {
+    Place {
+        server: name("home"),
+        port: name("22"),
+    }
+}
+
+fn after(seconds: u64) -> Timestamp {
+    START + Duration::from_secs(seconds)
+}
+
+/// A connection that a listener was told of.
+fn taken() -> Switchboard<u32> {
+    let mut board = Switchboard::new(2);
+    assert_eq!(board.listen(&place(), LISTEN), None);
+    assert_eq!(
+        board.connect(ID, &place(), name("alice"), CONNECT, START),
+        Ok(Some(LISTEN))
+    );
+    board.handle_told(ID, START);
+    board
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Accept,
+    Upstream,
+    Downstream,
+}
+
+fn take(board: &mut Switchboard<u32>, step: Step) -> Result<(), Refusal> {
+    let (server, client) = (name("home"), name("alice"));
+    match step {
+        Step::Accept => board
+            .accept(ID, &server, ACCEPT, after(1))
+            .map(|connect| assert_eq!(connect, CONNECT)),
+        Step::Upstream => board.upstream(ID, &client, UPSTREAM),
+        Step::Downstream => board.downstream(ID, &server, DOWNSTREAM),
+    }
+}
+
+#[test]
+fn a_tunnel_is_whole_in_every_order_that_there_is() {
+    use Step::{Accept, Downstream, Upstream};
+    for order in [
+        [Accept, Upstream, Downstream],
+        [Accept, Downstream, Upstream],
+        // The server's two requests may overtake each other.
+        [Downstream, Accept, Upstream],
+    ] {
+        let mut board = taken();
+        for step in order {
+            assert_eq!(board.take_whole(ID), None, "{order:?} before {step:?}");
+            assert_eq!(take(&mut board, step), Ok(()), "{order:?}");
+            // Each once.
+            let used = match board.tunnels_count() {
+                0 => Err(Refusal::NotFound),
+                _ => Err(Refusal::Used),
+            };
+            assert_eq!(take(&mut board, step), used, "{order:?}");
+        }
+        let whole = Whole {
+            connect: CONNECT,
+            upstream: UPSTREAM,
+            accept: ACCEPT,
+            downstream: DOWNSTREAM,
+        };
+        assert_eq!(board.take_whole(ID), Some(whole), "{order:?}");
+        assert_eq!((board.tunnels_count(), board.next_deadline()), (0, None));
+    }
+    let mut board = taken();
+    assert_eq!(
+        take(&mut board, Upstream),
+        Err(Refusal::NotFound),
+        "the client cannot know the id yet"
+    );
+}
+
+#[test]
+fn an_id_is_good_for_its_server_and_its_client_alone() {
+    let mut board = taken();
+    let (stranger, other) = (name("lab"), ConnectionId([0; 16]));
+    assert_eq!(
+        board.accept(ID, &stranger, 9, START),
+        Err(Refusal::NotFound)
+    );
+    assert_eq!(board.reject(ID, &stranger), Err(Refusal::NotFound));
+    assert_eq!(board.downstream(ID, &stranger, 9), Err(Refusal::NotFound));
+    assert_eq!(
+        board.accept(other, &name("home"), 9, START),
+        Err(Refusal::NotFound)
+    );
+    assert_eq!(take(&mut board, Step::Accept), Ok(()));
+    assert_eq!(board.upstream(ID, &name("bob"), 9), Err(Refusal::NotFound));
+    assert_eq!(board.reject(ID, &name("home")), Err(Refusal::Used));
+    assert_eq!(take(&mut board, Step::Upstream), Ok(()));
+}
+
+#[test]
+fn who_comes_first_is_served_first_on_either_side() {
+    let mut board = Switchboard::new(2);
+    let ids: Vec<_> = (0..3).map(|byte| ConnectionId([byte; 16])).collect();
+    for (id, connect) in ids.iter().zip(20..) {
+        let outcome = board.connect(*id, &place(), name("alice"), connect, START);
+        let expected = match connect {
+            22 => Err(Refusal::Busy),
+            _ => Ok(None),
+        };
+        assert_eq!(outcome, expected);
+    }
+    assert_eq!(board.listen(&place(), 10), Some(ids[0]));
+    // Nobody may take what was offered to nobody.
+    assert_eq!(
+        board.accept(ids[1], &name("home"), 9, START),
+        Err(Refusal::NotFound)
+    );
+    assert_eq!(board.listen(&place(), 11), Some(ids[1]));
+    for listener in [12, 13, 14] {
+        assert_eq!(board.listen(&place(), listener), None);
+    }
+    board.stop_listening(&place(), 12);
+    let next = board.connect(ids[2], &place(), name("alice"), 22, START);
+    assert_eq!(next, Ok(Some(13)));
+    // It had gone: the next one is told, and then nobody is there.
+    assert_eq!(board.handle_not_told(ids[2]), Some(14));
+    assert_eq!(board.handle_not_told(ids[2]), None);
+    assert_eq!(board.handle_not_told(ids[0]), None);
+    // What waits again is before what came later.
+    assert_eq!(board.listen(&place(), 15), Some(ids[0]));
+    assert_eq!(board.listen(&place(), 16), Some(ids[2]));
+    assert_eq!(board.listen(&place(), 17), None);
+    board.stop_listening(&place(), 17);
+    assert!(board.places.is_empty());
+}
+
+#[test]
+fn whoever_is_late_ends_what_was_begun() {
+    let mut board = Switchboard::new(2);
+    assert_eq!(
+        board.connect(ID, &place(), name("alice"), CONNECT, START),
+        Ok(None)
+    );
+    assert_eq!(board.next_deadline(), Some(after(30)));
+    assert_eq!(board.poll_late(after(29)), None);
+    let not_accepted = Late::NotAccepted {
+        connect: CONNECT,
+        downstream: None,
+    };
+    assert_eq!(board.poll_late(after(30)), Some(not_accepted.clone()));
+    assert_eq!(board.poll_late(after(30)), None);
+    assert_eq!(
+        board.listen(&place(), LISTEN),
+        None,
+        "nobody waits any more"
+    );
+
+    let mut board = taken();
+    assert_eq!(board.next_deadline(), Some(after(10)));
+    assert_eq!(board.poll_late(after(10)), Some(not_accepted));
+    assert_eq!(take(&mut board, Step::Accept), Err(Refusal::NotFound));
+
+    let mut board = taken();
+    assert_eq!(take(&mut board, Step::Accept), Ok(()));
+    assert_eq!(take(&mut board, Step::Upstream), Ok(()));
+    assert_eq!(board.next_deadline(), Some(after(11)));
+    // It had been told already, and says so late.
+    board.handle_told(ID, after(9));
+    let all = vec![CONNECT, ACCEPT, UPSTREAM];
+    assert_eq!(board.poll_late(after(11)), Some(Late::NotWhole(all)));
+}
+
+#[test]
+fn whoever_goes_takes_the_others_with_it() {
+    for (gone, others) in [
+        (CONNECT, vec![ACCEPT, DOWNSTREAM]),
+        (ACCEPT, vec![CONNECT, DOWNSTREAM]),
+        (DOWNSTREAM, vec![CONNECT, ACCEPT]),
+    ] {
+        let mut board = taken();
+        assert_eq!(take(&mut board, Step::Downstream), Ok(()));
+        assert_eq!(take(&mut board, Step::Accept), Ok(()));
+        assert_eq!(board.withdraw(ID, gone), others);
+        assert!(board.withdraw(ID, gone).is_empty());
+        assert_eq!(take(&mut board, Step::Upstream), Err(Refusal::NotFound));
+        assert_eq!((board.tunnels_count(), board.next_deadline()), (0, None));
+    }
+    // Of those that wait for a listener as well.
+    let mut board = Switchboard::new(2);
+    board
+        .connect(ID, &place(), name("alice"), CONNECT, START)
+        .unwrap();
+    assert!(board.withdraw(ID, CONNECT).is_empty());
+    assert!(board.places.is_empty());
+
+    let mut board = taken();
+    assert_eq!(board.reject(ID, &name("home")), Ok(CONNECT));
+    assert_eq!(take(&mut board, Step::Accept), Err(Refusal::NotFound));
+}

@@ -1,0 +1,241 @@
+//! An HTTP body as a leg's wrapping: what comes in the body of one request goes out in the
+//! answer to another one.
+//!
+//! ```text
+//!   request's leg   head │ body ─────────────> body │ head   answer's leg
+//!                   200 <─ once the answer's leg has ended ─┘
+//! ```
+//!
+//! Chunks pass as they came, the last one too: the reader knows where they end, and nothing is
+//! taken apart (RFC 9112 §7.1). A body of known length gets chunks around it.
+
+use std::io::Write as _;
+use std::ops::Range;
+
+use super::chunk::Chunk;
+use super::{CodecError, Heard};
+use crate::protocol::http_head::{Body, BodyReader};
+
+/// What a request is answered whose body has arrived: RFC 9110 §15.3.1.
+const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n\
+    Connection: close\r\n\r\n";
+
+/// The last chunk, and no trailers.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// One leg's body: it comes, or it goes.
+#[derive(Debug)]
+pub enum HttpBody {
+    /// Behind the head of a request, which is answered once all is over.
+    Request(BodyReader),
+    /// Behind the head of an answer. Its leg says nothing more.
+    Answer(AnswerBody),
+}
+
+/// How a body goes out.
+#[derive(Debug)]
+pub struct AnswerBody {
+    /// What comes has no chunks yet.
+    makes_chunks: bool,
+    has_begun: bool,
+    /// The leg was told that nothing follows.
+    is_over: bool,
+}
+
+impl HttpBody {
+    /// Both bodies of one stream, whose request says how its own ends.
+    #[must_use]
+    pub const fn both(body: Body) -> [Self; 2] {
+        let answer = AnswerBody {
+            makes_chunks: !matches!(body, Body::Chunked),
+            has_begun: false,
+            is_over: false,
+        };
+        [Self::Request(BodyReader::new(body)), Self::Answer(answer)]
+    }
+
+    /// How the leg's stream stands before anything has come.
+    pub(super) fn heard(&self) -> Heard {
+        match self {
+            Self::Request(reader) if reader.has_ended() => Heard::Ended,
+            _ => Heard::Open,
+        }
+    }
+
+    pub(super) fn decode(
+        &mut self,
+        buffer: &[u8],
+        fresh: Range<usize>,
+        chunks: &mut Vec<Chunk>,
+    ) -> Result<Heard, CodecError> {
+        match self {
+            Self::Request(reader) => {
+                // What is behind the body is another request, which a connection that is to
+                // end has no answer for.
+                let count = reader.receive(&buffer[fresh.clone()])?;
+                if count > 0 {
+                    chunks.push(Chunk::plain(fresh.start..fresh.start + count));
+                }
+            }
+            Self::Answer(_) if fresh.is_empty() => {}
+            Self::Answer(_) => return Err(CodecError::Unasked),
+        }
+        Ok(self.heard())
+    }
+
+    pub(super) fn encode(&mut self, buffer: &mut [u8], chunk: &Chunk) -> Range<usize> {
+        let Self::Answer(answer) = self else {
+            return chunk.range.clone();
+        };
+        if !answer.makes_chunks || chunk.range.is_empty() {
+            return chunk.range.clone();
+        }
+        let mut line = [0; LINE_BYTES_MAX];
+        let line = answer.line_before(chunk.range.len(), &mut line);
+        let start = chunk.range.start - line.len();
+        buffer[start..chunk.range.start].copy_from_slice(line);
+        start..chunk.range.end
+    }
+
+    pub(super) fn end_of_input(&self) -> Result<Heard, CodecError> {
+        match self {
+            Self::Answer(answer) if answer.is_over => Ok(Heard::Ended),
+            Self::Request(reader) if reader.has_ended() || reader.may_end_here() => {
+                Ok(Heard::Ended)
+            }
+            _ => Err(CodecError::Cut),
+        }
+    }
+
+    /// Says that nothing follows.
+    pub(super) fn take_end(&mut self, wire: &mut Vec<u8>) {
+        match self {
+            Self::Request(_) => wire.extend_from_slice(DONE),
+            Self::Answer(answer) => {
+                answer.is_over = true;
+                if answer.makes_chunks {
+                    wire.extend_from_slice(if answer.has_begun { b"\r\n" } else { b"" });
+                    wire.extend_from_slice(LAST_CHUNK);
+                }
+            }
+        }
+    }
+}
+
+/// The end of the chunk before, a size of 32 bits, and the end of the line.
+const LINE_BYTES_MAX: usize = 2 + 8 + 2;
+
+const _: () = assert!(LINE_BYTES_MAX <= super::chunk::ROOM_BYTES);
+
+impl AnswerBody {
+    /// What stands before a chunk, with the end of the one before.
+    fn line_before<'line>(&mut self, bytes: usize, line: &'line mut [u8]) -> &'line [u8] {
+        let end_before = match std::mem::replace(&mut self.has_begun, true) {
+            true => "\r\n",
+            false => "",
+        };
+        let room = line.len();
+        let mut rest = &mut *line;
+        write!(rest, "{end_before}{bytes:x}\r\n").expect("a work buffer has less than 4 GiB");
+        let written = room - rest.len();
+        &line[..written]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Codec;
+    use super::super::workshop::Workshop;
+    use super::*;
+
+    /// What an answer's leg gets of these pieces of a request's body, and how that stood last.
+    fn relay(body: Body, pieces: &[&[u8]]) -> Result<(Vec<u8>, Heard), CodecError> {
+        let [request, answer] = HttpBody::both(body);
+        let mut workshop = Workshop::new(1 << 12);
+        let (source, _) = Codec::begin_http(None, request, Vec::new())?;
+        let (destination, _) = Codec::begin_http(None, answer, Vec::new())?;
+        let (mut source, mut destination) = (source, destination);
+        let mut sent = Vec::new();
+        for piece in pieces {
+            workshop
+                .landing(Some(&source), piece.len())
+                .copy_from_slice(piece);
+            workshop.decode(Some(&mut source), piece.len())?;
+            workshop.encode(Some(&mut destination)).unwrap();
+            let (gather, bytes) = workshop.gathered();
+            for place in gather.places() {
+                sent.extend_from_slice(&bytes[place.clone()]);
+            }
+        }
+        if source.heard() != Heard::Open {
+            workshop.take_words(&mut destination, true).unwrap();
+            sent.extend_from_slice(workshop.wire());
+        }
+        Ok((sent, source.heard()))
+    }
+
+    #[test]
+    fn chunks_pass_as_they_came_however_they_are_cut() {
+        let wire = b"5;a=b\r\nhello\r\n6\r\n world\r\n0\r\nTrailer: x\r\n\r\n";
+        for cut in 0..=wire.len() {
+            let relayed = relay(Body::Chunked, &[&wire[..cut], &wire[cut..]]);
+            assert_eq!(relayed, Ok((wire.to_vec(), Heard::Ended)), "{cut}");
+        }
+        let (sent, heard) = relay(Body::Chunked, &[&wire[..9]]).unwrap();
+        assert_eq!((&sent[..], heard), (&wire[..9], Heard::Open));
+        let behind = [&wire[..], b"POST / HTTP/1.1\r\n\r\n"].concat();
+        assert_eq!(
+            relay(Body::Chunked, &[&behind]),
+            Ok((wire.to_vec(), Heard::Ended))
+        );
+        assert!(matches!(
+            relay(Body::Chunked, &[b"x"]),
+            Err(CodecError::Chunks(_))
+        ));
+    }
+
+    #[test]
+    fn a_body_of_known_length_gets_chunks() {
+        let long = vec![b'x'; 0x123];
+        for (pieces, length, expected) in [
+            (vec![&b"hello"[..]], 5, "5\r\nhello\r\n0\r\n\r\n".to_owned()),
+            (
+                vec![b"he", b"llo", b"!"],
+                5,
+                "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n".to_owned(),
+            ),
+            (vec![], 0, "0\r\n\r\n".to_owned()),
+            (
+                vec![&long[..]],
+                0x123,
+                format!("123\r\n{}\r\n0\r\n\r\n", "x".repeat(0x123)),
+            ),
+        ] {
+            let relayed = relay(Body::Length(length), &pieces);
+            assert_eq!(relayed, Ok((expected.into_bytes(), Heard::Ended)));
+        }
+    }
+
+    #[test]
+    fn an_end_within_a_body_is_none() {
+        let [mut request, mut answer] = HttpBody::both(Body::Chunked);
+        let mut chunks = Vec::new();
+        assert_eq!(request.end_of_input(), Err(CodecError::Cut));
+        assert_eq!(answer.end_of_input(), Err(CodecError::Cut));
+        assert_eq!(
+            answer.decode(b"GET", 0..3, &mut chunks),
+            Err(CodecError::Unasked)
+        );
+        assert_eq!(
+            request.decode(LAST_CHUNK, 0..5, &mut chunks),
+            Ok(Heard::Ended)
+        );
+        assert_eq!(request.end_of_input(), Ok(Heard::Ended));
+        let mut wire = Vec::new();
+        answer.take_end(&mut wire);
+        assert!(wire.is_empty(), "the last chunk has passed");
+        assert_eq!(answer.end_of_input(), Ok(Heard::Ended));
+        request.take_end(&mut wire);
+        assert!(wire.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    }
+}
