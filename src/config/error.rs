@@ -8,6 +8,7 @@ use super::{ListenAddress, Listener, TreeError, ValueError};
 use crate::access::egress::PatternError;
 use crate::access::{IssuerError, KeyHashError, PasswordDigestError};
 use crate::protocol::jet::{PublicUrl, PublicUrlError};
+use crate::protocol::ptth_http::NameError;
 use crate::web::OriginError;
 
 /// One thing wrong with the configuration.
@@ -267,6 +268,9 @@ pub enum Problem {
     /// Two keys of one name, or two names for one key.
     #[error("the key \"{name}\" is listed twice, by its name or by its hash")]
     KeyTwice { name: String },
+    /// Not the name of a server, a port or a client.
+    #[error(transparent)]
+    Name(NameError),
     /// A key for nothing.
     #[error("the key \"{name}\" is good for nothing; scopes are create, read and terminate")]
     NoScope { name: String },

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::similar;
+use super::forwarding::WrittenPtth;
 use super::limits::WrittenLimits;
 use super::web::WrittenWeb;
 use super::websocks::{WrittenEgress, WrittenWebsocks};
@@ -101,6 +102,8 @@ pub(super) struct Written {
     pub(super) websocks: WrittenWebsocks,
     #[serde(default)]
     pub(super) egress: WrittenEgress,
+    #[serde(default)]
+    pub(super) ptth: WrittenPtth,
     #[serde(default)]
     pub(super) web: WrittenWeb,
 }

@@ -16,6 +16,7 @@ pub mod certificates;
 mod cores;
 mod error;
 pub mod file;
+mod forwarding;
 pub mod keys;
 pub mod limits;
 mod listener;

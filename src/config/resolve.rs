@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::certificates::tls;
 use super::file::ConfigFile;
+use super::forwarding::forwarding;
 use super::keys::keyring;
 use super::limits::{Limits, handshakes_for, spec_of, spill_for, web_for};
 use super::listening::{admin, listeners};
@@ -88,6 +89,7 @@ impl RelaySettings {
             keyring: keyring(file)?,
             users: users(file)?,
             egress: egress(file)?,
+            forwarding: forwarding(file)?,
             tls: tls(
                 flags
                     .tls

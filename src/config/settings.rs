@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::certificates::{CertificateFiles, TlsSettings};
+use super::forwarding;
 use super::limits::{LimitFlag, Limits};
 use super::web;
 use super::websocks::{self, UsersFile};
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::access::Keyring;
 use crate::access::egress::Egress;
+use crate::access::forwarding::Forwarding;
 use crate::protocol::jet::{PublicUrl, Transport};
 use crate::web::Web;
 
@@ -76,6 +78,8 @@ pub struct RelaySettings {
     pub users: UsersFile,
     /// Where it may dial.
     pub egress: Egress,
+    /// Whose ports it forwards, by PTTH, and to whom.
+    pub forwarding: Forwarding,
     /// What those get who ask over HTTP for none of the relay's own paths.
     pub web: Web,
 }
@@ -293,6 +297,7 @@ impl fmt::Display for RelaySettings {
             write!(f, "\n{issuer}")?;
         }
         websocks::Shown(&self.users, &self.egress).fmt(f)?;
+        forwarding::Shown(&self.forwarding).fmt(f)?;
         web::Shown(&self.web).fmt(f)?;
         self.tls.fmt(f)
     }

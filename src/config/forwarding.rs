@@ -1,0 +1,122 @@
+//! Who serves and who uses forwarded ports, as the file lists them: `[[ptth.servers]]` and
+//! `[[ptth.clients]]`.
+
+use std::fmt;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::file::ConfigFile;
+use super::{ConfigError, Problem};
+use crate::access::KeyHash;
+use crate::access::forwarding::{Client, Forwarding, Server};
+use crate::protocol::ptth_http::Name;
+
+/// `[ptth]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenPtth {
+    #[serde(default)]
+    servers: Vec<WrittenServer>,
+    #[serde(default)]
+    clients: Vec<WrittenClient>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenServer {
+    name: Spanned<String>,
+    sha256: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenClient {
+    name: Spanned<String>,
+    sha256: Spanned<String>,
+    may: Vec<Spanned<String>>,
+}
+
+/// Names and keys that are in use, by which no other may be called or known.
+#[derive(Default)]
+struct Taken {
+    names: Vec<Name>,
+    hashes: Vec<KeyHash>,
+}
+
+/// The servers and clients that the file lists.
+pub(super) fn forwarding(file: Option<&ConfigFile>) -> Result<Forwarding, ConfigError> {
+    let Some(file) = file else {
+        return Ok(Forwarding::default());
+    };
+    let written = &file.written().ptth;
+    let mut hashes = Vec::new();
+    let mut taken = Taken::default();
+    let mut servers = Vec::new();
+    for server in &written.servers {
+        let (name, hash) = taken.take(file, &server.name, &server.sha256)?;
+        servers.push(Server { name, hash });
+    }
+    // A client may be called as a server is, but no key is good for both.
+    hashes.append(&mut taken.hashes);
+    let mut taken = Taken {
+        names: Vec::new(),
+        hashes,
+    };
+    let mut clients = Vec::new();
+    for client in &written.clients {
+        let (name, hash) = taken.take(file, &client.name, &client.sha256)?;
+        let parse = |text: &Spanned<String>| {
+            let wrong = |error| ConfigError::new(file.place(text), Problem::Name(error));
+            text.get_ref().parse().map_err(wrong)
+        };
+        let may = client.may.iter().map(parse).collect::<Result<_, _>>()?;
+        clients.push(Client { name, hash, may });
+    }
+    Ok(Forwarding::new(servers, clients))
+}
+
+impl Taken {
+    fn take(
+        &mut self,
+        file: &ConfigFile,
+        name: &Spanned<String>,
+        sha256: &Spanned<String>,
+    ) -> Result<(Name, KeyHash), ConfigError> {
+        let wrong_name = |error| ConfigError::new(file.place(name), Problem::Name(error));
+        let parsed: Name = name.get_ref().parse().map_err(wrong_name)?;
+        let wrong_hash = |error| ConfigError::new(file.place(sha256), Problem::KeyHash(error));
+        let hash: KeyHash = sha256.get_ref().parse().map_err(wrong_hash)?;
+        if self.names.contains(&parsed) || self.hashes.contains(&hash) {
+            let name_twice = name.get_ref().clone();
+            let problem = Problem::KeyTwice { name: name_twice };
+            return Err(ConfigError::new(file.place(name), problem));
+        }
+        self.names.push(parsed.clone());
+        self.hashes.push(hash);
+        Ok((parsed, hash))
+    }
+}
+
+/// As the file writes them.
+pub(super) struct Shown<'a>(pub(super) &'a Forwarding);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Server { name, hash } in self.0.servers() {
+            writeln!(
+                f,
+                "\n[[ptth.servers]]\nname = \"{name}\"\nsha256 = \"{hash}\""
+            )?;
+        }
+        for Client { name, hash, may } in self.0.clients() {
+            let may: Vec<_> = may.iter().map(|one| format!("\"{one}\"")).collect();
+            let may = may.join(", ");
+            writeln!(
+                f,
+                "\n[[ptth.clients]]\nname = \"{name}\"\nsha256 = \"{hash}\"\nmay = [{may}]"
+            )?;
+        }
+        Ok(())
+    }
+}
