@@ -56,7 +56,13 @@ impl Owner {
     /// The shard that owns `association` and all of its candidates.
     #[must_use]
     pub fn shard_of(&self, association: AssociationKey) -> ShardId {
-        let hash = SipHasher24::new_with_key(&self.secret).hash(association.0.as_bytes());
+        self.shard_of_name(association.0.as_bytes())
+    }
+
+    /// The shard that owns what these bytes name; an association's are its id's.
+    #[must_use]
+    pub fn shard_of_name(&self, name: &[u8]) -> ShardId {
+        let hash = SipHasher24::new_with_key(&self.secret).hash(name);
         let shard = hash % u64::from(self.shards.get());
         ShardId(u16::try_from(shard).unwrap_or_else(|_| unreachable!("a remainder of a u16")))
     }

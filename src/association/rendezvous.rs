@@ -52,6 +52,12 @@ impl<L: Copy> Rendezvous<L> {
         }
     }
 
+    /// Which shard owns what these bytes name, be it no association.
+    #[must_use]
+    pub fn owner_of(&self, name: &[u8]) -> ShardId {
+        self.owner.shard_of_name(name)
+    }
+
     /// Invents the id of an association that lives here. `random` gives 16
     /// fresh random bytes a call.
     ///

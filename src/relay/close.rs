@@ -24,6 +24,8 @@ pub enum CloseReason {
     Terminated,
     /// The session lived, or carried nothing, as long as it may.
     Expired,
+    /// What the session is a part of has broken.
+    Severed,
     /// The relay stops and the deadline of its drain has come.
     Drained,
 }
@@ -43,7 +45,7 @@ pub enum How {
 
 impl CloseReason {
     /// Every label that [`CloseReason::label`] gives, for counters.
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "finished_by_left",
         "finished_by_right",
         "reset_by_left",
@@ -59,6 +61,7 @@ impl CloseReason {
         "terminated",
         "expired",
         "drained",
+        "severed",
     ];
 
     /// The reason for an error on one leg's socket.
@@ -88,6 +91,7 @@ impl CloseReason {
             Self::Terminated => 12,
             Self::Expired => 13,
             Self::Drained => 14,
+            Self::Severed => 15,
         }
     }
 
@@ -107,7 +111,7 @@ impl CloseReason {
             | Self::Failed(side, _)
             | Self::ReplyUnacknowledged(side)
             | Self::Broken(side) => Some(side),
-            Self::Terminated | Self::Expired | Self::Drained => None,
+            Self::Terminated | Self::Expired | Self::Severed | Self::Drained => None,
         }
     }
 
@@ -142,7 +146,12 @@ impl Label for CloseReason {
         of_side
             .into_iter()
             .flat_map(|reason| Side::BOTH.map(reason))
-            .chain([Self::Terminated, Self::Expired, Self::Drained])
+            .chain([
+                Self::Terminated,
+                Self::Expired,
+                Self::Drained,
+                Self::Severed,
+            ])
     }
 
     fn index(self) -> usize {
@@ -177,6 +186,7 @@ mod tests {
                 CloseReason::Terminated,
                 CloseReason::Expired,
                 CloseReason::Drained,
+                CloseReason::Severed,
             ])
             .map(CloseReason::index)
             .collect();

@@ -18,6 +18,7 @@ use crate::protocol::http_head::{
     Persistence, RequestHead,
 };
 use crate::protocol::jet::{RestError, RestRequest};
+use crate::protocol::ptth_http::{self, Call, CallError};
 use crate::protocol::websocket::{Upgrade, UpgradeError};
 use crate::protocol::websocks::{Knock, SubProtocol};
 use crate::runtime::reactor::Reactor;
@@ -53,8 +54,22 @@ pub struct HttpRequest {
     pub upgrade: Result<Switching, UpgradeError>,
     /// What it says of WebSocks, where it asks for nothing else and to be upgraded.
     pub knock: Option<Knock>,
+    /// What it asks of forwarded ports, or why nothing that there is, where it asks for
+    /// nothing else.
+    pub call: Option<Result<Call, CallError>>,
+    /// The body that follows and was not read, of a call that streams.
+    pub stream: Option<StreamedBody>,
     /// What it says of pages, where it asks for nothing else.
     pub web: Option<WebRequest>,
+}
+
+/// A body that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamedBody {
+    /// Where it ends.
+    pub body: Body,
+    /// The client may wait for a word before it sends it.
+    pub expects_continue: bool,
 }
 
 /// Why there is no request any more on a connection.
@@ -222,7 +237,19 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
         Ok(None) if !is_current => {}
         Ok(None) | Err(_) => return Err(Refused::NoHost),
     }
-    let body_bytes = match head.body().map_err(|_| Refused::AmbiguousBody)? {
+    let body = head.body().map_err(|_| Refused::AmbiguousBody)?;
+    // Of an older client's it is to be ignored.
+    let expects_continue = is_current && head.headers.has_token("Expect", "100-continue");
+    let call = match Call::from_head(&head) {
+        Err(CallError::NotOurs) => None,
+        call => Some(call),
+    };
+    let stream = matches!(&call, Some(Ok(call)) if call.streams()).then_some(StreamedBody {
+        body,
+        expects_continue,
+    });
+    let body_bytes = match body {
+        _ if stream.is_some() => 0,
         Body::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
         Body::Chunked | Body::UntilClose => return Err(Refused::NoLength),
     };
@@ -236,7 +263,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
     };
     let asked = RestRequest::from_head(&head);
     let (knock, web) = match asked {
-        Err(RestError::UnknownPath) => (
+        Err(RestError::UnknownPath) if call.is_none() => (
             Knock::from_head(&head, &SPOKEN).ok(),
             WebRequest::from_head(&head),
         ),
@@ -245,6 +272,8 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
     let request = HttpRequest {
         asked,
         knock,
+        call,
+        stream,
         web,
         forwarded_for: forwarded_for(&head),
         key: presented_key(&head),
@@ -254,8 +283,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
     Ok(Some(Parsed {
         request,
         bytes: head_bytes + body_bytes,
-        // Of an older client's it is to be ignored.
-        expects_continue: is_current && head.headers.has_token("Expect", "100-continue"),
+        expects_continue: expects_continue && stream.is_none(),
     }))
 }
 
@@ -279,7 +307,8 @@ fn presented_key(head: &RequestHead<'_, '_>) -> Option<Presented> {
     let token = query
         .split('&')
         .find_map(|pair| pair.strip_prefix("token="));
-    bearer.or(token).map(Presented::new)
+    let original = ptth_http::presented_key(head);
+    bearer.or(original).or(token).map(Presented::new)
 }
 
 #[cfg(test)]
@@ -293,6 +322,8 @@ mod tests {
         persistence: Persistence::KeepAlive,
         upgrade: Err(UpgradeError::NotAsked),
         knock: None,
+        call: None,
+        stream: None,
         web: None,
     };
 
@@ -391,6 +422,7 @@ mod tests {
             ("/health", "authorization: bearer  abc\r\n", Some("abc")),
             ("/health", "Authorization: Basic abc\r\n", None),
             ("/health?x=y&token=abc", "", Some("abc")),
+            ("/health", "X-ApiKey: abc\r\n", Some("abc")),
             (
                 "/health?token=other",
                 "Authorization: Bearer abc\r\n",

@@ -70,6 +70,20 @@ impl Link {
         }
     }
 
+    /// What [`Self::into_parts`] gave, on another shard.
+    #[must_use]
+    pub fn from_parts(stream: Stream, tls: Option<Box<Session>>) -> Self {
+        Self {
+            tls,
+            ..Self::new(stream)
+        }
+    }
+
+    /// Closes it with a RST.
+    pub fn reset(self) {
+        self.stream.reset();
+    }
+
     /// Whether it came over TLS.
     #[must_use]
     pub const fn is_tls(&self) -> bool {

@@ -116,6 +116,16 @@ pub enum Refused {
     TooManyHandshakes,
     /// The key's bearer holds as many associations as it may.
     TooManyOfBearer,
+    /// That part of a forwarded connection is in use.
+    LegInUse,
+    /// As many wait for a forwarded port as may.
+    PortBusy,
+    /// The server did not accept a connection in time.
+    NotAcceptedInTime,
+    /// The server did not want it.
+    RejectedByServer,
+    /// Another part of the connection has gone.
+    TunnelBroken,
     /// The user has as many sessions as it may.
     TooManyOfUser,
     /// The user has more dialled than it may in a minute.
@@ -195,6 +205,11 @@ crate::labels!(Refused {
     TooManyFromAddress = "too_many_from_address",
     TooManyHandshakes = "too_many_handshakes",
     TooManyOfBearer = "too_many_of_bearer",
+    LegInUse = "leg_in_use",
+    PortBusy = "port_busy",
+    NotAcceptedInTime = "not_accepted_in_time",
+    RejectedByServer = "rejected_by_server",
+    TunnelBroken = "tunnel_broken",
     TooManyOfUser = "too_many_of_user",
     TooManyDials = "too_many_dials",
     TooManyNames = "too_many_names",
@@ -234,7 +249,7 @@ impl Refused {
             Self::V1Denied | Self::OutOfScope | Self::OtherAssociation | Self::TlsRequired => 403,
             Self::NotFound | Self::BadPath => 404,
             Self::BadMethod => 405,
-            Self::AlreadyConnected => 409,
+            Self::AlreadyConnected | Self::LegInUse => 409,
             Self::SessionEnded => 410,
             Self::NoLength => 411,
             Self::BodyTooLong => 413,
@@ -246,7 +261,13 @@ impl Refused {
             | Self::TooFast
             | Self::TooManyWrong => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
-            Self::TableFull | Self::TooManySpent | Self::OverMemory | Self::Draining => 503,
+            Self::RejectedByServer | Self::TunnelBroken => 502,
+            Self::TableFull
+            | Self::TooManySpent
+            | Self::OverMemory
+            | Self::PortBusy
+            | Self::Draining => 503,
+            Self::NotAcceptedInTime => 504,
             _ => 400,
         }
     }

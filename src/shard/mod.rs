@@ -16,6 +16,7 @@ pub mod control;
 pub mod counts;
 mod datagrams;
 mod ear;
+mod forwarding;
 mod host_addresses;
 pub mod leg;
 mod listeners;

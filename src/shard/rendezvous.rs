@@ -17,11 +17,12 @@ use uuid::Uuid;
 
 use super::counts::CountedFor;
 use super::ear::Ear;
+use super::forwarding::{CallHandoff, Forwards};
 use super::host_addresses::HostAddresses;
 use super::peer_address::PeerAddress;
 use super::per_address::PerAddress;
 use super::rendezvous_settings::RendezvousSettings;
-use super::rest::{Ask, Told};
+use super::rest::{Ask, Leaving, Told};
 use super::session_log::{Errand, Session};
 use super::sessions::Origin;
 use super::status::ShardStatus;
@@ -43,7 +44,7 @@ use crate::relay::codec::CodecError;
 use crate::relay::slab::{Key, Slab};
 use crate::runtime::Owner;
 use crate::runtime::clock;
-use crate::runtime::executor::{run_or_spawn, spawn};
+use crate::runtime::executor::{run_or_spawn, spawn, yield_now};
 use crate::runtime::flag::Flag;
 use crate::runtime::question::Pending;
 use crate::runtime::readiness::Readiness;
@@ -73,6 +74,8 @@ pub struct Handoff {
 pub enum Message {
     /// A leg comes home.
     Handoff(Box<Handoff>),
+    /// A request about a forwarded port does.
+    Call(Box<CallHandoff>),
     /// Something is asked of a shard, which answers `asker`.
     Ask {
         asker: ShardId,
@@ -111,6 +114,9 @@ pub struct RelayService {
     pub(super) last_dialled: Cell<u32>,
     pub(super) users: ShardUsers,
     pub(super) host_addresses: HostAddresses,
+    pub(super) forwards: Forwards,
+    /// Connections with a request about a forwarded port.
+    pub(super) callers: Tally,
     /// Connections for which the relay is to dial, or does.
     visitors: Tally,
     /// Those of them that have begun to ask: they are told what comes of it before a shard
@@ -176,6 +182,8 @@ impl RelayService {
             last_dialled: Cell::new(0),
             users: ShardUsers::default(),
             host_addresses: HostAddresses::default(),
+            forwards: Forwards::default(),
+            callers: Tally::default(),
             visitors: Tally::default(),
             asking_visitors: Tally::default(),
             datagram_visits: Tally::default(),
@@ -255,12 +263,19 @@ impl RelayService {
                     is_forwarder,
                     counted: &mut counted,
                 };
-                let visitor = Box::pin(self.serve_http(link, received, client, since)).await;
-                if let Some(visitor) = visitor {
-                    // It may wait for long, and is no handshake.
-                    let _visiting = self.visitors.enter();
-                    drop(permit);
-                    return Box::pin(self.serve_visitor(visitor)).await;
+                // Either may wait for long, and is no handshake.
+                match Box::pin(self.serve_http(link, received, client, since)).await {
+                    None => {}
+                    Some(Leaving::Visitor(visitor)) => {
+                        let _visiting = self.visitors.enter();
+                        drop(permit);
+                        return Box::pin(self.serve_visitor(visitor)).await;
+                    }
+                    Some(Leaving::Caller(caller)) => {
+                        let _calling = self.callers.enter();
+                        drop(permit);
+                        return Box::pin(self.place_call(caller)).await;
+                    }
                 }
             }
             Ok(Opening::Jet(_)) if is_forwarder && !self.count_for(peer, &mut counted) => {
@@ -493,6 +508,7 @@ impl RelayService {
         // and two for datagrams.
         let visitors = 2 * self.visitors.count() + self.datagram_visits.count();
         let handshakes = self.handshakes.get();
+        let visitors = visitors + self.callers.count();
         handshakes + visitors + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
     }
 }
@@ -540,6 +556,7 @@ impl Service for RelayService {
     fn handle_message(self: &Rc<Self>, message: Message) {
         match message {
             Message::Handoff(handoff) => self.take_in(*handoff),
+            Message::Call(handoff) => self.take_call(*handoff),
             Message::Ask {
                 asker,
                 question,
@@ -563,7 +580,7 @@ impl Service for RelayService {
 
     fn errand(&self, session: Origin) -> Option<Rc<Errand>> {
         match session {
-            Origin::Met(_) => None,
+            Origin::Met(_) | Origin::Forwarded(_) => None,
             Origin::Dialled(number) => self.errand_of(number),
         }
     }
@@ -571,10 +588,20 @@ impl Service for RelayService {
     fn handle_session_ended(
         self: &Rc<Self>,
         session: &Session<Origin>,
-        _reason: CloseReason,
+        reason: CloseReason,
         _bytes: [u64; 2],
     ) {
         self.forget_session(session);
+        if let Origin::Forwarded(number) = session.context
+            && !matches!(reason, CloseReason::Finished(_))
+        {
+            // The planes are still telling what has ended.
+            let service = Rc::clone(self);
+            spawn(async move {
+                yield_now().await;
+                service.sever(number);
+            });
+        }
         if let Origin::Met(candidate) = session.context {
             // Never stale: a connected candidate stays until its session ends.
             let ended = self.rendezvous.borrow_mut().session_ended(candidate);
@@ -586,6 +613,7 @@ impl Service for RelayService {
     fn handle_turn(self: &Rc<Self>, now: Timestamp) {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.close_expired();
+            self.forwards.end_late(now);
             self.end_overdue(now);
             self.end_idle(now);
             self.look_for_life();
@@ -598,14 +626,23 @@ impl Service for RelayService {
         let unheard = (!self.unheard.borrow().is_empty()).then(Timestamp::default);
         let session_end = self.session_ends.borrow().next_deadline();
         let idle = self.idleness.borrow().next_look();
-        [expiry, self.next_look.get(), unheard, session_end, idle]
-            .into_iter()
-            .flatten()
-            .min()
+        let late = self.forwards.next_deadline();
+        [
+            expiry,
+            self.next_look.get(),
+            unheard,
+            session_end,
+            idle,
+            late,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn handle_drain(self: &Rc<Self>) {
         self.draining.raise();
+        self.forwards.drain();
         let legs: Vec<Key> = self.waiting.borrow().keys().collect();
         for leg in legs {
             self.lose_waiting(leg);

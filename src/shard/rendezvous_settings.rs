@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use crate::access::egress::Egress;
+use crate::access::forwarding::Forwarding;
 use crate::access::{Allowances, Keyring, Users};
 use crate::association::table::OnUnknown;
 use crate::protocol::jet::{HostName, PublicUrl, Transport};
@@ -39,6 +40,8 @@ pub struct RendezvousSettings {
     pub allowances: Allowances,
     /// Where it may.
     pub egress: Egress,
+    /// Whose ports are forwarded, and to whom.
+    pub forwarding: Forwarding,
     /// What there is beside the relay's own paths.
     pub web: Web,
     /// STUN and TURN servers that clients are told.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tracing::info;
 use uuid::Uuid;
 
+use super::forwarding::{Caller, CallerRequest};
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Client, Message, RelayService};
 use super::rendezvous_settings::RendezvousSettings;
@@ -64,6 +65,12 @@ pub enum Ask {
     List,
 }
 
+/// Whose connection serves no more requests, but is for something else.
+pub(super) enum Leaving {
+    Visitor(Visitor),
+    Caller(Caller),
+}
+
 /// What it says: what was asked for, or nothing but that it is done.
 pub type Told = Result<Answered, Refused>;
 
@@ -84,7 +91,7 @@ impl RelayService {
         received: Vec<u8>,
         client: Client<'_>,
         since: Timestamp,
-    ) -> Option<Visitor> {
+    ) -> Option<Leaving> {
         let reactor = &self.world.reactor;
         let Client {
             peer: own,
@@ -154,14 +161,50 @@ impl RelayService {
                 let mut early = reader.take_rest();
                 early.extend_from_slice(&link.take_opened());
                 link.put_back(early);
-                return Some(Visitor {
+                return Some(Leaving::Visitor(Visitor {
                     link,
                     knock,
                     user,
                     peer,
-                });
+                }));
             }
+            let called = match request.call {
+                Some(call) if !self.settings().forwarding.is_empty() => {
+                    Some(call.map_err(Refused::from).and_then(|call| {
+                        let name = self.check_call(&call, request.key.as_ref())?;
+                        Ok((call, name))
+                    }))
+                }
+                _ => None,
+            };
+            let called = match called {
+                Some(Ok((call, name))) => {
+                    let mut early = reader.take_rest();
+                    early.extend_from_slice(&link.take_opened());
+                    link.put_back(early);
+                    let request = CallerRequest::new(call, name, request.stream, peer, since);
+                    return Some(Leaving::Caller(Caller { link, request }));
+                }
+                // What follows is no request, but a body.
+                Some(Err(refused)) if request.stream.is_some() => {
+                    let answer = refusal(request.asked, refused);
+                    self.part_with(link, peer, refused, &answer).await;
+                    return None;
+                }
+                Some(Err(refused)) => Some(refused),
+                None if request.stream.is_some() => {
+                    let refused = Refused::BadPath;
+                    let answer = refusal(request.asked, refused);
+                    self.part_with(link, peer, refused, &answer).await;
+                    return None;
+                }
+                None => None,
+            };
             let answered = match (knocked, &request.web) {
+                _ if called.is_some() => {
+                    strikes += 1;
+                    Err(called.unwrap_or(Refused::BadPath))
+                }
                 (Some(Err(refused)), _) => {
                     strikes += 1;
                     Err(refused)

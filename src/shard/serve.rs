@@ -308,6 +308,7 @@ pub(super) fn service_settings(
         users: settings.users.users.clone(),
         allowances: settings.users.allowances.clone(),
         egress: settings.egress.clone(),
+        forwarding: settings.forwarding.clone(),
         web: settings.web.clone(),
         stun: settings.jet.stun.clone(),
         proxy_protocol_from: settings.proxy_protocol_from.clone(),

@@ -21,23 +21,25 @@ pub enum Origin {
     Met(CandidateRef),
     /// The relay dialled for one of them; numbered.
     Dialled(u32),
+    /// One way of a tunnel; the other one's number differs in the lowest bit.
+    Forwarded(u32),
 }
 
 // Every session has one.
-const _: () = assert!(size_of::<Origin>() == size_of::<CandidateRef>());
+const _: () = assert!(size_of::<Origin>() <= size_of::<CandidateRef>() + 4);
 
 impl Origin {
     /// The candidate at which two legs met.
     pub(super) const fn candidate(self) -> Option<CandidateRef> {
         match self {
             Self::Met(candidate) => Some(candidate),
-            Self::Dialled(_) => None,
+            Self::Dialled(_) | Self::Forwarded(_) => None,
         }
     }
 
     /// Those of the left and the right peer who connected to the relay.
     fn connected(self, [left, right]: [PeerAddress; 2]) -> impl Iterator<Item = PeerAddress> {
-        let right = matches!(self, Self::Met(_)).then_some(right);
+        let right = (!matches!(self, Self::Dialled(_))).then_some(right);
         iter::once(left).chain(right)
     }
 

@@ -1,0 +1,358 @@
+//! PTTH over HTTP: ports forwarded by ordinary requests, with whole bytes and clear ends.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+use std::thread;
+
+use midspan::access::ApiKey;
+
+use super::jet_client::dial;
+use super::patience::until;
+use super::peers::resets::reset;
+use super::relay_process::Relay;
+use super::require::require;
+use super::rest::{exchange, read_response};
+
+fn key(byte: u8) -> ApiKey {
+    ApiKey::from_random([byte; 24])
+}
+
+const HOME: u8 = 1;
+const LAB: u8 = 2;
+const ALICE: u8 = 3;
+
+/// A relay with the servers home and lab, and the client alice, who reaches home alone.
+fn relay() -> (tempfile::TempDir, Relay) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = |name: &str, byte| {
+        let hash = key(byte).hash();
+        format!("[[ptth.servers]]\nname = \"{name}\"\nsha256 = \"{hash}\"\n")
+    };
+    let client = key(ALICE).hash();
+    let text = format!(
+        "{}{}[[ptth.clients]]\nname = \"alice\"\nsha256 = \"{client}\"\nmay = [\"home\"]\n",
+        server("home", HOME),
+        server("lab", LAB),
+    );
+    let path = folder.path().join("relay.toml");
+    fs::write(&path, text).expect("written");
+    let relay = Relay::start(&["--config", path.to_str().expect("text")]);
+    (folder, relay)
+}
+
+/// Sends the head of a call.
+fn call(relay: SocketAddr, who: u8, what: &str, headers: &str) -> TcpStream {
+    let mut stream = dial(relay);
+    let head = format!(
+        "POST /ptth/v1/{what} HTTP/1.1\r\nHost: relay\r\nX-ApiKey: {}\r\n{headers}\r\n",
+        key(who)
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream
+}
+
+fn status(relay: SocketAddr, who: u8, what: &str) -> u16 {
+    read_response(&mut call(relay, who, what, "")).status
+}
+
+/// The head of an answer whose body streams.
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a head");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).expect("text");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    head
+}
+
+/// The four connections of a tunnel.
+struct Tunnel {
+    connect: TcpStream,
+    upstream: TcpStream,
+    accept: TcpStream,
+    downstream: TcpStream,
+}
+
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+
+impl Tunnel {
+    /// In the order of the document.
+    fn open(relay: SocketAddr, port: &str) -> Self {
+        let mut listen = call(relay, HOME, &format!("listen/{port}"), "");
+        let mut connect = call(relay, ALICE, &format!("connect/home/{port}"), "");
+        let offer = read_response(&mut listen);
+        assert_eq!(offer.status, 200);
+        let id = offer.body.clone();
+        assert_eq!(offer.header("X-PTTH-Connection-Id"), Some(&*id));
+        let mut accept = call(relay, HOME, &format!("accept/{id}"), "");
+        let head = read_head(&mut connect);
+        assert!(head.contains(&id), "{head}");
+        read_head(&mut accept);
+        Self {
+            connect,
+            upstream: call(relay, ALICE, &format!("upstream/{id}"), CHUNKED),
+            accept,
+            downstream: call(relay, HOME, &format!("downstream/{id}"), CHUNKED),
+        }
+    }
+}
+
+/// Chunks of different sizes, as they go over the wire, with the last one.
+fn chunks(data: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for (index, piece) in data.chunks(16_000).enumerate() {
+        let piece = &piece[..piece.len()];
+        wire.extend_from_slice(format!("{:x};i={index}\r\n", piece.len()).as_bytes());
+        wire.extend_from_slice(piece);
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire.extend_from_slice(b"0\r\n\r\n");
+    wire
+}
+
+fn data(seed: u8) -> Vec<u8> {
+    (0..3_000_000_u32)
+        .map(|at| (at.wrapping_mul(31) >> 3).to_le_bytes()[0] ^ seed)
+        .collect()
+}
+
+#[test]
+fn bytes_pass_whole_both_ways_at_once_and_each_way_ends_for_itself() {
+    let (_folder, relay) = relay();
+    thread::scope(|scope| {
+        // Several ports, so that other shards have some of them.
+        for port in ["22", "80", "443", "5432", "a.b-c_d"] {
+            let address = relay.address;
+            scope.spawn(move || {
+                let tunnel = Tunnel::open(address, port);
+                let ways = [
+                    (tunnel.upstream, tunnel.accept, 1),
+                    (tunnel.downstream, tunnel.connect, 2),
+                ];
+                thread::scope(|scope| {
+                    for (mut request, mut answer, seed) in ways {
+                        let wire = chunks(&data(seed));
+                        let expected = wire.clone();
+                        scope.spawn(move || {
+                            let mut got = Vec::new();
+                            answer.read_to_end(&mut got).expect("a clean end");
+                            assert!(got == expected, "{} bytes", got.len());
+                        });
+                        scope.spawn(move || {
+                            request.write_all(&wire).expect("sent");
+                            assert_eq!(read_response(&mut request).status, 200);
+                        });
+                    }
+                });
+            });
+        }
+    });
+    let ended = relay.stop();
+    ended.check_clean();
+    assert_eq!(ended.counters.count("paired"), 10);
+    assert_eq!(ended.counters.count("ended.finished_by_left"), 10);
+}
+
+#[test]
+fn a_server_may_speak_first_and_the_client_last() {
+    let (_folder, relay) = relay();
+    let mut tunnel = Tunnel::open(relay.address, "22");
+    tunnel
+        .downstream
+        .write_all(b"6\r\nbanner\r\n")
+        .expect("sent");
+    let mut banner = [0; 11];
+    tunnel
+        .connect
+        .read_exact(&mut banner)
+        .expect("it comes at once");
+    assert_eq!(&banner, b"6\r\nbanner\r\n");
+    // The server's half is over, and the client's is not.
+    tunnel.downstream.write_all(b"0\r\n\r\n").expect("sent");
+    let mut end = Vec::new();
+    tunnel.connect.read_to_end(&mut end).expect("a clean end");
+    assert_eq!(end, b"0\r\n\r\n");
+    drop(tunnel.connect);
+    assert_eq!(read_response(&mut tunnel.downstream).status, 200);
+    tunnel
+        .upstream
+        .write_all(b"3\r\nbye\r\n0\r\n\r\n")
+        .expect("sent");
+    let mut bye = Vec::new();
+    tunnel.accept.read_to_end(&mut bye).expect("a clean end");
+    assert_eq!(bye, b"3\r\nbye\r\n0\r\n\r\n");
+    drop(tunnel.accept);
+    assert_eq!(read_response(&mut tunnel.upstream).status, 200);
+    relay.stop().check_clean();
+}
+
+/// Whether the connection was reset, or ended without a last chunk or a status of success.
+fn is_cut(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => !rest.ends_with(b"0\r\n\r\n") && !rest.starts_with(b"HTTP/1.1 200"),
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn whichever_connection_goes_the_other_three_are_cut() {
+    let (_folder, relay) = relay();
+    for gone in 0..4 {
+        for by_reset in [true, false] {
+            let Tunnel {
+                connect,
+                upstream,
+                accept,
+                downstream,
+            } = Tunnel::open(relay.address, "22");
+            let mut all = vec![connect, upstream, accept, downstream];
+            for (at, other) in [(1, 2), (3, 0)] {
+                all[at].write_all(b"2\r\nhi\r\n").expect("sent");
+                all[other].read_exact(&mut [0; 7]).expect("they flow");
+            }
+            let one = all.remove(gone);
+            match by_reset {
+                true => reset(one),
+                false => drop(one),
+            }
+            for (index, other) in all.iter_mut().enumerate() {
+                assert!(is_cut(other), "{gone} {by_reset} {index}");
+            }
+        }
+    }
+    let ended = relay.stop();
+    assert!(ended.status.success());
+    assert_eq!(ended.counters.count("paired"), 16);
+}
+
+#[test]
+fn what_is_not_to_be_is_refused_with_its_status() {
+    let (_folder, relay) = relay();
+    let address = relay.address;
+    let mut listen = call(address, HOME, "listen/22", "");
+    let mut connect = call(address, ALICE, "connect/home/22", "");
+    let id = read_response(&mut listen).body;
+    for (who, what, expected) in [
+        (9, "listen/22", 401),
+        (ALICE, "listen/22", 401),
+        (HOME, "connect/home/22", 401),
+        (ALICE, "connect/lab/22", 404),
+        (ALICE, "connect/moon/22", 404),
+        (HOME, "listen/..", 400),
+        (HOME, "speak/22", 404),
+        (HOME, "accept/GAYTEMZUGU3DOOBZMFRGGZDFMY", 404),
+        (LAB, &format!("accept/{id}"), 404),
+        (LAB, &format!("reject/{id}"), 404),
+        (ALICE, &format!("upstream/{id}"), 404),
+        (HOME, &format!("reject/{id}"), 204),
+        (HOME, &format!("reject/{id}"), 404),
+    ] {
+        assert_eq!(status(address, who, what), expected, "{what}");
+    }
+    assert_eq!(read_response(&mut connect).status, 502);
+    let by_get = exchange(address, "GET /ptth/v1/accept/x", "");
+    assert_eq!(by_get.status, 404);
+    assert_eq!(exchange(address, "POST /ptth/v1/listen/22", "").status, 401);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_second_use_of_a_leg_and_one_connection_too_many_are_refused() {
+    let (_folder, relay) = relay();
+    let address = relay.address;
+    let mut listen = call(address, HOME, "listen/22", "");
+    let _connect = call(address, ALICE, "connect/home/22", "");
+    let id = read_response(&mut listen).body;
+    let _accept = call(address, HOME, &format!("accept/{id}"), "");
+    let _upstream = call(address, ALICE, &format!("upstream/{id}"), CHUNKED);
+    until("the first ones are taken", || {
+        let again = status(address, ALICE, &format!("upstream/{id}"));
+        (again == 409).then_some(())
+    });
+    assert_eq!(status(address, HOME, &format!("accept/{id}")), 409);
+    let mut backlog: Vec<_> = (0..65)
+        .map(|_| call(address, ALICE, "connect/home/80", ""))
+        .collect();
+    let is_answered = |stream: &TcpStream| {
+        stream.set_nonblocking(true).expect("a socket");
+        stream.peek(&mut [0]).is_ok()
+    };
+    let told = until("one is too many", || backlog.iter().position(is_answered));
+    backlog[told].set_nonblocking(false).expect("a socket");
+    assert_eq!(read_response(&mut backlog[told]).status, 503);
+    drop(backlog);
+    assert!(relay.stop().status.success());
+}
+
+#[test]
+fn chunks_that_are_none_and_bodies_that_break_off_are_no_end() {
+    let (_folder, relay) = relay();
+    for wrong in [
+        &b"zz\r\n"[..],
+        b"ffffffffffffffff1\r\n",
+        b"5\r\nhelloXX",
+        b"5\r\nhel",
+    ] {
+        let mut tunnel = Tunnel::open(relay.address, "22");
+        tunnel.upstream.write_all(wrong).expect("sent");
+        tunnel
+            .upstream
+            .shutdown(Shutdown::Write)
+            .expect("connected");
+        assert!(is_cut(&mut tunnel.accept), "{wrong:?}");
+        assert!(is_cut(&mut tunnel.connect), "{wrong:?}");
+    }
+    assert!(relay.stop().status.success());
+}
+
+/// Four lines of a shell, as the documentation has them.
+#[test]
+fn curl_plays_every_part() {
+    let Some(_) = require("curl") else {
+        return;
+    };
+    let (folder, relay) = relay();
+    let script = r#"set -e
+        listen() { curl -sS -m 30 -X POST -H "X-ApiKey: $SERVER" "$RELAY/listen/22"; }
+        call() { curl -sSN -m 30 -H "X-ApiKey: $KEY" "$@"; }
+        {
+            id=$(listen); KEY=$SERVER
+            call -X POST "$RELAY/accept/$id" > up &
+            echo "hello from the server" | call -X POST -T - "$RELAY/downstream/$id"
+            wait
+        } &
+        KEY=$CLIENT
+        call -X POST -D head "$RELAY/connect/home/22" -o down &
+        down=$!
+        until grep -qi '^x-ptth-connection-id' head 2> /dev/null; do :; done
+        id=$(sed -n 's/^x-ptth-connection-id: *\([A-Z2-7]*\).*/\1/Ip' head)
+        head -c 1000000 /dev/zero | call -X POST -T - "$RELAY/upstream/$id"
+        wait $down
+        cat down
+        wait"#;
+    let output = Command::new("bash")
+        .args(["-c", script])
+        .current_dir(folder.path())
+        .env("RELAY", format!("http://{}/ptth/v1", relay.address))
+        .env("SERVER", key(HOME).to_string())
+        .env("CLIENT", key(ALICE).to_string())
+        .output()
+        .expect("bash runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "hello from the server\n",
+        "{said}"
+    );
+    assert_eq!(
+        fs::read(folder.path().join("up")).expect("a file").len(),
+        1_000_000
+    );
+    relay.stop().check_clean();
+}
