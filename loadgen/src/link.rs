@@ -10,6 +10,7 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 
@@ -65,17 +66,7 @@ pub(crate) fn run(args: &LinkArgs) -> anyhow::Result<()> {
         let next = way.next_due().map_or(end, |due| due.min(end));
         wait(&device, next.since(clock::now()))?;
     }
-    let Counts {
-        passed,
-        lost,
-        too_many,
-        foreign,
-    } = way.counts;
-    writeln!(
-        io::stdout(),
-        "{passed} packets passed, {lost} lost by chance, {too_many} as too many were on their \
-         way, {foreign} as they were not IPv4"
-    )?;
+    writeln!(io::stdout(), "{}", way.counts)?;
     Ok(())
 }
 
@@ -106,6 +97,22 @@ struct Counts {
     lost: u64,
     too_many: u64,
     foreign: u64,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            passed,
+            lost,
+            too_many,
+            foreign,
+        } = self;
+        write!(
+            f,
+            "{passed} packets passed, {lost} lost by chance, {too_many} as too many were on \
+             their way, {foreign} as they were not IPv4"
+        )
+    }
 }
 
 /// Packets that are on their way.
@@ -291,14 +298,9 @@ mod tests {
             way.enter(START, &packet(0));
         }
         way.enter(START, &[]);
-        let Counts {
-            passed,
-            lost,
-            too_many,
-            foreign,
-        } = way.counts;
-        assert_eq!((passed, foreign), (1000, 1));
-        assert!((100..200).contains(&lost), "{lost}");
-        assert_eq!(passed + lost + too_many, 1_500);
+        let counts = way.counts;
+        assert_eq!((counts.passed, counts.foreign), (1000, 1));
+        assert!((100..200).contains(&counts.lost), "{counts}");
+        assert_eq!(counts.passed + counts.lost + counts.too_many, 1_500);
     }
 }

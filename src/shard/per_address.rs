@@ -1,36 +1,67 @@
 //! Counts by source address, for limits that hold for each.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 
-use super::counts::{CountedFor, Counts};
+use ahash::RandomState;
+
 use super::peer_address::PeerAddress;
 
 /// How many of something each address has on one shard. A peer whose address is
 /// unknown is not counted, when it comes and when it goes.
 #[derive(Clone, Debug, Default)]
-pub struct PerAddress(Counts<IpAddr>);
+pub struct PerAddress(Rc<RefCell<HashMap<IpAddr, u32, RandomState>>>);
+
+/// One of the counted.
+#[derive(Debug)]
+pub struct CountedAddress {
+    counts: PerAddress,
+    peer: PeerAddress,
+}
 
 impl PerAddress {
     pub fn count(&self, peer: PeerAddress) -> u32 {
-        peer.ip().map_or(0, |ip| self.0.count(&ip))
+        let count = peer.ip().and_then(|ip| self.0.borrow().get(&ip).copied());
+        count.unwrap_or(0)
     }
 
     pub fn add(&self, peer: PeerAddress) {
         if let Some(ip) = peer.ip() {
-            self.0.add(ip);
+            *self.0.borrow_mut().entry(ip).or_insert(0) += 1;
         }
     }
 
     /// Takes back what [`Self::add`] counted for the same peer.
     pub fn remove(&self, peer: PeerAddress) {
-        if let Some(ip) = peer.ip() {
-            self.0.remove(&ip);
+        let Some(ip) = peer.ip() else {
+            return;
+        };
+        let mut counts = self.0.borrow_mut();
+        let Some(count) = counts.get_mut(&ip) else {
+            debug_assert!(false, "{ip} was never counted");
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&ip);
         }
     }
 
     /// One more, until the guard is dropped.
-    pub fn enter(&self, peer: PeerAddress) -> Option<CountedFor<IpAddr>> {
-        peer.ip().map(|ip| self.0.enter(ip))
+    pub fn enter(&self, peer: PeerAddress) -> CountedAddress {
+        self.add(peer);
+        CountedAddress {
+            counts: self.clone(),
+            peer,
+        }
+    }
+}
+
+impl Drop for CountedAddress {
+    fn drop(&mut self) {
+        self.counts.remove(self.peer);
     }
 }
 
@@ -58,7 +89,7 @@ mod tests {
         assert_eq!(counts.count(same), 1);
         counts.remove(same);
         counts.remove(other);
-        assert!(counts.0.is_empty());
+        assert!(counts.0.borrow().is_empty());
     }
 
     #[test]
