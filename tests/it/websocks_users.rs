@@ -248,23 +248,31 @@ fn whoever_guesses_is_not_listened_to_and_others_are() {
     relay.stop().check_clean();
 }
 
-/// A relay where one wrong password a minute is too many, with these lines first in its file.
-fn distrustful(lines: &str) -> (tempfile::TempDir, Relay) {
+/// A relay of one shard with the user alice, these lines first in its file, and this limit.
+fn limited(lines: &str, limit: &str) -> (tempfile::TempDir, Relay) {
     let folder = tempfile::tempdir().expect("a folder");
     write_users(folder.path(), &["alice"]);
     let [path, users] = ["relay.toml", "users"].map(|name| folder.path().join(name));
-    let text = format!(
-        "cores = 1\n{lines}\n[websocks]\nusers = {users:?}\n\
-         [limits]\nwrong_passwords_per_minute_max = 1\n"
-    );
+    let text = format!("cores = 1\n{lines}\n[websocks]\nusers = {users:?}\n[limits]\n{limit}\n");
     fs::write(&path, text).expect("written");
     let relay = Relay::start(&["--config", path.to_str().expect("text")]);
     (folder, relay)
 }
 
+const ONE_WRONG_PASSWORD: &str = "wrong_passwords_per_minute_max = 1";
+
+/// How somebody is answered who knocks by a gateway that says this of where from.
+fn knock_from(stream: &mut TcpStream, said: &str, proof: &str) -> u16 {
+    let request = knock("alice", proof, KEY, SOCKS5);
+    let header = format!("\r\nX-Forwarded-For: {said}\r\n\r\n");
+    let request = request.replacen("\r\n\r\n", &header, 1);
+    stream.write_all(request.as_bytes()).expect("sent");
+    read_response(stream).status
+}
+
 #[test]
 fn whoever_guesses_behind_a_gateway_is_known_by_its_own_address() {
-    let (_folder, relay) = distrustful("proxy_protocol_from = [\"127.0.0.1\"]");
+    let (_folder, relay) = limited("proxy_protocol_from = [\"127.0.0.1\"]", ONE_WRONG_PASSWORD);
     let knock_as = |source: &str, proof: &str| {
         let mut stream = dial(relay.address);
         let header = format!("PROXY TCP4 {source} 192.0.2.1 4711 443\r\n");
@@ -279,20 +287,16 @@ fn whoever_guesses_behind_a_gateway_is_known_by_its_own_address() {
 
 #[test]
 fn a_gateway_that_is_trusted_says_whose_each_request_is() {
-    let knock_as = |stream: &mut TcpStream, said: &str, proof: &str| {
-        let request = knock("alice", proof, KEY, SOCKS5);
-        let header = format!("\r\nX-Forwarded-For: {said}\r\n\r\n");
-        let request = request.replacen("\r\n\r\n", &header, 1);
-        stream.write_all(request.as_bytes()).expect("sent");
-        read_response(stream).status
-    };
-    let (_folder, relay) = distrustful("forwarded_for_from = [\"127.0.0.0/8\"]");
+    let (_folder, relay) = limited("forwarded_for_from = [\"127.0.0.0/8\"]", ONE_WRONG_PASSWORD);
     // One connection of a gateway's may carry the requests of many; what they claim
     // themselves stands before what the gateway knows.
     let mut shared = dial(relay.address);
-    assert_eq!(knock_as(&mut shared, "192.0.2.7", "guess"), 401);
-    assert_eq!(knock_as(&mut shared, "192.0.2.9, 192.0.2.7", &proof()), 429);
-    assert_eq!(knock_as(&mut shared, "192.0.2.8", &proof()), 101);
+    assert_eq!(knock_from(&mut shared, "192.0.2.7", "guess"), 401);
+    assert_eq!(
+        knock_from(&mut shared, "192.0.2.9, 192.0.2.7", &proof()),
+        429
+    );
+    assert_eq!(knock_from(&mut shared, "192.0.2.8", &proof()), 101);
     relay.stop().check_clean();
 
     // Not even by way of one that passes connections on, and says whose they are.
@@ -304,11 +308,11 @@ fn a_gateway_that_is_trusted_says_whose_each_request_is() {
         (both, "PROXY TCP4 192.0.2.1 192.0.2.100 4711 443\r\n", true),
         (both, "PROXY UNKNOWN\r\n", true),
     ] {
-        let (_folder, relay) = distrustful(lines);
+        let (_folder, relay) = limited(lines, ONE_WRONG_PASSWORD);
         let mut stranger = dial(relay.address);
         stranger.write_all(header.as_bytes()).expect("sent");
-        assert_eq!(knock_as(&mut stranger, "192.0.2.7", "guess"), 401);
-        let then = knock_as(&mut stranger, "192.0.2.8", &proof());
+        assert_eq!(knock_from(&mut stranger, "192.0.2.7", "guess"), 401);
+        let then = knock_from(&mut stranger, "192.0.2.8", &proof());
         assert_eq!(then == 101, is_believed, "{header}");
         relay.stop().check_clean();
     }
@@ -316,22 +320,13 @@ fn a_gateway_that_is_trusted_says_whose_each_request_is() {
 
 #[test]
 fn behind_a_gateway_connections_count_for_whose_they_are() {
-    let folder = tempfile::tempdir().expect("a folder");
-    write_users(folder.path(), &["alice"]);
-    let [path, users] = ["relay.toml", "users"].map(|name| folder.path().join(name));
-    let text = format!(
-        "cores = 1\nforwarded_for_from = [\"127.0.0.0/8\"]\n[websocks]\nusers = {users:?}\n\
-         [limits]\nconnections_per_address_max = 2\n"
+    let (_folder, relay) = limited(
+        "forwarded_for_from = [\"127.0.0.0/8\"]",
+        "connections_per_address_max = 2",
     );
-    fs::write(&path, text).expect("written");
-    let relay = Relay::start(&["--config", path.to_str().expect("text")]);
     let come = |source: &str| {
         let mut stream = dial(relay.address);
-        let request = knock("alice", &proof(), KEY, SOCKS5);
-        let header = format!("\r\nX-Forwarded-For: {source}\r\n\r\n");
-        let request = request.replacen("\r\n\r\n", &header, 1);
-        stream.write_all(request.as_bytes()).expect("sent");
-        (read_response(&mut stream).status, stream)
+        (knock_from(&mut stream, source, &proof()), stream)
     };
     let of = |source: &str| [come(source), come(source), come(source)];
     let (one, other) = (of("192.0.2.7"), of("192.0.2.8"));
