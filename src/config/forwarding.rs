@@ -50,7 +50,6 @@ pub(super) fn forwarding(file: Option<&ConfigFile>) -> Result<Forwarding, Config
         return Ok(Forwarding::default());
     };
     let written = &file.written().ptth;
-    let mut hashes = Vec::new();
     let mut taken = Taken::default();
     let mut servers = Vec::new();
     for server in &written.servers {
@@ -58,11 +57,7 @@ pub(super) fn forwarding(file: Option<&ConfigFile>) -> Result<Forwarding, Config
         servers.push(Server { name, hash });
     }
     // A client may be called as a server is, but no key is good for both.
-    hashes.append(&mut taken.hashes);
-    let mut taken = Taken {
-        names: Vec::new(),
-        hashes,
-    };
+    taken.names.clear();
     let mut clients = Vec::new();
     for client in &written.clients {
         let (name, hash) = taken.take(file, &client.name, &client.sha256)?;
@@ -88,8 +83,9 @@ impl Taken {
         let wrong_hash = |error| ConfigError::new(file.place(sha256), Problem::KeyHash(error));
         let hash: KeyHash = sha256.get_ref().parse().map_err(wrong_hash)?;
         if self.names.contains(&parsed) || self.hashes.contains(&hash) {
-            let name_twice = name.get_ref().clone();
-            let problem = Problem::KeyTwice { name: name_twice };
+            let problem = Problem::KeyTwice {
+                name: name.get_ref().clone(),
+            };
             return Err(ConfigError::new(file.place(name), problem));
         }
         self.names.push(parsed.clone());

@@ -120,12 +120,6 @@ impl BodyReader {
         }
     }
 
-    /// Whether the body is whole where the connection ends: it has no other end.
-    #[must_use]
-    pub fn may_end_here(&self) -> bool {
-        self.0 == State::UntilClose
-    }
-
     /// Whether all of it has come.
     #[must_use]
     pub fn has_ended(&self) -> bool {

@@ -98,19 +98,6 @@ impl Call {
     pub const fn streams(&self) -> bool {
         matches!(self, Self::Upstream(_) | Self::Downstream(_))
     }
-
-    /// The call's name, in paths, metrics and logs.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Listen { .. } => "listen",
-            Self::Connect { .. } => "connect",
-            Self::Accept(_) => "accept",
-            Self::Reject(_) => "reject",
-            Self::Upstream(_) => "upstream",
-            Self::Downstream(_) => "downstream",
-        }
-    }
 }
 
 /// The key that a request shows in the header of the original.

@@ -25,10 +25,8 @@ mod connection_id;
 mod name;
 mod switchboard;
 
-pub use answer::{ID_HEADER, accepted, connected, offered};
+pub use answer::{accepted, connected, offered};
 pub use call::{Call, CallError, presented_key};
 pub use connection_id::{ConnectionId, ConnectionIdError};
-pub use name::{NAME_BYTES_MAX, Name, NameError};
-pub use switchboard::{
-    ACCEPT_TIMEOUT, CONNECT_TIMEOUT, LEGS_TIMEOUT, Late, Place, Refusal, Switchboard, Whole,
-};
+pub use name::{Name, NameError};
+pub use switchboard::{Late, Place, Refusal, Switchboard, Whole};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// The longest name, in bytes: that of a label in a host's name (RFC 1035 §2.3.4).
-pub const NAME_BYTES_MAX: usize = 63;
+const NAME_BYTES_MAX: usize = 63;
 
 /// A name of letters, digits, `.`, `_` and `-`, as it stands in a path without escapes.
 /// Case counts.

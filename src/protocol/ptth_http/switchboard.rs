@@ -20,13 +20,13 @@ use super::name::Name;
 use crate::time::Timestamp;
 
 /// How long a client waits until its connection is accepted.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a server may take to accept what it was offered.
-pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the other requests may take once it has accepted.
-pub const LEGS_TIMEOUT: Duration = Duration::from_secs(10);
+const LEGS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One port of one server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -133,8 +133,8 @@ impl<W: Copy + PartialEq> Switchboard<W> {
     }
 
     /// How many tunnels are not whole yet.
-    #[must_use]
-    pub fn tunnels_count(&self) -> usize {
+    #[cfg(test)]
+    fn tunnels_count(&self) -> usize {
         self.tunnels.len()
     }
 

@@ -100,9 +100,8 @@ impl HttpBody {
     pub(super) fn end_of_input(&self) -> Result<Heard, CodecError> {
         match self {
             Self::Answer(answer) if answer.is_over => Ok(Heard::Ended),
-            Self::Request(reader) if reader.has_ended() || reader.may_end_here() => {
-                Ok(Heard::Ended)
-            }
+            // A request's body never ends with its connection: RFC 9112 §6.3.
+            Self::Request(reader) if reader.has_ended() => Ok(Heard::Ended),
             _ => Err(CodecError::Cut),
         }
     }

@@ -24,7 +24,7 @@ mod websocket;
 mod workshop;
 
 use chunk::Chunk;
-pub use http_body::{AnswerBody, HttpBody};
+pub use http_body::HttpBody;
 use masks::MaskKeys;
 pub use websocket::{Closing, HALF_CLOSE_PROTOCOL, WebSocket};
 pub(crate) use workshop::Outgoing;
@@ -125,10 +125,7 @@ impl Codec {
         let Some(mut codec) = Self::new(tls, websocket) else {
             return Ok((None, early));
         };
-        let kept = codec.keep_early(early)?;
-        if codec.heard == Heard::Open && codec.tls.as_ref().is_some_and(|tls| tls.has_ended()) {
-            codec.end_of_input()?;
-        }
+        let kept = codec.begin_with(early)?;
         Ok((Some(codec), kept))
     }
 
@@ -149,11 +146,17 @@ impl Codec {
             http: Some(body),
             silent_looks: 0,
         });
-        let kept = codec.keep_early(early)?;
-        if codec.heard == Heard::Open && codec.tls.as_ref().is_some_and(|tls| tls.has_ended()) {
-            codec.end_of_input()?;
-        }
+        let kept = codec.begin_with(early)?;
         Ok((codec, kept))
+    }
+
+    /// Takes what came before there was a codec, and sees whether it was all.
+    fn begin_with(&mut self, early: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+        let kept = self.keep_early(early)?;
+        if self.heard == Heard::Open && self.tls.as_ref().is_some_and(|tls| tls.has_ended()) {
+            self.end_of_input()?;
+        }
+        Ok(kept)
     }
 
     /// Decodes what came from the leg, opened, and now lies at `fresh` in `buffer`;
