@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::api_key::{KeyHash, Presented};
-use crate::protocol::ptth_http::{Name, NameError, Place};
+use crate::protocol::ptth_http::{Name, NameError};
 
 /// A server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,17 +102,17 @@ impl Forwarding {
         find(&self.clients, presented, |client| client.hash)
     }
 
-    /// Whether a client reaches a place, whose server there is.
+    /// Whether a client reaches a port of a server that there is.
     ///
     /// # Errors
     ///
     /// It looks the same for a server that is none and for one that is not for this client.
-    pub fn check(&self, client: &Client, place: &Place) -> Result<(), NotForwarded> {
-        let exists = self
-            .servers
+    pub fn check(&self, client: &Client, server: &Name, port: &Name) -> Result<(), NotForwarded> {
+        let exists = self.servers.iter().any(|known| known.name == *server);
+        let may = client
+            .may
             .iter()
-            .any(|server| server.name == place.server);
-        let may = client.may.iter().any(|reachable| reachable.fits(place));
+            .any(|reachable| reachable.fits(server, port));
         match exists && may {
             true => Ok(()),
             false => Err(NotForwarded::NoServer),
@@ -137,11 +137,9 @@ fn find<'all, T>(
 }
 
 impl Reachable {
-    fn fits(&self, place: &Place) -> bool {
-        self.server
-            .as_ref()
-            .is_none_or(|server| *server == place.server)
-            && self.port.as_ref().is_none_or(|port| *port == place.port)
+    fn fits(&self, server: &Name, port: &Name) -> bool {
+        let fits = |own: &Option<Name>, name: &Name| own.as_ref().is_none_or(|own| own == name);
+        fits(&self.server, server) && fits(&self.port, port)
     }
 }
 
@@ -237,12 +235,8 @@ mod tests {
             (1, "moon", "80", false),
             (2, "home", "22", false),
         ] {
-            let place = Place {
-                server: name(server),
-                port: name(port),
-            };
-            let checked = all.check(&all.clients()[client], &place);
-            assert_eq!(checked.is_ok(), is_reached, "{client} {place:?}");
+            let checked = all.check(&all.clients()[client], &name(server), &name(port));
+            assert_eq!(checked.is_ok(), is_reached, "{client} {server}:{port}");
         }
     }
 

@@ -26,11 +26,6 @@ impl Flag {
         }
     }
 
-    /// Takes it down again.
-    pub fn lower(&self) {
-        self.raised.set(false);
-    }
-
     /// Whether it was raised.
     #[must_use]
     pub fn is_raised(&self) -> bool {

@@ -90,20 +90,30 @@ impl<T> Question<T> {
         self.id
     }
 
-    /// Waits for the answer. Bound its time where nobody promises one.
-    pub async fn answer(self) -> T {
-        poll_fn(|context| {
-            let mut inner = self.inner.borrow_mut();
-            let Some(waiting) = inner.waiting.get_mut(&self.id) else {
-                unreachable!("a question is forgotten when it is dropped");
-            };
-            if let Some(answer) = waiting.answer.take() {
-                return Poll::Ready(answer);
+    /// Waits for the answer, or for the next one where there are several. Bound its time where
+    /// nobody promises one.
+    pub async fn answer(&self) -> T {
+        poll_fn(|context| match self.take_answer() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                self.with(|waiting| waiting.waker = Some(context.waker().clone()));
+                Poll::Pending
             }
-            waiting.waker = Some(context.waker().clone());
-            Poll::Pending
         })
         .await
+    }
+
+    /// The answer, if it has come and was not taken.
+    pub fn take_answer(&self) -> Option<T> {
+        self.with(|waiting| waiting.answer.take())
+    }
+
+    fn with<R>(&self, look: impl FnOnce(&mut Waiting<T>) -> R) -> R {
+        let mut inner = self.inner.borrow_mut();
+        let Some(waiting) = inner.waiting.get_mut(&self.id) else {
+            unreachable!("a question is forgotten when it is dropped");
+        };
+        look(waiting)
     }
 }
 
@@ -133,5 +143,19 @@ mod tests {
         assert_eq!(first.as_mut().poll(&mut context), Poll::Pending);
         pending.deliver(first_id, 1);
         assert_eq!(first.as_mut().poll(&mut context), Poll::Ready(1));
+    }
+
+    #[test]
+    fn answers_come_one_after_the_other() {
+        let pending = Pending::default();
+        let question = pending.open();
+        assert_eq!(question.take_answer(), None);
+        for answer in [1, 2] {
+            pending.deliver(question.id(), answer);
+            let mut context = Context::from_waker(Waker::noop());
+            let answered = pin!(question.answer()).as_mut().poll(&mut context);
+            assert_eq!(answered, Poll::Ready(answer));
+        }
+        assert_eq!(question.take_answer(), None);
     }
 }

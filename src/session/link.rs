@@ -72,9 +72,10 @@ impl Link {
 
     /// What [`Self::into_parts`] gave, on another shard.
     #[must_use]
-    pub fn from_parts(stream: Stream, tls: Option<Box<Session>>) -> Self {
+    pub fn from_parts(stream: Stream, tls: Option<Box<Session>>, opened: Vec<u8>) -> Self {
         Self {
             tls,
+            opened,
             ..Self::new(stream)
         }
     }

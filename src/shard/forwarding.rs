@@ -13,11 +13,10 @@
 //! other.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ahash::RandomState;
 use tracing::debug;
 
 use super::leg::Leg;
@@ -33,7 +32,8 @@ use crate::protocol::ptth_http::{
 use crate::relay::codec::{Codec, HttpBody};
 use crate::relay::{CloseReason, GateHold};
 use crate::runtime::executor::spawn;
-use crate::runtime::flag::{Either, Flag, either};
+use crate::runtime::flag::{Either, either};
+use crate::runtime::question::{Pending, Question};
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::http::StreamedBody;
@@ -86,15 +86,8 @@ pub struct CallHandoff {
 #[derive(Debug)]
 pub(super) struct Forwards {
     board: RefCell<Switchboard<u64>>,
-    waiting: RefCell<HashMap<u64, Rc<Waiter>, RandomState>>,
-    last_waiter: Cell<u64>,
+    waiting: Pending<News>,
     last_tunnel: Cell<u32>,
-}
-
-#[derive(Debug, Default)]
-struct Waiter {
-    told: Flag,
-    news: RefCell<Option<News>>,
 }
 
 /// What a request waited for.
@@ -126,38 +119,23 @@ enum Waited {
     Told(News),
     Gone,
     Late,
+    Draining,
 }
 
 impl Default for Forwards {
     fn default() -> Self {
         Self {
             board: RefCell::new(Switchboard::new(BACKLOG_MAX)),
-            waiting: RefCell::default(),
-            last_waiter: Cell::new(0),
+            waiting: Pending::default(),
             last_tunnel: Cell::new(0),
         }
     }
 }
 
 impl Forwards {
-    fn enter(&self) -> (u64, Rc<Waiter>) {
-        let id = self.last_waiter.get() + 1;
-        self.last_waiter.set(id);
-        let waiter = Rc::new(Waiter::default());
-        self.waiting.borrow_mut().insert(id, Rc::clone(&waiter));
-        (id, waiter)
-    }
-
-    fn tell(&self, id: u64, news: News) {
-        if let Some(waiter) = self.waiting.borrow().get(&id) {
-            waiter.news.replace(Some(news));
-            waiter.told.raise();
-        }
-    }
-
     fn tell_all(&self, ids: Vec<u64>, news: &News) {
         for id in ids {
-            self.tell(id, news.clone());
+            self.waiting.deliver(id, news.clone());
         }
     }
 
@@ -177,70 +155,62 @@ impl Forwards {
                     connect,
                     downstream,
                 } => {
-                    self.tell(connect, News::NotAccepted);
+                    self.waiting.deliver(connect, News::NotAccepted);
                     self.tell_all(downstream.into_iter().collect(), &News::Broken);
                 }
                 Late::NotWhole(requests) => self.tell_all(requests, &News::Broken),
             }
         }
     }
-
-    /// Has everybody go who waits: the relay stops.
-    pub(super) fn drain(&self) {
-        let all: Vec<u64> = self.waiting.borrow().keys().copied().collect();
-        self.tell_all(all, &News::Broken);
-    }
 }
 
 impl RelayService {
-    /// Who asks, and whether it may.
-    pub(super) fn check_call(&self, call: &Call, key: Option<&Presented>) -> Result<Name, Refused> {
+    /// Whether anybody's ports are forwarded.
+    pub(super) fn forwards_ports(&self) -> bool {
+        !self.settings().forwarding.is_empty()
+    }
+
+    /// What is asked, and by whom, if it may.
+    pub(super) fn check_call(
+        &self,
+        call: Call,
+        key: Option<&Presented>,
+    ) -> Result<(Call, Name), Refused> {
         let settings = self.settings();
         let forwarding = &settings.forwarding;
-        let refused = |why| match why {
-            NotForwarded::NoKey => Refused::NoKey,
-            NotForwarded::UnknownKey => Refused::UnknownKey,
-            NotForwarded::NoServer => Refused::NotFound,
-        };
-        match call {
+        let name = match &call {
             Call::Listen { .. } | Call::Accept(_) | Call::Reject(_) | Call::Downstream(_) => {
-                let server = forwarding.server(key).map_err(refused)?;
-                Ok(server.name.clone())
+                &forwarding.server(key)?.name
             }
+            Call::Upstream(_) => &forwarding.client(key)?.name,
             Call::Connect { server, port } => {
-                let client = forwarding.client(key).map_err(refused)?;
-                let place = Place {
-                    server: server.clone(),
-                    port: port.clone(),
-                };
-                forwarding.check(client, &place).map_err(refused)?;
-                Ok(client.name.clone())
+                let client = forwarding.client(key)?;
+                forwarding.check(client, server, port)?;
+                &client.name
             }
-            Call::Upstream(_) => {
-                let client = forwarding.client(key).map_err(refused)?;
-                Ok(client.name.clone())
-            }
-        }
+        };
+        let name = name.clone();
+        Ok((call, name))
     }
 
     /// Brings a request to where its tunnel is, and serves it there.
     pub(super) async fn place_call(self: &Rc<Self>, caller: Caller) {
-        let owner = self.rendezvous.borrow().owner_of(&caller.request.key());
+        let owner = self.owner_of(&caller.request.key());
         if owner == self.world.shard {
             return self.serve_call(caller).await;
         }
         let Caller { link, request } = caller;
         let (stream, tls, early) = link.into_parts();
         let peer = request.peer;
-        let handoff = Box::new(CallHandoff {
-            socket: stream.detach().await,
-            tls,
-            early,
-            request,
-        });
-        if self.world.send(owner, Message::Call(handoff)).is_err() {
-            self.count_refused(peer, Refused::Draining);
-        }
+        let message = |socket| {
+            Message::Call(Box::new(CallHandoff {
+                socket,
+                tls,
+                early,
+                request,
+            }))
+        };
+        self.send_over(stream, peer, owner, message).await;
     }
 
     /// A request came from another shard.
@@ -251,33 +221,32 @@ impl RelayService {
             early,
             request,
         } = handoff;
+        if !self.takes_over(request.peer) {
+            return;
+        }
         let stream = Stream::new(Rc::clone(&self.world.reactor), socket);
-        let mut link = Link::from_parts(stream, tls);
-        link.put_back(early);
+        let link = Link::from_parts(stream, tls, early);
         let service = Rc::clone(self);
         let calling = self.callers.enter();
         spawn(async move {
+            let _counted = service.connections_per_address.enter(request.peer);
             service.serve_call(Caller { link, request }).await;
             drop(calling);
         });
     }
 
     async fn serve_call(self: &Rc<Self>, caller: Caller) {
-        let (id, waiter) = self.forwards.enter();
-        let served = Box::pin(self.serve_waiting(id, &waiter, caller)).await;
-        self.forwards.waiting.borrow_mut().remove(&id);
-        if let Err((caller, refused)) = served {
+        let waiting = self.forwards.waiting.open();
+        if let Err((caller, refused)) = Box::pin(self.serve_waiting(&waiting, caller)).await {
             let answer = Answer::new(refused.http_status());
-            let words = answer.encode(Persistence::Close);
-            self.count_refused(caller.request.peer, refused);
-            caller.link.refuse(&self.world.reactor, &words).await;
+            self.part_with(caller.link, caller.request.peer, refused, &answer)
+                .await;
         }
     }
 
     async fn serve_waiting(
         self: &Rc<Self>,
-        waiter_id: u64,
-        waiter: &Waiter,
+        waiting: &Question<News>,
         caller: Caller,
     ) -> Result<(), (Caller, Refused)> {
         let now = self.world.reactor.now();
@@ -286,75 +255,66 @@ impl RelayService {
         match caller.request.call.clone() {
             Call::Listen { port } => {
                 let place = Place { server: name, port };
-                self.listen(waiter_id, waiter, caller, &place).await
+                self.listen(waiting, caller, &place).await;
+                Ok(())
             }
             Call::Connect { server, port } => {
                 let place = Place { server, port };
-                self.connect(waiter_id, waiter, caller, &place).await
+                self.connect(waiting, caller, &place).await
             }
             Call::Reject(id) => {
                 let rejected = board.borrow_mut().reject(id, &name);
                 match rejected {
-                    Ok(connect) => self.forwards.tell(connect, News::Rejected),
+                    Ok(connect) => self.forwards.waiting.deliver(connect, News::Rejected),
                     Err(refusal) => return Err((caller, refusal.into())),
                 }
-                let words = Answer::new(204).encode(Persistence::Close);
-                caller.link.refuse(&self.world.reactor, &words).await;
+                self.say_done(caller).await;
                 Ok(())
             }
             Call::Accept(id) => {
-                let accepted = board.borrow_mut().accept(id, &name, waiter_id, now);
+                let accepted = board.borrow_mut().accept(id, &name, waiting.id(), now);
                 match accepted {
-                    Ok(connect) => self.forwards.tell(connect, News::Accepted),
+                    Ok(connect) => self.forwards.waiting.deliver(connect, News::Accepted),
                     Err(refusal) => return Err((caller, refusal.into())),
                 }
-                self.stream(waiter_id, waiter, caller, id, ptth_http::accepted())
+                self.stream(waiting, caller, id, ptth_http::accepted())
                     .await;
                 Ok(())
             }
             Call::Upstream(id) => {
-                let taken = board.borrow_mut().upstream(id, &name, waiter_id);
-                self.send_body(waiter_id, waiter, caller, id, taken).await
+                let taken = board.borrow_mut().upstream(id, &name, waiting.id());
+                self.send_body(waiting, caller, id, taken).await
             }
             Call::Downstream(id) => {
-                let taken = board.borrow_mut().downstream(id, &name, waiter_id);
-                self.send_body(waiter_id, waiter, caller, id, taken).await
+                let taken = board.borrow_mut().downstream(id, &name, waiting.id());
+                self.send_body(waiting, caller, id, taken).await
             }
         }
     }
 
-    async fn listen(
-        self: &Rc<Self>,
-        waiter_id: u64,
-        waiter: &Waiter,
-        mut caller: Caller,
-        place: &Place,
-    ) -> Result<(), (Caller, Refused)> {
+    async fn listen(self: &Rc<Self>, waiting: &Question<News>, mut caller: Caller, place: &Place) {
         let board = &self.forwards.board;
-        let offered = board.borrow_mut().listen(place, waiter_id);
-        let offered = match offered {
-            Some(id) => Some(id),
-            None => {
-                let until = self.world.reactor.now() + LISTEN_TIMEOUT;
-                match self.wait(waiter, &mut caller.link, Some(until)).await {
-                    Waited::Told(News::Offered(id)) => Some(id),
-                    Waited::Told(_) | Waited::Late => None,
-                    Waited::Gone => {
-                        board.borrow_mut().stop_listening(place, waiter_id);
-                        // It may have been told in this moment.
-                        if let Some(News::Offered(id)) = waiter.news.take() {
-                            self.offer_again(id);
-                        }
-                        return Ok(());
-                    }
-                }
+        let mut offered = board.borrow_mut().listen(place, waiting.id());
+        if offered.is_none() {
+            let until = self.world.reactor.now() + LISTEN_TIMEOUT;
+            let waited = self.wait(waiting, &mut caller.link, Some(until)).await;
+            board.borrow_mut().stop_listening(place, waiting.id());
+            let is_gone = matches!(waited, Waited::Gone);
+            let news = match waited {
+                Waited::Told(news) => Some(news),
+                // It may have been told in this moment.
+                _ => waiting.take_answer(),
+            };
+            offered = match news {
+                Some(News::Offered(id)) => Some(id),
+                _ => None,
+            };
+            if is_gone {
+                return offered.into_iter().for_each(|id| self.offer_again(id));
             }
-        };
-        board.borrow_mut().stop_listening(place, waiter_id);
+        }
         let Some(id) = offered else {
-            let words = Answer::new(204).encode(Persistence::Close);
-            caller.link.refuse(&self.world.reactor, &words).await;
-            return Ok(());
+            return self.say_done(caller).await;
         };
         let words = ptth_http::offered(id).encode(Persistence::Close);
         match caller.link.send_all(&words).await {
@@ -365,21 +325,25 @@ impl RelayService {
             }
             Err(_) => self.offer_again(id),
         }
-        Ok(())
+    }
+
+    /// Answers that there is nothing more to say.
+    async fn say_done(&self, caller: Caller) {
+        let words = Answer::new(204).encode(Persistence::Close);
+        caller.link.refuse(&self.world.reactor, &words).await;
     }
 
     /// Whoever was to hear of a connection has gone.
     fn offer_again(&self, id: ConnectionId) {
         let other = self.forwards.board.borrow_mut().handle_not_told(id);
         if let Some(other) = other {
-            self.forwards.tell(other, News::Offered(id));
+            self.forwards.waiting.deliver(other, News::Offered(id));
         }
     }
 
     async fn connect(
         self: &Rc<Self>,
-        waiter_id: u64,
-        waiter: &Waiter,
+        waiting: &Question<News>,
         mut caller: Caller,
         place: &Place,
     ) -> Result<(), (Caller, Refused)> {
@@ -393,23 +357,27 @@ impl RelayService {
         let board = &self.forwards.board;
         let placed = board
             .borrow_mut()
-            .connect(id, place, client, waiter_id, now);
+            .connect(id, place, client, waiting.id(), now);
         match placed {
-            Ok(Some(listener)) => self.forwards.tell(listener, News::Offered(id)),
+            Ok(Some(listener)) => self.forwards.waiting.deliver(listener, News::Offered(id)),
             Ok(None) => {}
             Err(refusal) => return Err((caller, refusal.into())),
         }
-        match self.wait(waiter, &mut caller.link, None).await {
+        match self.wait(waiting, &mut caller.link, None).await {
             Waited::Told(News::Accepted) => {
-                self.stream(waiter_id, waiter, caller, id, ptth_http::connected(id))
+                self.stream(waiting, caller, id, ptth_http::connected(id))
                     .await;
                 Ok(())
             }
             Waited::Told(News::Rejected) => Err((caller, Refused::RejectedByServer)),
             Waited::Told(News::NotAccepted) => Err((caller, Refused::NotAcceptedInTime)),
-            Waited::Told(_) => Err((caller, Refused::Draining)),
+            Waited::Told(_) => Err((caller, Refused::TunnelBroken)),
+            Waited::Draining => {
+                self.withdraw(id, waiting.id());
+                Err((caller, Refused::Draining))
+            }
             Waited::Gone | Waited::Late => {
-                self.withdraw(id, waiter_id);
+                self.withdraw(id, waiting.id());
                 Ok(())
             }
         }
@@ -418,30 +386,32 @@ impl RelayService {
     /// Answers with a body that is to stream.
     async fn stream(
         self: &Rc<Self>,
-        waiter_id: u64,
-        waiter: &Waiter,
+        waiting: &Question<News>,
         mut caller: Caller,
         id: ConnectionId,
         head: Vec<u8>,
     ) {
         if caller.link.send_all(&head).await.is_err() {
-            return self.withdraw(id, waiter_id);
+            return self.withdraw(id, waiting.id());
         }
         self.begin_if_whole(id);
-        match self.wait(waiter, &mut caller.link, None).await {
+        match self.wait(waiting, &mut caller.link, None).await {
             Waited::Told(News::Whole(gathering, role)) => {
                 self.come_together(&gathering, role, caller)
             }
             Waited::Told(_) => caller.link.reset(),
-            Waited::Gone | Waited::Late => self.withdraw(id, waiter_id),
+            Waited::Draining => {
+                self.withdraw(id, waiting.id());
+                caller.link.reset();
+            }
+            Waited::Gone | Waited::Late => self.withdraw(id, waiting.id()),
         }
     }
 
     /// Takes a body that streams.
     async fn send_body(
         self: &Rc<Self>,
-        waiter_id: u64,
-        waiter: &Waiter,
+        waiting: &Question<News>,
         mut caller: Caller,
         id: ConnectionId,
         taken: Result<(), Refusal>,
@@ -453,17 +423,22 @@ impl RelayService {
         if expects.is_some_and(|stream| stream.expects_continue)
             && caller.link.send_all(CONTINUE).await.is_err()
         {
-            self.withdraw(id, waiter_id);
+            self.withdraw(id, waiting.id());
             return Ok(());
         }
         self.begin_if_whole(id);
         // Whether it goes is seen when it is read: what it sends waits in its socket.
-        waiter.told.raised().await;
-        match waiter.news.take() {
-            Some(News::Whole(gathering, role)) => self.come_together(&gathering, role, caller),
-            _ => return Err((caller, Refused::TunnelBroken)),
+        match self.draining.or_raised(waiting.answer()).await {
+            Some(News::Whole(gathering, role)) => {
+                self.come_together(&gathering, role, caller);
+                Ok(())
+            }
+            Some(_) => Err((caller, Refused::TunnelBroken)),
+            None => {
+                self.withdraw(id, waiting.id());
+                Err((caller, Refused::Draining))
+            }
         }
-        Ok(())
     }
 
     fn withdraw(&self, id: ConnectionId, gone: u64) {
@@ -490,7 +465,8 @@ impl RelayService {
             (downstream, Role::Downstream),
         ] {
             self.forwards
-                .tell(waiter, News::Whole(Rc::clone(&gathering), role));
+                .waiting
+                .deliver(waiter, News::Whole(Rc::clone(&gathering), role));
         }
     }
 
@@ -522,7 +498,7 @@ impl RelayService {
         }
     }
 
-    fn join_bodies(&self, request: Caller, answer: Caller, number: u32) -> std::io::Result<()> {
+    fn join_bodies(&self, request: Caller, answer: Caller, number: u32) -> io::Result<()> {
         let stream = request.request.stream;
         let body = stream.expect("its call streams").body;
         let [of_request, of_answer] = HttpBody::both(body);
@@ -532,11 +508,11 @@ impl RelayService {
         Ok(())
     }
 
-    fn body_leg(&self, caller: Caller, body: HttpBody) -> std::io::Result<Leg> {
+    fn body_leg(&self, caller: Caller, body: HttpBody) -> io::Result<Leg> {
         let Caller { link, request } = caller;
         let (stream, tls, early) = link.into_parts();
         let begun = Codec::begin_http(tls, body, early);
-        let (codec, early) = begun.map_err(std::io::Error::other)?;
+        let (codec, early) = begun.map_err(io::Error::other)?;
         let stream = WrappedStream::new(stream, Some(codec), early, &self.world.workshop)?;
         let leg = Leg::from_stream(stream, request.peer, request.since, GateHold::Open);
         Ok(leg)
@@ -550,25 +526,25 @@ impl RelayService {
     }
 
     /// Waits for news, as long as the peer is there and says nothing.
-    async fn wait(&self, waiter: &Waiter, link: &mut Link, until: Option<Timestamp>) -> Waited {
-        let waiting = async {
-            match either(waiter.told.raised(), is_gone(link)).await {
-                Either::First(()) => match waiter.news.take() {
-                    Some(news) => Waited::Told(news),
-                    None => Waited::Gone,
-                },
-                Either::Second(()) => Waited::Gone,
-            }
+    async fn wait(
+        &self,
+        waiting: &Question<News>,
+        link: &mut Link,
+        until: Option<Timestamp>,
+    ) -> Waited {
+        let heard = self
+            .draining
+            .or_raised(either(waiting.answer(), is_gone(link)));
+        let heard = match until {
+            None => Some(heard.await),
+            Some(until) => self.world.reactor.deadline(until, heard).await,
         };
-        let waited = match until {
-            None => waiting.await,
-            Some(until) => {
-                let waited = self.world.reactor.deadline(until, waiting).await;
-                waited.unwrap_or(Waited::Late)
-            }
-        };
-        waiter.told.lower();
-        waited
+        match heard {
+            Some(Some(Either::First(news))) => Waited::Told(news),
+            Some(Some(Either::Second(()))) => Waited::Gone,
+            Some(None) => Waited::Draining,
+            None => Waited::Late,
+        }
     }
 }
 
@@ -610,6 +586,16 @@ impl CallerRequest {
             Call::Accept(id) | Call::Reject(id) | Call::Upstream(id) | Call::Downstream(id) => {
                 id.0.to_vec()
             }
+        }
+    }
+}
+
+impl From<NotForwarded> for Refused {
+    fn from(why: NotForwarded) -> Self {
+        match why {
+            NotForwarded::NoKey => Self::NoKey,
+            NotForwarded::UnknownKey => Self::UnknownKey,
+            NotForwarded::NoServer => Self::NotFound,
         }
     }
 }

@@ -13,10 +13,10 @@
 //! ```
 
 pub mod control;
-pub mod counts;
 mod datagrams;
 mod ear;
 mod forwarding;
+mod handoff;
 mod host_addresses;
 pub mod leg;
 mod listeners;

@@ -6,7 +6,7 @@
 //! can come in between and be told that nobody waits.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -15,12 +15,12 @@ use ipnet::IpNet;
 use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
-use super::counts::CountedFor;
 use super::ear::Ear;
 use super::forwarding::{CallHandoff, Forwards};
+use super::handoff::Handoff;
 use super::host_addresses::HostAddresses;
 use super::peer_address::PeerAddress;
-use super::per_address::PerAddress;
+use super::per_address::{CountedAddress, PerAddress};
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::{Ask, Leaving, Told};
 use super::session_log::{Errand, Session};
@@ -37,7 +37,7 @@ use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, Shard
 use crate::association::rendezvous::{Rendezvous, Route};
 use crate::association::session_ends::SessionEnds;
 use crate::metrics::ACCESS_LOG;
-use crate::metrics::counters::{Count, Label};
+use crate::metrics::counters::Label;
 use crate::protocol::jet::{self, Accept, AcceptDetails, AcceptPlace, Connect, Place, Transport};
 use crate::relay::CloseReason;
 use crate::relay::codec::CodecError;
@@ -59,15 +59,6 @@ use crate::time::Timestamp;
 
 /// Owner tag of acceptors that wait; the token is their index.
 pub(super) const TAG_WAITING: u8 = TAG_SERVICE;
-
-/// A leg on its way to its association's owner.
-#[derive(Debug)]
-pub struct Handoff {
-    socket: Socket,
-    arrival: Arrival,
-    peer: PeerAddress,
-    since: Timestamp,
-}
 
 /// What the shards of a relay tell each other, and what they are told.
 #[derive(Debug)]
@@ -152,11 +143,11 @@ pub(super) struct Client<'a> {
     /// It says of each request whose that is, and is believed.
     pub(super) is_forwarder: bool,
     /// For whom it counts, once that is known.
-    pub(super) counted: &'a mut Option<CountedFor<IpAddr>>,
+    pub(super) counted: &'a mut Option<CountedAddress>,
 }
 
 /// Counts one handshake for as long as it lives.
-struct HandshakePermit(Rc<RelayService>);
+pub(super) struct HandshakePermit(Rc<RelayService>);
 
 impl RelayService {
     #[must_use]
@@ -309,7 +300,7 @@ impl RelayService {
     }
 
     /// Whether a peer's address may have another connection.
-    fn admits(&self, peer: PeerAddress) -> bool {
+    pub(super) fn admits(&self, peer: PeerAddress) -> bool {
         let max = self.settings().connections_per_address_max;
         max == 0 || self.connections_per_address.count(peer) < max
     }
@@ -319,12 +310,12 @@ impl RelayService {
     pub(super) fn count_for(
         &self,
         peer: PeerAddress,
-        counted: &mut Option<CountedFor<IpAddr>>,
+        counted: &mut Option<CountedAddress>,
     ) -> bool {
         *counted = None;
         let admits = self.admits(peer);
         if admits {
-            *counted = self.connections_per_address.enter(peer);
+            *counted = Some(self.connections_per_address.enter(peer));
         }
         admits
     }
@@ -406,27 +397,6 @@ impl RelayService {
         }
     }
 
-    async fn hand_off(&self, newcomer: Newcomer, shard: ShardId) {
-        let Newcomer {
-            stream,
-            arrival,
-            peer,
-            since,
-        } = newcomer;
-        let socket = stream.detach().await;
-        self.world.counters.counts.increment(Count::HandedOut);
-        let handoff = Box::new(Handoff {
-            socket,
-            arrival,
-            peer,
-            since,
-        });
-        if self.world.send(shard, Message::Handoff(handoff)).is_err() {
-            // That shard has drained already, so the leg is closed with the message.
-            self.count_refused(peer, Refused::Draining);
-        }
-    }
-
     /// Counts and logs why a peer is turned away.
     pub(super) fn count_refused(&self, peer: PeerAddress, refused: Refused) {
         self.world.count_refused(refused);
@@ -449,46 +419,10 @@ impl RelayService {
         }
     }
 
-    fn begin(self: &Rc<Self>, socket: Socket) -> (Stream, HandshakePermit) {
+    pub(super) fn begin(self: &Rc<Self>, socket: Socket) -> (Stream, HandshakePermit) {
         self.handshakes.set(self.handshakes.get() + 1);
         let stream = Stream::new(Rc::clone(&self.world.reactor), socket);
         (stream, HandshakePermit(Rc::clone(self)))
-    }
-
-    /// A leg came from another shard.
-    fn take_in(self: &Rc<Self>, handoff: Handoff) {
-        let Handoff {
-            socket,
-            arrival,
-            peer,
-            since,
-        } = handoff;
-        self.world.counters.counts.increment(Count::HandedIn);
-        if self.connections() >= self.settings().connections_max {
-            // The leg is closed with the message.
-            return self.count_refused(peer, Refused::TooManyConnections);
-        }
-        if !self.admits(peer) {
-            // So that none stays to be told.
-            return self.count_refused(peer, Refused::TooManyFromAddress);
-        }
-        let (stream, permit) = self.begin(socket);
-        let newcomer = Newcomer {
-            stream,
-            arrival,
-            peer,
-            since,
-        };
-        let service = Rc::clone(self);
-        spawn(async move {
-            let _counted = service.connections_per_address.enter(newcomer.peer);
-            if service.world.is_draining() {
-                service.turn_away(newcomer, Refused::Draining).await;
-            } else {
-                service.settle(newcomer).await;
-            }
-            drop(permit);
-        });
     }
 
     /// Whether the relay dials for anybody.
@@ -507,9 +441,8 @@ impl RelayService {
         // Each visitor may have two: its own, and what is dialled for it; or three, its own
         // and two for datagrams.
         let visitors = 2 * self.visitors.count() + self.datagram_visits.count();
-        let handshakes = self.handshakes.get();
-        let visitors = visitors + self.callers.count();
-        handshakes + visitors + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
+        let unpaired = self.handshakes.get() + self.callers.count();
+        unpaired + visitors + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
     }
 }
 
@@ -642,7 +575,6 @@ impl Service for RelayService {
 
     fn handle_drain(self: &Rc<Self>) {
         self.draining.raise();
-        self.forwards.drain();
         let legs: Vec<Key> = self.waiting.borrow().keys().collect();
         for leg in legs {
             self.lose_waiting(leg);

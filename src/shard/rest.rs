@@ -10,24 +10,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
-use uuid::Uuid;
 
 use super::forwarding::{Caller, CallerRequest};
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Client, Message, RelayService};
 use super::rendezvous_settings::RendezvousSettings;
 use super::sessions::Origin;
-use super::user_sessions::{Dial, place_of};
+use super::user_sessions::Dial;
 use super::websocks::Visitor;
 use crate::access::{Grant, Presented, Scope, SingleUse, TokenId};
 use crate::association::census::Removal;
 use crate::association::creators::CreatorId;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
-use crate::association::rendezvous::Route;
 use crate::metrics::ACCESS_LOG;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::jet::rest_answer::{self, AssociationDetail, RouteTo};
 use crate::protocol::jet::{PublicUrl, RestError, RestRequest};
+use crate::protocol::ptth_http::CallError;
 use crate::protocol::websocket::{self, UpgradeError};
 use crate::relay::CloseReason;
 use crate::relay::codec::Codec;
@@ -137,8 +136,7 @@ impl RelayService {
                 }
             }
             if let Ok(RestRequest::Meet { verb, place }) = request.asked {
-                let mut early = reader.take_rest();
-                early.extend_from_slice(&link.take_opened());
+                let early = take_early(&mut reader, &mut link);
                 let switching = match check_upgrade(request.upgrade, &early) {
                     Ok(switching) => switching,
                     Err(refused) => {
@@ -158,8 +156,7 @@ impl RelayService {
                 .map(|knock| self.check_knock(knock, peer, &link));
             if let (Some(knock), Some(Ok(user))) = (&knock, &knocked) {
                 let (knock, user) = (knock.clone(), Arc::clone(user));
-                let mut early = reader.take_rest();
-                early.extend_from_slice(&link.take_opened());
+                let early = take_early(&mut reader, &mut link);
                 link.put_back(early);
                 return Some(Leaving::Visitor(Visitor {
                     link,
@@ -168,50 +165,41 @@ impl RelayService {
                     peer,
                 }));
             }
-            let called = match request.call {
-                Some(call) if !self.settings().forwarding.is_empty() => {
-                    Some(call.map_err(Refused::from).and_then(|call| {
-                        let name = self.check_call(&call, request.key.as_ref())?;
-                        Ok((call, name))
-                    }))
+            // As that of a request of the relay's own.
+            let asked = match &request.call {
+                Some(Err(CallError::WrongMethod { allow })) if self.forwards_ports() => {
+                    Err(RestError::WrongMethod { allow })
                 }
-                _ => None,
+                _ => request.asked,
             };
+            let call = request.call.filter(|_| self.forwards_ports());
+            let called = call.map(|call| self.check_call(call?, request.key.as_ref()));
             let called = match called {
                 Some(Ok((call, name))) => {
-                    let mut early = reader.take_rest();
-                    early.extend_from_slice(&link.take_opened());
+                    let early = take_early(&mut reader, &mut link);
                     link.put_back(early);
                     let request = CallerRequest::new(call, name, request.stream, peer, since);
                     return Some(Leaving::Caller(Caller { link, request }));
                 }
-                // What follows is no request, but a body.
-                Some(Err(refused)) if request.stream.is_some() => {
-                    let answer = refusal(request.asked, refused);
-                    self.part_with(link, peer, refused, &answer).await;
-                    return None;
-                }
                 Some(Err(refused)) => Some(refused),
-                None if request.stream.is_some() => {
-                    let refused = Refused::BadPath;
-                    let answer = refusal(request.asked, refused);
-                    self.part_with(link, peer, refused, &answer).await;
-                    return None;
-                }
                 None => None,
             };
-            let answered = match (knocked, &request.web) {
-                _ if called.is_some() => {
-                    strikes += 1;
-                    Err(called.unwrap_or(Refused::BadPath))
-                }
-                (Some(Err(refused)), _) => {
+            if request.stream.is_some() {
+                // What follows is no request, but a body that nobody takes.
+                let refused = called.unwrap_or(Refused::BadPath);
+                let answer = refusal(asked, refused);
+                self.part_with(link, peer, refused, &answer).await;
+                return None;
+            }
+            let stranger = knocked.and_then(Result::err).or(called);
+            let answered = match (stranger, &request.web) {
+                (Some(refused), _) => {
                     strikes += 1;
                     Err(refused)
                 }
-                (_, Some(web)) => self.answer_web(web),
-                (_, None) => {
-                    let answering = self.answer_http(request.asked, request.key.as_ref(), peer);
+                (None, Some(web)) => self.answer_web(web),
+                (None, None) => {
+                    let answering = self.answer_http(asked, request.key.as_ref(), peer);
                     answering.await
                 }
             };
@@ -219,7 +207,7 @@ impl RelayService {
                 Ok(answer) => answer,
                 Err(refused) => {
                     self.count_refused(peer, refused);
-                    refusal(request.asked, refused)
+                    refusal(asked, refused)
                 }
             };
             let persistence = match self.world.is_draining() || strikes >= STRIKES_MAX {
@@ -241,7 +229,13 @@ impl RelayService {
     }
 
     /// Answers a request after which there is no other, and counts why.
-    async fn part_with(&self, link: Link, peer: PeerAddress, refused: Refused, answer: &Answer) {
+    pub(super) async fn part_with(
+        &self,
+        link: Link,
+        peer: PeerAddress,
+        refused: Refused,
+        answer: &Answer,
+    ) {
         self.count_refused(peer, refused);
         let words = answer.encode(Persistence::Close);
         link.refuse(&self.world.reactor, &words).await;
@@ -392,24 +386,22 @@ impl RelayService {
 
     /// Asks an association's owner, this shard or another.
     async fn ask(&self, ask: Ask) -> Told {
-        let key = match &ask {
-            Ask::Gather(key, ..) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => *key,
-            // One shard remembers each, found as any association's is.
-            Ask::Spend(SingleUse { id, .. }) | Ask::Take(id) => {
-                AssociationKey(Uuid::from_bytes(id.0))
+        let name = match &ask {
+            Ask::Gather(key, ..) | Ask::Show(key) | Ask::Delete(key) | Ask::Terminate(key) => {
+                key.0.as_bytes()
             }
-            Ask::Dial(Dial { user, .. }) => place_of(user),
+            // One shard remembers each.
+            Ask::Spend(SingleUse { id, .. }) | Ask::Take(id) => &id.0[..],
+            Ask::Dial(Dial { user, .. }) => user.as_bytes(),
             Ask::List => return self.tell(ask),
         };
-        self.ask_shard(self.owner_of(key), ask).await
+        let owner = self.owner_of(name);
+        self.ask_shard(owner, ask).await
     }
 
-    /// The shard that owns an association, or what is found as one.
-    pub(super) fn owner_of(&self, key: AssociationKey) -> ShardId {
-        match self.rendezvous.borrow().route(&implicit(key)) {
-            Route::Here => self.world.shard,
-            Route::Handoff(shard) => shard,
-        }
+    /// The shard that owns what these bytes name, an association or anything else.
+    pub(super) fn owner_of(&self, name: &[u8]) -> ShardId {
+        self.rendezvous.borrow().owner_of(name)
     }
 
     /// Asks a shard, this one or another.
@@ -490,6 +482,13 @@ impl RelayService {
             Ask::List => Ok(Answered::Associations(self.listed())),
         }
     }
+}
+
+/// What has come behind a request.
+fn take_early(reader: &mut HttpReader, link: &mut Link) -> Vec<u8> {
+    let mut early = reader.take_rest();
+    early.extend_from_slice(&link.take_opened());
+    early
 }
 
 fn implicit(association: AssociationKey) -> RendezvousKey {

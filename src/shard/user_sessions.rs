@@ -9,13 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use uuid::Uuid;
 
 use super::rendezvous::Message;
 use super::sessions::Origin;
 use super::world::World;
 use crate::access::Rates;
-use crate::association::key::{AssociationKey, ShardId};
+use crate::association::key::ShardId;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -80,12 +79,6 @@ impl UserSessions {
     fn count(&self, user: &str) -> usize {
         self.running.get(user).map_or(0, HashSet::len)
     }
-}
-
-/// Where a user is counted: found as an association is, and by every shard alike.
-pub(super) fn place_of(user: &str) -> AssociationKey {
-    let hash = RandomState::with_seeds(0, 0, 0, 0).hash_one(user);
-    AssociationKey(Uuid::from_u64_pair(hash, 0))
 }
 
 /// One of a user's sessions, dialled or being dialled, until it is dropped.

@@ -17,7 +17,7 @@ use super::rendezvous::RelayService;
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::Ask;
 use super::session_log::Errand;
-use super::user_sessions::{Dial, SessionId, UserSession, UserSessions, place_of};
+use super::user_sessions::{Dial, SessionId, UserSession, UserSessions};
 use crate::access::egress::{Candidate, Verdict};
 use crate::access::{Allowance, Guesses};
 use crate::config::limits::NAMES_PER_USER_HIGHEST;
@@ -145,7 +145,7 @@ impl RelayService {
             shard: self.world.shard,
             number: last.get(),
         };
-        let (world, by) = (Rc::clone(&self.world), self.owner_of(place_of(user)));
+        let (world, by) = (Rc::clone(&self.world), self.owner_of(user.as_bytes()));
         // Dropped on the way, it is taken back.
         let begun = UserSession::counted(Arc::clone(user), world, by, session);
         let dial = Dial {

@@ -256,6 +256,9 @@ fn what_is_not_to_be_is_refused_with_its_status() {
         assert_eq!(status(address, who, what), expected, "{what}");
     }
     assert_eq!(read_response(&mut connect).status, 502);
+    let other_method = format!("GET /ptth/v1/accept/{id}");
+    let by_get = exchange(address, &other_method, "");
+    assert_eq!((by_get.status, by_get.header("Allow")), (405, Some("POST")));
     let by_get = exchange(address, "GET /ptth/v1/accept/x", "");
     assert_eq!(by_get.status, 404);
     assert_eq!(exchange(address, "POST /ptth/v1/listen/22", "").status, 401);
@@ -269,13 +272,17 @@ fn a_second_use_of_a_leg_and_one_connection_too_many_are_refused() {
     let mut listen = call(address, HOME, "listen/22", "");
     let _connect = call(address, ALICE, "connect/home/22", "");
     let id = read_response(&mut listen).body;
-    let _accept = call(address, HOME, &format!("accept/{id}"), "");
-    let _upstream = call(address, ALICE, &format!("upstream/{id}"), CHUNKED);
-    until("the first ones are taken", || {
-        let again = status(address, ALICE, &format!("upstream/{id}"));
-        (again == 409).then_some(())
-    });
-    assert_eq!(status(address, HOME, &format!("accept/{id}")), 409);
+    let mut accept = call(address, HOME, &format!("accept/{id}"), "");
+    read_head(&mut accept);
+    let asks = format!("{CHUNKED}Expect: 100-continue\r\n");
+    let mut upstream = call(address, ALICE, &format!("upstream/{id}"), &asks);
+    // It is told so once it is taken.
+    let mut go_on = [0; 25];
+    upstream.read_exact(&mut go_on).expect("a word");
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    for (who, what) in [(ALICE, "upstream"), (HOME, "accept")] {
+        assert_eq!(status(address, who, &format!("{what}/{id}")), 409, "{what}");
+    }
     let mut backlog: Vec<_> = (0..65)
         .map(|_| call(address, ALICE, "connect/home/80", ""))
         .collect();
