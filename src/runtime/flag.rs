@@ -71,6 +71,33 @@ impl Drop for Place<'_> {
     }
 }
 
+/// Runs two futures until both are done.
+pub async fn both<A, B>(first: impl Future<Output = A>, second: impl Future<Output = B>) -> (A, B) {
+    let mut first = pin!(first);
+    let mut second = pin!(second);
+    let mut done = (None, None);
+    poll_fn(|context: &mut Context<'_>| {
+        if done.0.is_none()
+            && let Poll::Ready(value) = first.as_mut().poll(context)
+        {
+            done.0 = Some(value);
+        }
+        if done.1.is_none()
+            && let Poll::Ready(value) = second.as_mut().poll(context)
+        {
+            done.1 = Some(value);
+        }
+        match (done.0.take(), done.1.take()) {
+            (Some(one), Some(other)) => Poll::Ready((one, other)),
+            so_far => {
+                done = so_far;
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
 /// Which of two futures was done first.
 #[derive(Debug)]
 pub enum Either<A, B> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
-use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
     connect, getpeername, recv, send, sendmsg, shutdown, socket_with, sockopt,
@@ -78,6 +78,16 @@ impl Socket {
     /// What `FIONBIO` answers; not seen on an open socket.
     pub fn adopt(fd: OwnedFd) -> Result<Self, Errno> {
         ioctl_fionbio(&fd, true)?;
+        Ok(Self { fd })
+    }
+
+    /// Another descriptor of the same connection, which ends when both are closed.
+    ///
+    /// # Errors
+    ///
+    /// When there is no descriptor left.
+    pub fn duplicate(&self) -> Result<Self, Errno> {
+        let fd = fcntl_dupfd_cloexec(&self.fd, 0)?;
         Ok(Self { fd })
     }
 
