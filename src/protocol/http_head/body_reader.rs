@@ -1,7 +1,9 @@
 //! Follows a message's body to its end, byte by byte: RFC 9112 §6 and §7.1.
 //!
-//! Chunks are looked at, not taken apart: the body passes as it came. Only CRLF ends a
-//! line, for the reason that [`LineEnding::CrLf`](super::LineEnding::CrLf) gives.
+//! Whoever passes a body on as it came asks how much of what came is the body's
+//! ([`BodyReader::receive`]), and whoever wants what is in it asks for its parts
+//! ([`BodyReader::next_part`]). Only CRLF ends a line, for the reason that
+//! [`LineEnding::CrLf`](super::LineEnding::CrLf) gives.
 
 use thiserror::Error;
 
@@ -13,6 +15,15 @@ const SIZE_LINE_BYTES_MAX: usize = 1024;
 /// Knows how much of a body is still to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BodyReader(State);
+
+/// What some bytes at the front are to a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyPart {
+    /// So many of what is in it.
+    Content(usize),
+    /// So many of what is around that.
+    Framing(usize),
+}
 
 /// Why bytes are not chunks, whatever may follow them: RFC 9112 §7.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -96,26 +107,48 @@ impl BodyReader {
     ///
     /// If these are no chunks.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<usize, ChunkError> {
+        let mut taken = 0;
+        loop {
+            match self.next_part(&bytes[taken..])? {
+                BodyPart::Content(0) | BodyPart::Framing(0) => return Ok(taken),
+                BodyPart::Content(count) | BodyPart::Framing(count) => taken += count,
+            }
+        }
+    }
+
+    /// Takes the front of what came next, up to where content begins or ends; none is taken
+    /// of what is another message's.
+    ///
+    /// # Errors
+    ///
+    /// If these are no chunks.
+    pub fn next_part(&mut self, bytes: &[u8]) -> Result<BodyPart, ChunkError> {
         match &mut self.0 {
-            State::Ended => Ok(0),
-            State::UntilClose => Ok(bytes.len()),
+            State::Ended => Ok(BodyPart::Framing(0)),
+            State::UntilClose => Ok(BodyPart::Content(bytes.len())),
             State::Length(left) => {
                 let taken = up_to(*left, bytes.len());
                 *left -= taken as u64;
                 if *left == 0 {
                     self.0 = State::Ended;
                 }
-                Ok(taken)
+                Ok(BodyPart::Content(taken))
             }
             State::Chunked(chunked) => {
+                if let Chunked::Data { left } = *chunked {
+                    return Ok(BodyPart::Content(chunked.take_data(left, bytes.len())));
+                }
                 let mut taken = 0;
-                while taken < bytes.len() && *chunked != Chunked::Ended {
-                    taken += chunked.receive(&bytes[taken..])?;
+                while let Some(byte) = bytes.get(taken)
+                    && chunked.is_framing()
+                {
+                    chunked.receive(*byte)?;
+                    taken += 1;
                 }
                 if *chunked == Chunked::Ended {
                     self.0 = State::Ended;
                 }
-                Ok(taken)
+                Ok(BodyPart::Framing(taken))
             }
         }
     }
@@ -128,9 +161,23 @@ impl BodyReader {
 }
 
 impl Chunked {
-    /// Takes some of `bytes`, of which there is at least one.
-    fn receive(&mut self, bytes: &[u8]) -> Result<usize, ChunkError> {
-        let byte = bytes[0];
+    /// Whether the next byte is of what is around the data.
+    const fn is_framing(self) -> bool {
+        !matches!(self, Self::Data { .. } | Self::Ended)
+    }
+
+    /// Takes as much of the `left` bytes of data as has come; tells how much that is.
+    fn take_data(&mut self, left: u64, came: usize) -> usize {
+        let taken = up_to(left, came);
+        *self = match left - taken as u64 {
+            0 => Self::DataReturn,
+            left => Self::Data { left },
+        };
+        taken
+    }
+
+    /// Takes a byte of what is around the data.
+    fn receive(&mut self, byte: u8) -> Result<(), ChunkError> {
         *self = match *self {
             Self::Size { size, bytes } => read_size(size, bytes, byte)?,
             Self::Extension { size, .. } if byte == b'\r' => Self::SizeLineFeed { size },
@@ -146,14 +193,6 @@ impl Chunked {
                 },
                 ((), left) => Self::Data { left },
             },
-            Self::Data { left } => {
-                let taken = up_to(left, bytes.len());
-                *self = match left - taken as u64 {
-                    0 => Self::DataReturn,
-                    left => Self::Data { left },
-                };
-                return Ok(taken);
-            }
             Self::DataReturn => {
                 expect(byte, b'\r')?;
                 Self::DataLineFeed
@@ -186,9 +225,9 @@ impl Chunked {
                     bytes,
                 },
             },
-            Self::Ended => return Ok(0),
+            Self::Data { .. } | Self::Ended => unreachable!("these are not framing"),
         };
-        Ok(1)
+        Ok(())
     }
 }
 
@@ -285,6 +324,47 @@ mod tests {
             "x",
         );
         check("0\r\nA: b\r\nC:\r\n\r\n", "x");
+    }
+
+    #[test]
+    fn content_is_told_from_what_is_around_it() {
+        let content_of = |body: Body, bytes: &[u8], piece: usize| {
+            let mut reader = BodyReader::new(body);
+            let mut content = Vec::new();
+            let mut taken = 0;
+            for piece in bytes.chunks(piece) {
+                let mut rest = piece;
+                while let Ok(BodyPart::Content(count @ 1..) | BodyPart::Framing(count @ 1..)) =
+                    reader.clone().next_part(rest)
+                {
+                    let part = reader.next_part(rest);
+                    if part == Ok(BodyPart::Content(count)) {
+                        content.extend_from_slice(&rest[..count]);
+                    }
+                    rest = &rest[count..];
+                    taken += count;
+                }
+            }
+            (content, taken)
+        };
+        let chunks = b"5;a=b\r\nhello\r\n6\r\n world\r\n0\r\nA: b\r\n\r\n";
+        let followed = [&chunks[..], b"POST"].concat();
+        for (body, bytes, content, taken) in [
+            (
+                Body::Chunked,
+                &followed[..],
+                &b"hello world"[..],
+                chunks.len(),
+            ),
+            (Body::Length(5), b"hello world", b"hello", 5),
+            (Body::UntilClose, b"hello", b"hello", 5),
+            (Body::Length(0), b"hello", b"", 0),
+        ] {
+            for piece in 1..=bytes.len() {
+                let expected = (content.to_vec(), taken);
+                assert_eq!(content_of(body, bytes, piece), expected, "by {piece}");
+            }
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use thiserror::Error;
 use crate::protocol::Progress;
 
 pub use answer::{Answer, Persistence};
-pub use body_reader::{BodyReader, ChunkError};
+pub use body_reader::{BodyPart, BodyReader, ChunkError};
 pub use framing::{Body, FramingError};
 pub use request::RequestHead;
 pub use response::ResponseHead;

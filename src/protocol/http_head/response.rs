@@ -1,6 +1,6 @@
 //! The head of a response: RFC 9112 §4.
 
-use super::{HeadError, HeadPolicy, HeaderSlots, Headers, HttpVersion, Window};
+use super::{HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, Headers, HttpVersion, Window};
 use crate::protocol::Progress;
 
 /// A response's head, borrowed from the bytes that it was decoded from.
@@ -44,6 +44,29 @@ impl<'slots, 'bytes> ResponseHead<'slots, 'bytes> {
             },
         })
     }
+
+    /// The bytes of the heads before the final one, which say nothing of it: RFC 9110 §15.2.
+    ///
+    /// # Errors
+    /// As [`Self::decode`], or if there are more of them than the policy lets one be long.
+    pub fn interim_bytes(bytes: &[u8], policy: HeadPolicy) -> Result<usize, HeadError> {
+        let mut interim = 0;
+        loop {
+            let mut slots = HeaderSlots::<HEADERS_MAX>::new();
+            let head = ResponseHead::decode(&bytes[interim..], policy, &mut slots)?;
+            let Progress::Complete { value, consumed } = head else {
+                return Ok(interim);
+            };
+            if !matches!(value.status, 100..=199) {
+                return Ok(interim);
+            }
+            interim += consumed;
+            let limit_bytes = policy.bytes_max;
+            if interim > limit_bytes {
+                return Err(HeadError::TooLong { limit_bytes });
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -70,6 +93,25 @@ mod tests {
             Progress::Complete { value, consumed } => Some((value.status, value.reason, consumed)),
         });
         assert_eq!(got, expected, "{input:?}");
+    }
+
+    #[test]
+    fn heads_before_the_final_one_are_skipped() {
+        let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+        for (wire, expected) in [
+            ("HTTP/1.1 200 OK\r\n\r\n".to_owned(), Ok(0)),
+            (format!("{interim}HTTP/1.1 200"), Ok(interim.len())),
+            (format!("{interim}{interim}"), Ok(2 * interim.len())),
+            (
+                interim.repeat(HeadPolicy::HTTP.bytes_max / interim.len() + 1),
+                Err(HeadError::TooLong {
+                    limit_bytes: HeadPolicy::HTTP.bytes_max,
+                }),
+            ),
+        ] {
+            let skipped = ResponseHead::interim_bytes(wire.as_bytes(), HeadPolicy::HTTP);
+            assert_eq!(skipped, expected);
+        }
     }
 
     #[test]

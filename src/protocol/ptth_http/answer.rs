@@ -7,7 +7,7 @@ use super::connection_id::ConnectionId;
 use crate::protocol::http_head::Answer;
 
 /// In which header an id stands.
-const ID_HEADER: &str = "X-PTTH-Connection-Id";
+pub(super) const ID_HEADER: &str = "X-PTTH-Connection-Id";
 
 /// What begins each answer whose body streams; the connection ends with it.
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\

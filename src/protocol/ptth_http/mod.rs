@@ -14,18 +14,21 @@
 //! | `name` | servers' names, and those of their ports |
 //! | `connection_id` | what the relay calls one connection |
 //! | `answer` | the heads of what is answered |
+//! | `ask` | the proxies' side of both |
 //! | `switchboard` | who waits for whom at the relay |
 //!
 //! Left out: whose key is good for what (`access`), and the bodies, which pass as they come
 //! (`http_head::BodyReader`).
 
 mod answer;
+mod ask;
 mod call;
 mod connection_id;
 mod name;
 mod switchboard;
 
 pub use answer::{accepted, connected, offered};
+pub use ask::{AnswerError, Answered};
 pub use call::{Call, CallError, presented_key};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use name::{Name, NameError};
