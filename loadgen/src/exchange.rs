@@ -8,6 +8,7 @@ use midspan::protocol::Progress;
 use midspan::protocol::jet::{PACKET_BYTES_MAX, Packet, Reply, Status};
 use midspan::relay::codec::{Codec, Workshop};
 use midspan::runtime::socket::Socket;
+use midspan::session::approach::Conversation;
 use midspan::session::introduction::Introduction;
 use midspan::tls::{Session, Wire};
 use rustix::io::Errno;

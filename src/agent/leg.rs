@@ -22,7 +22,7 @@ use crate::protocol::socks5::{self, Destination, ReplyCode};
 use crate::relay::GateHold;
 use crate::runtime::socket::Keepalive;
 use crate::runtime::stream::Stream;
-use crate::session::approach::ApproachError;
+use crate::session::approach::{ApproachError, Conversation};
 use crate::session::introduction::{Introduced, Introduction, IntroductionError};
 use crate::session::wrapped_stream::WrappedStream;
 use crate::shard::leg::Leg;
@@ -244,15 +244,14 @@ async fn request<C: Copy, M: Send + 'static>(
         version,
         mask: MASK_DEFAULT,
     };
-    let until = world.reactor.now() + HANDSHAKE_TIMEOUT;
-    let introducing = introduce(&mut stream, relay, &request);
-    let introduced = world.reactor.deadline(until, introducing).await;
+    let introduction = Introduction::new(&relay.speech, &request, random_bytes())?;
+    let introduced: Result<_, LegError> = converse(world, &mut stream, introduction).await;
     let Introduced {
         reply,
         timeout_s,
         codec,
         early,
-    } = introduced.ok_or(LegError::AnswerTimeout)??;
+    } = introduced?;
     Ok(Granted {
         link: WrappedStream::new(stream, codec, early, &world.workshop)?,
         reply,
@@ -276,31 +275,45 @@ pub(super) async fn reach<C: Copy, M: Send + 'static>(
     Ok(stream)
 }
 
-async fn introduce(
+/// Says what there is to say, until something has come of it, for [`HANDSHAKE_TIMEOUT`] at
+/// most.
+pub(super) async fn converse<C, M, T, E>(
+    world: &World<C, M>,
     stream: &mut Stream,
-    relay: &Way,
-    request: &Request,
-) -> Result<Introduced, LegError> {
-    let mut introduction = Introduction::new(&relay.speech, request, random_bytes())?;
-    let mut buffer = [0; READ_BYTES];
-    loop {
-        stream.send_all(introduction.output()).await?;
-        introduction.handle_sent();
-        let count = stream.recv(&mut buffer).await?;
-        if count == 0 {
-            return Err(LegError::Closed);
+    mut conversation: T,
+) -> Result<T::Outcome, E>
+where
+    C: Copy,
+    M: Send + 'static,
+    T: Conversation,
+    E: From<T::Error> + From<LegError>,
+{
+    let until = world.reactor.now() + HANDSHAKE_TIMEOUT;
+    let conversing = async {
+        let mut buffer = [0; READ_BYTES];
+        let mut count = 0;
+        loop {
+            let received = conversation.receive(&buffer[..count]);
+            if received.is_err() {
+                // An alert, if there is one: the relay need not wait for us.
+                let _ = stream.socket().send(conversation.output());
+            }
+            let received = received?;
+            let sent = stream.send_all(conversation.output()).await;
+            sent.map_err(LegError::Broken)?;
+            conversation.handle_sent();
+            if let Some(outcome) = received {
+                return Ok(outcome);
+            }
+            let received = stream.recv(&mut buffer).await;
+            count = received.map_err(LegError::Broken)?;
+            if count == 0 {
+                return Err(LegError::Closed.into());
+            }
         }
-        let received = introduction.receive(&buffer[..count]);
-        if received.is_err() {
-            // An alert, if there is one: the relay need not wait for us.
-            let _ = stream.socket().send(introduction.output());
-        }
-        if let Some(introduced) = received? {
-            // What TLS still has to say, such as the last of a handshake.
-            stream.send_all(introduction.output()).await?;
-            return Ok(introduced);
-        }
-    }
+    };
+    let outcome = world.reactor.deadline(until, conversing).await;
+    outcome.unwrap_or_else(|| Err(LegError::AnswerTimeout.into()))
 }
 
 /// Has an HTTP proxy connect us with the relay: RFC 9110 §9.3.6.

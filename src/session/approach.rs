@@ -13,6 +13,33 @@ use crate::tls::{SealError, Session, Wire};
 /// Whom to trust, and as whom.
 pub type Trusted = (Arc<ClientConfig>, ServerName<'static>);
 
+/// What is said on a connection that we dialled, until something has come of it.
+pub trait Conversation {
+    /// What comes of it.
+    type Outcome;
+    /// Why nothing does.
+    type Error;
+
+    /// What is to be sent now, in one piece. Call again with what is left of it, or
+    /// when more has come.
+    fn output(&self) -> &[u8];
+
+    /// All of [`Self::output`] is on its way.
+    fn handle_sent(&mut self);
+
+    /// Takes what came. `None`: more has to come. There may be output either way, of an error
+    /// as well.
+    ///
+    /// # Errors
+    ///
+    /// When nothing more can come.
+    fn receive(&mut self, bytes: &[u8]) -> Result<Option<Self::Outcome>, Self::Error>;
+}
+
+/// A request that is said, and whose answer is left to others.
+#[derive(Debug)]
+pub struct Asking(Approach);
+
 /// One such connection.
 pub struct Approach {
     tls: Option<Box<Session>>,
@@ -103,6 +130,36 @@ impl Approach {
     /// What is left behind an answer of this length: TLS, and what came after it.
     pub fn take_rest(&mut self, answer_bytes: usize) -> (Option<Box<Session>>, Vec<u8>) {
         (self.tls.take(), self.received.split_off(answer_bytes))
+    }
+}
+
+impl Asking {
+    /// Begins, see [`Approach::new`].
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot begin.
+    pub fn new(trusted: Option<&Trusted>, request: Vec<u8>) -> Result<Self, ApproachError> {
+        Ok(Self(Approach::new(trusted, request)?))
+    }
+}
+
+impl Conversation for Asking {
+    /// TLS, and what of the answer has come.
+    type Outcome = (Option<Box<Session>>, Vec<u8>);
+    type Error = ApproachError;
+
+    fn output(&self) -> &[u8] {
+        self.0.output()
+    }
+
+    fn handle_sent(&mut self) {
+        self.0.handle_sent();
+    }
+
+    fn receive(&mut self, bytes: &[u8]) -> Result<Option<Self::Outcome>, ApproachError> {
+        self.0.receive(bytes)?;
+        Ok(self.0.is_asked.then(|| self.0.take_rest(0)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::approach::{Approach, ApproachError, Trusted};
+use super::approach::{Approach, ApproachError, Conversation, Trusted};
 use crate::protocol::Progress;
 use crate::protocol::http_head::{HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, ResponseHead};
 use crate::protocol::websocket::{AnswerError, ClientHandshake, Role};
@@ -89,24 +89,21 @@ impl Entry {
             protocol: visitor.protocol,
         })
     }
+}
 
-    /// What is to be sent now, see [`Approach::output`].
-    #[must_use]
-    pub fn output(&self) -> &[u8] {
+impl Conversation for Entry {
+    type Outcome = Entered;
+    type Error = EntryError;
+
+    fn output(&self) -> &[u8] {
         self.approach.output()
     }
 
-    /// All of [`Self::output`] is on its way.
-    pub const fn handle_sent(&mut self) {
+    fn handle_sent(&mut self) {
         self.approach.handle_sent();
     }
 
-    /// Takes what came from the server. `None`: more has to come.
-    ///
-    /// # Errors
-    ///
-    /// Why it lets nobody in.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<Option<Entered>, EntryError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<Option<Entered>, EntryError> {
         let received = self.approach.receive(bytes)?;
         let mut slots = HeaderSlots::<HEADERS_MAX>::new();
         let decoded = ResponseHead::decode(received, HeadPolicy::HTTP, &mut slots)?;

@@ -9,7 +9,7 @@
 
 use thiserror::Error;
 
-use super::approach::{Approach, ApproachError, Trusted};
+use super::approach::{Approach, ApproachError, Conversation, Trusted};
 use crate::protocol::Progress;
 use crate::protocol::http_head::{HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, ResponseHead};
 use crate::protocol::jet::{
@@ -115,25 +115,21 @@ impl Introduction {
         let approach = Approach::new(trusted, request)?;
         Ok(Self { approach, upgrade })
     }
+}
 
-    /// What is to be sent now, in one piece. Call again with what is left of it, or
-    /// when more has come.
-    #[must_use]
-    pub fn output(&self) -> &[u8] {
+impl Conversation for Introduction {
+    type Outcome = Introduced;
+    type Error = IntroductionError;
+
+    fn output(&self) -> &[u8] {
         self.approach.output()
     }
 
-    /// All of [`Self::output`] is on its way.
-    pub const fn handle_sent(&mut self) {
+    fn handle_sent(&mut self) {
         self.approach.handle_sent();
     }
 
-    /// Takes what came from the relay. `None`: more has to come.
-    ///
-    /// # Errors
-    ///
-    /// Why the leg was not let in.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<Option<Introduced>, IntroductionError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<Option<Introduced>, IntroductionError> {
         let received = self.approach.receive(bytes)?;
         match &self.upgrade {
             None => {

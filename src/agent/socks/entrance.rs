@@ -38,9 +38,6 @@ const _: () = assert!(
         == CONNECT_TIMEOUT.as_secs() + HANDSHAKE_TIMEOUT.as_secs() + REPLY_TIMEOUT.as_secs()
 );
 
-/// Bytes that are read of an answer at a time.
-const READ_BYTES: usize = 2 << 10;
-
 /// One relay, and how it is asked.
 #[derive(Clone, Debug)]
 pub(in crate::agent) struct Gateway {
@@ -120,37 +117,9 @@ impl Gateway {
             proof: &password.proof(clock::unix_time()),
             protocol,
         };
-        let mut entry = Entry::new(self.trusted.as_ref(), visitor, random_bytes())?;
-        let entering = async {
-            let mut buffer = [0; READ_BYTES];
-            loop {
-                stream
-                    .send_all(entry.output())
-                    .await
-                    .map_err(LegError::Broken)?;
-                entry.handle_sent();
-                let count = stream.recv(&mut buffer).await.map_err(LegError::Broken)?;
-                if count == 0 {
-                    return Err(EnterError::from(LegError::Closed));
-                }
-                let received = entry.receive(&buffer[..count]);
-                if received.is_err() {
-                    // An alert, if there is one: the relay need not wait for us.
-                    let _ = stream.socket().send(entry.output());
-                }
-                if let Some(entered) = received? {
-                    // What TLS still has to say, such as the last of a handshake.
-                    stream
-                        .send_all(entry.output())
-                        .await
-                        .map_err(LegError::Broken)?;
-                    return Ok(entered);
-                }
-            }
-        };
-        let until = world.reactor.now() + HANDSHAKE_TIMEOUT;
-        let entered = world.reactor.deadline(until, entering).await;
-        let Entered { codec, early } = entered.ok_or(LegError::AnswerTimeout)??;
+        let entry = Entry::new(self.trusted.as_ref(), visitor, random_bytes())?;
+        let entered: Result<_, EnterError> = leg::converse(world, &mut stream, entry).await;
+        let Entered { codec, early } = entered?;
         let stream = WrappedStream::new(stream, codec, early, &world.workshop);
         Ok(Entrance {
             stream: stream.map_err(LegError::Broken)?,
