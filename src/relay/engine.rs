@@ -31,6 +31,7 @@ use super::codec::{Codec, Workshop};
 use super::deadline::{GateCheck, Watched};
 use super::direction::{Action, Hold, Mode, Outcome, SCRATCH_BYTES, State};
 use super::gate::{CHECK_INTERVAL, Gate, SETTLED_BY_KERNEL};
+use super::half::Half;
 use super::keepalive::{PingSettings, Sweep};
 use super::leaving::may_leave;
 use super::means::{Ends, Means};
@@ -105,6 +106,8 @@ pub struct LegIo {
     /// What its bytes are wrapped in. The prefix is then what
     /// `Codec::keep` made of it.
     pub codec: Option<Box<Codec>>,
+    /// What it is to this pair, where another one has it as well.
+    pub half: Option<Half>,
 }
 
 /// Whether bytes towards a leg wait for its reply to be read.
@@ -268,7 +271,8 @@ impl Engine {
     /// the pair may have ended when this returns, which
     /// [`Engine::poll_ended`] then tells.
     pub fn start(&mut self, left: LegIo, right: LegIo, plane: DataPlane, now: Timestamp) -> Key {
-        let has_codec = left.codec.is_some() || right.codec.is_some();
+        let is_transformed = |leg: &LegIo| leg.codec.is_some() || leg.half.is_some();
+        let has_codec = is_transformed(&left) || is_transformed(&right);
         let codecs = [&left.codec, &right.codec];
         let can_be_asked = codecs
             .into_iter()
@@ -301,8 +305,13 @@ impl Engine {
                 gates[side.index()] = Some(Gate::new(at));
             }
         }
-        let transforms =
-            has_codec.then(|| Box::new(Transforms::new([left.codec, right.codec], kept)));
+        let transforms = has_codec.then(|| {
+            Box::new(Transforms::new(
+                [left.codec, right.codec],
+                [left.half, right.half],
+                kept,
+            ))
+        });
         let is_leaving = plane == DataPlane::Ring && !has_codec;
         let key = self.pairs.insert(Session {
             pair,

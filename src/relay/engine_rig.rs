@@ -151,11 +151,17 @@ impl Rig {
         }
     }
 
+    /// Runs until the only pair has ended.
     pub(super) fn run_until_ended(&mut self) -> Closed {
-        self.run_until("end", |rig| !rig.ended.is_empty());
-        let ended = self.ended.remove(0);
+        let ended = self.run_until_one_ended();
         self.assert_nothing_held();
         ended
+    }
+
+    /// Runs until some pair has ended.
+    pub(super) fn run_until_one_ended(&mut self) -> Closed {
+        self.run_until("end", |rig| !rig.ended.is_empty());
+        self.ended.remove(0)
     }
 
     /// Everything is where it was before the first pair.
@@ -263,6 +269,7 @@ pub(super) fn connection() -> (Peer, LegIo) {
         prefix: Vec::new(),
         gate: GateHold::Open,
         codec: None,
+        half: None,
     };
     (Peer { stream }, leg)
 }

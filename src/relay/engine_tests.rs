@@ -496,6 +496,7 @@ fn unix_sockets_are_relayed_too() {
             socket: Socket::adopt(ours.into()).unwrap(),
             prefix: Vec::new(),
             gate: GateHold::Open,
+            half: None,
         };
         let mut rig = Rig::new(EngineSettings::default());
         rig.join(plane, left_leg, right_leg);

@@ -39,6 +39,7 @@ pub mod streaming;
 mod action;
 mod copy;
 mod deadline;
+mod half;
 mod leaving;
 mod means;
 mod pipe_pool;
@@ -55,12 +56,15 @@ mod engine_rig;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
+mod half_tests;
+#[cfg(test)]
 mod ring_pair_tests;
 #[cfg(test)]
 mod stream_tests;
 
 pub use close::{CloseReason, How};
 pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage};
+pub use half::Half;
 pub use pair::Side;
 pub use planes::{Planes, PlanesCounts};
 pub use slab::Key as PairKey;

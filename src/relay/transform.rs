@@ -10,8 +10,9 @@ use tracing::debug;
 use super::close::CloseReason;
 use super::codec::{Codec, CodecError, Heard, Outgoing, Workshop};
 use super::direction::{Action, Outcome, SCRATCH_BYTES, SpillKey};
+use super::half::Half;
 use super::means::{Ends, Means};
-use super::pair::{Pair, Side};
+use super::pair::{EndEvidence, Pair, Side};
 use super::spill::{CAREFUL_READ_BYTES, SpillPool};
 use crate::protocol::websocket::CloseCode;
 use crate::runtime::socket::Socket;
@@ -21,14 +22,24 @@ use crate::runtime::socket::Socket;
 pub(super) struct Transforms {
     /// By side.
     codecs: [Option<Box<Codec>>; 2],
+    /// By side: see [`Half`].
+    halves: [Option<Half>; 2],
     /// What was read before there was a pair: plain bytes, or what
     /// [`Codec::keep`] made of them.
     kept: [Option<SpillKey>; 2],
 }
 
 impl Transforms {
-    pub(super) fn new(codecs: [Option<Box<Codec>>; 2], kept: [Option<SpillKey>; 2]) -> Self {
-        Self { codecs, kept }
+    pub(super) fn new(
+        codecs: [Option<Box<Codec>>; 2],
+        halves: [Option<Half>; 2],
+        kept: [Option<SpillKey>; 2],
+    ) -> Self {
+        Self {
+            codecs,
+            halves,
+            kept,
+        }
     }
 
     /// Whether something of the leg was read before there was a pair.
@@ -38,7 +49,31 @@ impl Transforms {
 
     /// How the leg's stream stands, as far as its codec knows.
     fn heard(&self, side: Side) -> Heard {
-        self.codec(side).map_or(Heard::Open, Codec::heard)
+        match self.half(side) {
+            Some(half) if half.is_sink() => Heard::Ended,
+            _ => self.codec(side).map_or(Heard::Open, Codec::heard),
+        }
+    }
+
+    /// Whether the end of its stream is no affair of the pair's.
+    fn leaves_end(&self, side: Side) -> bool {
+        self.codec(side).is_some_and(Codec::leaves_end_to_peer)
+            || self.half(side).is_some_and(Half::is_source)
+    }
+
+    fn half(&self, side: Side) -> Option<&Half> {
+        self.halves[side.index()].as_ref()
+    }
+
+    /// What a source looks like whose read gave 0.
+    fn evidence(&self, source: Side, ends: Ends<'_>) -> EndEvidence {
+        let evidence = ends.evidence();
+        let is_shut = self.half(source).is_some_and(Half::is_shut);
+        EndEvidence {
+            // By our end and the peer's.
+            gone: evidence.gone && !is_shut,
+            ..evidence
+        }
     }
 
     /// Whether a leg can be asked for a sign of life.
@@ -87,20 +122,23 @@ impl Means {
         match action {
             Action::Copy { slow } => copy(self, &mut route, slow),
             Action::Say { is_end } => say(self, &mut route, is_end),
-            Action::ShutdownWrite
-                if route
-                    .transforms
-                    .codec(route.source.other())
-                    .is_some_and(Codec::leaves_end_to_peer) =>
-            {
+            Action::ShutdownWrite if route.transforms.leaves_end(route.source.other()) => {
                 Outcome::Done
             }
             _ => {
                 let Route {
-                    pair, ends, source, ..
+                    pair,
+                    transforms,
+                    ends,
+                    source,
                 } = route;
+                if let (Action::ShutdownWrite, Some(half)) =
+                    (action, transforms.half(source.other()))
+                {
+                    half.handle_shut();
+                }
                 self.perform(ends, action, |ends| {
-                    pair.judge_end(source, || ends.evidence())
+                    pair.judge_end(source, || transforms.evidence(source, *ends))
                 })
             }
         }
@@ -126,6 +164,11 @@ impl Means {
             {
                 let socket = &sockets[side.index()];
                 bid_farewell(&mut self.workshop, codec, socket, code);
+            }
+            if let Some(half) = transforms.half(side).filter(|half| half.is_sink()) {
+                // Closing does not say it; one that its peer has closed needs none.
+                let _ = sockets[side.index()].shutdown_write();
+                half.handle_shut();
             }
         }
     }
@@ -270,7 +313,8 @@ fn say(means: &mut Means, route: &mut Route<'_>, is_end: bool) -> Outcome {
 
 fn end_of_input(means: &mut Means, route: &mut Route<'_>) -> Outcome {
     let ends = route.ends;
-    let judged = route.pair.judge_end(route.source, || ends.evidence());
+    let evidence = || route.transforms.evidence(route.source, ends);
+    let judged = route.pair.judge_end(route.source, evidence);
     match (route.transforms.codec_mut(route.source), judged) {
         (Some(codec), Outcome::SourceEnded) => match codec.end_of_input() {
             Ok(heard) => Outcome::Transformed {

@@ -29,8 +29,8 @@ use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::ptth_http::{
     self, Call, CallError, ConnectionId, Late, Name, Place, Refusal, Switchboard, Whole,
 };
-use crate::relay::codec::{Codec, HttpBody};
-use crate::relay::{CloseReason, GateHold};
+use crate::relay::CloseReason;
+use crate::relay::codec::HttpBody;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::question::{Pending, Question};
@@ -39,7 +39,6 @@ use crate::runtime::stream::Stream;
 use crate::session::http::StreamedBody;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
-use crate::session::wrapped_stream::WrappedStream;
 use crate::time::Timestamp;
 use crate::tls::Session;
 
@@ -510,12 +509,8 @@ impl RelayService {
 
     fn body_leg(&self, caller: Caller, body: HttpBody) -> io::Result<Leg> {
         let Caller { link, request } = caller;
-        let (stream, tls, early) = link.into_parts();
-        let begun = Codec::begin_http(tls, body, early);
-        let (codec, early) = begun.map_err(io::Error::other)?;
-        let stream = WrappedStream::new(stream, Some(codec), early, &self.world.workshop)?;
-        let leg = Leg::from_stream(stream, request.peer, request.since, GateHold::Open);
-        Ok(leg)
+        let workshop = &self.world.workshop;
+        Leg::with_body(link, body, workshop, request.peer, request.since)
     }
 
     /// One way of a tunnel has broken: so does the other.

@@ -1,13 +1,16 @@
 //! A connection whose handshake is over, as the world takes it.
 
+use std::io;
+
 use super::peer_address::PeerAddress;
 use super::session_log::Party;
-use crate::relay::codec::Codec;
-use crate::relay::{GateHold, LegIo};
+use crate::relay::codec::{Codec, HttpBody};
+use crate::relay::{GateHold, Half, LegIo};
 use crate::runtime::Owner;
 use crate::runtime::readiness::Readiness;
-use crate::runtime::stream::Watched;
-use crate::session::wrapped_stream::WrappedStream;
+use crate::runtime::stream::{Stream, Watched};
+use crate::session::link::Link;
+use crate::session::wrapped_stream::{SharedWorkshop, WrappedStream};
 use crate::time::Timestamp;
 
 /// One leg of a pair to be: watched, its handshake over.
@@ -53,6 +56,34 @@ impl Leg {
         Self::new(stream.into_watched(Owner::TASK), peer, since, remains)
     }
 
+    /// A connection that goes one way, behind its head, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When what has come of the body is none.
+    pub fn with_body(
+        link: Link,
+        body: HttpBody,
+        workshop: &SharedWorkshop,
+        peer: PeerAddress,
+        since: Timestamp,
+    ) -> io::Result<Self> {
+        let (stream, tls, early) = link.into_parts();
+        let begun = Codec::begin_http(tls, body, early);
+        let (codec, early) = begun.map_err(io::Error::other)?;
+        let stream = WrappedStream::new(stream, Some(codec), early, workshop)?;
+        Ok(Self::from_stream(stream, peer, since, GateHold::Open))
+    }
+
+    /// A connection that another pair has as well.
+    #[must_use]
+    pub fn of_half(stream: Stream, half: Half, peer: PeerAddress, since: Timestamp) -> Self {
+        let stream = WrappedStream::plain(stream);
+        let mut leg = Self::from_stream(stream, peer, since, GateHold::Open);
+        leg.io.half = Some(half);
+        leg
+    }
+
     #[must_use]
     pub fn new(watched: Watched, peer: PeerAddress, since: Timestamp, remains: Remains) -> Self {
         let Watched {
@@ -72,6 +103,7 @@ impl Leg {
                 prefix,
                 gate,
                 codec,
+                half: None,
             },
             party: Party { poll, peer },
             since,

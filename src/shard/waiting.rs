@@ -49,6 +49,7 @@ impl WaitingLeg {
                 prefix: self.prefix,
                 gate: self.gate,
                 codec: self.codec,
+                half: None,
             },
             party: Party {
                 poll: self.poll,

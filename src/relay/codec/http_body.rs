@@ -13,8 +13,9 @@ use std::io::Write as _;
 use std::ops::Range;
 
 use super::chunk::Chunk;
+use super::http_client::SentBody;
 use super::{CodecError, Heard};
-use crate::protocol::http_head::{Body, BodyReader};
+use crate::protocol::http_head::{Body, BodyPart, BodyReader};
 
 /// What a request is answered whose body has arrived: RFC 9110 §15.3.1.
 const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n\
@@ -30,6 +31,10 @@ pub enum HttpBody {
     Request(BodyReader),
     /// Behind the head of an answer. Its leg says nothing more.
     Answer(AnswerBody),
+    /// Behind the head of a request of ours: the answer to it ends all.
+    Sent(SentBody),
+    /// Behind the head of an answer to us, and taken out of its chunks.
+    Fetched(BodyReader),
 }
 
 /// How a body goes out.
@@ -39,7 +44,7 @@ pub struct AnswerBody {
     makes_chunks: bool,
     has_begun: bool,
     /// The leg was told that nothing follows.
-    is_over: bool,
+    pub(super) is_over: bool,
 }
 
 impl HttpBody {
@@ -48,16 +53,28 @@ impl HttpBody {
     pub const fn both(body: Body) -> [Self; 2] {
         let answer = AnswerBody {
             makes_chunks: !matches!(body, Body::Chunked),
-            has_begun: false,
-            is_over: false,
+            ..AnswerBody::in_chunks()
         };
         [Self::Request(BodyReader::new(body)), Self::Answer(answer)]
+    }
+
+    /// Behind the head of a request of ours, in chunks.
+    #[must_use]
+    pub const fn sent() -> Self {
+        Self::Sent(SentBody::new())
+    }
+
+    /// Behind the head of an answer to us, which says how it ends.
+    #[must_use]
+    pub const fn fetched(body: Body) -> Self {
+        Self::Fetched(BodyReader::new(body))
     }
 
     /// How the leg's stream stands before anything has come.
     pub(super) fn heard(&self) -> Heard {
         match self {
-            Self::Request(reader) if reader.has_ended() => Heard::Ended,
+            Self::Request(reader) | Self::Fetched(reader) if reader.has_ended() => Heard::Ended,
+            Self::Sent(sent) => sent.heard(),
             _ => Heard::Open,
         }
     }
@@ -77,6 +94,24 @@ impl HttpBody {
                     chunks.push(Chunk::plain(fresh.start..fresh.start + count));
                 }
             }
+            Self::Fetched(reader) => {
+                let mut rest = fresh;
+                loop {
+                    let (count, is_content) = match reader.next_part(&buffer[rest.clone()])? {
+                        BodyPart::Content(count) => (count, true),
+                        BodyPart::Framing(count) => (count, false),
+                    };
+                    if count == 0 {
+                        break;
+                    }
+                    let end = rest.start + count;
+                    if is_content {
+                        chunks.push(Chunk::plain(rest.start..end));
+                    }
+                    rest.start = end;
+                }
+            }
+            Self::Sent(sent) => sent.receive(&buffer[fresh])?,
             Self::Answer(_) if fresh.is_empty() => {}
             Self::Answer(_) => return Err(CodecError::Unasked),
         }
@@ -84,8 +119,10 @@ impl HttpBody {
     }
 
     pub(super) fn encode(&mut self, buffer: &mut [u8], chunk: &Chunk) -> Range<usize> {
-        let Self::Answer(answer) = self else {
-            return chunk.range.clone();
+        let answer = match self {
+            Self::Answer(answer) => answer,
+            Self::Sent(sent) => &mut sent.chunks,
+            _ => return chunk.range.clone(),
         };
         if !answer.makes_chunks || chunk.range.is_empty() {
             return chunk.range.clone();
@@ -100,8 +137,8 @@ impl HttpBody {
     pub(super) fn end_of_input(&self) -> Result<Heard, CodecError> {
         match self {
             Self::Answer(answer) if answer.is_over => Ok(Heard::Ended),
-            // A request's body never ends with its connection: RFC 9112 §6.3.
-            Self::Request(reader) if reader.has_ended() => Ok(Heard::Ended),
+            // A body in chunks never ends with its connection: RFC 9112 §6.3.
+            _ if self.heard() == Heard::Ended => Ok(Heard::Ended),
             _ => Err(CodecError::Cut),
         }
     }
@@ -110,14 +147,16 @@ impl HttpBody {
     pub(super) fn take_end(&mut self, wire: &mut Vec<u8>) {
         match self {
             Self::Request(_) => wire.extend_from_slice(DONE),
-            Self::Answer(answer) => {
-                answer.is_over = true;
-                if answer.makes_chunks {
-                    wire.extend_from_slice(if answer.has_begun { b"\r\n" } else { b"" });
-                    wire.extend_from_slice(LAST_CHUNK);
-                }
-            }
+            Self::Answer(answer) => answer.take_end(wire),
+            Self::Sent(sent) => sent.chunks.take_end(wire),
+            Self::Fetched(_) => {}
         }
+    }
+
+    /// Whether the leg's connection is not to say by its own end that nothing follows.
+    pub(super) const fn leaves_end_to_peer(&self) -> bool {
+        // Some take that for an end of everything: whoever answers has the last word.
+        matches!(self, Self::Sent(_) | Self::Fetched(_))
     }
 }
 
@@ -127,6 +166,23 @@ const LINE_BYTES_MAX: usize = 2 + 8 + 2;
 const _: () = assert!(LINE_BYTES_MAX <= super::chunk::ROOM_BYTES);
 
 impl AnswerBody {
+    /// A body of which nothing has come, and that gets chunks around it.
+    pub(super) const fn in_chunks() -> Self {
+        Self {
+            makes_chunks: true,
+            has_begun: false,
+            is_over: false,
+        }
+    }
+
+    fn take_end(&mut self, wire: &mut Vec<u8>) {
+        self.is_over = true;
+        if self.makes_chunks {
+            wire.extend_from_slice(if self.has_begun { b"\r\n" } else { b"" });
+            wire.extend_from_slice(LAST_CHUNK);
+        }
+    }
+
     /// What stands before a chunk, with the end of the one before.
     fn line_before<'line>(&mut self, bytes: usize, line: &'line mut [u8]) -> &'line [u8] {
         let end_before = match std::mem::replace(&mut self.has_begun, true) {

@@ -19,6 +19,7 @@
 mod chunk;
 mod gather;
 mod http_body;
+mod http_client;
 mod masks;
 mod websocket;
 mod workshop;
@@ -35,7 +36,7 @@ use std::ops::Range;
 use thiserror::Error;
 
 use super::keepalive::PingSettings;
-use crate::protocol::http_head::ChunkError;
+use crate::protocol::http_head::{ChunkError, HeadError};
 use crate::protocol::websocket::{CloseCode, Role, Violation};
 use crate::tls::{SealError, Session, Wire};
 
@@ -86,6 +87,15 @@ pub enum CodecError {
     /// The body of an HTTP request is not what its head says.
     #[error("http: {0}")]
     Chunks(#[from] ChunkError),
+    /// What answers is not HTTP.
+    #[error(transparent)]
+    NotHttp(#[from] HeadError),
+    /// The answer to a request of ours is that it is not done.
+    #[error("the answer has status {status}")]
+    Refused {
+        /// RFC 9110 §15.
+        status: u16,
+    },
     /// Whoever is answered over HTTP says something in between.
     #[error("http: a request before the last one was answered")]
     Unasked,
@@ -317,9 +327,10 @@ impl Codec {
             http.take_end(&mut words);
         }
         self.wrap(&words, wire)?;
+        let is_left = self.leaves_end_to_peer();
         match &mut self.tls {
-            // The end of a WebSocket is its own, and the leg is still to answer it.
-            Some(tls) if is_end && self.websocket.is_none() => tls.close(wire),
+            // The leg is still to answer that end.
+            Some(tls) if is_end && !is_left => tls.close(wire),
             _ => Ok(()),
         }
     }
@@ -396,7 +407,10 @@ impl Codec {
     /// the leg, having heard them, ends it.
     #[must_use]
     pub const fn leaves_end_to_peer(&self) -> bool {
-        self.websocket.is_some()
+        match &self.http {
+            Some(http) => http.leaves_end_to_peer(),
+            None => self.websocket.is_some(),
+        }
     }
 }
 
@@ -406,7 +420,7 @@ impl CodecError {
     pub const fn close_code(&self) -> CloseCode {
         match self {
             Self::WebSocket(violation) => violation.close_code(),
-            Self::Tls(_) | Self::Chunks(_) | Self::Unasked | Self::Cut => CloseCode::PROTOCOL_ERROR,
+            _ => CloseCode::PROTOCOL_ERROR,
         }
     }
 }

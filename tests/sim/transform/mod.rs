@@ -338,6 +338,7 @@ fn meet(rng: &mut fastrand::Rng, transport: Transport, flow: &mut Flow) -> (Peer
             _ => GateHold::Open,
         },
         codec,
+        half: None,
     };
     (peer, leg)
 }
