@@ -31,6 +31,13 @@ pub enum AgentError {
     /// Something else answers there.
     #[error("what answers at {relay} is not a JET relay")]
     NotJet { relay: RelayUrl, source: ReplyError },
+    /// The relay does not let this proxy listen.
+    #[error("{relay} does not let this proxy listen (status {status})")]
+    NotListed {
+        relay: String,
+        status: u16,
+        next: Option<&'static str>,
+    },
     /// The relay cannot be reached by anybody whom we trust.
     #[error(transparent)]
     Way(#[from] WayError),
@@ -61,6 +68,7 @@ impl AgentError {
                  (--create-on-accept)"
                     .into()
             }
+            Self::NotListed { next, .. } => (*next)?.into(),
             Self::NotJet { .. } => "check the scheme, the host and the port of the relay".into(),
             Self::Way(WayError::NoAuthorities) => {
                 "install ca-certificates, pass --relay-ca FILE, or pin the relay's certificate \

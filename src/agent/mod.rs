@@ -16,6 +16,7 @@ pub mod leg;
 pub mod meeting;
 pub mod once;
 pub mod process;
+pub mod ptth;
 pub mod reconnect;
 pub mod settings;
 pub mod socks;

@@ -288,13 +288,13 @@ impl BoundSocks {
 
 /// What every shard starts with.
 #[derive(Debug)]
-struct Seed<M = Infallible> {
+pub(super) struct Seed<M = Infallible> {
     world: WorldSettings,
-    connections_max: usize,
+    pub(super) connections_max: usize,
     resolver: Resolver,
-    inbox: Inbox<Envelope<M>>,
-    shards: Vec<Mailbox<Envelope<M>>>,
-    operator: Option<Operator>,
+    pub(super) inbox: Inbox<Envelope<M>>,
+    pub(super) shards: Vec<Mailbox<Envelope<M>>>,
+    pub(super) operator: Option<Operator>,
 }
 
 struct ExposeSeed {
@@ -322,12 +322,12 @@ struct ForwardSeed {
     listener: Listener,
 }
 
-type Ended = io::Result<(ShardSnapshot, Option<AgentError>)>;
+pub(super) type Ended = io::Result<(ShardSnapshot, Option<AgentError>)>;
 
 type Started<M> = (Cores, Vec<Seed<M>>, Pulse<M>);
 
 /// `reload` is told of a `SIGHUP`, which else ends the agent.
-fn seeds<M>(
+pub(super) fn seeds<M>(
     settings: &AgentSettings,
     signals: Signals,
     reload: Option<Sender<()>>,
@@ -383,7 +383,7 @@ fn way(relay: &RelayUrl, agent: &AgentSettings) -> Result<Way, AgentError> {
     Ok(Way::new(relay.clone(), authorities, agent.via.clone())?)
 }
 
-fn listeners(
+pub(super) fn listeners(
     address: SocketAddr,
     hand_out: HandOut,
     count: usize,
@@ -396,12 +396,15 @@ fn listeners(
     claim_and_bind().map_err(|source| AgentError::Listen { address, source })
 }
 
-fn with_each<M, S, T>(seeds: Vec<(Seed<M>, S)>, mut make: impl FnMut(S) -> T) -> Vec<(Seed<M>, T)> {
+pub(super) fn with_each<M, S, T>(
+    seeds: Vec<(Seed<M>, S)>,
+    mut make: impl FnMut(S) -> T,
+) -> Vec<(Seed<M>, T)> {
     let with_own = |(seed, own)| (seed, make(own));
     seeds.into_iter().map(with_own).collect()
 }
 
-fn finish(shards: Vec<Ended>) -> Result<ShardSnapshot, AgentError> {
+pub(super) fn finish(shards: Vec<Ended>) -> Result<ShardSnapshot, AgentError> {
     let mut total = ShardSnapshot::zero();
     for ended in shards {
         let (snapshot, failure) = ended.map_err(AgentError::Setup)?;
@@ -413,7 +416,7 @@ fn finish(shards: Vec<Ended>) -> Result<ShardSnapshot, AgentError> {
     Ok(total)
 }
 
-fn new_world<C: Copy, M>(index: u16, seed: &Seed<M>) -> io::Result<Rc<World<C, M>>>
+pub(super) fn new_world<C: Copy, M>(index: u16, seed: &Seed<M>) -> io::Result<Rc<World<C, M>>>
 where
     M: Send + 'static,
 {

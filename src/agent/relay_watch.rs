@@ -13,8 +13,12 @@ use crate::protocol::jet::Status;
 #[derive(Debug)]
 pub(super) struct RelayWatch {
     pub(super) way: Way,
-    state: Cell<State>,
+    presence: Presence,
 }
+
+/// Whether the relay is there, as it was found last.
+#[derive(Debug)]
+pub(super) struct Presence(Cell<State>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -24,17 +28,40 @@ enum State {
     Down,
 }
 
+impl Default for Presence {
+    fn default() -> Self {
+        Self(Cell::new(State::New))
+    }
+}
+
+impl Presence {
+    /// It is there; whether that is news.
+    pub(super) fn handle_success(&self) -> bool {
+        self.0.replace(State::Up) != State::Up
+    }
+
+    /// It is not; whether that is news.
+    pub(super) fn handle_failure(&self) -> bool {
+        self.0.replace(State::Down) != State::Down
+    }
+
+    /// Whether it never was found to be there, or not.
+    pub(super) fn is_new(&self) -> bool {
+        self.0.get() == State::New
+    }
+}
+
 impl RelayWatch {
     pub(super) fn new(way: Way) -> Self {
         Self {
             way,
-            state: Cell::new(State::New),
+            presence: Presence::default(),
         }
     }
 
     /// The relay lets a leg wait.
     pub(super) fn handle_success(&self) {
-        if self.state.replace(State::Up) != State::Up {
+        if self.presence.handle_success() {
             info!(relay = %self.way, "waiting at the relay");
         }
     }
@@ -57,13 +84,13 @@ impl RelayWatch {
             }
             // A relay that served before may be restarting behind something
             // that speaks for it meanwhile.
-            LegError::NotJet(source) if self.state.get() == State::New => {
+            LegError::NotJet(source) if self.presence.is_new() => {
                 let relay = relay();
                 return Err(AgentError::NotJet { relay, source });
             }
             _ => {}
         }
-        if self.state.replace(State::Down) != State::Down {
+        if self.presence.handle_failure() {
             let next = error.next_step();
             warn!(relay = %self.way, %error, next, "cannot wait at the relay; trying again");
         }

@@ -1,17 +1,23 @@
 //! What the proxies run with: parsed, valid, with every default filled in.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ptth::DEFAULT_PORT;
+use super::ptth::asking::Key;
+use super::ptth::url::PtthUrl;
 use super::socks::url::WebsocksUrl;
-use super::target::{HostPort, Service};
+use super::target::{HostPort, Service, Target};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use crate::access::PasswordDigest;
 use crate::access::routing::RoutingRules;
 use crate::config::limits::Limits;
 use crate::config::settings::LogSettings;
 use crate::config::{DataPlane, ListenAddress};
+use crate::protocol::ptth_http::{Name, NameError};
 use crate::protocol::socks5::Credentials;
 use crate::protocol::websocks::SubProtocol;
 
@@ -93,6 +99,54 @@ pub struct SocksSettings {
     pub agent: AgentSettings,
 }
 
+/// The server-side proxy by PTTH: makes local services reachable under a server's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PtthExposeSettings {
+    /// What the relay calls it.
+    pub name: Name,
+    /// The relay at which to listen.
+    pub relay: PtthUrl,
+    /// What says who it is.
+    pub key: Key,
+    /// At least one; no port twice.
+    pub services: Vec<PtthService>,
+    /// As for all proxies.
+    pub agent: AgentSettings,
+}
+
+/// One service that is exposed by PTTH.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PtthService {
+    /// By which name clients ask for it.
+    pub port: Name,
+    /// Where it answers.
+    pub target: Target,
+}
+
+/// The client-side proxy by PTTH: a local port that leads to a server's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PtthForwardSettings {
+    /// Where to listen.
+    pub listen: ListenAddress,
+    /// The relay to dial.
+    pub relay: PtthUrl,
+    /// What says who it is.
+    pub key: Key,
+    /// Where it leads.
+    pub destination: PtthDestination,
+    /// As for all proxies.
+    pub agent: AgentSettings,
+}
+
+/// A port of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PtthDestination {
+    /// Whose.
+    pub server: Name,
+    /// Which, by the server's own name for it.
+    pub port: Name,
+}
+
 /// The client-side proxy: a local port that leads to an exposed service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardSettings {
@@ -102,4 +156,23 @@ pub struct ForwardSettings {
     pub ticket: Ticket,
     /// As for both proxies.
     pub agent: AgentSettings,
+}
+
+impl FromStr for PtthDestination {
+    type Err = NameError;
+
+    /// `SERVER[:PORT]`
+    fn from_str(written: &str) -> Result<Self, NameError> {
+        let (server, port) = written.split_once(':').unwrap_or((written, DEFAULT_PORT));
+        Ok(Self {
+            server: server.parse()?,
+            port: port.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for PtthDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.server, self.port)
+    }
 }

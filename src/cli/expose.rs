@@ -1,5 +1,6 @@
 //! `midspan expose`: its arguments, and the ticket that it prints.
 
+use std::env;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
@@ -8,11 +9,14 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use tracing::info;
 
+use super::any_relay::AnyRelay;
 use super::notify::Notifier;
+use super::ptth::{self, ProxyKeyArgs};
 use super::{Advise, AgentArgs, StateDir, host, logging, print, quoted};
 use crate::agent::expose::SERVICES_MAX;
 use crate::agent::process::BoundExpose;
-use crate::agent::settings::{Direct, ExposeSettings, Sessions};
+use crate::agent::ptth::url::PtthUrl;
+use crate::agent::settings::{Direct, ExposeSettings, PtthExposeSettings, Sessions};
 use crate::agent::target::{HostPort, Service};
 use crate::agent::ticket::{OnceTicket, RelayUrl, ReusableTicket, Secret, Ticket};
 use crate::config::ListenAddress;
@@ -26,11 +30,13 @@ const NAME_BYTES_MAX: usize = 64;
 /// Make services on this machine reachable through a relay
 ///
 /// Prints a ticket: whoever has it can connect with `midspan forward`. The
-/// ticket stays the same for the same NAME.
+/// ticket stays the same for the same NAME. A relay of PTTH needs no ticket: it lists who
+/// may connect to NAME.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
-  midspan expose home --to 127.0.0.1:22 --to 80=nas:8080 --relay jet+tcp://relay.example:8080")]
+  midspan expose home --to 127.0.0.1:22 --to 80=nas:8080 --relay jet+tcp://relay.example:8080
+  midspan expose home --to 127.0.0.1:22 --relay ptth+https://relay.example --key-file home.key")]
 pub struct ExposeArgs {
     /// What to call it; names the file that keeps the ticket's secret
     name: String,
@@ -40,9 +46,13 @@ pub struct ExposeArgs {
     #[arg(long, required = true, value_name = "[PORT=]TARGET")]
     to: Vec<Service>,
 
-    /// The relay at which to meet
-    #[arg(long, value_name = "jet+WAY://HOST:PORT")]
-    relay: RelayUrl,
+    /// The relay at which to meet: jet+WAY://HOST:PORT, or ptth+https://HOST:PORT, which lists
+    /// NAME and its key
+    #[arg(long, value_name = "URL")]
+    relay: AnyRelay,
+
+    #[command(flatten)]
+    key: ProxyKeyArgs,
 
     /// Serve one session, print its plain ids for any JET client, and end. One in which
     /// the client says nothing and hangs up does not count
@@ -75,7 +85,8 @@ impl ExposeArgs {
     /// # Errors
     ///
     /// Arguments that contradict each other, or a secret that cannot be kept.
-    pub fn settings(&self, host: &HostFacts) -> anyhow::Result<ExposeSettings> {
+    fn settings(&self, relay: &RelayUrl, host: &HostFacts) -> anyhow::Result<ExposeSettings> {
+        self.key.check_none().usage()?;
         self.check().usage()?;
         let agent = self.agent.settings(host).context("--cores").usage()?;
         let sessions = match self.once {
@@ -87,7 +98,7 @@ impl ExposeArgs {
         };
         Ok(ExposeSettings {
             name: self.name.clone(),
-            relay: self.relay.clone(),
+            relay: relay.clone(),
             services: self.to.clone(),
             sessions,
             direct: self.direct.map(|listen| Direct {
@@ -95,6 +106,34 @@ impl ExposeArgs {
                 told: self.direct_as.clone(),
             }),
             agent,
+        })
+    }
+
+    /// The settings for a relay of PTTH; `key` is what `MIDSPAN_KEY` holds.
+    ///
+    /// # Errors
+    ///
+    /// Arguments that contradict each other, or no key.
+    fn ptth_settings(
+        &self,
+        relay: &PtthUrl,
+        host: &HostFacts,
+        key: Option<&str>,
+    ) -> anyhow::Result<PtthExposeSettings> {
+        let check = || {
+            ensure!(
+                !self.once && self.direct.is_none(),
+                "--once and --direct are for relays of JET: who may connect, a relay of PTTH decides"
+            );
+            self.check()
+        };
+        check().usage()?;
+        Ok(PtthExposeSettings {
+            name: ptth::server_name(&self.name)?,
+            relay: relay.clone(),
+            key: self.key.key(host, key)?,
+            services: ptth::services(&self.to),
+            agent: self.agent.settings(host).context("--cores").usage()?,
         })
     }
 
@@ -176,8 +215,23 @@ pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<()> {
     // Raises the descriptor limit, from which limits are derived.
     kernel::probe()?;
     let host = host::facts()?;
-    let settings = args.settings(&host)?;
-    let _claim = args.claim(&host)?;
+    match &args.relay {
+        AnyRelay::Jet(relay) => run_jet(args, relay, &host, signals),
+        AnyRelay::Ptth(relay) => {
+            let key = env::var(ptth::KEY_VARIABLE).ok();
+            ptth::expose(&args.ptth_settings(relay, &host, key.as_deref())?, signals)
+        }
+    }
+}
+
+fn run_jet(
+    args: &ExposeArgs,
+    relay: &RelayUrl,
+    host: &HostFacts,
+    signals: Signals,
+) -> anyhow::Result<()> {
+    let settings = args.settings(relay, host)?;
+    let _claim = args.claim(host)?;
     let mut bound = BoundExpose::bind(&settings, signals)?;
     let log = logging::init(settings.agent.log)?;
     if let Some(report) = ExposeReport::reusable(&settings, bound.direct()) {
@@ -197,6 +251,16 @@ pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<()> {
     info!(counters = %counted, "stopped");
     log.flush();
     Ok(())
+}
+
+/// Where a client may listen for a service: ports below 1024 are root's, and 22 is often
+/// taken.
+pub(super) const fn local_port(port: Option<u16>) -> u16 {
+    match port {
+        Some(22) | None => 2222,
+        Some(port @ ..1024) => 8000 + port,
+        Some(port) => port,
+    }
 }
 
 /// What an exposing proxy says: the ticket, and what to do with it.
@@ -281,12 +345,7 @@ impl fmt::Display for ExposeReport<'_> {
                 }
                 (ticket, _) => ticket.clone(),
             };
-            // Ports below 1024 are root's; 22 is often taken, so 2222.
-            let local = match service.port {
-                Some(22) | None => 2222,
-                Some(port @ ..1024) => 8000 + port,
-                Some(port) => port,
-            };
+            let local = local_port(service.port);
             writeln!(
                 f,
                 "  midspan forward {local} --to {}",
@@ -325,12 +384,19 @@ mod tests {
         })
     }
 
+    fn jet_settings(args: &ExposeArgs, host: &HostFacts) -> anyhow::Result<ExposeSettings> {
+        match &args.relay {
+            AnyRelay::Jet(relay) => args.settings(relay, host),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn a_name_keeps_its_ticket() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let settings = |args: &str| {
             let host = host(Some(folder.path().join("state")));
-            parse(args).expect("valid").settings(&host).expect("valid")
+            jet_settings(&parse(args).expect("valid"), &host).expect("valid")
         };
         let home = settings("home --to localhost:22 --relay jet+tcp://relay:1");
         let again = settings("home --to localhost:80 --to 1=unix:/s --relay jet+tcp://relay:1");
@@ -349,7 +415,7 @@ mod tests {
             let text = match parse(args) {
                 Err(error) => error.to_string(),
                 Ok(args) => {
-                    let error = args.settings(&host(None)).expect_err("wrong");
+                    let error = jet_settings(&args, &host(None)).expect_err("wrong");
                     reported(&error)
                 }
             };
@@ -395,7 +461,7 @@ mod tests {
             .expect("valid");
         let folder = tempfile::tempdir().expect("a temporary folder");
         let host = host(Some(folder.path().to_owned()));
-        let mut settings = args.settings(&host).expect("valid");
+        let mut settings = jet_settings(&args, &host).expect("valid");
         settings.sessions = Sessions::Reusable(Secret::from_bytes([0; 16]));
         let report = ExposeReport::reusable(&settings, None)
             .expect("reusable")

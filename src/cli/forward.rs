@@ -9,12 +9,15 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use tracing::info;
 
+use super::any_relay::AnyRelay;
 use super::local_listener::LocalListener;
 use super::notify::Notifier;
+use super::ptth::{self, ProxyKeyArgs};
 use super::{Advise, AgentArgs, host, logging, print, secret_file};
 use crate::agent::process::BoundForward;
-use crate::agent::settings::ForwardSettings;
-use crate::agent::ticket::{RelayUrl, Ticket};
+use crate::agent::ptth::url::PtthUrl;
+use crate::agent::settings::{ForwardSettings, PtthForwardSettings};
+use crate::agent::ticket::Ticket;
 use crate::config::settings::HostFacts;
 use crate::runtime::kernel;
 use crate::runtime::signal::Signals;
@@ -31,19 +34,25 @@ const TICKET_VARIABLE: &str = "MIDSPAN_TICKET";
 #[command(after_help = "\
 Example:
   midspan forward 2222 --to jet+tcp://relay.example:8080/ticket/AAECAwQFBgcICQoLDA0ODw/22
-  ssh -p 2222 127.0.0.1")]
+  ssh -p 2222 127.0.0.1
+  midspan forward 2222 --to home:22 --relay ptth+https://relay.example --key-file alice.key")]
 pub struct ForwardArgs {
     /// Where to listen; a port alone is on 127.0.0.1
     #[arg(value_name = "[ADDR:]PORT")]
     listen: LocalListener,
 
-    /// The ticket that `midspan expose` printed, or @FILE that holds it
+    /// The ticket that `midspan expose` printed, or @FILE that holds it; at a relay of PTTH
+    /// a server's NAME[:PORT]
     #[arg(long, value_name = "TICKET")]
     to: Option<String>,
 
-    /// Meet at this address of the relay instead of the ticket's
-    #[arg(long, value_name = "jet+WAY://HOST:PORT")]
-    relay: Option<RelayUrl>,
+    /// Meet at this address of the relay instead of the ticket's; or the relay of PTTH, as
+    /// ptth+https://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    relay: Option<AnyRelay>,
+
+    #[command(flatten)]
+    key: ProxyKeyArgs,
 
     #[command(flatten)]
     agent: AgentArgs,
@@ -61,11 +70,12 @@ impl ForwardArgs {
         host: &HostFacts,
         ticket: Option<String>,
     ) -> anyhow::Result<ForwardSettings> {
+        self.key.check_none().usage()?;
         let agent = self.agent.settings(host).context("--cores").usage()?;
         let ticket = match (&self.to, ticket) {
             (Some(to), _) => match to.strip_prefix('@') {
                 Some(path) => read_ticket(&host.current_dir.join(path))?,
-                None => to.parse::<Ticket>().context("--to").usage()?,
+                None => read_to(to)?,
             },
             (None, Some(ticket)) => ticket.trim().parse().context(TICKET_VARIABLE).usage()?,
             (None, None) => Err(anyhow!("no ticket")).usage().advise(format!(
@@ -75,11 +85,42 @@ impl ForwardArgs {
         Ok(ForwardSettings {
             listen: self.listen.0,
             ticket: match &self.relay {
-                Some(relay) => ticket.with_relay(relay.clone()),
-                None => ticket,
+                Some(AnyRelay::Jet(relay)) => ticket.with_relay(relay.clone()),
+                Some(AnyRelay::Ptth(_)) | None => ticket,
             },
             agent,
         })
+    }
+
+    /// The settings for a relay of PTTH; `key` is what `MIDSPAN_KEY` holds.
+    ///
+    /// # Errors
+    ///
+    /// No destination, or no key.
+    fn ptth_settings(
+        &self,
+        relay: &PtthUrl,
+        host: &HostFacts,
+        key: Option<&str>,
+    ) -> anyhow::Result<PtthForwardSettings> {
+        let to = self.to.as_deref().context("no server").usage();
+        let to = to.advise("pass --to NAME[:PORT], as the relay lists the server")?;
+        Ok(PtthForwardSettings {
+            listen: self.listen.0,
+            relay: relay.clone(),
+            key: self.key.key(host, key)?,
+            destination: to.parse().context("--to").usage()?,
+            agent: self.agent.settings(host).context("--cores").usage()?,
+        })
+    }
+}
+
+fn read_to(to: &str) -> anyhow::Result<Ticket> {
+    let ticket = to.parse().context("--to").usage();
+    match to.contains("://") {
+        true => ticket,
+        // It looks like a name.
+        false => ticket.advise("for a server's name pass --relay ptth+https://HOST:PORT as well"),
     }
 }
 
@@ -99,14 +140,19 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
     let signals = Signals::block().context("cannot block signals")?;
     // Raises the descriptor limit, from which limits are derived.
     kernel::probe()?;
+    let host = host::facts()?;
+    if let Some(AnyRelay::Ptth(relay)) = &args.relay {
+        let key = env::var(ptth::KEY_VARIABLE).ok();
+        return ptth::forward(&args.ptth_settings(relay, &host, key.as_deref())?, signals);
+    }
     let ticket = env::var(TICKET_VARIABLE).ok();
-    let settings = args.settings(&host::facts()?, ticket)?;
+    let settings = args.settings(&host, ticket)?;
     let mut bound = BoundForward::bind(&settings, signals)?;
     let log = logging::init(settings.agent.log)?;
     let relay = settings.ticket.relay();
     print(&ForwardReport {
         listening: bound.address(),
-        relay,
+        through: format!("through {relay}"),
     });
     if let Some(pulse) = bound.take_pulse() {
         let status = format!("forwards {} through {relay}", bound.address());
@@ -120,22 +166,22 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
 
 /// What a forwarding proxy that listens says.
 #[derive(Debug)]
-pub struct ForwardReport<'a> {
+pub struct ForwardReport {
     /// The address as bound.
     pub listening: SocketAddr,
-    /// The relay that is dialled.
-    pub relay: &'a RelayUrl,
+    /// The way, as `through RELAY`.
+    pub through: String,
 }
 
-impl fmt::Display for ForwardReport<'_> {
+impl fmt::Display for ForwardReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listening, relay } = self;
+        let Self { listening, through } = self;
         let ip = listening.ip();
         let reach = match ip.is_loopback() {
             true => "this host only",
             false => "other hosts can reach it",
         };
-        writeln!(f, "forwarding {listening} ({reach}) through {relay}")?;
+        writeln!(f, "forwarding {listening} ({reach}) {through}")?;
         let port = listening.port();
         let ip = match ip.is_unspecified() {
             true => IpAddr::from(Ipv4Addr::LOCALHOST),

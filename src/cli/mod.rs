@@ -7,6 +7,7 @@
 
 mod activation;
 mod agent;
+mod any_relay;
 mod check;
 mod doctor;
 mod expose;
@@ -17,6 +18,7 @@ mod key;
 mod local_listener;
 pub mod logging;
 mod notify;
+mod ptth;
 mod relay;
 mod reload;
 mod secret_file;

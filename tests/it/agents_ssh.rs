@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use super::agent_process::{expose, forward, relay};
+use super::agent_process::{Program, expose, forward, relay};
 use super::require::require;
 
 /// Size of the file in MiB, unless `MIDSPAN_SCP_MIB` says another one.
@@ -67,6 +67,22 @@ pub(crate) fn ssh_server(sshd: &Path, folder: &Path) -> SocketAddr {
 
 #[test]
 fn ssh_and_scp_go_through() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    check_ssh_and_scp(folder, |target| {
+        let (relay, address) = relay(folder, "127.0.0.1:0", &[]);
+        let (expose, ticket) = expose(folder, address, &[target]);
+        let (forward, local) = forward(&ticket);
+        (vec![forward, expose, relay], local)
+    });
+}
+
+/// Has `ssh` and `scp` reach an SSH server by the local port that `lead` gives, which leads to
+/// it by these programs.
+pub(crate) fn check_ssh_and_scp(
+    folder: &Path,
+    lead: impl FnOnce(&str) -> (Vec<Program>, SocketAddr),
+) {
     let (Some(ssh), Some(scp), Some(sshd), Some(ssh_keygen)) = (
         require("ssh"),
         require("scp"),
@@ -75,14 +91,10 @@ fn ssh_and_scp_go_through() {
     ) else {
         return;
     };
-    let folder = tempfile::tempdir().expect("a folder");
-    let folder = folder.path();
     make_key(&ssh_keygen, &folder.join("host_key"));
     make_key(&ssh_keygen, &folder.join("client_key"));
     let target = ssh_server(&sshd, folder).to_string();
-    let (relay, address) = relay(folder, "127.0.0.1:0", &[]);
-    let (expose, ticket) = expose(folder, address, &[&target]);
-    let (forward, local) = forward(&ticket);
+    let (programs, local) = lead(&target);
 
     let host_key = fs::read_to_string(folder.join("host_key.pub")).expect("a key");
     let known = format!("[127.0.0.1]:{} {host_key}", local.port());
@@ -136,7 +148,7 @@ fn ssh_and_scp_go_through() {
         let copied = fs::read(folder.join(copy)).expect("copied");
         assert!(copied == content, "{copy} differs");
     }
-    for program in [forward, expose, relay] {
+    for program in programs {
         assert!(program.stop().success());
     }
 }

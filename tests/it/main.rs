@@ -31,6 +31,7 @@ mod peers;
 mod per_address;
 mod pinned;
 mod proxied;
+mod ptth_agents;
 mod ptth_http;
 mod relay_process;
 mod reload;

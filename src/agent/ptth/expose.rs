@@ -1,0 +1,268 @@
+//! The server-side proxy: it listens, and leads whoever connects to its services.
+//!
+//! ```text
+//!   listen ── an id ──┬── dials the service ──┬── accept      ──> what the client sends
+//!      ^              │                       └── downstream  <── what the service sends
+//!      └── at once ───┘
+//! ```
+//!
+//! Each port is listened on several times: what comes while one connection is offered finds
+//! another.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::asking::{ANSWER_TIMEOUT, AskError, Asked, Relay};
+use super::tunnel::{self, Ends, TunnelWorld, Tunnels, Way};
+use crate::agent::error::AgentError;
+use crate::agent::leg;
+use crate::agent::proxy::Proxy;
+use crate::agent::reconnect::Backoff;
+use crate::agent::relay_watch::Presence;
+use crate::agent::settings::PtthService;
+use crate::protocol::http_head::Body;
+use crate::protocol::ptth_http::{Call, ConnectionId};
+use crate::relay::CloseReason;
+use crate::runtime::executor::spawn;
+use crate::runtime::flag::{Flag, both};
+use crate::session::link::Link;
+use crate::session::refused::Refused;
+use crate::shard::tally::Tally;
+
+/// How often each port is listened on, over all shards.
+const LISTENS: u64 = 4;
+
+/// How long the relay may keep a listen without an answer: it says 204 after 25 s.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Connections of one tunnel.
+const TUNNEL_CONNECTIONS: usize = 4;
+
+/// One shard's part of the proxy.
+#[derive(Debug)]
+pub(super) struct ExposeService {
+    world: Rc<TunnelWorld<Infallible>>,
+    relay: Relay,
+    services: Vec<PtthService>,
+    connections_max: usize,
+    presence: Presence,
+    tunnels: Tunnels,
+    stop: Flag,
+    /// Connections that are being accepted.
+    serving: Tally,
+    failure: RefCell<Option<AgentError>>,
+}
+
+impl ExposeService {
+    pub(super) fn new(
+        world: Rc<TunnelWorld<Infallible>>,
+        relay: Relay,
+        services: Vec<PtthService>,
+        connections_max: usize,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            world,
+            relay,
+            services,
+            connections_max,
+            presence: Presence::default(),
+            tunnels: Tunnels::default(),
+            stop: Flag::default(),
+            serving: Tally::default(),
+            failure: RefCell::default(),
+        })
+    }
+
+    /// Starts this shard's share of the listening.
+    pub(super) fn start(self: &Rc<Self>, shards: u64) {
+        let shard = u64::from(self.world.shard.0);
+        let share = (0..LISTENS).filter(|index| index % shards == shard).count();
+        for index in 0..self.services.len() {
+            for _ in 0..share {
+                let service = Rc::clone(self);
+                spawn(async move {
+                    service.stop.or_raised(service.keep_listening(index)).await;
+                });
+            }
+        }
+    }
+
+    /// Why the proxy gave up, if it did.
+    pub(super) fn take_failure(&self) -> Option<AgentError> {
+        self.failure.take()
+    }
+
+    /// Listens on one port for as long as the proxy runs.
+    async fn keep_listening(self: &Rc<Self>, index: usize) {
+        let mut backoff = Backoff::default();
+        let mut kept = None;
+        loop {
+            let was_kept = kept.is_some();
+            match self.listen(index, kept.take()).await {
+                Ok((offered, link)) => {
+                    kept = link;
+                    backoff.handle_success();
+                    if self.presence.handle_success() {
+                        info!(relay = %self.relay, "listening at the relay");
+                    }
+                    if let Some(id) = offered {
+                        spawn(Rc::clone(self).serve(index, id));
+                    }
+                }
+                // A connection that waited for its next request may have been closed.
+                Err(AskError::Lost) if was_kept => {}
+                Err(error) => {
+                    if let Err(failure) = self.handle_failure(&error) {
+                        self.failure.replace(Some(failure));
+                        return self.world.drain();
+                    }
+                    backoff.rest(&self.world.reactor).await;
+                }
+            }
+        }
+    }
+
+    /// Listens once: gives the connection that was offered, if any was, and the way to listen
+    /// again.
+    async fn listen(
+        &self,
+        index: usize,
+        kept: Option<Link>,
+    ) -> Result<(Option<ConnectionId>, Option<Link>), AskError> {
+        let call = Call::Listen {
+            port: self.services[index].port.clone(),
+        };
+        let asked = match kept {
+            Some(link) => self.relay.ask_on(link, &call).await?,
+            None => self.relay.ask(&self.world, &call).await?,
+        };
+        let (answered, kept) = asked.finish(&self.world, LISTEN_TIMEOUT).await?;
+        match answered.status {
+            200 => Ok((Some(answered.id.ok_or(AskError::NoId)?), kept)),
+            204 => Ok((None, kept)),
+            status => Err(AskError::Refused { status }),
+        }
+    }
+
+    /// Cannot listen.
+    ///
+    /// # Errors
+    ///
+    /// When trying again would not change it.
+    fn handle_failure(&self, error: &AskError) -> Result<(), AgentError> {
+        let next = error.next_step();
+        // A relay that served before may be restarting, with something before it that speaks
+        // for it, or with a list that is being written.
+        if let AskError::Refused {
+            status: status @ 400..=499,
+        } = *error
+            && status != 429
+            && self.presence.is_new()
+        {
+            let relay = self.relay.to_string();
+            return Err(AgentError::NotListed {
+                relay,
+                status,
+                next,
+            });
+        }
+        if self.presence.handle_failure() {
+            warn!(relay = %self.relay, %error, next, "cannot listen at the relay; trying again");
+        }
+        Ok(())
+    }
+
+    /// Leads a connection to its service.
+    async fn serve(self: Rc<Self>, index: usize, id: ConnectionId) {
+        let since = self.world.reactor.now();
+        let _serving = self.serving.enter();
+        let target = &self.services[index].target;
+        let open = self.world.reactor.watched() + TUNNEL_CONNECTIONS * (self.serving.count() - 1);
+        if open + TUNNEL_CONNECTIONS > self.connections_max {
+            self.world.count_refused(Refused::TooManyConnections);
+            warn!(
+                connections_max = self.connections_max,
+                "connection rejected: too many connections"
+            );
+            return self.reject(id).await;
+        }
+        let local = match leg::dial_target(&self.world, target).await {
+            Ok(local) => local.into_parts().0,
+            Err(error) => {
+                self.world.count_refused(Refused::DialFailed);
+                warn!(%target, %error, "cannot reach the service");
+                return self.reject(id).await;
+            }
+        };
+        match self.accept(id).await {
+            Ok((answer, request)) => {
+                let ends = Ends {
+                    local,
+                    request,
+                    answer,
+                };
+                self.tunnels.join(&self.world, ends, since);
+            }
+            Err(error) => {
+                // Its client may have gone meanwhile.
+                debug!(%error, "not accepted");
+                local.reset();
+            }
+        }
+    }
+
+    /// Accepts a connection: the answer's body is what its client sends, the request's what it
+    /// gets.
+    async fn accept(&self, id: ConnectionId) -> Result<((Link, Body), Link), AskError> {
+        let accepting = async {
+            let asked = self.relay.ask(&self.world, &Call::Accept(id)).await?;
+            asked.stream(&self.world, ANSWER_TIMEOUT).await
+        };
+        let downstream = Call::Downstream(id);
+        let sending = self.relay.ask(&self.world, &downstream);
+        let (accepted, sending) = both(accepting, sending).await;
+        let (answered, link) = accepted?;
+        let Asked { link: request } = sending?;
+        Ok(((link, answered.body), request))
+    }
+
+    /// Tells the relay that nobody comes.
+    async fn reject(&self, id: ConnectionId) {
+        let rejecting = async {
+            let asked = self.relay.ask(&self.world, &Call::Reject(id)).await?;
+            asked.finish(&self.world, ANSWER_TIMEOUT).await
+        };
+        if let Err(error) = rejecting.await {
+            debug!(%error, "not rejected");
+        }
+    }
+}
+
+impl Proxy for ExposeService {
+    type Session = Way;
+    type Message = Infallible;
+
+    fn own_world(&self) -> &Rc<TunnelWorld<Infallible>> {
+        &self.world
+    }
+
+    fn take_message(&self, message: Infallible) {
+        match message {}
+    }
+
+    fn end_session(&self, way: Way, reason: CloseReason, _bytes: [u64; 2]) {
+        tunnel::handle_ended(&self.world, way, reason);
+    }
+
+    fn stop(&self) {
+        self.stop.raise();
+    }
+
+    fn has_work(&self) -> bool {
+        self.serving.count() > 0
+    }
+}

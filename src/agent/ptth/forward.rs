@@ -1,0 +1,215 @@
+//! The client-side proxy: each local connection is connected to one port of a server.
+//!
+//! ```text
+//!   a local connection ── connect ── 200, an id ──┬── its body    ──> what the client gets
+//!                                                 └── upstream    <── what the client sends
+//! ```
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::asking::{AskError, Asked, Relay};
+use super::tunnel::{self, Ends, TunnelWorld, Tunnels, Way};
+use crate::agent::leg::LegError;
+use crate::agent::proxy::Proxy;
+use crate::agent::reconnect::Backoff;
+use crate::agent::settings::PtthDestination;
+use crate::protocol::http_head::Body;
+use crate::protocol::ptth_http::Call;
+use crate::relay::CloseReason;
+use crate::runtime::executor::spawn;
+use crate::runtime::flag::{Either, Flag, either};
+use crate::runtime::socket::Socket;
+use crate::runtime::stream::Stream;
+use crate::session::link::Link;
+use crate::session::refused::Refused;
+use crate::shard::tally::Tally;
+
+/// How long the relay may take until a server has accepted: it gives up after 30 s, and the
+/// server takes up to 10 s to reach its service.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// How long a relay is tried that cannot be reached, or has no room: one that is restarted is
+/// back by then, and many connections that come at once have found their server.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections of one tunnel.
+const TUNNEL_CONNECTIONS: usize = 4;
+
+/// One shard's part of the proxy.
+#[derive(Debug)]
+pub(super) struct ForwardService {
+    world: Rc<TunnelWorld<Infallible>>,
+    relay: Relay,
+    destination: PtthDestination,
+    connections_max: usize,
+    tunnels: Tunnels,
+    stop: Flag,
+    connecting: Tally,
+}
+
+/// Why a local connection leads nowhere.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    /// The relay, or the server, does not connect.
+    #[error("{}", refusal(*.0))]
+    Refused(u16),
+    /// The relay cannot be had.
+    #[error(transparent)]
+    Relay(AskError),
+    /// Whoever wanted it has gone.
+    #[error("the local connection broke")]
+    LocalGone,
+    /// The proxy is told to stop.
+    #[error("the proxy stops")]
+    Stopping,
+}
+
+fn refusal(status: u16) -> String {
+    let why = match status {
+        401 => "the relay does not know this key: its SHA-256 belongs under [[ptth.clients]]",
+        404 => {
+            "there is no such server, or this key may not reach it: see `may` in the relay's \
+                [[ptth.clients]]"
+        }
+        502 => "the server rejects it: is its service running?",
+        503 => "too many wait for this port, or the relay has no room",
+        504 => "the server is not there: is `midspan expose` running?",
+        _ => return format!("the relay answers with status {status}"),
+    };
+    format!("{why} (status {status})")
+}
+
+impl From<AskError> for ConnectError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Refused { status } => Self::Refused(status),
+            error => Self::Relay(error),
+        }
+    }
+}
+
+impl ForwardService {
+    pub(super) fn new(
+        world: Rc<TunnelWorld<Infallible>>,
+        relay: Relay,
+        destination: PtthDestination,
+        connections_max: usize,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            world,
+            relay,
+            destination,
+            connections_max,
+            tunnels: Tunnels::default(),
+            stop: Flag::default(),
+            connecting: Tally::default(),
+        })
+    }
+
+    async fn forward(self: Rc<Self>, mut local: Stream) {
+        let _connecting = self.connecting.enter();
+        let since = self.world.reactor.now();
+        let connecting = either(self.connect(), has_gone(&mut local));
+        let connected = match self.stop.or_raised(connecting).await {
+            Some(Either::First(connected)) => connected,
+            Some(Either::Second(())) => Err(ConnectError::LocalGone),
+            None => Err(ConnectError::Stopping),
+        };
+        match connected {
+            Ok((answer, request)) => {
+                let ends = Ends {
+                    local,
+                    request,
+                    answer,
+                };
+                self.tunnels.join(&self.world, ends, since);
+            }
+            Err(error) => {
+                let (relay, to) = (&self.relay, &self.destination);
+                match error {
+                    ConnectError::LocalGone => debug!(%relay, %to, %error, "no session"),
+                    _ => warn!(%relay, %to, %error, "no session: connection reset"),
+                }
+                local.reset();
+            }
+        }
+    }
+
+    /// Connects to the server, as soon as the relay lets us.
+    async fn connect(&self) -> Result<((Link, Body), Link), ConnectError> {
+        let reactor = &self.world.reactor;
+        let until = reactor.now() + PATIENCE;
+        let mut backoff = Backoff::default();
+        loop {
+            match self.try_connect().await {
+                Err(
+                    AskError::Leg(LegError::Connect { .. } | LegError::Closed)
+                    | AskError::Refused { status: 503 },
+                ) if reactor.now() < until => backoff.rest(reactor).await,
+                connected => return Ok(connected?),
+            }
+        }
+    }
+
+    async fn try_connect(&self) -> Result<((Link, Body), Link), AskError> {
+        let PtthDestination { server, port } = self.destination.clone();
+        let call = Call::Connect { server, port };
+        let asked = self.relay.ask(&self.world, &call).await?;
+        let (answered, answer) = asked.stream(&self.world, CONNECT_TIMEOUT).await?;
+        let id = answered.id.ok_or(AskError::NoId)?;
+        let sending = self.relay.ask(&self.world, &Call::Upstream(id)).await?;
+        let Asked { link: request } = sending;
+        Ok(((answer, answered.body), request))
+    }
+}
+
+/// Returns when a connection has broken. One that says no more has not.
+async fn has_gone(local: &mut Stream) {
+    loop {
+        let readiness = local.readiness().await;
+        if readiness.is_hangup() || readiness.is_error() {
+            return;
+        }
+    }
+}
+
+impl Proxy for ForwardService {
+    type Session = Way;
+    type Message = Infallible;
+
+    fn own_world(&self) -> &Rc<TunnelWorld<Infallible>> {
+        &self.world
+    }
+
+    fn take_message(&self, message: Infallible) {
+        match message {}
+    }
+
+    fn accept_local(self: &Rc<Self>, socket: Socket) {
+        let open = self.world.reactor.watched() + TUNNEL_CONNECTIONS * self.connecting.count();
+        if open + TUNNEL_CONNECTIONS > self.connections_max {
+            return self.world.count_refused(Refused::TooManyConnections);
+        }
+        let local = Stream::new(Rc::clone(&self.world.reactor), socket);
+        if self.world.is_draining() {
+            return local.reset();
+        }
+        spawn(Rc::clone(self).forward(local));
+    }
+
+    fn end_session(&self, way: Way, reason: CloseReason, _bytes: [u64; 2]) {
+        tunnel::handle_ended(&self.world, way, reason);
+    }
+
+    fn stop(&self) {
+        self.stop.raise();
+    }
+
+    fn has_work(&self) -> bool {
+        self.connecting.count() > 0
+    }
+}

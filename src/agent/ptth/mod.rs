@@ -1,0 +1,19 @@
+//! `expose` and `forward` by PTTH over HTTP: `docs/protocols/ptth-http.md`.
+//!
+//! ```text
+//!   expose.rs    listens, several times for each port ── dials the service ── accepts
+//!   forward.rs   a local connection comes ── connects ── goes up
+//! ```
+//!
+//! A tunnel's two connections go one way each, so a local connection is two pairs' as well:
+//! `tunnel.rs`. [`asking`] is one request to the relay, [`url`] where that is.
+
+pub mod asking;
+mod expose;
+mod forward;
+pub mod process;
+mod tunnel;
+pub mod url;
+
+/// The port of a server that has one service alone, for clients that name none.
+pub const DEFAULT_PORT: &str = "default";

@@ -1,0 +1,125 @@
+//! A local connection and the two requests that stand for the other one: two pairs, each of
+//! which goes one way.
+//!
+//! ```text
+//!   local ──────> request's body          the connection is in both pairs, as two
+//!   local <────── answer's body           descriptors of the same
+//! ```
+//!
+//! What breaks one pair breaks the other, as at the relay.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use tracing::debug;
+
+use crate::protocol::http_head::Body;
+use crate::relay::codec::HttpBody;
+use crate::relay::{CloseReason, Half};
+use crate::runtime::executor::{spawn, yield_now};
+use crate::runtime::stream::Stream;
+use crate::session::link::Link;
+use crate::shard::leg::Leg;
+use crate::shard::peer_address::PeerAddress;
+use crate::shard::world::World;
+use crate::time::Timestamp;
+
+/// One of the two ways of a tunnel; the other one's number differs in the lowest bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way(u32);
+
+/// One shard of a proxy.
+pub(super) type TunnelWorld<M> = World<Way, M>;
+
+/// Numbers a shard's tunnels.
+#[derive(Debug, Default)]
+pub(super) struct Tunnels {
+    last: Cell<u32>,
+}
+
+/// What a tunnel is made of.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) local: Stream,
+    /// Its body is what the local connection sends.
+    pub(super) request: Link,
+    /// The body behind it is what the local connection gets.
+    pub(super) answer: (Link, Body),
+}
+
+impl Tunnels {
+    /// Joins the ends of a tunnel that began to come together at `since`.
+    pub(super) fn join<M: Send + 'static>(
+        &self,
+        world: &Rc<TunnelWorld<M>>,
+        ends: Ends,
+        since: Timestamp,
+    ) {
+        let number = self.last.get().wrapping_add(2);
+        self.last.set(number);
+        if let Err(error) = join(world, ends, since, Way(number)) {
+            debug!(%error, "a tunnel did not begin");
+        }
+    }
+}
+
+fn join<M: Send + 'static>(
+    world: &TunnelWorld<M>,
+    ends: Ends,
+    since: Timestamp,
+    way: Way,
+) -> io::Result<()> {
+    let Ends {
+        local,
+        request,
+        answer: (answer, body),
+    } = ends;
+    let peer = PeerAddress::from(local.socket().peer_address());
+    let sink_socket = local.socket().duplicate()?;
+    let sink_stream = Stream::new(Rc::clone(&world.reactor), sink_socket);
+    let [source, sink] = Half::both();
+    let remote = |link: Link, body| {
+        let peer = link.peer_address().into();
+        Leg::with_body(link, body, &world.workshop, peer, since)
+    };
+    let up = [
+        Leg::of_half(local, source, peer, since),
+        remote(request, HttpBody::sent())?,
+    ];
+    let down = [
+        Leg::of_half(sink_stream, sink, peer, since),
+        remote(answer, HttpBody::fetched(body))?,
+    ];
+    for ([left, right], way) in [(up, way), (down, way.other())] {
+        world.join(left, right, way);
+    }
+    Ok(())
+}
+
+/// One way has ended: so does the other, unless it was as it should.
+pub(super) fn handle_ended<M: Send + 'static>(
+    world: &Rc<TunnelWorld<M>>,
+    way: Way,
+    reason: CloseReason,
+) {
+    if matches!(reason, CloseReason::Finished(_)) {
+        return;
+    }
+    // The planes are still telling what has ended.
+    let world = Rc::clone(world);
+    spawn(async move {
+        yield_now().await;
+        sever(&world, way);
+    });
+}
+
+impl Way {
+    const fn other(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+}
+
+fn sever<M: Send + 'static>(world: &TunnelWorld<M>, way: Way) {
+    world.end_sessions(CloseReason::Severed, |running| *running == way.other());
+}

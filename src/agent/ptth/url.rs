@@ -1,0 +1,141 @@
+//! Where a PTTH relay is: `ptth+https://HOST[:PORT]`, or `ptth+http`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::agent::target::{HostPort, TargetError};
+use crate::tls::identity::Fingerprint;
+
+/// The parameter with the fingerprint of the relay's certificate.
+const PIN: &str = "pin=";
+
+/// A PTTH relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PtthUrl {
+    /// Its host and port.
+    pub address: HostPort,
+    /// Whether it is reached over TLS.
+    pub is_tls: bool,
+    /// The certificate by which it is known, whoever vouches for it: `?pin=…`.
+    pub pin: Option<Fingerprint>,
+}
+
+/// Why a URL is none of a PTTH relay.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PtthUrlError {
+    /// No scheme, or another one.
+    #[error("a PTTH relay is written ptth+https://HOST:PORT, or ptth+http://…")]
+    Scheme,
+    /// No such relay.
+    #[error(transparent)]
+    Relay(#[from] TargetError),
+    /// Somebody, where a key says who asks.
+    #[error("a PTTH relay's URL names nobody: the key in --key-file says who you are")]
+    User,
+    /// Something behind the port.
+    #[error("behind the port a PTTH relay's URL has ?pin=… or nothing")]
+    Rest,
+    /// Something other than a certificate's fingerprint.
+    #[error("a pin is the SHA-256 of the relay's certificate, 64 hexadecimal digits")]
+    Pin,
+    /// A pin where there is no certificate.
+    #[error("a pin is for relays over TLS: ptth+https")]
+    PinWithoutTls,
+}
+
+impl PtthUrl {
+    /// What all URLs of such relays begin with.
+    pub const SCHEMES: &str = "ptth+";
+}
+
+impl FromStr for PtthUrl {
+    type Err = PtthUrlError;
+
+    fn from_str(written: &str) -> Result<Self, PtthUrlError> {
+        let (scheme, rest) = written.split_once("://").ok_or(PtthUrlError::Scheme)?;
+        let (is_tls, default_port) = match &*scheme.to_ascii_lowercase() {
+            "ptth+http" => (false, 80),
+            "ptth+https" => (true, 443),
+            _ => return Err(PtthUrlError::Scheme),
+        };
+        let (address, parameter) = match rest.split_once('?') {
+            Some((address, parameter)) => (address, Some(parameter)),
+            None => (rest, None),
+        };
+        let address = address.strip_suffix('/').unwrap_or(address);
+        if address.contains('/') {
+            return Err(PtthUrlError::Rest);
+        }
+        if address.contains('@') {
+            return Err(PtthUrlError::User);
+        }
+        let pin = match parameter {
+            None => None,
+            Some(parameter) => {
+                let pin = parameter.strip_prefix(PIN).ok_or(PtthUrlError::Rest)?;
+                Some(pin.parse().map_err(|_| PtthUrlError::Pin)?)
+            }
+        };
+        if pin.is_some() && !is_tls {
+            return Err(PtthUrlError::PinWithoutTls);
+        }
+        let address = match address.parse() {
+            Err(TargetError::NoPort { written }) => HostPort {
+                host: written.parse()?,
+                port: default_port,
+            },
+            address => address?,
+        };
+        Ok(Self {
+            address,
+            is_tls,
+            pin,
+        })
+    }
+}
+
+/// Without the pin, which says nothing to a person.
+impl fmt::Display for PtthUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.is_tls {
+            true => "ptth+https",
+            false => "ptth+http",
+        };
+        write!(f, "{scheme}://{}", self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_a_host_and_perhaps_a_port() {
+        let pin = "ab".repeat(32);
+        let check = |written: &str, expected: Result<&str, &str>| match (
+            written.parse::<PtthUrl>(),
+            expected,
+        ) {
+            (Ok(url), Ok(expected)) => assert_eq!(url.to_string(), expected),
+            (Err(error), Err(part)) => {
+                assert!(error.to_string().contains(part), "{written}: {error}");
+            }
+            (got, _) => panic!("{written}: {got:?}"),
+        };
+        check("ptth+http://relay:8080", Ok("ptth+http://relay:8080"));
+        check("PTTH+https://[::1]:8443/", Ok("ptth+https://[::1]:8443"));
+        check("ptth+https://relay", Ok("ptth+https://relay:443"));
+        check("ptth+http://[::1]", Ok("ptth+http://[::1]:80"));
+        let pinned = format!("ptth+https://relay:443?pin={pin}");
+        check(&pinned, Ok("ptth+https://relay:443"));
+        check("https://relay", Err("is written ptth+https://"));
+        check("relay:443", Err("is written ptth+https://"));
+        check("ptth+https://", Err("is not a host name"));
+        check("ptth+https://key@relay", Err("--key-file"));
+        check("ptth+https://relay:443/path", Err("behind the port"));
+        check("ptth+https://relay:443?x=y", Err("behind the port"));
+        check("ptth+https://relay:443?pin=x", Err("64 hexadecimal"));
+        let plain = format!("ptth+http://relay:80?pin={pin}");
+        check(&plain, Err("over TLS"));
+    }
+}

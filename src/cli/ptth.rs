@@ -1,0 +1,176 @@
+//! `midspan expose` and `midspan forward` by PTTH: their settings, and what they say.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow, ensure};
+use clap::Args;
+use tracing::info;
+
+use super::forward::ForwardReport;
+use super::notify::Notifier;
+use super::{Advise, logging, print, quoted, secret_file};
+use crate::agent::ptth::DEFAULT_PORT;
+use crate::agent::ptth::asking::Key;
+use crate::agent::ptth::process::{BoundExpose, BoundForward};
+use crate::agent::ptth::url::PtthUrl;
+use crate::agent::settings::{PtthExposeSettings, PtthForwardSettings, PtthService};
+use crate::agent::target::Service;
+use crate::config::settings::HostFacts;
+use crate::protocol::ptth_http::Name;
+use crate::runtime::signal::Signals;
+
+/// The environment variable that holds the key when no file does.
+pub(super) const KEY_VARIABLE: &str = "MIDSPAN_KEY";
+
+/// What a relay of PTTH knows a proxy by.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ProxyKeyArgs {
+    /// Of a PTTH relay: the file that holds this proxy's key; without it MIDSPAN_KEY does
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+}
+
+impl ProxyKeyArgs {
+    /// The key; `variable` is what `MIDSPAN_KEY` holds.
+    pub(super) fn key(&self, host: &HostFacts, variable: Option<&str>) -> anyhow::Result<Key> {
+        let text = match (&self.key_file, variable) {
+            (Some(path), _) => secret_file::read("key", &host.current_dir.join(path))?,
+            (None, Some(key)) => key.to_owned(),
+            (None, None) => Err(anyhow!("no key")).usage().advise(format!(
+                "pass --key-file FILE, or set {KEY_VARIABLE}; `midspan key NAME` makes one, and \
+                 the relay lists its SHA-256"
+            ))?,
+        };
+        let from = match &self.key_file {
+            Some(path) => format!("the key file {}", path.display()),
+            None => KEY_VARIABLE.to_owned(),
+        };
+        Key::new(&text).context(from).usage()
+    }
+
+    /// Refuses a key where none is asked for.
+    pub(super) fn check_none(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.key_file.is_none(),
+            "--key-file is for relays of PTTH; a relay of JET asks for none"
+        );
+        Ok(())
+    }
+}
+
+/// What listens for these services: each at its port, and one that is alone at the default as
+/// well.
+pub(super) fn services(services: &[Service]) -> Vec<PtthService> {
+    let mut listened: Vec<PtthService> = services
+        .iter()
+        .filter_map(|service| Some(at(&service.port?.to_string(), service)))
+        .collect();
+    if let [alone] = services {
+        listened.push(at(DEFAULT_PORT, alone));
+    }
+    listened
+}
+
+fn at(port: &str, service: &Service) -> PtthService {
+    PtthService {
+        port: port.parse().expect("digits and letters are a name"),
+        target: service.target.clone(),
+    }
+}
+
+/// The server's name at the relay.
+pub(super) fn server_name(written: &str) -> anyhow::Result<Name> {
+    written.parse().context("NAME").usage()
+}
+
+/// Exposes until it is told to stop.
+///
+/// # Errors
+///
+/// A proxy that cannot start, or that the relay does not let listen.
+pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow::Result<()> {
+    let mut bound = BoundExpose::bind(settings, signals)?;
+    let log = logging::init(settings.agent.log)?;
+    print(&ExposeReport(settings));
+    if let Some(pulse) = bound.take_pulse() {
+        let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
+        Notifier::from_env(status).watch(pulse);
+    }
+    let counted = bound.serve()?;
+    info!(counters = %counted, "stopped");
+    log.flush();
+    Ok(())
+}
+
+/// Forwards until it is told to stop.
+///
+/// # Errors
+///
+/// A proxy that cannot start.
+pub(super) fn forward(settings: &PtthForwardSettings, signals: Signals) -> anyhow::Result<()> {
+    let mut bound = BoundForward::bind(settings, signals)?;
+    let log = logging::init(settings.agent.log)?;
+    let (to, relay) = (&settings.destination, &settings.relay);
+    print(&ForwardReport {
+        listening: bound.address(),
+        through: format!("to {to} through {relay}"),
+    });
+    if let Some(pulse) = bound.take_pulse() {
+        let status = format!("forwards {} to {to} through {relay}", bound.address());
+        Notifier::from_env(status).watch(pulse);
+    }
+    let counted = bound.serve()?;
+    info!(counters = %counted, "stopped");
+    log.flush();
+    Ok(())
+}
+
+/// What an exposing proxy says, and what to do where it is wanted.
+#[derive(Debug)]
+pub(super) struct ExposeReport<'a>(pub(super) &'a PtthExposeSettings);
+
+impl fmt::Display for ExposeReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PtthExposeSettings {
+            name,
+            relay,
+            services,
+            ..
+        } = self.0;
+        writeln!(f, "exposing \"{name}\" through {relay}")?;
+        for PtthService { port, target } in services {
+            writeln!(f, "  port {port} leads to {target}")?;
+        }
+        writeln!(
+            f,
+            "\nWhere it is wanted, with the key of a client that the relay lists:"
+        )?;
+        let is_named =
+            |service: &&PtthService| services.len() == 1 || service.port.as_str() != DEFAULT_PORT;
+        for PtthService { port, .. } in services.iter().filter(is_named) {
+            let to = match port.as_str() {
+                DEFAULT_PORT => name.to_string(),
+                port => format!("{name}:{port}"),
+            };
+            let local = super::expose::local_port(port.as_str().parse().ok());
+            let relay = quoted(&full_url(relay));
+            writeln!(
+                f,
+                "  midspan forward {local} --to {to} --relay {relay} --key-file FILE"
+            )?;
+            if port.as_str() == "22" {
+                writeln!(f, "  ssh -p {local} 127.0.0.1")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The relay's URL with its pin, for others to use.
+fn full_url(relay: &PtthUrl) -> String {
+    match relay.pin {
+        Some(pin) => format!("{relay}?pin={pin}"),
+        None => relay.to_string(),
+    }
+}

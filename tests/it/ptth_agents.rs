@@ -1,0 +1,261 @@
+//! `midspan expose` and `midspan forward` by PTTH over HTTP, through a relay.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread;
+
+use midspan::access::ApiKey;
+
+use super::agent_process::{Program, relay as relay_at};
+use super::agents::{
+    check_echo, check_greetings, dial, echo, greet_and_count, read_banner, service,
+};
+use super::agents_ssh::check_ssh_and_scp;
+
+/// What a test has running, and where the relay is.
+struct Meeting {
+    folder: tempfile::TempDir,
+    relay: Program,
+    url: String,
+}
+
+fn key(name: &str) -> ApiKey {
+    let mut bytes = [b'-'; 24];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    ApiKey::from_random(bytes)
+}
+
+/// Writes the key of `name`, which the relay lists or not.
+fn key_file(folder: &Path, name: &str) -> String {
+    let path = folder.join(format!("{name}.key"));
+    fs::write(&path, key(name).to_string()).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+    path.to_str().expect("text").to_owned()
+}
+
+/// Starts a relay which knows the servers home and lab, and alice, who reaches home alone.
+fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, SocketAddr) {
+    let listed = |kind: &str, name: &str, more: &str| {
+        let hash = key(name).hash();
+        format!("[[ptth.{kind}]]\nname = \"{name}\"\nsha256 = \"{hash}\"\n{more}\n")
+    };
+    let text = [
+        listed("servers", "home", ""),
+        listed("servers", "lab", ""),
+        listed("clients", "alice", "may = [\"home\"]"),
+    ];
+    let path = folder.join("relay.toml");
+    fs::write(&path, text.concat()).expect("written");
+    let config = ["--config", path.to_str().expect("text")];
+    relay_at(folder, listen, &[&config, options].concat())
+}
+
+impl Meeting {
+    fn new(options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (relay, address) = relay(folder.path(), "127.0.0.1:0", options);
+        Self {
+            folder,
+            relay,
+            url: format!("ptth+http://{address}"),
+        }
+    }
+
+    fn expose_with(&self, name: &str, options: &[&str]) -> Program {
+        let key = key_file(self.folder.path(), name);
+        let args = ["expose", name, "--relay", &self.url, "--key-file", &key];
+        Program::start(&[&args, options].concat())
+    }
+
+    /// Exposes these targets as home.
+    fn expose(&self, targets: &[&str]) -> Program {
+        let options: Vec<&str> = targets.iter().flat_map(|target| ["--to", target]).collect();
+        let expose = self.expose_with("home", &options);
+        expose.logged("listening at the relay");
+        expose
+    }
+
+    fn forward_with(&self, name: &str, options: &[&str]) -> (Program, SocketAddr) {
+        let key = key_file(self.folder.path(), name);
+        let args = ["forward", "0", "--relay", &self.url, "--key-file", &key];
+        let forward = Program::start(&[&args, options].concat());
+        let local = forward.reported("forwarding ").parse();
+        (forward, local.expect("an address"))
+    }
+
+    fn forward(&self, to: &str) -> (Program, SocketAddr) {
+        self.forward_with("alice", &["--to", to])
+    }
+}
+
+#[track_caller]
+fn assert_reset(mut stream: TcpStream) {
+    let error = stream.read(&mut [0]).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn many_sessions_at_once_and_after_each_other() {
+    let meeting = Meeting::new(&["--cores", "2"]);
+    let expose = meeting.expose(&[&service(echo).to_string()]);
+    let (forward, local) = meeting.forward("home");
+    thread::scope(|scope| {
+        for client in 0..100 {
+            scope.spawn(move || check_echo(local, client, 50_000));
+        }
+    });
+    for client in 100..104 {
+        check_echo(local, client, 3_000_000);
+    }
+    check_echo(local, 104, 0);
+    for program in [forward, expose, meeting.relay] {
+        assert!(program.stop().success());
+    }
+}
+
+#[test]
+fn a_client_that_waits_is_greeted_and_half_close_passes() {
+    let meeting = Meeting::new(&[]);
+    let _expose = meeting.expose(&[&service(greet_and_count).to_string()]);
+    let (_forward, local) = meeting.forward("home");
+    check_greetings(local);
+}
+
+#[test]
+fn services_are_asked_for_by_port() {
+    let meeting = Meeting::new(&[]);
+    let echoing = format!("7={}", service(echo));
+    let greeting = format!("25={}", service(greet_and_count));
+    let _expose = meeting.expose(&[&echoing, &greeting]);
+    let (_forward, local) = meeting.forward("home:7");
+    check_echo(local, 1, 1000);
+    let (_forward, local) = meeting.forward("home:25");
+    read_banner(&mut dial(local)).expect("a greeting");
+}
+
+#[test]
+fn who_may_not_is_told_why() {
+    let meeting = Meeting::new(&[]);
+    for (name, to, reason) in [
+        ("alice", "lab:22", "this key may not reach it"),
+        ("alice", "nowhere:22", "there is no such server"),
+        ("mallory", "home:22", "the relay does not know this key"),
+    ] {
+        let (forward, local) = meeting.forward_with(name, &["--to", to]);
+        assert_reset(dial(local));
+        let line = forward.logged("no session");
+        assert!(line.contains(reason), "{line}");
+    }
+    let mut expose = meeting.expose_with("mallory", &["--to", "127.0.0.1:9"]);
+    assert_eq!(expose.wait().code(), Some(1));
+    expose.logged("does not let this proxy listen (status 401)");
+    expose.logged("next: check the key");
+}
+
+#[test]
+fn a_service_that_is_away_resets_the_client() {
+    let meeting = Meeting::new(&[]);
+    let expose = meeting.expose(&["unix:/nonexistent/socket"]);
+    let (forward, local) = meeting.forward("home");
+    assert_reset(dial(local));
+    let line = forward.logged("no session");
+    assert!(line.contains("the server rejects it"), "{line}");
+    expose.logged("cannot reach the service");
+}
+
+#[test]
+fn both_find_a_relay_that_was_restarted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, address) = relay(folder.path(), "127.0.0.1:0", &[]);
+    let mut meeting = Meeting {
+        folder,
+        relay: first,
+        url: format!("ptth+http://{address}"),
+    };
+    let expose = meeting.expose(&[&service(greet_and_count).to_string()]);
+    let (_forward, local) = meeting.forward("home");
+    check_greetings(local);
+    let mut open = dial(local);
+    read_banner(&mut open).expect("a greeting");
+    meeting.relay.signal(rustix::process::Signal::KILL);
+    meeting.relay.wait();
+    assert_reset(open);
+    expose.logged("cannot listen at the relay");
+    // One that comes while the relay is away waits for it.
+    let waiting = thread::spawn(move || read_banner(&mut dial(local)));
+    let (second, _) = relay(meeting.folder.path(), &address.to_string(), &[]);
+    waiting.join().expect("no panic").expect("a greeting");
+    check_greetings(local);
+    assert!(second.stop().success());
+}
+
+#[test]
+fn whoever_is_killed_the_other_end_is_reset() {
+    let meeting = Meeting::new(&[]);
+    let target = service(greet_and_count).to_string();
+    let mut expose = meeting.expose(&[&target]);
+    let (_forward, local) = meeting.forward("home");
+    let mut client = dial(local);
+    read_banner(&mut client).expect("a greeting");
+    expose.signal(rustix::process::Signal::KILL);
+    expose.wait();
+    assert_reset(client);
+
+    let (told, ends) = std::sync::mpsc::channel();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = listener.local_addr().expect("bound").to_string();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.write_all(b"!").expect("taken");
+        told.send(stream.read(&mut [0]).map_err(|error| error.kind()))
+    });
+    let _expose = meeting.expose(&[&target]);
+    let (mut forward, local) = meeting.forward("home");
+    dial(local).read_exact(&mut [0]).expect("a greeting");
+    // The client's own end, and then it is killed.
+    let mut client = dial(local);
+    let _ = client.write_all(b"");
+    forward.signal(rustix::process::Signal::KILL);
+    forward.wait();
+    let end = ends
+        .recv_timeout(super::patience::PATIENCE)
+        .expect("an end");
+    assert!(
+        matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)),
+        "{end:?}"
+    );
+}
+
+#[test]
+fn a_session_may_finish_when_its_proxies_are_told_to_stop() {
+    let meeting = Meeting::new(&[]);
+    let mut expose = meeting.expose(&[&service(greet_and_count).to_string()]);
+    let (mut forward, local) = meeting.forward("home");
+    let mut client = dial(local);
+    read_banner(&mut client).expect("a greeting");
+    for program in [&expose, &forward, &meeting.relay] {
+        program.terminate();
+        program.logged("stopping");
+    }
+    client.write_all(b"12345").expect("taken");
+    client.shutdown(Shutdown::Write).expect("connected");
+    let mut count = String::new();
+    client.read_to_string(&mut count).expect("an orderly end");
+    assert_eq!(count, "5");
+    assert!(expose.wait().success());
+    assert!(forward.wait().success());
+    assert!(meeting.relay.stop().success());
+}
+
+#[test]
+fn ssh_and_scp_go_through() {
+    let meeting = Meeting::new(&["--cores", "2"]);
+    check_ssh_and_scp(meeting.folder.path(), |target| {
+        let expose = meeting.expose(&[target]);
+        let (forward, local) = meeting.forward("home");
+        (vec![expose, forward], local)
+    });
+}
