@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::association::census::{Census, Tally};
+use crate::association::census::Tally;
 use crate::metrics::counters::Label;
 use crate::metrics::latency::Latencies;
 use crate::relay::Usage;
 use crate::runtime::allocator::allocated_bytes;
-use crate::shard::status::ShardStatus;
+use crate::shard::status::{Meetings, ShardStatus};
 use crate::shard::world::ShardSnapshot;
 
-/// What the whole relay is at.
+/// What the whole process is at.
 #[derive(Debug)]
 pub(super) struct Summed {
     pub(super) shards: usize,
@@ -22,13 +22,11 @@ pub(super) struct Summed {
     pub(super) ended: usize,
     pub(super) is_draining: bool,
     pub(super) handshakes: u64,
-    pub(super) waiting: u64,
     pub(super) connections: u64,
     pub(super) usage: Usage,
-    pub(super) census: Census,
-    pub(super) tally: Tally,
     pub(super) counters: ShardSnapshot,
     pub(super) latencies: Latencies,
+    pub(super) meetings: Option<Meetings>,
 }
 
 impl Summed {
@@ -39,24 +37,22 @@ impl Summed {
             ended: statuses.iter().filter(|one| one.has_ended).count(),
             is_draining: false,
             handshakes: 0,
-            waiting: 0,
             connections: 0,
             usage: Usage::default(),
-            census: Census::default(),
-            tally: Tally::default(),
             counters: ShardSnapshot::zero(),
             latencies: Latencies::new(),
+            meetings: None,
         };
         for status in statuses {
             sum.is_draining |= status.is_draining;
             sum.handshakes += status.handshakes;
-            sum.waiting += status.waiting;
             sum.connections += status.connections;
             sum.usage += status.usage;
-            sum.census += status.census;
-            sum.tally += status.tally;
             sum.counters.merge(&status.counters);
             sum.latencies.merge(&status.latencies);
+            if let Some(meetings) = status.meetings {
+                *sum.meetings.get_or_insert_default() += meetings;
+            }
         }
         sum
     }
@@ -78,9 +74,13 @@ pub struct Overview {
     pub draining: bool,
     pub connections: u64,
     pub handshakes: u64,
-    pub waiting: u64,
+    /// Of a relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u64>,
     pub pairs: u64,
-    pub associations: Associations,
+    /// Of a relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub associations: Option<Associations>,
     /// Allocated by the program.
     pub memory_bytes: u64,
     pub spill_bytes: u64,
@@ -125,12 +125,6 @@ pub struct Percentiles {
 
 impl Overview {
     pub(super) fn of(sum: &Summed, uptime: Duration) -> Self {
-        let Tally {
-            created,
-            expired,
-            ended,
-            deleted,
-        } = sum.tally;
         let percentiles = |(name, histogram): (&str, &hdrhistogram::Histogram<u64>)| {
             let at = |quantile| histogram.value_at_quantile(quantile);
             Percentiles {
@@ -152,17 +146,9 @@ impl Overview {
             draining: sum.is_draining,
             connections: sum.connections,
             handshakes: sum.handshakes,
-            waiting: sum.waiting,
+            waiting: sum.meetings.map(|meetings| meetings.waiting),
             pairs: sum.usage.pairs as u64,
-            associations: Associations {
-                live: sum.census.associations,
-                waiting: sum.census.waiting,
-                connected: sum.census.connected,
-                created,
-                expired,
-                ended,
-                deleted,
-            },
+            associations: sum.meetings.map(Associations::of),
             memory_bytes: allocated_bytes(),
             spill_bytes: sum.usage.spill_bytes,
             pipes_in_use: sum.usage.pipes_in_use as u64,
@@ -171,6 +157,26 @@ impl Overview {
             ended: named(sum.counters.all_ended()),
             refused: named(sum.counters.all_refused()),
             latency: sum.latencies.named().map(percentiles).into(),
+        }
+    }
+}
+
+impl Associations {
+    const fn of(Meetings { census, tally, .. }: Meetings) -> Self {
+        let Tally {
+            created,
+            expired,
+            ended,
+            deleted,
+        } = tally;
+        Self {
+            live: census.associations,
+            waiting: census.waiting,
+            connected: census.connected,
+            created,
+            expired,
+            ended,
+            deleted,
         }
     }
 }

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use super::overview::Summed;
 use crate::metrics::counters::Label;
 use crate::runtime::allocator::allocated_bytes;
+use crate::shard::status::Meetings;
 
 /// Upper bounds of the buckets, in microseconds: from a round trip on one host to a
 /// day.
@@ -49,29 +50,10 @@ pub(super) fn metrics(sum: &Summed) -> String {
         "reason",
         sum.counters.all_refused(),
     );
-    let tally = sum.tally;
-    let name = "midspan_associations_total";
-    metric(
-        &mut text,
-        name,
-        "counter",
-        "Associations, by what became of them.",
-    );
-    for (event, value) in [
-        ("created", tally.created),
-        ("expired", tally.expired),
-        ("ended", tally.ended),
-        ("deleted", tally.deleted),
-    ] {
-        line(&mut text, name, &format!("{{event=\"{event}\"}}"), value);
+    if let Some(meetings) = &sum.meetings {
+        meeting_lines(&mut text, meetings);
     }
     for (name, help, value) in [
-        (
-            "associations",
-            "Associations that are known.",
-            sum.census.associations,
-        ),
-        ("waiting", "Acceptors that wait.", sum.waiting),
         ("pairs", "Pairs that are joined.", sum.usage.pairs as u64),
         ("connections", "Connections that are open.", sum.connections),
         (
@@ -110,14 +92,43 @@ pub(super) fn metrics(sum: &Summed) -> String {
             u64::from(sum.is_ready()),
         ),
     ] {
-        let name = format!("midspan_{name}");
-        metric(&mut text, &name, "gauge", help);
-        line(&mut text, &name, "", value);
+        gauge(&mut text, name, help, value);
     }
     for (name, histogram) in sum.latencies.named() {
         histogram_lines(&mut text, &format!("midspan_{name}_seconds"), histogram);
     }
     text
+}
+
+/// Who waits for whom at a relay.
+fn meeting_lines(text: &mut String, meetings: &Meetings) {
+    let Meetings {
+        waiting,
+        census,
+        tally,
+    } = meetings;
+    let name = "midspan_associations_total";
+    metric(
+        text,
+        name,
+        "counter",
+        "Associations, by what became of them.",
+    );
+    for (event, value) in [
+        ("created", tally.created),
+        ("expired", tally.expired),
+        ("ended", tally.ended),
+        ("deleted", tally.deleted),
+    ] {
+        line(text, name, &format!("{{event=\"{event}\"}}"), value);
+    }
+    gauge(
+        text,
+        "associations",
+        "Associations that are known.",
+        census.associations,
+    );
+    gauge(text, "waiting", "Acceptors that wait.", *waiting);
 }
 
 fn labelled<L: Label>(
@@ -161,6 +172,12 @@ fn histogram_lines(text: &mut String, name: &str, histogram: &Histogram<u64>) {
     // Writing into a string cannot fail.
     let _ = writeln!(text, "{name}_sum {sum}");
     line(text, &format!("{name}_count"), "", histogram.len());
+}
+
+fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
+    let name = format!("midspan_{name}");
+    metric(text, &name, "gauge", help);
+    line(text, &name, "", value);
 }
 
 fn metric(text: &mut String, name: &str, kind: &str, help: &str) {

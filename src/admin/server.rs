@@ -66,8 +66,8 @@ pub struct Admin {
 
 /// What all clients are served from.
 #[derive(Debug)]
-struct Desk {
-    inquirer: Inquirer,
+struct Desk<M> {
+    inquirer: Inquirer<M>,
     started: Timestamp,
     started_unix: Duration,
     clients: AtomicUsize,
@@ -112,7 +112,7 @@ impl Admin {
     /// # Errors
     ///
     /// When there is no thread to be had.
-    pub fn serve(self, inquirer: Inquirer) -> Result<(), AdminError> {
+    pub fn serve<M: Send + 'static>(self, inquirer: Inquirer<M>) -> Result<(), AdminError> {
         let desk = Arc::new(Desk {
             inquirer,
             started: clock::now(),
@@ -135,7 +135,7 @@ impl Admin {
     }
 }
 
-impl Desk {
+impl<M: Send + 'static> Desk<M> {
     /// Serves one client, unless there are too many.
     fn admit(self: Arc<Self>, client: TcpStream) {
         if self.clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {

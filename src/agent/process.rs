@@ -30,7 +30,8 @@ use crate::runtime::signal::Signals;
 use crate::shard::control::{Envelope, Operator};
 use crate::shard::pulse::Pulse;
 use crate::shard::share::{engine_share, share, to_usize};
-use crate::shard::world::{ShardSnapshot, World, WorldSettings, drive};
+use crate::shard::status::{Inquirer, Legacies};
+use crate::shard::world::{Service, ShardSnapshot, World, WorldSettings, drive};
 
 /// A server-side proxy that is ready to serve.
 #[derive(Debug)]
@@ -83,6 +84,12 @@ impl BoundExpose {
     /// What watches the shards, to be kept on another thread; once.
     pub const fn take_pulse(&mut self) -> Option<Pulse<Infallible>> {
         self.pulse.take()
+    }
+
+    /// What asks the shards how they are.
+    #[must_use]
+    pub fn inquirer(&self) -> Inquirer<Infallible> {
+        inquirer(&self.seeds)
     }
 
     /// Where clients that come directly reach it, with the port that the kernel chose.
@@ -177,6 +184,12 @@ impl BoundForward {
         self.pulse.take()
     }
 
+    /// What asks the shards how they are.
+    #[must_use]
+    pub fn inquirer(&self) -> Inquirer<Infallible> {
+        inquirer(&self.seeds)
+    }
+
     /// Where it listens, with the port that the kernel chose.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -263,6 +276,12 @@ impl BoundSocks {
         self.pulse.take()
     }
 
+    /// What asks the shards how they are.
+    #[must_use]
+    pub fn inquirer(&self) -> Inquirer<SocksMessage> {
+        inquirer(&self.seeds)
+    }
+
     /// What gives the shards new settings, to be kept on another thread; once.
     pub const fn take_reloader(&mut self) -> Option<SocksReloader> {
         self.reloader.take()
@@ -292,9 +311,10 @@ pub(super) struct Seed<M = Infallible> {
     world: WorldSettings,
     pub(super) connections_max: usize,
     resolver: Resolver,
-    pub(super) inbox: Inbox<Envelope<M>>,
+    inbox: Inbox<Envelope<M>>,
     pub(super) shards: Vec<Mailbox<Envelope<M>>>,
-    pub(super) operator: Option<Operator>,
+    operator: Option<Operator>,
+    legacies: Legacies,
 }
 
 struct ExposeSeed {
@@ -360,6 +380,7 @@ pub(super) fn seeds<M>(
         reload,
         stopping,
     });
+    let legacies = Legacies::new(inboxes.len());
     let seeds = inboxes
         .into_iter()
         .map(|inbox| Seed {
@@ -369,6 +390,7 @@ pub(super) fn seeds<M>(
             inbox,
             shards: mailboxes.clone(),
             operator: operator.take(),
+            legacies: legacies.clone(),
         })
         .collect();
     let pulse = Pulse {
@@ -376,6 +398,13 @@ pub(super) fn seeds<M>(
         stopping: told_to_stop,
     };
     Ok((cores, seeds, pulse))
+}
+
+pub(super) fn inquirer<M, S>(seeds: &[(Seed<M>, S)]) -> Inquirer<M> {
+    let Some((seed, _)) = seeds.first() else {
+        unreachable!("there is a shard for each core, and at least one");
+    };
+    Inquirer::new(seed.shards.clone(), seed.legacies.clone())
 }
 
 fn way(relay: &RelayUrl, agent: &AgentSettings) -> Result<Way, AgentError> {
@@ -425,6 +454,11 @@ where
     World::new(ShardId(index), seed.world, seed.shards.clone(), resolver)
 }
 
+pub(super) async fn drive_shard<S: Service>(service: &Rc<S>, seed: Seed<S::Message>) -> ShardSnapshot {
+    let service = Rc::clone(service);
+    drive(service, seed.inbox, seed.operator, &seed.legacies).await
+}
+
 async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
     let world = new_world(index, &seed)?;
     if let Some(listener) = own.listener {
@@ -439,7 +473,7 @@ async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
         seed.connections_max,
     );
     service.start(shards);
-    let counted = drive(Rc::clone(&service), seed.inbox, seed.operator).await;
+    let counted = drive_shard(&service, seed).await;
     Ok((counted, service.take_failure()))
 }
 
@@ -451,7 +485,7 @@ async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
     let announce = own.announce.unwrap_or_else(|| Box::new(|_| ()));
     let service = OnceService::new(world, own.relay, own.exposed, own.direct, announce);
     service.start();
-    let counted = drive(Rc::clone(&service), seed.inbox, seed.operator).await;
+    let counted = drive_shard(&service, seed).await;
     Ok((counted, service.take_failure()))
 }
 
@@ -464,7 +498,7 @@ async fn run_socks(
     world.reactor.listen(listener);
     let service = SocksService::new(world, options, seed.connections_max);
     service.start();
-    let counted = drive(service, seed.inbox, seed.operator).await;
+    let counted = drive_shard(&service, seed).await;
     Ok((counted, None))
 }
 
@@ -478,6 +512,6 @@ async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {
         own.direct,
         seed.connections_max,
     );
-    let counted = drive(service, seed.inbox, seed.operator).await;
+    let counted = drive_shard(&service, seed).await;
     Ok((counted, None))
 }

@@ -226,8 +226,8 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         settings: &settings,
         facts: &facts,
     });
-    if let Some(admin) = admin {
-        admin.serve(relay.inquirer())?;
+    if let (Some(admin), Some(inquirer)) = (admin, relay.take_inquirer()) {
+        admin.serve(inquirer)?;
     }
     let notifier = Notifier::from_env(facts.serving());
     if let Some(reloader) = relay.take_reloader() {

@@ -79,18 +79,23 @@ impl fmt::Display for Shown<'_> {
             "midspan {}, up {} s, {} of {} cores answer{draining}",
             overview.version, overview.uptime_s, overview.shards_answering, overview.shards
         )?;
+        let waiting = overview
+            .waiting
+            .map(|waiting| format!("{waiting} acceptors waiting, "));
+        let waiting = waiting.unwrap_or_default();
         writeln!(
             f,
-            "  pairs        {} joined, {} acceptors waiting, {} connections, {} handshakes",
-            overview.pairs, overview.waiting, overview.connections, overview.handshakes
+            "  pairs        {} joined, {waiting}{} connections, {} handshakes",
+            overview.pairs, overview.connections, overview.handshakes
         )?;
-        let of = &overview.associations;
-        writeln!(
-            f,
-            "  associations {} known, {} waiting, {} connected; {} created, {} expired, {} ended, \
-             {} deleted",
-            of.live, of.waiting, of.connected, of.created, of.expired, of.ended, of.deleted
-        )?;
+        if let Some(of) = &overview.associations {
+            writeln!(
+                f,
+                "  associations {} known, {} waiting, {} connected; {} created, {} expired, \
+                 {} ended, {} deleted",
+                of.live, of.waiting, of.connected, of.created, of.expired, of.ended, of.deleted
+            )?;
+        }
         writeln!(
             f,
             "  memory       {} bytes allocated, {} of them wait to be sent; {} pipes in use, {} idle",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 
 use super::pulse::Beat;
+use super::status::ShardStatus;
 use crate::runtime::signal::Signals;
 
 /// A message in a shard's inbox.
@@ -16,6 +17,8 @@ pub enum Envelope<M> {
     Control(Control),
     /// Somebody asks whether the shard still turns.
     Pulse(Sender<Beat>),
+    /// Somebody asks how the shard is.
+    Status(Sender<ShardStatus>),
     /// A name was resolved.
     Resolved {
         question: u64,

@@ -9,7 +9,6 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use ipnet::IpNet;
 use tracing::{Level, debug, enabled};
@@ -77,8 +76,6 @@ pub enum Message {
     Told { question: u64, told: Told },
     /// A session that the shard was asked to count is over, or came to nothing.
     SessionOver { user: Arc<str>, session: SessionId },
-    /// Somebody asks how the shard is.
-    Report(Sender<ShardStatus>),
     /// From now on the settings are these.
     Reload(Box<RendezvousSettings>),
 }
@@ -503,7 +500,6 @@ impl Service for RelayService {
             Message::SessionOver { user, session } => {
                 self.users.sessions.borrow_mut().end(&user, session);
             }
-            Message::Report(asker) => self.report(&asker),
             Message::Reload(settings) => {
                 self.settings.replace(Rc::new(*settings));
                 self.forget_users();
@@ -516,6 +512,10 @@ impl Service for RelayService {
             Origin::Met(_) | Origin::Forwarded(_) => None,
             Origin::Dialled(number) => self.errand_of(number),
         }
+    }
+
+    fn add_status(&self, status: &mut ShardStatus) {
+        self.add_relay_status(status);
     }
 
     fn handle_session_ended(

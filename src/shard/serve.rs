@@ -4,9 +4,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -92,7 +91,7 @@ pub struct BoundRelay {
     congestion_control: String,
     reloader: Option<Reloader>,
     pulse: Option<Pulse<Message>>,
-    inquirer: Inquirer,
+    inquirer: Option<Inquirer<Message>>,
 }
 
 /// What one shard starts with.
@@ -159,7 +158,7 @@ impl BoundRelay {
         }
         let service = service_settings(settings, tls, &addresses, shard_count)?;
         let resolver = Resolver::start().map_err(ServeError::Setup)?;
-        let legacies: Legacies = inboxes.iter().map(|_| OnceLock::new()).collect();
+        let legacies = Legacies::new(inboxes.len());
         let mut seeds = Vec::new();
         for (inbox, listeners) in inboxes.into_iter().zip(listeners.by_shard) {
             seeds.push(Seed {
@@ -170,17 +169,14 @@ impl BoundRelay {
                 random,
                 listeners,
                 resolver: resolver.clone(),
-                legacies: Arc::clone(&legacies),
+                legacies: legacies.clone(),
                 inbox,
                 shards: mailboxes.clone(),
                 // One shard hears the operator and tells the others.
                 operator: operator.take(),
             });
         }
-        let inquirer = Inquirer {
-            shards: mailboxes.clone(),
-            legacies,
-        };
+        let inquirer = Inquirer::new(mailboxes.clone(), legacies);
         Ok(Self {
             cores,
             seeds,
@@ -194,16 +190,15 @@ impl BoundRelay {
                 shards: mailboxes,
                 stopping: told_to_stop,
             }),
-            inquirer,
+            inquirer: Some(inquirer),
             addresses,
             congestion_control,
         })
     }
 
-    /// What asks the shards how they are.
-    #[must_use]
-    pub fn inquirer(&self) -> Inquirer {
-        self.inquirer.clone()
+    /// What asks the shards how they are, to be kept on another thread; once.
+    pub const fn take_inquirer(&mut self) -> Option<Inquirer<Message>> {
+        self.inquirer.take()
     }
 
     /// What gives the shards new settings, to be kept on another thread; once.
@@ -261,10 +256,7 @@ async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
         world.reactor.listen(listener);
     }
     let service = RelayService::new(world, seed.service, rendezvous, seed.random);
-    let counted = drive(Rc::clone(&service), seed.inbox, seed.operator).await;
-    // It ends once.
-    let _ = seed.legacies[usize::from(index)].set(service.legacy());
-    Ok(counted)
+    Ok(drive(service, seed.inbox, seed.operator, &seed.legacies).await)
 }
 
 fn world_settings(settings: &RelaySettings, shards: NonZeroU16) -> WorldSettings {

@@ -1,12 +1,13 @@
-//! What a shard says about itself to those who watch the relay.
+//! What a shard says about itself to those who watch the process.
 
+use std::ops::AddAssign;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::control::Envelope;
-use super::rendezvous::{Message, RelayService};
-use super::world::ShardSnapshot;
+use super::rendezvous::RelayService;
+use super::world::{Service, ShardSnapshot};
 use crate::association::census::{Census, Tally};
 use crate::metrics::latency::Latencies;
 use crate::relay::Usage;
@@ -24,28 +25,66 @@ pub struct ShardStatus {
     pub has_ended: bool,
     /// Connections that have not said what they want, HTTP ones among them.
     pub handshakes: u64,
-    /// Acceptors that wait.
-    pub waiting: u64,
     /// Sockets that are open.
     pub connections: u64,
     pub usage: Usage,
-    pub census: Census,
-    pub tally: Tally,
     pub counters: ShardSnapshot,
     pub latencies: Latencies,
+    /// Of a relay's shard.
+    pub meetings: Option<Meetings>,
+}
+
+/// Who waits for whom on one shard, or on all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Meetings {
+    /// Acceptors that wait.
+    pub waiting: u64,
+    pub census: Census,
+    pub tally: Tally,
 }
 
 /// What shards leave behind that have ended, by shard: what was counted stays so.
-pub(super) type Legacies = Arc<[OnceLock<ShardStatus>]>;
+#[derive(Clone, Debug)]
+pub struct Legacies(Arc<[OnceLock<ShardStatus>]>);
 
 /// Asks the shards, from a thread that may wait.
-#[derive(Clone, Debug)]
-pub struct Inquirer {
-    pub(super) shards: Vec<Mailbox<Envelope<Message>>>,
-    pub(super) legacies: Legacies,
+#[derive(Debug)]
+pub struct Inquirer<M> {
+    shards: Vec<Mailbox<Envelope<M>>>,
+    legacies: Legacies,
 }
 
-impl Inquirer {
+impl AddAssign for Meetings {
+    fn add_assign(&mut self, other: Self) {
+        self.waiting += other.waiting;
+        self.census += other.census;
+        self.tally += other.tally;
+    }
+}
+
+impl Legacies {
+    /// Of so many shards, none of which has ended.
+    #[must_use]
+    pub fn new(shards: usize) -> Self {
+        Self((0..shards).map(|_| OnceLock::new()).collect())
+    }
+
+    /// Keeps what is left of a shard, which has ended.
+    pub(super) fn take<S: Service>(&self, service: &S) {
+        let mut legacy = common(service);
+        legacy.has_ended = true;
+        service.add_status(&mut legacy);
+        // It ends once.
+        let _ = self.0[usize::from(legacy.shard)].set(legacy);
+    }
+}
+
+impl<M> Inquirer<M> {
+    #[must_use]
+    pub const fn new(shards: Vec<Mailbox<Envelope<M>>>, legacies: Legacies) -> Self {
+        Self { shards, legacies }
+    }
+
     /// How many shards there are.
     #[must_use]
     pub fn shards(&self) -> usize {
@@ -58,7 +97,7 @@ impl Inquirer {
         let (sender, answers) = channel();
         for shard in &self.shards {
             // A shard that has ended says nothing.
-            let _ = shard.send(Envelope::Service(Message::Report(sender.clone())));
+            let _ = shard.send(Envelope::Status(sender.clone()));
         }
         drop(sender);
         let mut statuses: Vec<ShardStatus> = Vec::new();
@@ -67,7 +106,7 @@ impl Inquirer {
         {
             statuses.push(status);
         }
-        for legacy in self.legacies.iter().filter_map(OnceLock::get) {
+        for legacy in self.legacies.0.iter().filter_map(OnceLock::get) {
             if statuses.iter().all(|status| status.shard != legacy.shard) {
                 statuses.push(legacy.clone());
             }
@@ -77,39 +116,44 @@ impl Inquirer {
     }
 }
 
+/// Says how the shard of this service is.
+pub(super) fn tell<S: Service>(service: &S, asker: &Sender<ShardStatus>) {
+    let mut status = common(service);
+    service.add_status(&mut status);
+    // Whoever asked may have given up waiting.
+    let _ = asker.send(status);
+}
+
+/// What every shard has.
+fn common<S: Service>(service: &S) -> ShardStatus {
+    let world = service.world();
+    ShardStatus {
+        shard: world.shard.0,
+        is_draining: world.is_draining(),
+        has_ended: false,
+        handshakes: 0,
+        connections: world.reactor.watched() as u64,
+        usage: world.usage(),
+        counters: world.snapshot(),
+        latencies: world.latencies(),
+        meetings: None,
+    }
+}
+
 impl RelayService {
-    /// Says how this shard is.
-    pub(super) fn report(&self, asker: &Sender<ShardStatus>) {
-        // Nothing that is due is told.
-        self.close_expired();
-        // Whoever asked may have given up waiting.
-        let _ = asker.send(self.status());
-    }
-
-    /// What is left of this shard, which has ended.
-    pub(super) fn legacy(&self) -> ShardStatus {
-        ShardStatus {
-            has_ended: true,
-            ..self.status()
+    pub(super) fn add_relay_status(&self, status: &mut ShardStatus) {
+        if !status.has_ended {
+            // Nothing that is due is told.
+            self.close_expired();
         }
-    }
-
-    fn status(&self) -> ShardStatus {
-        let world = &self.world;
         let rendezvous = self.rendezvous.borrow();
         let table = rendezvous.table();
-        ShardStatus {
-            shard: world.shard.0,
-            is_draining: world.is_draining(),
-            has_ended: false,
-            handshakes: self.handshakes() as u64,
+        status.handshakes = self.handshakes() as u64;
+        status.connections = self.connections() as u64;
+        status.meetings = Some(Meetings {
             waiting: self.waiting.borrow().len() as u64,
-            connections: self.connections() as u64,
-            usage: world.usage(),
-            census: table.census(world.reactor.now()),
+            census: table.census(self.world.reactor.now()),
             tally: table.tally(),
-            counters: world.snapshot(),
-            latencies: world.latencies(),
-        }
+        });
     }
 }

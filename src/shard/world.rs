@@ -13,6 +13,7 @@ use super::control::{Control, Envelope, Operator};
 use super::leg::Leg;
 use super::names::Names;
 use super::session_log::{Errand, Session};
+use super::status::{self, Legacies, ShardStatus};
 use super::stretch::Stretch;
 use super::tally::Tally;
 use crate::association::key::ShardId;
@@ -94,6 +95,9 @@ pub trait Service: 'static {
     fn errand(&self, _context: Self::Context) -> Option<Rc<Errand>> {
         None
     }
+
+    /// Adds what it alone knows to what its shard says of itself.
+    fn add_status(&self, _status: &mut ShardStatus) {}
 
     /// A session ended; its sockets are taken care of. `bytes` were delivered:
     /// those that came from the left, from the right.
@@ -263,9 +267,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             .send_from(&self.reactor, Envelope::Service(message))
             .map_err(|envelope| match envelope {
                 Envelope::Service(message) => message,
-                Envelope::Control(_) | Envelope::Pulse(_) | Envelope::Resolved { .. } => {
-                    unreachable!("the inbox gives back what it was given")
-                }
+                _ => unreachable!("the inbox gives back what it was given"),
             })
     }
 
@@ -396,12 +398,13 @@ fn pair_owner(key: PairKey, side: Side) -> Owner {
     }
 }
 
-/// Runs a shard until it has ended, and returns what it counted. One shard
-/// hears the operator, and tells the others.
+/// Runs a shard until it has ended, and returns what it counted, which `legacies` keep as
+/// well. One shard hears the operator, and tells the others.
 pub async fn drive<S: Service>(
     service: Rc<S>,
     inbox: Inbox<Envelope<S::Message>>,
     mut operator: Option<Operator>,
+    legacies: &Legacies,
 ) -> ShardSnapshot {
     let world = Rc::clone(service.world());
     let reactor = &world.reactor;
@@ -454,6 +457,7 @@ pub async fn drive<S: Service>(
         // This ring submits no more; and one that has ended needs no telling.
         let _ = mailbox.send(Envelope::Control(Control::Ended));
     }
+    legacies.take(&*service);
     world.snapshot()
 }
 
@@ -522,6 +526,7 @@ fn handle_event<S: Service>(
                     Envelope::Service(message) => service.handle_message(message),
                     Envelope::Control(control) => handle_control(service, world, control),
                     Envelope::Pulse(asker) => world.beat(&asker),
+                    Envelope::Status(asker) => status::tell(&**service, &asker),
                     Envelope::Resolved { question, answer } => {
                         world.questions.deliver(question, answer);
                     }

@@ -7,7 +7,9 @@ use super::asking::Relay;
 use super::expose::ExposeService;
 use super::forward::ForwardService;
 use crate::agent::error::AgentError;
-use crate::agent::process::{Ended, Seed, finish, listeners, new_world, seeds, with_each};
+use crate::agent::process::{
+    Ended, Seed, drive_shard, finish, inquirer, listeners, new_world, seeds, with_each,
+};
 use crate::agent::settings::{
     PtthDestination, PtthExposeSettings, PtthForwardSettings, PtthService,
 };
@@ -16,13 +18,14 @@ use crate::runtime::executor::run_shards;
 use crate::runtime::listener::{HandOut, Listener};
 use crate::runtime::signal::Signals;
 use crate::shard::pulse::Pulse;
-use crate::shard::world::{ShardSnapshot, drive};
+use crate::shard::status::Inquirer;
+use crate::shard::world::ShardSnapshot;
 
 /// A server-side proxy that is ready to listen at its relay.
 #[derive(Debug)]
 pub struct BoundExpose {
     cores: Cores,
-    seeds: Vec<Seed>,
+    seeds: Vec<(Seed, ())>,
     relay: Relay,
     services: Vec<PtthService>,
     pulse: Option<Pulse<Infallible>>,
@@ -39,7 +42,7 @@ impl BoundExpose {
         let (cores, seeds, pulse) = seeds(agent, signals, None)?;
         Ok(Self {
             cores,
-            seeds,
+            seeds: seeds.into_iter().map(|seed| (seed, ())).collect(),
             relay: Relay::new(&settings.relay, &settings.key, agent)?,
             services: settings.services.clone(),
             pulse: Some(pulse),
@@ -51,14 +54,20 @@ impl BoundExpose {
         self.pulse.take()
     }
 
+    /// What asks the shards how they are.
+    #[must_use]
+    pub fn inquirer(&self) -> Inquirer<Infallible> {
+        inquirer(&self.seeds)
+    }
+
     /// Exposes services until told to stop; returns what all shards counted.
     ///
     /// # Errors
     ///
     /// When the shards cannot be started, or the relay will not serve them.
     pub fn serve(self) -> Result<ShardSnapshot, AgentError> {
-        let with_own = |seed| (seed, (self.relay.clone(), self.services.clone()));
-        let seeds = self.seeds.into_iter().map(with_own).collect();
+        let own = (self.relay, self.services);
+        let seeds = with_each(self.seeds, |()| own.clone());
         finish(run_shards(&self.cores, seeds, run_expose)?)
     }
 }
@@ -101,6 +110,12 @@ impl BoundForward {
         self.pulse.take()
     }
 
+    /// What asks the shards how they are.
+    #[must_use]
+    pub fn inquirer(&self) -> Inquirer<Infallible> {
+        inquirer(&self.seeds)
+    }
+
     /// Where it listens, with the port that the kernel chose.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -125,7 +140,7 @@ async fn run_expose(index: u16, (seed, own): (Seed, (Relay, Vec<PtthService>))) 
     let shards = u64::try_from(seed.shards.len()).unwrap_or(u64::MAX);
     let service = ExposeService::new(world, relay, services, seed.connections_max);
     service.start(shards);
-    let counted = drive(std::rc::Rc::clone(&service), seed.inbox, seed.operator).await;
+    let counted = drive_shard(&service, seed).await;
     Ok((counted, service.take_failure()))
 }
 
@@ -137,6 +152,6 @@ async fn run_forward(
     let ((relay, destination), listener) = own;
     world.reactor.listen(listener);
     let service = ForwardService::new(world, relay, destination, seed.connections_max);
-    let counted = drive(service, seed.inbox, seed.operator).await;
+    let counted = drive_shard(&service, seed).await;
     Ok((counted, None))
 }
