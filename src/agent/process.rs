@@ -454,7 +454,10 @@ where
     World::new(ShardId(index), seed.world, seed.shards.clone(), resolver)
 }
 
-pub(super) async fn drive_shard<S: Service>(service: &Rc<S>, seed: Seed<S::Message>) -> ShardSnapshot {
+pub(super) async fn drive_shard<S: Service>(
+    service: &Rc<S>,
+    seed: Seed<S::Message>,
+) -> ShardSnapshot {
     let service = Rc::clone(service);
     drive(service, seed.inbox, seed.operator, &seed.legacies).await
 }

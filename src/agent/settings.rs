@@ -21,7 +21,7 @@ use crate::protocol::ptth_http::{Name, NameError};
 use crate::protocol::socks5::Credentials;
 use crate::protocol::websocks::SubProtocol;
 
-/// What both proxies need.
+/// What all proxies need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentSettings {
     /// The cores to run on, one shard each: at least one, none twice.
@@ -39,6 +39,8 @@ pub struct AgentSettings {
     pub relay_ca: Option<PathBuf>,
     /// An HTTP proxy by which the relay is reached.
     pub via: Option<HostPort>,
+    /// Where operators look: on loopback.
+    pub admin: Option<ListenAddress>,
 }
 
 /// The server-side proxy: makes local services reachable.

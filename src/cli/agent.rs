@@ -1,16 +1,20 @@
-//! The arguments that both proxies share.
+//! The arguments that all proxies share, and what they do alike.
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
+use super::{Advise, print};
+use crate::admin::{Admin, AdminError};
 use crate::agent::settings::AgentSettings;
 use crate::agent::target::HostPort;
 use crate::config::limits::Limits;
 use crate::config::settings::{HostFacts, LogSettings};
-use crate::config::{CoreChoice, DataPlane, LogFormat, LogLevel, Period, Problem};
+use crate::config::{CoreChoice, DataPlane, ListenAddress, LogFormat, LogLevel, Period, Problem};
+use crate::shard::status::Inquirer;
 
-/// Arguments of both proxies.
+/// Arguments of all proxies.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
     /// Run on so many cores, as 2, or on these, as 0,2-3
@@ -35,6 +39,10 @@ pub struct AgentArgs {
     /// Reach the relay by this HTTP proxy, which has to allow CONNECT
     #[arg(long, value_name = "HOST:PORT")]
     via: Option<HostPort>,
+
+    /// Show metrics, status and histograms to operators here, on loopback
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<ListenAddress>,
 
     /// When told to stop, wait so long for sessions to end
     #[arg(long, value_name = "TIME", default_value = "30s")]
@@ -62,9 +70,14 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
-    pub(super) fn settings(&self, host: &HostFacts) -> Result<AgentSettings, Problem> {
+    pub(super) fn settings(&self, host: &HostFacts) -> anyhow::Result<AgentSettings> {
+        if let Some(address) = self.admin.filter(|address| !address.is_loopback()) {
+            let problem = Problem::AdminReachable { address };
+            return Err(problem).context("--admin").usage();
+        }
+        let cores = self.cores.resolve(&host.cores_allowed);
         Ok(AgentSettings {
-            cores: self.cores.resolve(&host.cores_allowed)?,
+            cores: cores.context("--cores").usage()?,
             data_plane: self.data_plane,
             drain_timeout: self.drain_timeout.0,
             log: LogSettings {
@@ -77,6 +90,30 @@ impl AgentArgs {
                 .as_ref()
                 .map(|path| host.current_dir.join(path)),
             via: self.via.clone(),
+            admin: self.admin,
         })
     }
+}
+
+/// Claims the address for operators, if there is to be one.
+pub(super) fn bind_admin(settings: &AgentSettings) -> Result<Option<Admin>, AdminError> {
+    settings
+        .admin
+        .map(|address| Admin::bind(address.0))
+        .transpose()
+}
+
+/// Lets operators in, and says where.
+pub(super) fn serve_admin<M: Send + 'static>(
+    admin: Option<Admin>,
+    inquirer: Inquirer<M>,
+) -> Result<(), AdminError> {
+    if let Some(admin) = admin {
+        let address = admin.address();
+        admin.serve(inquirer)?;
+        print(&format_args!(
+            "for operators: http://{address}/ (midspan status --admin {address})\n"
+        ));
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use tracing::info;
 use super::any_relay::AnyRelay;
 use super::notify::Notifier;
 use super::ptth::{self, ProxyKeyArgs};
-use super::{Advise, AgentArgs, StateDir, host, logging, print, quoted};
+use super::{Advise, AgentArgs, StateDir, agent, host, logging, print, quoted};
 use crate::agent::expose::SERVICES_MAX;
 use crate::agent::process::BoundExpose;
 use crate::agent::ptth::url::PtthUrl;
@@ -88,7 +88,7 @@ impl ExposeArgs {
     fn settings(&self, relay: &RelayUrl, host: &HostFacts) -> anyhow::Result<ExposeSettings> {
         self.key.check_none().usage()?;
         self.check().usage()?;
-        let agent = self.agent.settings(host).context("--cores").usage()?;
+        let agent = self.agent.settings(host)?;
         let sessions = match self.once {
             true => Sessions::Once,
             false => {
@@ -133,7 +133,7 @@ impl ExposeArgs {
             relay: relay.clone(),
             key: self.key.key(host, key)?,
             services: ptth::services(&self.to),
-            agent: self.agent.settings(host).context("--cores").usage()?,
+            agent: self.agent.settings(host)?,
         })
     }
 
@@ -233,10 +233,12 @@ fn run_jet(
     let settings = args.settings(relay, host)?;
     let _claim = args.claim(host)?;
     let mut bound = BoundExpose::bind(&settings, signals)?;
+    let admin = agent::bind_admin(&settings.agent)?;
     let log = logging::init(settings.agent.log)?;
     if let Some(report) = ExposeReport::reusable(&settings, bound.direct()) {
         print(&report);
     }
+    agent::serve_admin(admin, bound.inquirer())?;
     let told = settings.clone();
     let announce = Box::new(move |ticket| {
         print(&ExposeReport::once(&told, Ticket::Once(ticket)));

@@ -13,7 +13,7 @@ use super::any_relay::AnyRelay;
 use super::local_listener::LocalListener;
 use super::notify::Notifier;
 use super::ptth::{self, ProxyKeyArgs};
-use super::{Advise, AgentArgs, host, logging, print, secret_file};
+use super::{Advise, AgentArgs, agent, host, logging, print, secret_file};
 use crate::agent::process::BoundForward;
 use crate::agent::ptth::url::PtthUrl;
 use crate::agent::settings::{ForwardSettings, PtthForwardSettings};
@@ -71,7 +71,7 @@ impl ForwardArgs {
         ticket: Option<String>,
     ) -> anyhow::Result<ForwardSettings> {
         self.key.check_none().usage()?;
-        let agent = self.agent.settings(host).context("--cores").usage()?;
+        let agent = self.agent.settings(host)?;
         let ticket = match (&self.to, ticket) {
             (Some(to), _) => match to.strip_prefix('@') {
                 Some(path) => read_ticket(&host.current_dir.join(path))?,
@@ -110,7 +110,7 @@ impl ForwardArgs {
             relay: relay.clone(),
             key: self.key.key(host, key)?,
             destination: to.parse().context("--to").usage()?,
-            agent: self.agent.settings(host).context("--cores").usage()?,
+            agent: self.agent.settings(host)?,
         })
     }
 }
@@ -148,12 +148,14 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
     let ticket = env::var(TICKET_VARIABLE).ok();
     let settings = args.settings(&host, ticket)?;
     let mut bound = BoundForward::bind(&settings, signals)?;
+    let admin = agent::bind_admin(&settings.agent)?;
     let log = logging::init(settings.agent.log)?;
     let relay = settings.ticket.relay();
     print(&ForwardReport {
         listening: bound.address(),
         through: format!("through {relay}"),
     });
+    agent::serve_admin(admin, bound.inquirer())?;
     if let Some(pulse) = bound.take_pulse() {
         let status = format!("forwards {} through {relay}", bound.address());
         Notifier::from_env(status).watch(pulse);

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::forward::ForwardReport;
 use super::notify::Notifier;
-use super::{Advise, logging, print, quoted, secret_file};
+use super::{Advise, agent, logging, print, quoted, secret_file};
 use crate::agent::ptth::DEFAULT_PORT;
 use crate::agent::ptth::asking::Key;
 use crate::agent::ptth::process::{BoundExpose, BoundForward};
@@ -91,8 +91,10 @@ pub(super) fn server_name(written: &str) -> anyhow::Result<Name> {
 /// A proxy that cannot start, or that the relay does not let listen.
 pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow::Result<()> {
     let mut bound = BoundExpose::bind(settings, signals)?;
+    let admin = agent::bind_admin(&settings.agent)?;
     let log = logging::init(settings.agent.log)?;
     print(&ExposeReport(settings));
+    agent::serve_admin(admin, bound.inquirer())?;
     if let Some(pulse) = bound.take_pulse() {
         let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
         Notifier::from_env(status).watch(pulse);
@@ -110,12 +112,14 @@ pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow:
 /// A proxy that cannot start.
 pub(super) fn forward(settings: &PtthForwardSettings, signals: Signals) -> anyhow::Result<()> {
     let mut bound = BoundForward::bind(settings, signals)?;
+    let admin = agent::bind_admin(&settings.agent)?;
     let log = logging::init(settings.agent.log)?;
     let (to, relay) = (&settings.destination, &settings.relay);
     print(&ForwardReport {
         listening: bound.address(),
         through: format!("to {to} through {relay}"),
     });
+    agent::serve_admin(admin, bound.inquirer())?;
     if let Some(pulse) = bound.take_pulse() {
         let status = format!("forwards {} to {to} through {relay}", bound.address());
         Notifier::from_env(status).watch(pulse);

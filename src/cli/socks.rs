@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::local_listener::LocalListener;
 use super::notify::Notifier;
-use super::{Advise, AgentArgs, host, logging, print, secret_file};
+use super::{Advise, AgentArgs, agent, host, logging, print, secret_file};
 use crate::access::PasswordDigest;
 use crate::access::routing::{LIST_BYTES_MAX, RoutingRules};
 use crate::agent::process::{BoundSocks, SocksReloader};
@@ -91,7 +91,7 @@ impl SocksArgs {
         host: &HostFacts,
         password: Option<String>,
     ) -> anyhow::Result<SocksSettings> {
-        let agent = self.agent.settings(host).context("--cores").usage()?;
+        let agent = self.agent.settings(host)?;
         let password = match (&self.password_file, password) {
             (Some(path), _) => secret_file::read("password", &host.current_dir.join(path))?,
             (None, Some(password)) => password,
@@ -174,12 +174,14 @@ pub(super) fn run(args: &SocksArgs) -> anyhow::Result<()> {
     let password = env::var(PASSWORD_VARIABLE).ok();
     let settings = args.settings(&host::facts()?, password)?;
     let mut bound = BoundSocks::bind(&settings, signals)?;
+    let admin = agent::bind_admin(&settings.agent)?;
     let log = logging::init(settings.agent.log)?;
     print(&SocksReport {
         listening: bound.address(),
         relays: &settings.relays,
         is_open: settings.local_user.is_none(),
     });
+    agent::serve_admin(admin, bound.inquirer())?;
     let notifier = Notifier::from_env(format!("serves SOCKS5 at {}", bound.address()));
     if let Some(reloader) = bound.take_reloader() {
         watch(args.clone(), reloader, notifier.clone());
@@ -354,6 +356,11 @@ mod tests {
                 "1025 is not in 0..=1024",
             ),
             (RELAY, Some(""), "the password: it is empty"),
+            (
+                &format!("{RELAY} --admin 192.0.2.1:9"),
+                Some("x"),
+                "--admin: 192.0.2.1:9 can be reached from other hosts",
+            ),
             (
                 &format!("{RELAY} --password-file /none"),
                 None,

@@ -38,7 +38,7 @@ fn text(admin: SocketAddr, path: &str) -> String {
     String::from_utf8(body).expect("text")
 }
 
-fn status(admin: SocketAddr) -> Value {
+pub(crate) fn status(admin: SocketAddr) -> Value {
     serde_json::from_str(&text(admin, "/status")).expect("json")
 }
 

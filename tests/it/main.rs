@@ -7,6 +7,7 @@
 mod admin;
 mod agent_process;
 mod agents;
+mod agents_admin;
 mod agents_direct;
 mod agents_http;
 mod agents_ssh;
