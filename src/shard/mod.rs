@@ -15,6 +15,7 @@
 pub mod control;
 mod datagrams;
 mod ear;
+pub mod errand;
 mod forwarding;
 mod handoff;
 mod host_addresses;

@@ -15,6 +15,7 @@ use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
 use super::ear::Ear;
+use super::errand::Errand;
 use super::forwarding::{CallHandoff, Forwards};
 use super::handoff::Handoff;
 use super::host_addresses::HostAddresses;
@@ -22,7 +23,7 @@ use super::peer_address::PeerAddress;
 use super::per_address::{CountedAddress, PerAddress};
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::{Ask, Leaving, Told};
-use super::session_log::{Errand, Session};
+use super::session_log::Session;
 use super::sessions::Origin;
 use super::status::ShardStatus;
 use super::tally::Tally;

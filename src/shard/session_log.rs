@@ -5,11 +5,60 @@ use std::time::Duration;
 
 use tracing::{field, info};
 
+use super::errand::Errand;
 use super::peer_address::PeerAddress;
 use crate::metrics::ACCESS_LOG;
 use crate::relay::{CloseReason, Ended, Side};
 use crate::runtime::PollKey;
+use crate::runtime::clock;
 use crate::time::Timestamp;
+
+/// What went one way as datagrams, headers not included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    pub datagrams: u64,
+    pub bytes: u64,
+}
+
+impl Carried {
+    pub const fn add(&mut self, bytes: usize) {
+        self.datagrams += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// One client's datagrams, which are passed on no more.
+#[derive(Debug)]
+pub struct DatagramsEnded<'a> {
+    pub peer: PeerAddress,
+    pub sent: Carried,
+    pub passed_back: Carried,
+    pub since: Timestamp,
+    pub reason: &'static str,
+    /// As in an [`Errand`].
+    pub user: Option<&'a str>,
+    /// As in an [`Errand`].
+    pub way: Option<&'a str>,
+}
+
+impl DatagramsEnded<'_> {
+    /// Writes their line to the access log.
+    pub fn log(&self) {
+        info!(
+            target: ACCESS_LOG,
+            peer = %self.peer,
+            sent = self.sent.datagrams,
+            sent_bytes = self.sent.bytes,
+            passed_back = self.passed_back.datagrams,
+            passed_back_bytes = self.passed_back.bytes,
+            lasted_ms = millis(clock::now().since(self.since)),
+            reason = self.reason,
+            user = self.user.map(field::display),
+            way = self.way.map(field::display),
+            "datagrams ended"
+        );
+    }
+}
 
 /// One side of a session.
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +79,6 @@ pub struct Session<C> {
     pub context: C,
 }
 
-/// For whom a relay dialled, and where to, as it was asked; each one word of a line.
-#[derive(Debug)]
-pub struct Errand {
-    pub user: Box<str>,
-    pub target: Box<str>,
-}
-
 // Each idle pair has one.
 const _: () = assert!(size_of::<Session<[u32; 3]>>() <= 88);
 
@@ -54,8 +96,9 @@ impl<C> Session<C> {
             lasted_ms = millis(now.since(self.joined_at)),
             reason = ended.reason.label(),
             ended_by = ended_by(ended.reason),
-            user = errand.map(|errand| field::display(&errand.user)),
+            user = errand.and_then(|errand| errand.user.as_ref()).map(field::display),
             target = errand.map(|errand| field::display(&errand.target)),
+            way = errand.and_then(|errand| errand.way.as_ref()).map(field::display),
             "session ended"
         );
     }
@@ -69,6 +112,6 @@ fn ended_by(reason: CloseReason) -> &'static str {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

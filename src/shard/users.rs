@@ -5,32 +5,28 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::errand::{Errand, one_word, target};
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::Ask;
-use super::session_log::Errand;
 use super::user_sessions::{Dial, SessionId, UserSession, UserSessions};
 use crate::access::egress::{Candidate, Verdict};
 use crate::access::{Allowance, Guesses};
 use crate::config::limits::NAMES_PER_USER_HIGHEST;
-use crate::protocol::socks5::{Destination, Host};
+use crate::protocol::socks5::Destination;
 use crate::protocol::websocks::Knock;
 use crate::runtime::clock;
 use crate::runtime::host_address::is_of_host;
 use crate::runtime::resolver::{Asker, RESOLVER_QUEUE_MAX};
 use crate::session::link::Link;
 use crate::session::refused::Refused;
-
-/// Characters of a user's name in the log; no name of a host is longer than 255.
-const LOGGED_CHARS_MAX: usize = 255;
 
 // One user may have as many names wait as it is let.
 const _: () = assert!(NAMES_PER_USER_HIGHEST <= RESOLVER_QUEUE_MAX as u64);
@@ -174,8 +170,9 @@ impl RelayService {
         destination: &Destination,
     ) {
         let errand = Rc::new(Errand {
-            user: logged(session.user()).into(),
-            target: target(destination).into(),
+            user: Some(one_word(session.user()).into()),
+            target: target(destination),
+            way: None,
         });
         let dialled = Dialled {
             errand,
@@ -212,60 +209,4 @@ impl RelayService {
 fn source(peer: PeerAddress, link: &Link) -> Option<IpAddr> {
     let asked = || link.peer_address().map(|address| address.ip());
     peer.ip().or_else(asked)
-}
-
-fn target(destination: &Destination) -> String {
-    match (&destination.host, destination.address()) {
-        (Host::Name(name), _) => format!("{}:{}", logged(name), destination.port),
-        (Host::Address(_), Some(address)) => address.to_string(),
-        (Host::Address(_), None) => unreachable!("it is an address"),
-    }
-}
-
-/// As it may stand in a line of the log, where a space begins another field.
-pub(super) fn logged(text: &str) -> String {
-    let mut shown = String::new();
-    for (index, c) in text.chars().enumerate() {
-        let is_plain = c.is_alphanumeric() || c.is_ascii_graphic() && !matches!(c, '"' | '\\');
-        match (index, is_plain) {
-            (LOGGED_CHARS_MAX.., _) => {
-                shown.push('…');
-                break;
-            }
-            (_, true) => shown.push(c),
-            // To a string it does not fail.
-            (_, false) => {
-                let _: fmt::Result = write!(shown, "{}", c.escape_unicode());
-            }
-        }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_logged_is_one_word_and_not_endless() {
-        for (text, expected) in [
-            ("alice", "alice"),
-            ("жук@a.b", "жук@a.b"),
-            ("a reason=x\n", "a\\u{20}reason=x\\u{a}"),
-            ("\u{1b}[2J\"\\", "\\u{1b}[2J\\u{22}\\u{5c}"),
-            ("\u{202e}x", "\\u{202e}x"),
-        ] {
-            assert_eq!(logged(text), expected);
-        }
-        assert_eq!(logged(&"a".repeat(255)), "a".repeat(255));
-        assert_eq!(logged(&"a".repeat(5000)).chars().count(), 256);
-        for (host, port, expected) in [
-            ("example.com", 443, "example.com:443"),
-            ("192.0.2.7", 80, "192.0.2.7:80"),
-            ("::1", 22, "[::1]:22"),
-        ] {
-            let destination = Destination::named(host, port).unwrap();
-            assert_eq!(target(&destination), expected);
-        }
-    }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::control::{Control, Envelope, Operator};
+use super::errand::Errand;
 use super::leg::Leg;
 use super::names::Names;
-use super::session_log::{Errand, Session};
+use super::session_log::Session;
 use super::status::{self, Legacies, ShardStatus};
 use super::stretch::Stretch;
 use super::tally::Tally;
@@ -91,7 +92,7 @@ pub trait Service: 'static {
         true
     }
 
-    /// For whom its peer was dialled, where it was.
+    /// What a session was dialled for, where it was.
     fn errand(&self, _context: Self::Context) -> Option<Rc<Errand>> {
         None
     }

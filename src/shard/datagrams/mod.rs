@@ -25,17 +25,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tracing::{debug, info};
+use tracing::debug;
 
+use super::errand::one_word;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
+use super::session_log::DatagramsEnded;
 use super::tally::Counted;
 use super::user_sessions::UserSession;
-use super::users::logged;
-use crate::metrics::ACCESS_LOG;
 use crate::protocol::socks5::{Reply, ReplyCode};
 use crate::relay::codec::Life;
-use crate::runtime::clock;
 use crate::runtime::executor::yield_now;
 use crate::session::datagram_stream::{DatagramStream, Left};
 use crate::session::refused::Refused;
@@ -115,18 +114,16 @@ impl RelayService {
         let ended = self.draining.or_raised(visit.run_within_limit()).await;
         let ended = ended.unwrap_or(Ended::Drained);
         let Visit { stream, outlet, .. } = visit;
-        info!(
-            target: ACCESS_LOG,
-            %peer,
-            sent = outlet.sent.datagrams,
-            sent_bytes = outlet.sent.bytes,
-            passed_back = outlet.passed_back.datagrams,
-            passed_back_bytes = outlet.passed_back.bytes,
-            lasted_ms = u64::try_from(clock::now().since(since).as_millis()).unwrap_or(u64::MAX),
-            reason = ended.as_str(),
-            user = %logged(user),
-            "datagrams ended"
-        );
+        let ended = DatagramsEnded {
+            peer,
+            sent: outlet.sent,
+            passed_back: outlet.passed_back,
+            since,
+            reason: ended.as_str(),
+            user: Some(&one_word(user)),
+            way: None,
+        };
+        ended.log();
         drop(outlet);
         stream.part(reactor).await;
     }

@@ -22,6 +22,7 @@ use crate::protocol::socks5::{Host, udp};
 use crate::runtime::datagram::DatagramSocket;
 use crate::session::datagram_stream::{DatagramStream, NotQueued, TURN_DATAGRAMS};
 use crate::shard::rendezvous::RelayService;
+use crate::shard::session_log::Carried;
 
 /// How long datagrams wait for their name's addresses.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,25 +43,11 @@ pub(super) struct Outlet {
     pub(super) passed_back: Carried,
 }
 
-/// What went one way, headers not included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Carried {
-    pub(super) datagrams: u64,
-    pub(super) bytes: u64,
-}
-
 /// A name that is being asked for.
 struct Asking {
     name: Box<str>,
     /// None where it leads nowhere.
     addresses: Pin<Box<dyn Future<Output = Vec<IpAddr>>>>,
-}
-
-impl Carried {
-    fn add(&mut self, bytes: usize) {
-        self.datagrams += 1;
-        self.bytes += bytes as u64;
-    }
 }
 
 impl Outlet {
