@@ -1,4 +1,4 @@
-//! What an operator sees of a running relay: `/metrics`, `/status`, `/healthz`,
+//! What an operator sees of a running relay or agent: `/metrics`, `/status`, `/healthz`,
 //! `/readyz`, histograms to take away, and a page for people.
 //!
 //! A thread of its own asks the shards and may wait for them; they answer in their
@@ -10,5 +10,5 @@ mod overview;
 mod prometheus;
 mod server;
 
-pub use overview::Overview;
+pub use overview::{Overview, RelayView, SessionView};
 pub use server::{Admin, AdminError};

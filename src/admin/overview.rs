@@ -9,7 +9,7 @@ use crate::metrics::counters::Label;
 use crate::metrics::latency::Latencies;
 use crate::relay::Usage;
 use crate::runtime::allocator::allocated_bytes;
-use crate::shard::status::{Meetings, ShardStatus};
+use crate::shard::status::{Meetings, RelayStatus, SessionStatus, ShardStatus};
 use crate::shard::world::ShardSnapshot;
 
 /// What the whole process is at.
@@ -23,14 +23,28 @@ pub(super) struct Summed {
     pub(super) is_draining: bool,
     pub(super) handshakes: u64,
     pub(super) connections: u64,
+    pub(super) datagram_associations: u64,
+    pub(super) exchanges: u64,
     pub(super) usage: Usage,
     pub(super) counters: ShardSnapshot,
     pub(super) latencies: Latencies,
     pub(super) meetings: Option<Meetings>,
+    /// Where they were asked for, and are known.
+    pub(super) sessions: Option<Vec<SessionStatus>>,
+    /// Each once, whichever shards go out by it.
+    pub(super) relays: Vec<SummedRelay>,
+}
+
+/// One relay as all shards see it.
+#[derive(Debug)]
+pub(super) struct SummedRelay {
+    pub(super) sum: RelayStatus,
+    /// Shards for which it is down.
+    pub(super) shards_down: u64,
 }
 
 impl Summed {
-    pub(super) fn of(statuses: &[ShardStatus], shards: usize) -> Self {
+    pub(super) fn of(statuses: Vec<ShardStatus>, shards: usize) -> Self {
         let mut sum = Self {
             shards,
             answering: statuses.iter().filter(|one| !one.has_ended).count(),
@@ -38,23 +52,60 @@ impl Summed {
             is_draining: false,
             handshakes: 0,
             connections: 0,
+            datagram_associations: 0,
+            exchanges: 0,
             usage: Usage::default(),
             counters: ShardSnapshot::zero(),
             latencies: Latencies::new(),
             meetings: None,
+            sessions: None,
+            relays: Vec::new(),
         };
         for status in statuses {
             sum.is_draining |= status.is_draining;
             sum.handshakes += status.handshakes;
             sum.connections += status.connections;
+            sum.datagram_associations += status.datagram_associations;
+            sum.exchanges += status.exchanges;
             sum.usage += status.usage;
             sum.counters.merge(&status.counters);
             sum.latencies.merge(&status.latencies);
             if let Some(meetings) = status.meetings {
                 *sum.meetings.get_or_insert_default() += meetings;
             }
+            if let Some(sessions) = status.sessions {
+                sum.sessions.get_or_insert_default().extend(sessions);
+            }
+            for relay in status.relays {
+                sum.add_relay(relay);
+            }
         }
         sum
+    }
+
+    fn add_relay(&mut self, relay: RelayStatus) {
+        let shards_down = u64::from(relay.is_down);
+        let known = self.relays.iter_mut().find(|one| one.sum.url == relay.url);
+        let Some(SummedRelay {
+            sum,
+            shards_down: down,
+        }) = known
+        else {
+            let sum = relay;
+            return self.relays.push(SummedRelay { sum, shards_down });
+        };
+        *down += shards_down;
+        sum.ready += relay.ready;
+        sum.opened += relay.opened;
+        for (sum, used) in sum.used.iter_mut().zip(relay.used) {
+            *sum += used;
+        }
+        for ((_, sum), (_, count)) in sum.failures.iter_mut().zip(relay.failures) {
+            *sum += count;
+        }
+        let failures = [sum.last_failure.take(), relay.last_failure];
+        let latest = failures.into_iter().flatten().min_by_key(|one| one.ago);
+        sum.last_failure = latest;
     }
 
     /// Whether new sessions are served.
@@ -78,6 +129,8 @@ pub struct Overview {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<u64>,
     pub pairs: u64,
+    pub exchanges: u64,
+    pub datagram_associations: u64,
     /// Of a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub associations: Option<Associations>,
@@ -90,6 +143,47 @@ pub struct Overview {
     pub ended: Vec<Named>,
     pub refused: Vec<Named>,
     pub latency: Vec<Percentiles>,
+    /// Those by which an agent goes out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<RelayView>,
+    /// Of an agent that knows where they go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<Vec<SessionView>>,
+}
+
+/// One relay by which an agent goes out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RelayView {
+    pub relay: String,
+    /// Shards for which it could not be had, and has not been had since.
+    pub shards_down: u64,
+    pub ways_ready: u64,
+    pub ways_opened: u64,
+    pub ways_used_ready: u64,
+    pub ways_used_fresh: u64,
+    pub failures: Vec<Named>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<FailureView>,
+}
+
+/// Why a relay could not be had.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FailureView {
+    pub why: String,
+    pub error: String,
+    pub ago_s: u64,
+}
+
+/// One session that runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionView {
+    pub kind: String,
+    pub peer: String,
+    pub target: Option<String>,
+    pub way: Option<String>,
+    pub left_bytes: u64,
+    pub right_bytes: u64,
+    pub lasted_s: u64,
 }
 
 /// What became of associations.
@@ -148,6 +242,8 @@ impl Overview {
             handshakes: sum.handshakes,
             waiting: sum.meetings.map(|meetings| meetings.waiting),
             pairs: sum.usage.pairs as u64,
+            exchanges: sum.exchanges,
+            datagram_associations: sum.datagram_associations,
             associations: sum.meetings.map(Associations::of),
             memory_bytes: allocated_bytes(),
             spill_bytes: sum.usage.spill_bytes,
@@ -157,6 +253,52 @@ impl Overview {
             ended: named(sum.counters.all_ended()),
             refused: named(sum.counters.all_refused()),
             latency: sum.latencies.named().map(percentiles).into(),
+            relays: sum.relays.iter().map(RelayView::of).collect(),
+            sessions: sum
+                .sessions
+                .as_ref()
+                .map(|sessions| sessions.iter().map(SessionView::of).collect()),
+        }
+    }
+}
+
+impl RelayView {
+    fn of(relay: &SummedRelay) -> Self {
+        let SummedRelay { sum, shards_down } = relay;
+        let [ways_used_ready, ways_used_fresh] = sum.used;
+        let failures = sum.failures.iter().map(|(name, count)| Named {
+            name: (*name).to_owned(),
+            count: *count,
+        });
+        let last_failure = sum.last_failure.as_ref().map(|last| FailureView {
+            why: last.why.to_owned(),
+            error: last.error.to_string(),
+            ago_s: last.ago.as_secs(),
+        });
+        Self {
+            relay: sum.url.to_string(),
+            shards_down: *shards_down,
+            ways_ready: sum.ready,
+            ways_opened: sum.opened,
+            ways_used_ready,
+            ways_used_fresh,
+            failures: failures.collect(),
+            last_failure,
+        }
+    }
+}
+
+impl SessionView {
+    fn of(session: &SessionStatus) -> Self {
+        let [left_bytes, right_bytes] = session.bytes;
+        Self {
+            kind: session.kind.to_owned(),
+            peer: session.peer.to_string(),
+            target: session.target.as_deref().map(str::to_owned),
+            way: session.way.as_deref().map(str::to_owned),
+            left_bytes,
+            right_bytes,
+            lasted_s: session.lasted.as_secs(),
         }
     }
 }
@@ -187,4 +329,44 @@ fn named<L: Label>(counts: impl Iterator<Item = (L, u64)>) -> Vec<Named> {
         count,
     };
     counts.map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::status::RelayFailure;
+
+    #[test]
+    fn a_relay_is_told_once_whichever_shards_go_out_by_it() {
+        let failure = |why, seconds| RelayFailure {
+            why,
+            error: "x".into(),
+            ago: Duration::from_secs(seconds),
+        };
+        let seen = |url: &str, is_down, last_failure| RelayStatus {
+            url: url.into(),
+            is_down,
+            ready: 4,
+            opened: 5,
+            used: [1, 2],
+            failures: vec![("mute", 3), ("refuses", 0)],
+            last_failure,
+        };
+        let mut sum = Summed::of(Vec::new(), 2);
+        sum.add_relay(seen("a", true, Some(failure("refuses", 9))));
+        sum.add_relay(seen("b", false, None));
+        sum.add_relay(seen("a", false, Some(failure("mute", 2))));
+        let views: Vec<_> = sum.relays.iter().map(RelayView::of).collect();
+        let [a, b] = &views[..] else {
+            panic!("{views:?}");
+        };
+        assert_eq!((&*a.relay, a.shards_down, a.ways_ready), ("a", 1, 8));
+        let used = (a.ways_used_ready, a.ways_used_fresh);
+        assert_eq!((a.ways_opened, used), (10, (2, 4)));
+        assert_eq!(a.failures[0].count, 6);
+        let last = a.last_failure.as_ref().expect("one");
+        assert_eq!((&*last.why, last.ago_s), ("mute", 2));
+        assert_eq!((&*b.relay, b.ways_opened), ("b", 5));
+        assert!(b.last_failure.is_none());
+    }
 }

@@ -1,11 +1,11 @@
 //! `/metrics`, in the text format of Prometheus, version 0.0.4. Labels are of closed
-//! sets: none is a session's or an address's.
+//! sets, or an agent's relays: none is a session's.
 
 use std::fmt::Write as _;
 
 use hdrhistogram::Histogram;
 
-use super::overview::Summed;
+use super::overview::{Summed, SummedRelay};
 use crate::metrics::counters::Label;
 use crate::runtime::allocator::allocated_bytes;
 use crate::shard::status::Meetings;
@@ -55,6 +55,16 @@ pub(super) fn metrics(sum: &Summed) -> String {
     }
     for (name, help, value) in [
         ("pairs", "Pairs that are joined.", sum.usage.pairs as u64),
+        (
+            "exchanges",
+            "HTTP requests that an agent passes on.",
+            sum.exchanges,
+        ),
+        (
+            "datagram_associations",
+            "Clients whose datagrams are passed on.",
+            sum.datagram_associations,
+        ),
         ("connections", "Connections that are open.", sum.connections),
         (
             "handshakes",
@@ -94,6 +104,7 @@ pub(super) fn metrics(sum: &Summed) -> String {
     ] {
         gauge(&mut text, name, help, value);
     }
+    relay_lines(&mut text, &sum.relays);
     for (name, histogram) in sum.latencies.named() {
         histogram_lines(&mut text, &format!("midspan_{name}_seconds"), histogram);
     }
@@ -129,6 +140,63 @@ fn meeting_lines(text: &mut String, meetings: &Meetings) {
         census.associations,
     );
     gauge(text, "waiting", "Acceptors that wait.", *waiting);
+}
+
+/// The relays by which an agent goes out: those of its command line, and so few.
+fn relay_lines(text: &mut String, relays: &[SummedRelay]) {
+    type Samples = fn(&SummedRelay) -> Vec<(String, u64)>;
+    let families: [(&str, &str, &str, Samples); 5] = [
+        (
+            "relay_down",
+            "gauge",
+            "Shards for which the relay could not be had, and has not been had since.",
+            |relay| vec![(String::new(), relay.shards_down)],
+        ),
+        (
+            "relay_ways_ready",
+            "gauge",
+            "Ways into the relay that are kept ready.",
+            |relay| vec![(String::new(), relay.sum.ready)],
+        ),
+        (
+            "relay_ways_opened_total",
+            "counter",
+            "Ways that the relay has let in.",
+            |relay| vec![(String::new(), relay.sum.opened)],
+        ),
+        (
+            "relay_ways_used_total",
+            "counter",
+            "Ways that served somebody.",
+            |relay| {
+                let used = ["ready", "fresh"].into_iter().zip(relay.sum.used);
+                used.map(|(was, count)| (format!(",was=\"{was}\""), count))
+                    .collect()
+            },
+        ),
+        (
+            "relay_failures_total",
+            "counter",
+            "How often the relay could not be had, by why.",
+            |relay| {
+                let failures = relay.sum.failures.iter();
+                failures
+                    .map(|(why, count)| (format!(",reason=\"{why}\""), *count))
+                    .collect()
+            },
+        ),
+    ];
+    for (name, kind, help, samples) in families.into_iter().filter(|_| !relays.is_empty()) {
+        let name = format!("midspan_{name}");
+        metric(text, &name, kind, help);
+        for relay in relays {
+            // One word of a line: nothing in it has to be escaped but a backslash.
+            let url = relay.sum.url.replace('\\', "\\\\");
+            for (more, value) in samples(relay) {
+                line(text, &name, &format!("{{relay=\"{url}\"{more}}}"), value);
+            }
+        }
+    }
 }
 
 fn labelled<L: Label>(
@@ -186,4 +254,42 @@ fn metric(text: &mut String, name: &str, kind: &str, help: &str) {
 
 fn line(text: &mut String, name: &str, labels: &str, value: u64) {
     let _ = writeln!(text, "{name}{labels} {value}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::status::RelayStatus;
+
+    #[test]
+    fn a_relay_has_its_samples_and_one_that_is_none_has_no_family() {
+        let sum = RelayStatus {
+            url: "ws://a\\u{22}@b:1".into(),
+            is_down: false,
+            ready: 4,
+            opened: 5,
+            used: [6, 7],
+            failures: vec![("mute", 8)],
+            last_failure: None,
+        };
+        let relay = SummedRelay {
+            sum,
+            shards_down: 1,
+        };
+        let mut text = String::new();
+        relay_lines(&mut text, &[]);
+        assert_eq!(text, "");
+        relay_lines(&mut text, &[relay]);
+        let url = "ws://a\\\\u{22}@b:1";
+        for sample in [
+            format!("midspan_relay_down{{relay=\"{url}\"}} 1\n"),
+            format!("midspan_relay_ways_ready{{relay=\"{url}\"}} 4\n"),
+            format!("midspan_relay_ways_opened_total{{relay=\"{url}\"}} 5\n"),
+            format!("midspan_relay_ways_used_total{{relay=\"{url}\",was=\"ready\"}} 6\n"),
+            format!("midspan_relay_ways_used_total{{relay=\"{url}\",was=\"fresh\"}} 7\n"),
+            format!("midspan_relay_failures_total{{relay=\"{url}\",reason=\"mute\"}} 8\n"),
+        ] {
+            assert!(text.contains(&sample), "{sample} is missing: {text}");
+        }
+    }
 }

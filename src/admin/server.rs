@@ -20,7 +20,7 @@ use crate::protocol::http_head::{
 use crate::runtime::clock;
 use crate::runtime::inherited::InheritedSocket;
 use crate::runtime::listener::listen_advice;
-use crate::shard::status::Inquirer;
+use crate::shard::status::{Detail, Inquirer};
 use crate::time::Timestamp;
 
 /// How long a client may take over its request, and over its answer.
@@ -171,7 +171,11 @@ impl<M: Send + 'static> Desk<M> {
             "/healthz" => return Answer::with_body(200, "text/plain", "ok\n"),
             _ => {}
         }
-        let sum = Summed::of(&self.inquirer.ask(), self.inquirer.shards());
+        let detail = match path {
+            "/status" => Detail::Sessions,
+            _ => Detail::Counts,
+        };
+        let sum = Summed::of(self.inquirer.ask(detail), self.inquirer.shards());
         match path {
             "/readyz" if sum.is_ready() => Answer::with_body(200, "text/plain", "ready\n"),
             "/readyz" => Answer::with_body(503, "text/plain", "not ready\n"),

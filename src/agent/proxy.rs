@@ -9,7 +9,9 @@ use crate::relay::CloseReason;
 use crate::runtime::Owner;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
+use crate::shard::errand::Errand;
 use crate::shard::session_log::Session;
+use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::world::{Service, World};
 use crate::time::Timestamp;
 
@@ -34,6 +36,14 @@ pub trait Proxy: 'static {
     fn is_session(&self, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
         true
     }
+
+    /// See [`Service::errand`].
+    fn errand(&self, _session: Self::Session) -> Option<Rc<Errand>> {
+        None
+    }
+
+    /// See [`Service::add_status`].
+    fn add_status(&self, _status: &mut ShardStatus, _detail: Detail) {}
 
     /// A session ended, see [`Service::handle_session_ended`].
     fn end_session(&self, _session: Self::Session, _reason: CloseReason, _bytes: [u64; 2]) {}
@@ -67,6 +77,14 @@ impl<P: Proxy> Service for P {
 
     fn is_session(&self, reason: CloseReason, bytes: [u64; 2]) -> bool {
         Proxy::is_session(self, reason, bytes)
+    }
+
+    fn errand(&self, session: P::Session) -> Option<Rc<Errand>> {
+        Proxy::errand(self, session)
+    }
+
+    fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
+        Proxy::add_status(self, status, detail);
     }
 
     fn handle_session_ended(

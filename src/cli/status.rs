@@ -1,4 +1,4 @@
-//! `midspan status`: how a running relay is, in the terminal.
+//! `midspan status`: how a running relay or agent is, in the terminal.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -9,19 +9,19 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{Advise, print};
-use crate::admin::Overview;
+use crate::admin::{Overview, RelayView, SessionView};
 
 /// How long the relay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tell how a running relay is
+/// Tell how a running relay is, or one of its two ends, or a local proxy port
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
-  midspan relay --admin 127.0.0.1:9090
+  midspan relay --admin 127.0.0.1:9090        # or expose, forward or socks
   midspan status --admin 127.0.0.1:9090")]
 pub struct StatusArgs {
-    /// Where the relay shows itself to operators
+    /// Where it shows itself to operators
     #[arg(long, value_name = "ADDR:PORT")]
     admin: SocketAddr,
 
@@ -37,14 +37,14 @@ pub struct StatusArgs {
 /// When nobody answers there, or somebody else.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let body = fetch(args.admin)
-        .with_context(|| format!("no relay shows itself at {}", args.admin))
-        .advise("start it with --admin ADDR:PORT, or set `admin` in its file")?;
+        .with_context(|| format!("nothing shows itself at {}", args.admin))
+        .advise("start it with --admin ADDR:PORT, or set `admin` in a relay's file")?;
     if args.json {
         print(&format_args!("{body}\n"));
         return Ok(());
     }
     let overview: Overview =
-        serde_json::from_str(&body).context("what answers there is no relay of this version")?;
+        serde_json::from_str(&body).context("what answers there is no midspan of this version")?;
     print(&Shown(&overview));
     Ok(())
 }
@@ -88,6 +88,13 @@ impl fmt::Display for Shown<'_> {
             "  pairs        {} joined, {waiting}{} connections, {} handshakes",
             overview.pairs, overview.connections, overview.handshakes
         )?;
+        if overview.exchanges + overview.datagram_associations > 0 {
+            writeln!(
+                f,
+                "  others       {} http exchanges, {} datagram associations",
+                overview.exchanges, overview.datagram_associations
+            )?;
+        }
         if let Some(of) = &overview.associations {
             writeln!(
                 f,
@@ -117,6 +124,52 @@ impl fmt::Display for Shown<'_> {
                 writeln!(f, "  {title:<12} {} {}", one.count, one.name)?;
             }
         }
+        for relay in &overview.relays {
+            show_relay(f, relay)?;
+        }
+        for session in overview.sessions.iter().flatten() {
+            show_session(f, session)?;
+        }
         Ok(())
     }
+}
+
+fn show_relay(f: &mut fmt::Formatter<'_>, relay: &RelayView) -> fmt::Result {
+    write!(
+        f,
+        "  relay        {}: {} ways ready, {} opened, {} used that were ready and {} fresh",
+        relay.relay,
+        relay.ways_ready,
+        relay.ways_opened,
+        relay.ways_used_ready,
+        relay.ways_used_fresh
+    )?;
+    if relay.shards_down > 0 {
+        write!(f, "; down for {} cores", relay.shards_down)?;
+    }
+    if let Some(last) = &relay.last_failure {
+        // Others' words may be in it.
+        let error = last.error.escape_debug();
+        write!(
+            f,
+            "; last failure {} s ago: {} ({error})",
+            last.ago_s, last.why
+        )?;
+    }
+    writeln!(f)
+}
+
+fn show_session(f: &mut fmt::Formatter<'_>, session: &SessionView) -> fmt::Result {
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    writeln!(
+        f,
+        "  {:<12} {} to {} by {}, {} and {} bytes, {} s",
+        session.kind,
+        session.peer,
+        or_none(&session.target),
+        or_none(&session.way),
+        session.left_bytes,
+        session.right_bytes,
+        session.lasted_s
+    )
 }

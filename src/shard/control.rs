@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 
 use super::pulse::Beat;
-use super::status::ShardStatus;
+use super::status::StatusQuestion;
 use crate::runtime::signal::Signals;
 
 /// A message in a shard's inbox.
@@ -18,7 +18,7 @@ pub enum Envelope<M> {
     /// Somebody asks whether the shard still turns.
     Pulse(Sender<Beat>),
     /// Somebody asks how the shard is.
-    Status(Sender<ShardStatus>),
+    Status(StatusQuestion),
     /// A name was resolved.
     Resolved {
         question: u64,

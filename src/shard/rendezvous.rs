@@ -25,7 +25,7 @@ use super::rendezvous_settings::RendezvousSettings;
 use super::rest::{Ask, Leaving, Told};
 use super::session_log::Session;
 use super::sessions::Origin;
-use super::status::ShardStatus;
+use super::status::{Detail, ShardStatus};
 use super::tally::Tally;
 use super::user_sessions::SessionId;
 use super::users::ShardUsers;
@@ -515,7 +515,7 @@ impl Service for RelayService {
         }
     }
 
-    fn add_status(&self, status: &mut ShardStatus) {
+    fn add_status(&self, status: &mut ShardStatus, _detail: Detail) {
         self.add_relay_status(status);
     }
 

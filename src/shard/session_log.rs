@@ -79,8 +79,9 @@ pub struct Session<C> {
     pub context: C,
 }
 
-// Each idle pair has one.
+// Each idle pair has one, of a relay or of an agent that numbers them.
 const _: () = assert!(size_of::<Session<[u32; 3]>>() <= 88);
+const _: () = assert!(size_of::<Session<u64>>() <= 88);
 
 impl<C> Session<C> {
     /// Writes the session's line to the access log.

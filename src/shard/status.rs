@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::control::Envelope;
+use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::world::{Service, ShardSnapshot};
 use crate::association::census::{Census, Tally};
@@ -15,6 +16,21 @@ use crate::runtime::inbox::Mailbox;
 
 /// How long a shard may take to answer. One that does not has ended, or hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How much is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    Counts,
+    /// An agent's sessions as well, one by one.
+    Sessions,
+}
+
+/// Somebody asks how a shard is.
+#[derive(Clone, Debug)]
+pub struct StatusQuestion {
+    detail: Detail,
+    asker: Sender<ShardStatus>,
+}
 
 /// One shard at one moment.
 #[derive(Clone, Debug)]
@@ -27,11 +43,61 @@ pub struct ShardStatus {
     pub handshakes: u64,
     /// Sockets that are open.
     pub connections: u64,
+    /// Clients whose datagrams are passed on.
+    pub datagram_associations: u64,
+    /// HTTP requests that an agent passes on.
+    pub exchanges: u64,
     pub usage: Usage,
     pub counters: ShardSnapshot,
     pub latencies: Latencies,
     /// Of a relay's shard.
     pub meetings: Option<Meetings>,
+    /// Of an agent's that knows where they go, where they are asked for.
+    pub sessions: Option<Vec<SessionStatus>>,
+    /// Those by which an agent goes out.
+    pub relays: Vec<RelayStatus>,
+}
+
+/// One session that runs.
+#[derive(Clone, Debug)]
+pub struct SessionStatus {
+    /// How its bytes are moved: one of a closed set.
+    pub kind: &'static str,
+    /// Whose it is.
+    pub peer: PeerAddress,
+    /// Where to, as it was asked.
+    pub target: Option<Box<str>>,
+    /// By which way.
+    pub way: Option<Box<str>>,
+    /// Those that came from the peer, and from the other side.
+    pub bytes: [u64; 2],
+    pub lasted: Duration,
+}
+
+/// One relay by which an agent goes out, as one shard sees it.
+#[derive(Clone, Debug)]
+pub struct RelayStatus {
+    pub url: Box<str>,
+    /// It could not be had, and has not been had since.
+    pub is_down: bool,
+    /// Ways into it that are kept ready.
+    pub ready: u64,
+    /// Ways that it has let in.
+    pub opened: u64,
+    /// Ways that served somebody: those that were ready, and those that were not.
+    pub used: [u64; 2],
+    /// How often it could not be had, by why: a closed set.
+    pub failures: Vec<(&'static str, u64)>,
+    pub last_failure: Option<RelayFailure>,
+}
+
+/// Why a relay could not be had.
+#[derive(Clone, Debug)]
+pub struct RelayFailure {
+    /// One of a closed set.
+    pub why: &'static str,
+    pub error: Box<str>,
+    pub ago: Duration,
 }
 
 /// Who waits for whom on one shard, or on all.
@@ -73,7 +139,7 @@ impl Legacies {
     pub(super) fn take<S: Service>(&self, service: &S) {
         let mut legacy = common(service);
         legacy.has_ended = true;
-        service.add_status(&mut legacy);
+        service.add_status(&mut legacy, Detail::Counts);
         // It ends once.
         let _ = self.0[usize::from(legacy.shard)].set(legacy);
     }
@@ -93,11 +159,12 @@ impl<M> Inquirer<M> {
 
     /// What every shard says that answers, or has left behind, in order.
     #[must_use]
-    pub fn ask(&self) -> Vec<ShardStatus> {
+    pub fn ask(&self, detail: Detail) -> Vec<ShardStatus> {
         let (sender, answers) = channel();
         for shard in &self.shards {
             // A shard that has ended says nothing.
-            let _ = shard.send(Envelope::Status(sender.clone()));
+            let asker = sender.clone();
+            let _ = shard.send(Envelope::Status(StatusQuestion { detail, asker }));
         }
         drop(sender);
         let mut statuses: Vec<ShardStatus> = Vec::new();
@@ -117,11 +184,11 @@ impl<M> Inquirer<M> {
 }
 
 /// Says how the shard of this service is.
-pub(super) fn tell<S: Service>(service: &S, asker: &Sender<ShardStatus>) {
+pub(super) fn tell<S: Service>(service: &S, question: &StatusQuestion) {
     let mut status = common(service);
-    service.add_status(&mut status);
+    service.add_status(&mut status, question.detail);
     // Whoever asked may have given up waiting.
-    let _ = asker.send(status);
+    let _ = question.asker.send(status);
 }
 
 /// What every shard has.
@@ -133,10 +200,14 @@ fn common<S: Service>(service: &S) -> ShardStatus {
         has_ended: false,
         handshakes: 0,
         connections: world.reactor.watched() as u64,
+        datagram_associations: 0,
+        exchanges: 0,
         usage: world.usage(),
         counters: world.snapshot(),
         latencies: world.latencies(),
         meetings: None,
+        sessions: None,
+        relays: Vec::new(),
     }
 }
 
@@ -150,6 +221,7 @@ impl RelayService {
         let table = rendezvous.table();
         status.handshakes = self.handshakes() as u64;
         status.connections = self.connections() as u64;
+        status.datagram_associations = self.datagram_visits.count() as u64;
         status.meetings = Some(Meetings {
             waiting: self.waiting.borrow().len() as u64,
             census: table.census(self.world.reactor.now()),

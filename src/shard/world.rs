@@ -14,7 +14,7 @@ use super::errand::Errand;
 use super::leg::Leg;
 use super::names::Names;
 use super::session_log::Session;
-use super::status::{self, Legacies, ShardStatus};
+use super::status::{self, Detail, Legacies, ShardStatus};
 use super::stretch::Stretch;
 use super::tally::Tally;
 use crate::association::key::ShardId;
@@ -98,7 +98,7 @@ pub trait Service: 'static {
     }
 
     /// Adds what it alone knows to what its shard says of itself.
-    fn add_status(&self, _status: &mut ShardStatus) {}
+    fn add_status(&self, _status: &mut ShardStatus, _detail: Detail) {}
 
     /// A session ended; its sockets are taken care of. `bytes` were delivered:
     /// those that came from the left, from the right.
@@ -527,7 +527,7 @@ fn handle_event<S: Service>(
                     Envelope::Service(message) => service.handle_message(message),
                     Envelope::Control(control) => handle_control(service, world, control),
                     Envelope::Pulse(asker) => world.beat(&asker),
-                    Envelope::Status(asker) => status::tell(&**service, &asker),
+                    Envelope::Status(question) => status::tell(&**service, &question),
                     Envelope::Resolved { question, answer } => {
                         world.questions.deliver(question, answer);
                     }

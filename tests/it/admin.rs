@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -121,14 +122,8 @@ fn operators_see_what_was_counted() {
     relay.stop().check_clean();
 }
 
-#[test]
-fn a_browser_shows_what_runs() {
-    let Some(chromium) = require("chromium") else {
-        return;
-    };
-    let (relay, admin) = relay_with_admin(&["--cores", "1"]);
-    let (mut acceptor, mut connector) = pair(relay.address, new_association());
-    one_way(&mut connector, &mut acceptor, &[7; 3 << 10]);
+/// The page for people, as a browser shows it.
+pub(crate) fn browse(chromium: &Path, admin: SocketAddr) -> String {
     let profile = tempfile::tempdir().expect("a folder");
     let output = Command::new(chromium)
         .args([
@@ -142,13 +137,25 @@ fn a_browser_shows_what_runs() {
         .arg(format!("http://{admin}/"))
         .output()
         .expect("chromium runs");
-    let page = String::from_utf8_lossy(&output.stdout);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_browser_shows_what_runs() {
+    let Some(chromium) = require("chromium") else {
+        return;
+    };
+    let (relay, admin) = relay_with_admin(&["--cores", "1"]);
+    let (mut acceptor, mut connector) = pair(relay.address, new_association());
+    one_way(&mut connector, &mut acceptor, &[7; 3 << 10]);
+    let page = browse(&chromium, admin);
     for part in [
         "<b>1</b><span>pairs</span>",
         "<b>2</b><span>connections</span>",
         "<b>3.00 KiB</b><span>relayed</span>",
         "1 of 1 cores answer",
         "href=\"latency/join.hgrm\"",
+        "<div id=\"outward\" hidden=\"\">",
         // A rate over time, and a distribution.
         "<polyline points=\"0,",
         "first byte",
