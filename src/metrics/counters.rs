@@ -90,6 +90,10 @@ pub enum Count {
     DatagramsDropped,
     /// Datagrams to where no rule lets the relay send.
     DatagramsDenied,
+    /// HTTP requests that an agent passed on, or began to.
+    RequestsPassed,
+    /// Bytes of them and of their responses.
+    BytesPassed,
 }
 
 labels!(Count {
@@ -109,6 +113,8 @@ labels!(Count {
     DatagramsRelayed = "datagrams_relayed",
     DatagramsDropped = "datagrams_dropped",
     DatagramsDenied = "datagrams_denied",
+    RequestsPassed = "requests_passed",
+    BytesPassed = "bytes_passed",
 });
 
 /// One counter for each label of `L`. Counters wrap after 2⁶⁴.
@@ -358,7 +364,7 @@ mod tests {
             "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
              moved_to_ring=0 pipe_shortages=0 spill_shortages=0 bytes_relayed=1000 \
              bytes_spliced=0 pages_served=0 redirected=0 datagrams_relayed=0 datagrams_dropped=0 \
-             datagrams_denied=0 ended.reset=1 refused.slow=2",
+             datagrams_denied=0 requests_passed=0 bytes_passed=0 ended.reset=1 refused.slow=2",
         );
     }
 

@@ -40,7 +40,7 @@ fn keeps_open(answer: &'static str) -> (SocketAddr, Receiver<String>) {
 }
 
 /// What comes up to the end of a head, byte by byte, so that what is behind stays.
-fn read_head(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn read_head(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).expect("a head") > 0 {
@@ -166,7 +166,7 @@ fn a_body_waits_for_100_and_goes_both_ways_at_once() {
 }
 
 /// A client of the agent's, and the server that it has asked, which has said `answer`.
-fn answered(agent: SocketAddr, answer: &[u8]) -> (TcpStream, TcpStream) {
+pub(crate) fn answered(agent: SocketAddr, answer: &[u8]) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let server = listener.local_addr().expect("bound");
     let mut client = dial(agent);
@@ -181,7 +181,7 @@ fn answered(agent: SocketAddr, answer: &[u8]) -> (TcpStream, TcpStream) {
 #[test]
 fn a_response_that_breaks_off_does_not_look_whole() {
     let (folder, relay) = relay("");
-    let (_agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let (agent, local) = agent(folder.path(), &url(&relay), &[]);
     let answered = |answer| answered(local, answer);
     let (mut client, stream) = answered(b"HTTP/1.1 200 OK\r\n\r\nhalf of");
     assert!(read_head(&mut client).starts_with(b"HTTP/1.1 200 OK\r\n"));
@@ -189,6 +189,8 @@ fn a_response_that_breaks_off_does_not_look_whole() {
     reset(stream);
     let error = client.read(&mut [0]).expect_err("no end");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let line = agent.logged("exchange ended");
+    assert!(line.contains("reason=\"broken\""), "{line}");
     // Before there is anything of it, there are words for it.
     for answer in [&b"SSH-2.0-x\r\n"[..], b"HTTP/1.1 200 O", b""] {
         let (mut client, stream) = answered(answer);
@@ -196,6 +198,8 @@ fn a_response_that_breaks_off_does_not_look_whole() {
         let mut words = String::new();
         client.read_to_string(&mut words).expect("its end");
         assert!(words.starts_with("HTTP/1.1 502 "), "{answer:?}: {words}");
+        let line = agent.logged("exchange ended");
+        assert!(line.contains("reason=\"failed\""), "{line}");
     }
 }
 
@@ -214,6 +218,8 @@ fn a_response_that_the_end_of_the_agent_cuts_off_does_not_look_whole() {
         }
         let error = client.read(&mut [0]).expect_err("no end");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{options:?}");
+        let line = agent.logged("exchange ended");
+        assert!(line.contains("reason=\"drained\""), "{line}");
         assert!(agent.wait().success());
     }
 }

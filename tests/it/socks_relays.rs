@@ -15,7 +15,7 @@ use super::socks::{agent, ask, connect, refused, secret, url};
 use super::websocks::relay;
 
 /// A port at which nobody listens.
-fn closed_port() -> SocketAddr {
+pub(crate) fn closed_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound")
 }

@@ -23,7 +23,7 @@ use super::websocks::{KEY, read_reply, read_value, relay, request, visit, visit_
 const LOOPBACK: &str = "127.0.0.1:0";
 
 /// A client whose datagrams are passed on.
-struct Client {
+pub(crate) struct Client {
     /// The connection on which it asked.
     control: TcpStream,
     socket: UdpSocket,
@@ -31,7 +31,7 @@ struct Client {
     agent: SocketAddr,
 }
 
-fn bind(address: &str) -> (UdpSocket, SocketAddr) {
+pub(crate) fn bind(address: &str) -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind(address).expect("a free port");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let address = socket.local_addr().expect("bound");
@@ -86,7 +86,7 @@ impl Client {
         }
     }
 
-    fn new(agent: SocketAddr) -> Self {
+    pub(crate) fn new(agent: SocketAddr) -> Self {
         Self::ask(agent, &named("0.0.0.0", 0), bind(LOOPBACK).0)
     }
 
@@ -105,7 +105,12 @@ impl Client {
 
     /// There by `name`, and back from `server`; tells where the server sees it.
     #[track_caller]
-    fn check_echo(&self, name: &Destination, server: &UdpSocket, data: &[u8]) -> SocketAddr {
+    pub(crate) fn check_echo(
+        &self,
+        name: &Destination,
+        server: &UdpSocket,
+        data: &[u8],
+    ) -> SocketAddr {
         self.send(name, data);
         let (received, relay) = receive(server);
         assert_eq!(received, data);
@@ -421,10 +426,12 @@ fn who_passes_nothing_on_or_whose_relay_stops_is_told_by_the_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let limits = "[limits]\nsession_idle_s = 1";
     let mut relay = super::websocks::relay_in(folder.path(), limits, &[]);
-    let (_agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let (first, local) = agent(folder.path(), &url(&relay), &[]);
     Client::new(local).check_over();
     let line = relay.wait_for_line("datagrams ended");
     assert!(line.contains("reason=\"expired\""), "{line}");
+    let line = first.logged("datagrams ended");
+    assert!(line.contains("reason=\"ended_by_relay\""), "{line}");
     drop(relay);
 
     let (folder, relay) = super::websocks::relay("");
@@ -440,11 +447,14 @@ fn who_passes_nothing_on_or_whose_relay_stops_is_told_by_the_end() {
     let again = ["--listen", LOOPBACK];
     let relay = super::websocks::relay_in(folder.path(), "", &again);
     drop(agent);
-    let (agent, local) = super::socks::agent(folder.path(), &url(&relay), &[]);
+    let (mut agent, local) = super::socks::agent(folder.path(), &url(&relay), &[]);
     let client = Client::new(local);
     client.check_echo(&address.into(), &server, b"hello");
     // Nobody waits for a client that may never go.
-    assert!(agent.stop().success());
+    agent.terminate();
+    assert!(agent.wait().success());
+    let line = agent.logged("datagrams ended");
+    assert!(line.contains("reason=\"drained\""), "{line}");
     client.check_over();
 }
 

@@ -101,6 +101,11 @@ impl Gateway {
         })
     }
 
+    /// The relay.
+    pub(super) const fn url(&self) -> &WebsocksUrl {
+        &self.url
+    }
+
     /// Goes in, by a password of which `password` was kept.
     pub(super) async fn enter(
         &self,

@@ -309,6 +309,11 @@ impl Local {
         self.stream.part(reactor, &[]).await;
     }
 
+    /// Where the client is, if it is on a network.
+    pub(super) fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_address()
+    }
+
     /// Where our end and the client's are, if they are on a network.
     pub(super) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         let ours = self.stream.local_address()?;

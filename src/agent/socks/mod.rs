@@ -12,6 +12,7 @@
 //! Left out: BIND, which is answered as not supported.
 
 mod entrance;
+mod journal;
 mod local;
 mod pass;
 mod pool;
@@ -23,7 +24,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tracing::debug;
+use tracing::{debug, field};
 
 use super::leg;
 use super::proxy::Proxy;
@@ -31,21 +32,27 @@ use super::settings::SocksSettings;
 use super::way::WayError;
 use crate::access::PasswordDigest;
 use crate::access::routing::{self, Action, RoutingRules};
+use crate::metrics::counters::Label;
 use crate::protocol::socks5::{Command, Destination, Host, Reply, ReplyCode, Request};
 use crate::protocol::websocks::SubProtocol;
+use crate::relay::CloseReason;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::Flag;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
+use crate::shard::errand::{Errand, target};
+use crate::shard::peer_address::PeerAddress;
+use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::tally::Tally;
 use crate::shard::world::World;
 use crate::time::Timestamp;
 pub(super) use entrance::Gateway;
 use entrance::{ASK_TIMEOUT, AskError};
+use journal::{Journal, Task, TaskKind};
 use local::{Doorkeeper, Local, LocalPolicy};
-use pool::{Leave, Pool};
+use pool::{Leave, Pool, Used};
 
 /// Local connections of one shard that have not said what they want.
 const ASKING_MAX: usize = 1024;
@@ -69,8 +76,8 @@ pub struct Renewable {
     password: PasswordDigest,
 }
 
-/// One shard of the agent.
-type SocksWorld = World<(), Box<Renewable>>;
+/// One shard of the agent, whose journal has its sessions by number.
+type SocksWorld = World<u64, Box<Renewable>>;
 
 /// One shard's part of the agent.
 #[derive(Debug)]
@@ -86,11 +93,20 @@ pub(super) struct SocksService {
     serving: Tally,
     /// Those whose datagrams are passed on.
     associated: Tally,
+    journal: Rc<Journal>,
+    /// The way of those that no relay leads.
+    direct: Rc<str>,
     stop: Rc<Flag>,
 }
 
-/// A connection to a destination, and where it begins.
-type Connected = (WrappedStream, SocketAddr);
+/// A connection to a destination.
+struct Connected {
+    stream: WrappedStream,
+    /// Where it begins.
+    bound: SocketAddr,
+    /// A relay, or directly.
+    way: Rc<str>,
+}
 
 /// What a relay has said, and the way there.
 type Asked = Result<(WrappedStream, Reply), AskError>;
@@ -161,6 +177,8 @@ impl SocksService {
             asking: Tally::default(),
             serving: Tally::default(),
             associated: Tally::default(),
+            journal: Rc::default(),
+            direct: "direct".into(),
             stop,
         })
     }
@@ -187,54 +205,83 @@ impl SocksService {
             Ok(Some(request)) => request,
             Ok(None) => return local.part(reactor).await,
             Err(refused) => {
-                self.world.count_refused(refused);
+                self.count_refused(local.peer_address(), refused, None);
                 return local.part(reactor).await;
             }
         };
+        let destination = &request.destination;
         let connected = match request.command {
-            Command::Connect => self.connect(&request).await.map_err(|refusal| {
-                self.world.count_refused(refusal.refused);
-                refusal.code
-            }),
+            Command::Connect => self.connect(&request).await,
             Command::UdpAssociate => {
-                let declared = &request.destination;
-                return Box::pin(self.associate(local, declared, serving)).await;
+                return Box::pin(self.associate(local, destination, serving)).await;
             }
-            Command::Bind => {
-                self.world.count_refused(Refused::CommandNotSupported);
-                Err(ReplyCode::CommandNotSupported)
-            }
+            Command::Bind => Err(Refusal {
+                code: ReplyCode::CommandNotSupported,
+                refused: Refused::CommandNotSupported,
+            }),
         };
         match connected {
-            Ok((remote, bound)) => {
+            Ok(Connected { stream, bound, way }) => {
                 if local.answer(Ok(bound)).await.is_err() {
                     return;
                 }
                 drop(serving);
+                let target = target(destination);
                 match local.into_parts() {
-                    (client, Some(passed)) => Box::pin(self.pass(client, remote, passed)).await,
+                    (client, Some(passed)) => {
+                        let running = self.journal.begin(Task {
+                            target: Some(target),
+                            ..Task::new(TaskKind::Exchange, client.peer_address(), way)
+                        });
+                        Box::pin(self.pass(client, stream, passed, running)).await;
+                    }
                     (client, None) => {
                         let left = leg::into_leg(client, since);
-                        self.world.join(left, leg::into_leg(remote, since), ());
+                        let number = self.journal.begin_pair(Errand {
+                            user: None,
+                            target,
+                            way: Some(way),
+                        });
+                        self.world.join(left, leg::into_leg(stream, since), number);
                     }
                 }
             }
-            Err(code) => {
+            Err(Refusal { code, refused }) => {
+                self.count_refused(local.peer_address(), refused, Some(destination));
                 let _ = local.answer(Err(code)).await;
                 local.part(reactor).await;
             }
         }
     }
 
+    /// Counts and logs why a client is turned away, and where it wanted to go, if it has said.
+    fn count_refused(
+        &self,
+        peer: Option<SocketAddr>,
+        refused: Refused,
+        destination: Option<&Destination>,
+    ) {
+        self.world.count_refused(refused);
+        debug!(
+            peer = %PeerAddress::from(peer),
+            reason = refused.as_str(),
+            target = destination.map(|destination| field::display(target(destination))),
+            rule = destination.and_then(|destination| self.denying(destination)),
+            "refused"
+        );
+    }
+
     /// What the rules say of a destination.
     fn action(&self, destination: &Destination) -> Action {
-        self.rules.borrow().decide(&routing::Destination {
-            host: match &destination.host {
-                Host::Address(address) => routing::Host::Address(*address),
-                Host::Name(name) => routing::Host::Name(name),
-            },
-            port: destination.port,
-        })
+        self.rules.borrow().decide(&to_be_routed(destination))
+    }
+
+    /// The rule that lets nobody go to a destination, as it is written.
+    fn denying(&self, destination: &Destination) -> Option<String> {
+        let rules = self.rules.borrow();
+        let rule = rules.deciding(&to_be_routed(destination));
+        let denying = rule.filter(|rule| rule.action() == Action::Deny);
+        denying.map(ToString::to_string)
     }
 
     /// Connects to where a request wants to go as the rules say.
@@ -266,7 +313,11 @@ impl SocksService {
             }
         })?;
         let bound = stream.socket().local_address();
-        Ok((WrappedStream::plain(stream), bound.unwrap_or(NOWHERE)))
+        Ok(Connected {
+            stream: WrappedStream::plain(stream),
+            bound: bound.unwrap_or(NOWHERE),
+            way: Rc::clone(&self.direct),
+        })
     }
 
     /// Has the first relay that can be had do what is asked.
@@ -283,7 +334,9 @@ impl SocksService {
                 false => Err(AskError::OutOfTime),
             };
             match asked {
-                Ok((stream, reply)) => return accepted(stream, &reply, &request.destination),
+                Ok((stream, reply)) => {
+                    return accepted(pool, stream, &reply, &request.destination);
+                }
                 Err(error) => {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
                     // It is that there is no relay only where none can be reached.
@@ -309,7 +362,7 @@ async fn ask_at(pool: &Rc<Pool>, request: &Request, until: Timestamp) -> Asked {
         if let Some(ready) = pool.take() {
             match ready.ask(pool.world(), request, until).await {
                 Err(AskError::Dead) => {}
-                asked => return told(pool, asked),
+                asked => return told(pool, Used::Ready, asked),
             }
         } else if let Some(error) = no_fresh {
             return Err(error);
@@ -318,7 +371,7 @@ async fn ask_at(pool: &Rc<Pool>, request: &Request, until: Timestamp) -> Asked {
             match pool.open(until).await {
                 Ok(fresh) => {
                     let asked = fresh.ask(pool.world(), request, until).await;
-                    return told(pool, asked);
+                    return told(pool, Used::Fresh, asked);
                 }
                 Err(error) => no_fresh = Some(error),
             }
@@ -327,21 +380,37 @@ async fn ask_at(pool: &Rc<Pool>, request: &Request, until: Timestamp) -> Asked {
 }
 
 /// Tells the pool whether its relay replies.
-fn told(pool: &Pool, asked: Asked) -> Asked {
+fn told(pool: &Pool, used: Used, asked: Asked) -> Asked {
     match &asked {
-        Ok(_) => pool.handle_reply(),
+        Ok(_) => pool.handle_reply(used),
         Err(error) => pool.handle_failure(error),
     }
     asked
 }
 
+/// A destination as rules are asked about it.
+fn to_be_routed(destination: &Destination) -> routing::Destination<'_> {
+    routing::Destination {
+        host: match &destination.host {
+            Host::Address(address) => routing::Host::Address(*address),
+            Host::Name(name) => routing::Host::Name(name),
+        },
+        port: destination.port,
+    }
+}
+
 fn accepted(
+    pool: &Pool,
     stream: WrappedStream,
     reply: &Reply,
     destination: &Destination,
 ) -> Result<Connected, Refusal> {
     match reply.code {
-        ReplyCode::Succeeded => Ok((stream, reply.bound.address().unwrap_or(NOWHERE))),
+        ReplyCode::Succeeded => Ok(Connected {
+            stream,
+            bound: reply.bound.address().unwrap_or(NOWHERE),
+            way: Rc::clone(pool.way()),
+        }),
         code => {
             debug!(%destination, code = code.code(), "the relay does not connect");
             let refused = Refused::DialFailed;
@@ -351,7 +420,7 @@ fn accepted(
 }
 
 impl Proxy for SocksService {
-    type Session = ();
+    type Session = u64;
     type Message = Box<Renewable>;
 
     fn own_world(&self) -> &Rc<SocksWorld> {
@@ -373,17 +442,38 @@ impl Proxy for SocksService {
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {
         if self.asking.count() >= ASKING_MAX {
-            return self.world.count_refused(Refused::TooManyHandshakes);
+            let peer = socket.peer_address();
+            return self.count_refused(peer, Refused::TooManyHandshakes, None);
         }
         // Each session takes two connections, and one that is being served a second.
         let open = self.world.reactor.watched() + 2 * self.serving.count();
         if open + 2 > self.connections_max {
-            return self.world.count_refused(Refused::TooManyConnections);
+            let peer = socket.peer_address();
+            return self.count_refused(peer, Refused::TooManyConnections, None);
         }
         if !self.world.is_draining() {
             let stream = Stream::new(Rc::clone(&self.world.reactor), socket);
             spawn(Rc::clone(self).serve(stream));
         }
+    }
+
+    fn errand(&self, number: u64) -> Option<Rc<Errand>> {
+        self.journal.pair(number)
+    }
+
+    fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
+        let running = |kind| self.journal.count(kind) as u64;
+        status.handshakes = self.asking.count() as u64;
+        status.exchanges = running(TaskKind::Exchange);
+        status.datagram_associations = running(TaskKind::Datagrams);
+        status.relays = self.pools.iter().map(|pool| pool.status()).collect();
+        if detail == Detail::Sessions {
+            status.sessions = Some(self.journal.statuses(&self.world));
+        }
+    }
+
+    fn end_session(&self, number: u64, _reason: CloseReason, _bytes: [u64; 2]) {
+        self.journal.end_pair(number);
     }
 
     fn stop(&self) {

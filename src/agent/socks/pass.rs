@@ -15,7 +15,10 @@ use std::time::Duration;
 use tracing::debug;
 
 use super::SocksService;
+use super::journal::Running;
+use crate::metrics::counters::Count;
 use crate::protocol::http_proxy::{Exchange, ExchangeError};
+use crate::relay::Side;
 use crate::runtime::executor::yield_now;
 use crate::session::buffered_stream::{BufferedStream, Came};
 use crate::session::wrapped_stream::WrappedStream;
@@ -38,7 +41,9 @@ pub(super) struct Passed {
 
 /// An exchange on its way.
 #[derive(Debug)]
-struct Passing {
+struct Passing<'a> {
+    service: &'a SocksService,
+    running: Running,
     exchange: Exchange,
     client: BufferedStream,
     server: BufferedStream,
@@ -55,10 +60,12 @@ enum Over {
     Done,
     /// The client is to be told why there is nothing.
     Failed(ExchangeError),
-    /// The response broke off, or the agent has to end, which must not look like its end.
+    /// The response broke off, which must not look like its end.
     Broken,
     /// The client went.
     Gone,
+    /// The agent has to end.
+    Drained,
 }
 
 impl SocksService {
@@ -68,10 +75,16 @@ impl SocksService {
         client: WrappedStream,
         server: WrappedStream,
         Passed { head, exchange }: Passed,
+        running: Running,
     ) {
+        let counts = &self.world.counters.counts;
+        counts.increment(Count::RequestsPassed);
+        let right = server.peer_address();
         let _passing = self.world.breakable.enter();
         let ending = &self.world.ending;
         let mut passing = Passing {
+            service: self,
+            running,
             exchange,
             client: BufferedStream::new(client),
             server: BufferedStream::new(server),
@@ -80,15 +93,21 @@ impl SocksService {
         };
         let over = match passing.server.queue(&head) {
             Ok(()) => {
+                passing.count(Side::Left, head.len());
                 let over = ending.or_raised(self.run(&mut passing)).await;
-                over.unwrap_or(Over::Broken)
+                over.unwrap_or(Over::Drained)
             }
             Err(_) => Over::Failed(ExchangeError::NoResponse),
         };
         let reactor = &self.world.reactor;
         let Passing {
-            mut client, server, ..
+            mut client,
+            server,
+            running,
+            ..
         } = passing;
+        running.log_exchange(right.into(), over.as_str());
+        drop(running);
         match over {
             Over::Done => {}
             Over::Failed(error) => {
@@ -96,7 +115,7 @@ impl SocksService {
                 // It is small, and nothing else waits.
                 let _ = client.queue(&error.answer()).and_then(|()| client.flush());
             }
-            Over::Broken | Over::Gone => {
+            Over::Broken | Over::Gone | Over::Drained => {
                 client.reset();
                 return server.reset();
             }
@@ -109,7 +128,7 @@ impl SocksService {
         ending.or_raised(parting).await;
     }
 
-    async fn run(&self, passing: &mut Passing) -> Over {
+    async fn run(&self, passing: &mut Passing<'_>) -> Over {
         let reactor = &self.world.reactor;
         loop {
             for _ in 0..TURN_LOOKS {
@@ -133,7 +152,14 @@ impl SocksService {
     }
 }
 
-impl Passing {
+impl Passing<'_> {
+    /// Counts what is passed on.
+    fn count(&self, from: Side, bytes: usize) {
+        self.running.add(from, bytes);
+        let counts = &self.service.world.counters.counts;
+        counts.add(Count::BytesPassed, bytes as u64);
+    }
+
     /// Moves what can be moved; whether anything was.
     fn look(&mut self) -> Result<bool, Over> {
         let came = self.look_at_client()? | self.look_at_server()?;
@@ -171,6 +197,7 @@ impl Passing {
         let count = handled.map_err(|error| self.failed(error))?;
         let wrapped = self.server.queue(&bytes[..count]);
         wrapped.map_err(|_| self.broken())?;
+        self.count(Side::Left, count);
         self.client.consume(all);
         if came == Came::End {
             if !self.exchange.has_request() {
@@ -191,6 +218,7 @@ impl Passing {
         let mut response = Vec::new();
         let handled = self.exchange.handle_response(bytes, &mut response);
         self.client.queue(&response).map_err(|_| Over::Gone)?;
+        self.count(Side::Right, response.len());
         handled.map_err(|error| self.failed(error))?;
         self.server.consume(all);
         if came == Came::End {
@@ -221,6 +249,18 @@ impl Passing {
         match client.is_ready() || server.is_ready() {
             true => Poll::Ready(()),
             false => Poll::Pending,
+        }
+    }
+}
+
+impl Over {
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done => "finished",
+            Self::Failed(_) => "failed",
+            Self::Broken => "broken",
+            Self::Gone => "client_gone",
+            Self::Drained => "drained",
         }
     }
 }

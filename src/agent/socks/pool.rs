@@ -17,7 +17,7 @@
 //! see whether it does again. It may be that client's destination that is slow, so another may
 //! try as well after as long a pause.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,9 +29,14 @@ use super::entrance::{ASK_TIMEOUT, AskError, Entrance, Gateway};
 use crate::access::PasswordDigest;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::Backoff;
+use crate::labels;
+use crate::metrics::counters::{Label, Labelled};
 use crate::protocol::websocks::SubProtocol;
+use crate::runtime::clock;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::Flag;
+use crate::shard::errand::one_word;
+use crate::shard::status::{RelayFailure, RelayStatus};
 use crate::shard::tally::Tally;
 use crate::time::Timestamp;
 
@@ -47,6 +52,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) struct Pool {
     world: Rc<SocksWorld>,
     gateway: Gateway,
+    /// The relay, as a session's way.
+    way: Rc<str>,
     password: RefCell<PasswordDigest>,
     protocol: SubProtocol,
     size: usize,
@@ -56,7 +63,18 @@ pub(super) struct Pool {
     /// Raised when one was taken; a fresh one for each round.
     taken: RefCell<Rc<Flag>>,
     health: RefCell<Health>,
+    counted: PoolCounts,
     stop: Rc<Flag>,
+}
+
+/// What operators are told of a pool.
+#[derive(Debug)]
+struct PoolCounts {
+    opened: Cell<u64>,
+    /// Those that were ready, and fresh ones.
+    used: [Cell<u64>; 2],
+    failures: Labelled<Trouble>,
+    last_failure: RefCell<Option<(Timestamp, Trouble, Box<str>)>>,
 }
 
 #[derive(Debug)]
@@ -90,6 +108,13 @@ enum State {
     },
 }
 
+/// A way by which a client was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Used {
+    Ready,
+    Fresh,
+}
+
 /// By what a client may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leave {
@@ -110,6 +135,12 @@ pub(super) enum Trouble {
     Mute,
 }
 
+labels!(Trouble {
+    Unreachable = "unreachable",
+    Refuses = "refuses",
+    Mute = "mute",
+});
+
 impl Pool {
     pub(super) fn new(
         world: Rc<SocksWorld>,
@@ -120,6 +151,7 @@ impl Pool {
     ) -> Rc<Self> {
         Rc::new(Self {
             world,
+            way: one_word(&gateway.url().to_string()).into(),
             gateway,
             password: RefCell::new(password),
             protocol,
@@ -128,6 +160,12 @@ impl Pool {
             opening: Tally::default(),
             taken: RefCell::default(),
             health: RefCell::default(),
+            counted: PoolCounts {
+                opened: Cell::default(),
+                used: Default::default(),
+                failures: Labelled::new(),
+                last_failure: RefCell::default(),
+            },
             stop,
         })
     }
@@ -138,6 +176,38 @@ impl Pool {
 
     pub(super) const fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// The relay, as a session's way.
+    pub(super) const fn way(&self) -> &Rc<str> {
+        &self.way
+    }
+
+    /// How it is, for operators.
+    pub(super) fn status(&self) -> RelayStatus {
+        let counted = &self.counted;
+        let last_failure = counted.last_failure.borrow();
+        let failures = Trouble::all();
+        RelayStatus {
+            url: (*self.way).into(),
+            is_down: matches!(
+                self.health.borrow().state,
+                State::Down { .. } | State::Trial { .. }
+            ),
+            ready: self.ready.borrow().len() as u64,
+            opened: counted.opened.get(),
+            used: counted.used.each_ref().map(Cell::get),
+            failures: failures
+                .map(|trouble| (trouble.as_str(), counted.failures.count(trouble)))
+                .collect(),
+            last_failure: last_failure
+                .as_ref()
+                .map(|(at, trouble, error)| RelayFailure {
+                    why: trouble.as_str(),
+                    error: error.clone(),
+                    ago: clock::now().since(*at),
+                }),
+        }
     }
 
     /// Begins to ask there for a client, who has to tell what comes of it; or why not to ask.
@@ -300,6 +370,7 @@ impl Pool {
 
     /// It has let us in, from which a client that got no reply has nothing.
     fn handle_entered(&self) {
+        increment(&self.counted.opened);
         let mut health = self.health.borrow_mut();
         let is_mute = match health.state {
             State::Down { trouble, .. } => trouble == Trouble::Mute,
@@ -312,7 +383,8 @@ impl Pool {
     }
 
     /// It has replied, which says nothing of whether it lets anybody else in.
-    pub(super) fn handle_reply(&self) {
+    pub(super) fn handle_reply(&self, used: Used) {
+        increment(&self.counted.used[used as usize]);
         let mut health = self.health.borrow_mut();
         if let State::Down { trouble, .. } = health.state
             && trouble != Trouble::Mute
@@ -340,6 +412,9 @@ impl Pool {
         };
         let until = now + health.backoff.handle_failure(random_number());
         health.state = State::Down { until, trouble };
+        self.counted.failures.increment(trouble);
+        let told = (now, trouble, error.to_string().into());
+        self.counted.last_failure.replace(Some(told));
         if was != Some(trouble) {
             let next = error.next_step().unwrap_or_default();
             let relay = &self.gateway;
@@ -350,6 +425,10 @@ impl Pool {
             }
         }
     }
+}
+
+fn increment(count: &Cell<u64>) {
+    count.set(count.get() + 1);
 }
 
 impl Health {

@@ -21,6 +21,7 @@ use std::task::{Context, Poll};
 
 use tracing::debug;
 
+use super::journal::{Running, Task, TaskKind};
 use super::local::Local;
 use super::{Refusal, SocksService};
 use crate::access::routing::Action;
@@ -31,6 +32,7 @@ use crate::runtime::executor::yield_now;
 use crate::session::datagram_stream::{DatagramStream, Left, NotQueued, TURN_DATAGRAMS};
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
+use crate::shard::session_log::{Carried, DatagramsEnded};
 use crate::shard::tally::Counted;
 
 /// Clients of one shard whose datagrams are passed on at a time.
@@ -46,6 +48,7 @@ struct Opened {
     bound: SocketAddr,
     client: ClientAddress,
     relay: WrappedStream,
+    way: Rc<str>,
 }
 
 /// One client's datagrams.
@@ -57,6 +60,9 @@ struct UdpAssociation {
     socket: DatagramSocket,
     client: ClientAddress,
     relay: DatagramStream,
+    running: Running,
+    sent: Carried,
+    passed_back: Carried,
 }
 
 /// From where a client sends: what it has said of that, and else what is seen first.
@@ -68,9 +74,16 @@ struct ClientAddress {
     seen: Option<SocketAddr>,
 }
 
-/// The association is over, as somebody went or broke the rules.
-#[derive(Debug)]
-struct Over;
+/// Why an association is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// The client went.
+    Finished,
+    /// The relay says no more.
+    RelayEnded,
+    /// The way broke, or what came on it was no datagram.
+    Failed,
+}
 
 impl SocksService {
     /// Passes datagrams on for a client that gives `declared` as its address, and counts as
@@ -90,7 +103,7 @@ impl SocksService {
         let opened = match opened {
             Ok(opened) => opened,
             Err(Refusal { code, refused }) => {
-                self.world.count_refused(refused);
+                self.count_refused(local.peer_address(), refused, None);
                 let _ = local.answer(Err(code)).await;
                 return local.part(reactor).await;
             }
@@ -99,21 +112,39 @@ impl SocksService {
             return;
         }
         drop(serving);
+        let peer = local.peer_address();
+        let running = Task::new(TaskKind::Datagrams, peer, opened.way);
         let mut association = UdpAssociation {
             service: Rc::clone(self),
             control: local.into_stream(),
             socket: opened.socket,
             client: opened.client,
             relay: DatagramStream::new(opened.relay),
+            running: self.journal.begin(running),
+            sent: Carried::default(),
+            passed_back: Carried::default(),
         };
-        self.stop.or_raised(association.run()).await;
+        let over = self.stop.or_raised(association.run()).await;
         let UdpAssociation {
             control,
             socket,
             relay,
+            running,
+            sent,
+            passed_back,
             ..
         } = association;
-        drop(socket);
+        let ended = DatagramsEnded {
+            peer: running.peer,
+            sent,
+            passed_back,
+            since: running.since,
+            reason: over.map_or("drained", Over::as_str),
+            user: None,
+            way: Some(&running.way),
+        };
+        ended.log();
+        drop((running, socket));
         relay.part(reactor).await;
         control.part(reactor, &[]).await;
     }
@@ -133,12 +164,13 @@ impl SocksService {
             // What goes by a stream comes from no address.
             destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into(),
         };
-        let (relay, _) = self.ask(&request).await?;
+        let asked = self.ask(&request).await?;
         Ok(Opened {
             bound,
             socket,
             client: ClientAddress::new(theirs.ip(), declared),
-            relay,
+            relay: asked.stream,
+            way: asked.way,
         })
     }
 }
@@ -150,14 +182,16 @@ const fn failed(refused: Refused) -> Refusal {
 }
 
 impl UdpAssociation {
-    /// Passes datagrams on until somebody goes.
-    async fn run(&mut self) {
-        while let Ok(is_more) = self.turn() {
-            if is_more {
-                yield_now().await;
+    /// Passes datagrams on until somebody goes; says who.
+    async fn run(&mut self) -> Over {
+        loop {
+            match self.turn() {
+                Ok(true) => yield_now().await,
+                Ok(false) => {}
+                Err(over) => return over,
             }
-            if self.something().await.is_err() {
-                return;
+            if let Err(over) = self.something().await {
+                return over;
             }
         }
     }
@@ -166,7 +200,7 @@ impl UdpAssociation {
     async fn something(&mut self) -> Result<(), Over> {
         poll_fn(|context| {
             if self.has_left(context) {
-                return Poll::Ready(Err(Over));
+                return Poll::Ready(Err(Over::Finished));
             }
             let socket = self.socket.poll_readable(context);
             let relay = self.relay.poll_ready(context);
@@ -197,6 +231,9 @@ impl UdpAssociation {
         let has_sent_all = self.send()?;
         let has_received_all = self.receive()?;
         self.relay.flush()?;
+        let [sent, passed_back] = &self.running.bytes;
+        sent.set(self.sent.bytes);
+        passed_back.set(self.passed_back.bytes);
         Ok(!(has_sent_all && has_received_all))
     }
 
@@ -210,7 +247,7 @@ impl UdpAssociation {
             };
             let datagram = &space[..count];
             let decoded = udp::decode(datagram).ok();
-            let Some((destination, _)) = decoded.filter(|_| self.client.is_at(from)) else {
+            let Some((destination, data)) = decoded.filter(|_| self.client.is_at(from)) else {
                 self.count(Count::DatagramsDropped);
                 continue;
             };
@@ -220,8 +257,11 @@ impl UdpAssociation {
                 continue;
             }
             match self.relay.queue(&[], datagram) {
-                Ok(()) => self.count(Count::DatagramsRelayed),
-                Err(NotQueued::Broken(_)) => return Err(Over),
+                Ok(()) => {
+                    self.sent.add(data.len());
+                    self.count(Count::DatagramsRelayed);
+                }
+                Err(NotQueued::Broken(_)) => return Err(Over::Failed),
                 Err(NotQueued::Full | NotQueued::Frame(_)) => self.count(Count::DatagramsDropped),
             }
         }
@@ -231,18 +271,22 @@ impl UdpAssociation {
     /// Sends the client what the relay has sent; tells whether that is all.
     fn receive(&mut self) -> Result<bool, Over> {
         let (socket, counts) = (&self.socket, &self.service.world.counters.counts);
-        let client = self.client.seen;
+        let (client, passed_back) = (self.client.seen, &mut self.passed_back);
         let left = self.relay.take_turn(|datagram| {
             let sent = client.map(|client| socket.try_send_to(datagram, client));
             counts.increment(match sent {
-                Some(Ok(())) => Count::DatagramsRelayed,
+                Some(Ok(())) => {
+                    let decoded = udp::decode(datagram);
+                    passed_back.add(decoded.map_or(0, |(_, data)| data.len()));
+                    Count::DatagramsRelayed
+                }
                 Some(Err(_)) | None => Count::DatagramsDropped,
             });
         });
         match left? {
             Left::Nothing => Ok(true),
             Left::More => Ok(false),
-            Left::End => Err(Over),
+            Left::End => Err(Over::RelayEnded),
         }
     }
 
@@ -287,9 +331,19 @@ fn any_port(address: SocketAddr) -> SocketAddr {
     }
 }
 
+impl Over {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::RelayEnded => "ended_by_relay",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl From<io::Error> for Over {
     fn from(_: io::Error) -> Self {
-        Self
+        Self::Failed
     }
 }
 
