@@ -23,6 +23,7 @@ mod relay;
 mod reload;
 mod secret_file;
 mod socks;
+mod startup_report;
 mod state_dir;
 mod status;
 mod tls;
@@ -40,8 +41,9 @@ pub use expose::{ExposeArgs, ExposeReport};
 pub use failure::{Advise, report};
 pub use forward::{ForwardArgs, ForwardReport};
 pub use key::KeyArgs;
-pub use relay::{RelayArgs, StartupFacts, StartupReport};
+pub use relay::RelayArgs;
 pub use socks::{SocksArgs, SocksReport};
+pub use startup_report::{StartupFacts, StartupReport};
 pub use state_dir::{StateDir, StateDirError};
 pub use status::StatusArgs;
 
