@@ -34,7 +34,7 @@ pub(super) enum Matcher {
     Domain(String),
 }
 
-/// A destination or several: `10.0.0.0/8`, `example.com`, `*:25`, `[::1]:22`.
+/// A destination or several: `10.0.0.0/8`, `example.com`, `*:25` or `:25`, `[::1]:22`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     pub(super) matcher: Matcher,
@@ -53,8 +53,8 @@ pub struct Rule {
 /// Not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{}\" is no destination, such as 10.0.0.0/8, 192.0.2.7, example.com, *, or one of \
-     these with a port, such as example.com:443 or [2001:db8::]/32:443",
+    "\"{}\" is no destination, such as 10.0.0.0/8, 192.0.2.7, example.com, *, a port alone \
+     (:25), or one of these with a port, such as example.com:443 or [2001:db8::]/32:443",
     .written.escape_default()
 )]
 pub struct PatternError {
@@ -265,7 +265,8 @@ impl FromStr for Pattern {
             }
             None => (written, None),
         };
-        if host == "*" {
+        // A port alone is that of every destination.
+        if host == "*" || host.is_empty() && port.is_some() {
             return Ok(Self {
                 matcher: Matcher::Any,
                 port,
@@ -535,6 +536,7 @@ mod tests {
         for (written, canonical) in [
             ("*", "*"),
             ("*:25", "*:25"),
+            (":25", "*:25"),
             ("10.0.0.0/8", "10.0.0.0/8"),
             ("192.0.2.7", "192.0.2.7/32"),
             ("192.0.2.7:80", "192.0.2.7/32:80"),
@@ -552,7 +554,10 @@ mod tests {
         }
         for wrong in [
             "",
-            ":80",
+            ":",
+            ":x",
+            ":70000",
+            "::80:",
             "10.0.0.0/33",
             "10.0.0.256",
             "a b",

@@ -49,14 +49,8 @@ impl Pattern {
             };
             return NameRegex::new(inner).map(Self::Name);
         }
-        let is_port = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit());
-        let place = match written.strip_prefix(':') {
-            Some(port) if is_port(port) => format!("*{written}").parse(),
-            _ => written.parse(),
-        };
-        place
-            .map(Self::Place)
-            .map_err(|_| RoutingProblem::pattern(written))
+        let place = written.parse().map(Self::Place);
+        place.map_err(|_| RoutingProblem::pattern(written))
     }
 
     fn list(
