@@ -74,6 +74,18 @@ impl ConfigError {
                 "lower it, or raise the descriptor limit: `ulimit -n {needed}`, or LimitNOFILE={needed} in the systemd unit"
             )),
             Problem::KeyHash(_) => Some("make a key with `midspan key NAME`".into()),
+            Problem::UsersUnreadable { path, error } => Some(match error.kind() {
+                io::ErrorKind::NotFound => format!(
+                    "write {}: a line NAME:BASE64 for each user, as `printf %s \"$PASSWORD\" | \
+                     openssl dgst -sha256 -binary | base64` prints it; then chmod 640",
+                    path.display()
+                ),
+                io::ErrorKind::PermissionDenied => format!(
+                    "let whoever the relay runs as read {}: chgrp it, and chmod 640",
+                    path.display()
+                ),
+                _ => "name a file of lines NAME:BASE64, one for each user".into(),
+            }),
             Problem::UsersOpen { path, .. } => {
                 Some(format!("if nobody else has read it: chmod 640 {}", path.display()))
             }
@@ -233,8 +245,8 @@ pub enum Problem {
     #[error(transparent)]
     KeyHash(KeyHashError),
     /// The file of users cannot be read.
-    #[error("cannot read the users: {error}")]
-    UsersUnreadable { error: io::Error },
+    #[error("cannot read the file of users {}: {error}", .path.display())]
+    UsersUnreadable { path: PathBuf, error: io::Error },
     /// Anybody can read it.
     #[error("the file of users {} can be read by anybody (mode {mode:04o})", .path.display())]
     UsersOpen { path: PathBuf, mode: u32 },

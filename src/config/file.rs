@@ -276,10 +276,17 @@ fn backticked(message: &str) -> impl Iterator<Item = &str> {
 
 /// serde's words for types, in an operator's.
 fn for_people(message: &str) -> String {
+    // Of a table it names our type, and takes a list for one that is too short.
+    if let Some((found, _)) = message.split_once(", expected struct ") {
+        let is_list = found.starts_with("invalid length ");
+        let found = if is_list { "invalid type: list" } else { found };
+        return format!("{found}, expected a table");
+    }
     let words = [
         ("invalid type: sequence", "invalid type: list"),
         ("expected a sequence", "expected a list"),
         ("expected a boolean", "expected true or false"),
+        ("expected path string", "expected a path in quotes"),
         ("expected u64", "expected a whole number, 0 or more"),
     ];
     words

@@ -75,9 +75,16 @@ impl UsersFile {
     ///
     /// It cannot be read, or by anybody; or a line that is none.
     fn read(path: &Path) -> Result<Self, Problem> {
-        let unreadable = |error| Problem::UsersUnreadable { error };
+        let unreadable = |error| Problem::UsersUnreadable {
+            path: path.to_owned(),
+            error,
+        };
         let file = File::open(path).map_err(unreadable)?;
-        let mode = file.metadata().map_err(unreadable)?.mode() & 0o7777;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if metadata.is_dir() {
+            return Err(unreadable(io::ErrorKind::IsADirectory.into()));
+        }
+        let mode = metadata.mode() & 0o7777;
         if mode & OTHERS_READ != 0 {
             let path = path.to_owned();
             return Err(Problem::UsersOpen { path, mode });
