@@ -130,7 +130,8 @@ fn read_rules(path: &Path) -> anyhow::Result<RoutingRules> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read the rules {shown}"))?;
     let rules = RoutingRules::parse(&text, read_list);
-    rules.with_context(|| format!("the rules {shown}"))
+    let rules = rules.with_context(|| format!("the rules {shown}"))?;
+    Ok(rules.read_from(path.to_owned()))
 }
 
 fn read_list(path: &Path) -> io::Result<String> {

@@ -20,7 +20,7 @@ mod pattern;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use error::{RoutingError, RoutingProblem};
@@ -54,12 +54,15 @@ pub enum Action {
 pub struct Rule {
     action: Action,
     pattern: Pattern,
+    line: usize,
 }
 
 /// All rules, in order. Without any, everything is led by a relay.
 #[derive(Clone, Debug, Default)]
 pub struct RoutingRules {
     rules: Vec<Rule>,
+    /// Where they were read; empty where they stand nowhere.
+    path: PathBuf,
 }
 
 /// Where somebody wants to go, as they said it.
@@ -110,13 +113,27 @@ impl RoutingRules {
                 continue;
             }
             let rule = if rules.len() < RULES_MAX {
-                Rule::parse(written, &mut read_list)
+                Rule::parse(written, index + 1, &mut read_list)
             } else {
                 Err(RoutingProblem::TooManyRules)
             };
             rules.push(rule.map_err(|problem| RoutingError::new(index + 1, problem))?);
         }
-        Ok(Self { rules })
+        let path = PathBuf::new();
+        Ok(Self { rules, path })
+    }
+
+    /// The same rules, read from this file.
+    #[must_use]
+    pub fn read_from(self, path: PathBuf) -> Self {
+        Self { path, ..self }
+    }
+
+    /// Which of them it is, to whoever has to find it: `/etc/midspan/rules:7 (deny *:25)`.
+    #[must_use]
+    pub fn cite(&self, rule: &Rule) -> String {
+        let written = error::excerpt(&rule.to_string());
+        format!("{}:{} ({written})", self.path.display(), rule.line)
     }
 
     /// What to do with a destination.
@@ -159,6 +176,7 @@ impl Rule {
 
     fn parse(
         written: &str,
+        line: usize,
         read_list: &mut impl FnMut(&Path) -> io::Result<String>,
     ) -> Result<Self, RoutingProblem> {
         let is_space = |c: char| c.is_ascii_whitespace();
@@ -168,7 +186,11 @@ impl Rule {
             "" => return Err(RoutingProblem::NoPattern { action }),
             pattern => Pattern::parse(pattern, read_list)?,
         };
-        Ok(Self { action, pattern })
+        Ok(Self {
+            action,
+            pattern,
+            line,
+        })
     }
 }
 
@@ -355,16 +377,17 @@ mod tests {
 
     #[test]
     fn the_rule_that_decides_is_named() {
-        let rules = rules("direct 10.0.0.0/8\ndeny :25\nrelay *.example.com");
+        let rules = rules("direct 10.0.0.0/8\n\n# no mail\ndeny :25\nrelay *.example.com");
+        let rules = rules.read_from("/rules".into());
         for (host, port, expected) in [
-            ("10.0.0.1", 25, Some("direct 10.0.0.0/8")),
-            ("www.example.com", 25, Some("deny *:25")),
-            ("www.example.com", 80, Some("relay example.com")),
+            ("10.0.0.1", 25, Some("/rules:1 (direct 10.0.0.0/8)")),
+            ("www.example.com", 25, Some("/rules:4 (deny *:25)")),
+            ("www.example.com", 80, Some("/rules:5 (relay example.com)")),
             ("www.example.org", 80, None),
         ] {
             let host = Host::Name(host);
             let rule = rules.deciding(&Destination { host, port });
-            let rule = rule.map(ToString::to_string);
+            let rule = rule.map(|rule| rules.cite(rule));
             assert_eq!(rule.as_deref(), expected, "{host:?} {port}");
         }
     }
