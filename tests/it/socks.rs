@@ -383,6 +383,83 @@ fn rules_say_what_is_led_dialled_and_refused() {
     assert!(agent.stop().success());
 }
 
+/// What an HTTP client is told that asks to be connected.
+fn told(agent: SocketAddr, destination: &str) -> String {
+    let mut stream = dial(agent);
+    let request = format!("CONNECT {destination} HTTP/1.1\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn whoever_is_refused_is_told_by_whom() {
+    let (folder, relay) = relay("[egress]\nreach = \"everything\"\nrules = [\"deny :25\"]");
+    let rules = "# ours\ndeny :26\nrelay-or-direct 127.0.0.1:2\ndirect 127.0.0.1\n";
+    let rules = secret(
+        folder.path(),
+        "rules",
+        &format!("relay :25\nrelay :9\n{rules}"),
+    );
+    let (agent, local) = agent(folder.path(), &url(&relay), &["--rules", &rules]);
+    let at = format!("the relay at {}", relay.address);
+    let check = |destination: &str, status: &str, words: &str| {
+        let answer = told(local, destination);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{answer}"
+        );
+        assert!(answer.contains(words), "{destination}: {answer}");
+        assert!(!answer.contains("alice"), "{answer}");
+    };
+    let (forbidden, bad) = ("403 Forbidden", "502 Bad Gateway");
+    let by_rule = format!("\r\n\r\nthis proxy's rule {rules}:4 (deny *:26) denies it\n");
+    check("127.0.0.1:26", forbidden, &by_rule);
+    check(
+        "127.0.0.1:25",
+        forbidden,
+        &format!("{at} does not allow it, by its [egress]"),
+    );
+    check(
+        "127.0.0.1:9",
+        bad,
+        &format!("{at} finds nobody who listens there"),
+    );
+    check(
+        "nobody.invalid:80",
+        bad,
+        &format!("{at} finds no such host"),
+    );
+    let direct = format!("by this proxy's rule {rules}:6 (direct 127.0.0.1/32): cannot connect");
+    check("127.0.0.1:1", bad, &direct);
+    relay.stop().check_clean();
+    until_unreachable(local, 9);
+    check("nobody.invalid:80", bad, "no relay can be reached");
+    let direct = format!("by this proxy's rule {rules}:5 (relay-or-direct 127.0.0.1/32:2): ");
+    check("127.0.0.1:2", bad, &direct);
+    assert!(agent.stop().success());
+}
+
+#[test]
+fn a_refusal_is_logged_with_whose_it_was() {
+    let (folder, relay) = relay("[egress]\nreach = \"everything\"\nrules = [\"deny :25\"]");
+    let rules = secret(folder.path(), "rules", "deny :26\n");
+    let options = ["--rules", &rules, "--log-level", "debug"];
+    let (agent, local) = agent(folder.path(), &url(&relay), &options);
+    for (port, said) in [
+        (26, format!("why=this proxy's rule {rules}:1")),
+        (
+            25,
+            format!("why=the relay at {} does not allow it", relay.address),
+        ),
+    ] {
+        assert_eq!(refused(local, "127.0.0.1", port), ReplyCode::NotAllowed);
+        let line = agent.logged(&format!("target=127.0.0.1:{port}"));
+        assert!(line.contains(&said), "{line}");
+    }
+}
+
 #[test]
 fn a_browser_is_given_a_script_by_the_name_that_it_has_for_the_port() {
     let (folder, relay) = relay("");

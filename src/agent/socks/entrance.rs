@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::Refusal;
 use super::SocksWorld;
 use super::pool::Trouble;
+use super::refusal::{Refusal, Why};
 use crate::access::PasswordDigest;
 use crate::agent::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
 use crate::agent::random::random_bytes;
@@ -104,6 +104,11 @@ impl Gateway {
     /// The relay.
     pub(super) const fn url(&self) -> &WebsocksUrl {
         &self.url
+    }
+
+    /// Its host and port.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// Goes in, by a password of which `password` was kept.
@@ -207,14 +212,24 @@ impl AskError {
     }
 
     /// What the local client is told, and what is counted.
-    pub(super) const fn refusal(&self) -> Refusal {
-        let (code, refused) = match (self, self.trouble()) {
-            (_, Some(Trouble::Unreachable)) => (ReplyCode::NetworkUnreachable, Refused::NoRelay),
-            (_, Some(Trouble::Refuses)) => (ReplyCode::GeneralFailure, Refused::RelayRefuses),
-            (Self::Silent, _) | (_, None) => (ReplyCode::TtlExpired, Refused::DialFailed),
-            (_, Some(Trouble::Mute)) => (ReplyCode::GeneralFailure, Refused::DialFailed),
+    pub(super) fn refusal(&self, gateway: &Gateway) -> Refusal {
+        let relay = gateway.authority.clone();
+        let (code, refused, why) = match (self, self.trouble()) {
+            (_, Some(Trouble::Unreachable)) => return Refusal::no_relay(),
+            (_, Some(Trouble::Refuses)) => {
+                let code = ReplyCode::GeneralFailure;
+                (code, Refused::RelayRefuses, Why::NotLetIn { relay })
+            }
+            (_, None) => (ReplyCode::TtlExpired, Refused::DialFailed, Why::OutOfTime),
+            (_, Some(Trouble::Mute)) => {
+                let code = match self {
+                    Self::Silent => ReplyCode::TtlExpired,
+                    _ => ReplyCode::GeneralFailure,
+                };
+                (code, Refused::DialFailed, Why::Mute { relay })
+            }
         };
-        Refusal { code, refused }
+        Refusal { code, refused, why }
     }
 
     /// What whoever started the agent can do about it.
@@ -294,9 +309,15 @@ mod tests {
 
     #[test]
     fn only_a_relay_that_cannot_be_reached_is_none() {
+        let gateway = Gateway {
+            url: "websocks+ws://a@r:1".parse().expect("a relay"),
+            authority: "r:1".to_owned(),
+            trusted: None,
+            via: None,
+        };
         let check = |error: AskError, trouble, code, refused| {
             assert_eq!(error.trouble(), trouble, "{error}");
-            let refusal = error.refusal();
+            let refusal = error.refusal(&gateway);
             assert_eq!((refusal.code, refusal.refused), (code, refused), "{error}");
         };
         let enter = |error: EnterError| AskError::Enter(error);

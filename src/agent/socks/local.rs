@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::pass::Passed;
+use super::refusal::Refusal;
 use crate::access::Guesses;
 use crate::access::routing::{PAC_CONTENT_TYPE, ProxyAddress, RoutingRules};
 use crate::config::limits::Limits;
@@ -15,7 +16,7 @@ use crate::protocol::Progress;
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::http_proxy::{self, CONNECTED, ProxyAsked, ProxyError, ProxyRequest};
 use crate::protocol::socks5::{
-    self, Asked, Command, Credentials, MethodPolicy, Reply, ReplyCode, Request, Server,
+    self, Asked, Command, Credentials, MethodPolicy, Reply, Request, Server,
 };
 use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
@@ -283,20 +284,20 @@ impl Local {
     }
 
     /// Says what came of its request.
-    pub(super) async fn answer(
-        &mut self,
-        outcome: Result<SocketAddr, ReplyCode>,
-    ) -> io::Result<()> {
+    pub(super) async fn answer(&mut self, outcome: Result<SocketAddr, &Refusal>) -> io::Result<()> {
         let words = match (&self.spoken, outcome) {
             (Spoken::Pass(_), Ok(_)) => return Ok(()),
             (Spoken::Connect, Ok(_)) => CONNECTED.to_vec(),
-            (Spoken::Connect | Spoken::Pass(_), Err(code)) => {
-                let (status, text) = http_refusal(code);
-                http_proxy::refusal(status, text)
+            (Spoken::Connect | Spoken::Pass(_), Err(refusal)) => {
+                let text = format!("{}\n", refusal.why);
+                http_proxy::refusal(refusal.http_status(), &text)
             }
             (Spoken::Socks | Spoken::Nothing, outcome) => {
                 let mut words = Vec::new();
-                let reply = outcome.map_or_else(Reply::failed, Reply::succeeded);
+                let reply = match outcome {
+                    Ok(bound) => Reply::succeeded(bound),
+                    Err(refusal) => Reply::failed(refusal.code),
+                };
                 reply.encode(&mut words);
                 words
             }
@@ -345,20 +346,5 @@ impl Local {
             Ok(_) => Ok(()),
             Err(_) => Err(Refused::ResetEarly),
         }
-    }
-}
-
-/// What an HTTP client is told in place of a reply of SOCKS5: RFC 9110 §15.
-fn http_refusal(code: ReplyCode) -> (u16, &'static str) {
-    match code {
-        ReplyCode::NotAllowed => (403, "no rule lets you go there\n"),
-        ReplyCode::TtlExpired => (504, "no answer from there in time\n"),
-        ReplyCode::HostUnreachable => (502, "no such host, or no way to it\n"),
-        ReplyCode::ConnectionRefused => (502, "nobody listens there\n"),
-        ReplyCode::NetworkUnreachable => (502, "no way there: is the relay reachable?\n"),
-        _ => (
-            502,
-            "the relay could not connect you; the log of this proxy may say why\n",
-        ),
     }
 }

@@ -16,6 +16,7 @@ mod journal;
 mod local;
 mod pass;
 mod pool;
+mod refusal;
 mod udp;
 pub mod url;
 
@@ -31,7 +32,7 @@ use super::proxy::Proxy;
 use super::settings::SocksSettings;
 use super::way::WayError;
 use crate::access::PasswordDigest;
-use crate::access::routing::{self, Action, RoutingRules};
+use crate::access::routing::{self, Action, RoutingRules, Rule};
 use crate::metrics::counters::Label;
 use crate::protocol::socks5::{Command, Destination, Host, Reply, ReplyCode, Request};
 use crate::protocol::websocks::SubProtocol;
@@ -53,6 +54,7 @@ use entrance::{ASK_TIMEOUT, AskError};
 use journal::{Journal, Task, TaskKind};
 use local::{Doorkeeper, Local, LocalPolicy};
 use pool::{Leave, Pool, Used};
+use refusal::Refusal;
 
 /// Local connections of one shard that have not said what they want.
 const ASKING_MAX: usize = 1024;
@@ -113,13 +115,6 @@ type Asked = Result<(WrappedStream, Reply), AskError>;
 
 /// Where a connection begins whose beginning nobody knows.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-/// Why there is none: for the client, and for the counters.
-#[derive(Clone, Copy, Debug)]
-struct Refusal {
-    code: ReplyCode,
-    refused: Refused,
-}
 
 impl SocksOptions {
     pub(super) fn new(settings: &SocksSettings) -> Result<Self, WayError> {
@@ -205,7 +200,7 @@ impl SocksService {
             Ok(Some(request)) => request,
             Ok(None) => return local.part(reactor).await,
             Err(refused) => {
-                self.count_refused(local.peer_address(), refused, None);
+                self.count_refused(local.peer_address(), refused);
                 return local.part(reactor).await;
             }
         };
@@ -215,10 +210,10 @@ impl SocksService {
             Command::UdpAssociate => {
                 return Box::pin(self.associate(local, destination, serving)).await;
             }
-            Command::Bind => Err(Refusal {
-                code: ReplyCode::CommandNotSupported,
-                refused: Refused::CommandNotSupported,
-            }),
+            Command::Bind => Err(Refusal::by_proxy(
+                ReplyCode::CommandNotSupported,
+                Refused::CommandNotSupported,
+            )),
         };
         match connected {
             Ok(Connected { stream, bound, way }) => {
@@ -246,72 +241,63 @@ impl SocksService {
                     }
                 }
             }
-            Err(Refusal { code, refused }) => {
-                self.count_refused(local.peer_address(), refused, Some(destination));
-                let _ = local.answer(Err(code)).await;
-                local.part(reactor).await;
-            }
+            Err(refusal) => self.refuse(local, Some(destination), &refusal).await,
         }
     }
 
-    /// Counts and logs why a client is turned away, and where it wanted to go, if it has said.
-    fn count_refused(
-        &self,
-        peer: Option<SocketAddr>,
-        refused: Refused,
-        destination: Option<&Destination>,
-    ) {
+    /// Counts and logs why a client is turned away that has not said where it wants to go.
+    fn count_refused(&self, peer: Option<SocketAddr>, refused: Refused) {
         self.world.count_refused(refused);
+        debug!(peer = %PeerAddress::from(peer), reason = refused.as_str(), "refused");
+    }
+
+    /// Tells a client why there is nothing for it. Datagrams have a destination each.
+    async fn refuse(&self, mut local: Local, destination: Option<&Destination>, refusal: &Refusal) {
+        let Refusal { code, refused, why } = refusal;
+        self.world.count_refused(*refused);
         debug!(
-            peer = %PeerAddress::from(peer),
+            peer = %PeerAddress::from(local.peer_address()),
             reason = refused.as_str(),
+            code = code.code(),
             target = destination.map(|destination| field::display(target(destination))),
-            rule = destination.and_then(|destination| self.denying(destination)),
+            %why,
             "refused"
         );
+        let _ = local.answer(Err(refusal)).await;
+        local.part(&self.world.reactor).await;
     }
 
     /// What the rules say of a destination.
     fn action(&self, destination: &Destination) -> Action {
-        self.rules.borrow().decide(&to_be_routed(destination))
-    }
-
-    /// The rule that lets nobody go to a destination, as it is written.
-    fn denying(&self, destination: &Destination) -> Option<String> {
-        let rules = self.rules.borrow();
-        let rule = rules.deciding(&to_be_routed(destination));
-        let denying = rule.filter(|rule| rule.action() == Action::Deny);
-        denying.map(ToString::to_string)
+        self.rules.borrow().decide(&as_routed(destination))
     }
 
     /// Connects to where a request wants to go as the rules say.
     async fn connect(&self, request: &Request) -> Result<Connected, Refusal> {
         let destination = &request.destination;
-        match self.action(destination) {
-            Action::Deny => Err(Refusal {
-                code: ReplyCode::NotAllowed,
-                refused: Refused::EgressDenied,
-            }),
-            Action::Direct => self.connect_directly(destination).await,
+        let rules = Arc::clone(&self.rules.borrow());
+        let rule = rules.deciding(&as_routed(destination));
+        let cited = || rule.map_or_else(String::new, |rule| rules.cite(rule));
+        match rule.map_or_else(Action::default, Rule::action) {
+            Action::Deny => Err(Refusal::by_rule(cited())),
+            Action::Direct => self.connect_directly(destination, cited).await,
             Action::Relay => self.ask(request).await,
             Action::RelayOrDirect => match self.ask(request).await {
                 Err(refusal) if refusal.refused == Refused::NoRelay => {
-                    self.connect_directly(destination).await
+                    self.connect_directly(destination, cited).await
                 }
                 connected => connected,
             },
         }
     }
 
-    async fn connect_directly(&self, destination: &Destination) -> Result<Connected, Refusal> {
+    async fn connect_directly(
+        &self,
+        destination: &Destination,
+        rule: impl Fn() -> String,
+    ) -> Result<Connected, Refusal> {
         let stream = leg::dial_destination(&self.world, destination).await;
-        let stream = stream.map_err(|error| {
-            debug!(%destination, %error, "not dialled");
-            Refusal {
-                code: error.reply(),
-                refused: Refused::DialFailed,
-            }
-        })?;
+        let stream = stream.map_err(|error| Refusal::direct(rule(), error))?;
         let bound = stream.socket().local_address();
         Ok(Connected {
             stream: WrappedStream::plain(stream),
@@ -323,10 +309,7 @@ impl SocksService {
     /// Has the first relay that can be had do what is asked.
     async fn ask(&self, request: &Request) -> Result<Connected, Refusal> {
         let until = self.world.reactor.now() + ASK_TIMEOUT;
-        let mut refusal = Refusal {
-            code: ReplyCode::NetworkUnreachable,
-            refused: Refused::NoRelay,
-        };
+        let mut refusal = Refusal::no_relay();
         for pool in &self.pools {
             let asked = match self.world.reactor.now() < until {
                 true => ask_at(pool, request, until).await,
@@ -335,13 +318,20 @@ impl SocksService {
             };
             match asked {
                 Ok((stream, reply)) => {
-                    return accepted(pool, stream, &reply, &request.destination);
+                    return match reply.code {
+                        ReplyCode::Succeeded => Ok(Connected {
+                            stream,
+                            bound: reply.bound.address().unwrap_or(NOWHERE),
+                            way: Rc::clone(pool.way()),
+                        }),
+                        code => Err(Refusal::by_relay(pool.gateway().authority(), code)),
+                    };
                 }
                 Err(error) => {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
                     // It is that there is no relay only where none can be reached.
                     if refusal.refused == Refused::NoRelay {
-                        refusal = error.refusal();
+                        refusal = error.refusal(pool.gateway());
                     }
                 }
             }
@@ -388,34 +378,14 @@ fn told(pool: &Pool, used: Used, asked: Asked) -> Asked {
     asked
 }
 
-/// A destination as rules are asked about it.
-fn to_be_routed(destination: &Destination) -> routing::Destination<'_> {
+/// A destination as rules have it.
+fn as_routed(destination: &Destination) -> routing::Destination<'_> {
     routing::Destination {
         host: match &destination.host {
             Host::Address(address) => routing::Host::Address(*address),
             Host::Name(name) => routing::Host::Name(name),
         },
         port: destination.port,
-    }
-}
-
-fn accepted(
-    pool: &Pool,
-    stream: WrappedStream,
-    reply: &Reply,
-    destination: &Destination,
-) -> Result<Connected, Refusal> {
-    match reply.code {
-        ReplyCode::Succeeded => Ok(Connected {
-            stream,
-            bound: reply.bound.address().unwrap_or(NOWHERE),
-            way: Rc::clone(pool.way()),
-        }),
-        code => {
-            debug!(%destination, code = code.code(), "the relay does not connect");
-            let refused = Refused::DialFailed;
-            Err(Refusal { code, refused })
-        }
     }
 }
 
@@ -443,13 +413,13 @@ impl Proxy for SocksService {
     fn accept_local(self: &Rc<Self>, socket: Socket) {
         if self.asking.count() >= ASKING_MAX {
             let peer = socket.peer_address();
-            return self.count_refused(peer, Refused::TooManyHandshakes, None);
+            return self.count_refused(peer, Refused::TooManyHandshakes);
         }
         // Each session takes two connections, and one that is being served a second.
         let open = self.world.reactor.watched() + 2 * self.serving.count();
         if open + 2 > self.connections_max {
             let peer = socket.peer_address();
-            return self.count_refused(peer, Refused::TooManyConnections, None);
+            return self.count_refused(peer, Refused::TooManyConnections);
         }
         if !self.world.is_draining() {
             let stream = Stream::new(Rc::clone(&self.world.reactor), socket);

@@ -21,9 +21,10 @@ use std::task::{Context, Poll};
 
 use tracing::debug;
 
+use super::SocksService;
 use super::journal::{Running, Task, TaskKind};
 use super::local::Local;
-use super::{Refusal, SocksService};
+use super::refusal::Refusal;
 use crate::access::routing::Action;
 use crate::metrics::counters::Count;
 use crate::protocol::socks5::{Command, Destination, Host, ReplyCode, Request, udp};
@@ -102,11 +103,7 @@ impl SocksService {
         };
         let opened = match opened {
             Ok(opened) => opened,
-            Err(Refusal { code, refused }) => {
-                self.count_refused(local.peer_address(), refused, None);
-                let _ = local.answer(Err(code)).await;
-                return local.part(reactor).await;
-            }
+            Err(refusal) => return self.refuse(local, None, &refusal).await,
         };
         if local.answer(Ok(opened.bound)).await.is_err() {
             return;
@@ -177,8 +174,7 @@ impl SocksService {
 
 /// What is no rule's, and may be had later.
 const fn failed(refused: Refused) -> Refusal {
-    let code = ReplyCode::GeneralFailure;
-    Refusal { code, refused }
+    Refusal::by_proxy(ReplyCode::GeneralFailure, refused)
 }
 
 impl UdpAssociation {
