@@ -60,6 +60,11 @@ pub struct SocksArgs {
     #[arg(long, value_name = "FILE")]
     local_user_file: Option<PathBuf>,
 
+    /// Serve everybody who reaches the port, without a password; needed for addresses that
+    /// other hosts can reach, unless --local-user-file is given
+    #[arg(long)]
+    open: bool,
+
     /// Lead by a relay what the rules in this file say, and dial or refuse the rest
     /// (docs/routing.md); without them all is led by a relay
     #[arg(long, value_name = "FILE")]
@@ -105,13 +110,25 @@ impl SocksArgs {
             let written = secret_file::read("user", &path)?;
             local_user(&written).with_context(|| format!("the user file {}", path.display()))
         });
+        let listen = self.listen.0;
+        if !listen.is_loopback() && local_user.is_none() && !self.open {
+            Err(anyhow!(
+                "{listen} can be reached from other hosts, and the proxy would serve anybody \
+                 without asking for a password"
+            ))
+            .usage()
+            .advise(
+                "pass --local-user-file FILE with a line USER:PASSWORD, or --open to serve \
+                 anybody, or listen on 127.0.0.1",
+            )?;
+        }
         let rules = match &self.rules {
             Some(path) => read_rules(&host.current_dir.join(path))?,
             None => RoutingRules::default(),
         };
         Ok(SocksSettings {
             rules: Arc::new(rules),
-            listen: self.listen.0,
+            listen,
             relays: self.relay.clone(),
             password: PasswordDigest::of(password),
             protocol: match self.framed {
@@ -350,6 +367,29 @@ mod tests {
                 "1080 --relay wss://relay",
                 Some("x"),
                 "is written websocks+wss://",
+    #[test]
+    fn others_are_served_by_password_or_on_purpose() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let user = secret(folder.path(), "u:p");
+        let relay = "--relay websocks+ws://alice@relay:80";
+        for listen in ["0.0.0.0:1080", "[::]:1080", "192.0.2.7:1080"] {
+            let args = format!("{listen} {relay}");
+            let error = settings(&args, Some("x")).expect_err(listen);
+            let said = format!("{listen} can be reached from other hosts, and");
+            assert!(error.contains(&said), "{error}");
+            assert!(
+                error.contains("next: pass --local-user-file FILE"),
+                "{error}"
+            );
+            for option in ["--open", &format!("--local-user-file {user}")] {
+                settings(&format!("{args} {option}"), Some("x")).expect(option);
+            }
+        }
+        for listen in ["127.0.0.2:1080", "[::1]:1080", "1080"] {
+            settings(&format!("{listen} {relay}"), Some("x")).expect(listen);
+        }
+    }
+
             ),
             (
                 &format!("{RELAY} --pool 1025"),
