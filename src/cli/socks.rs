@@ -276,9 +276,17 @@ impl fmt::Display for SocksReport<'_> {
         }
         writeln!(
             f,
-            "To try it:\n  curl --socks5-hostname {listening} http://example.com/\n\
-             For browsers, a script to configure themselves by:\n  http://{listening}/proxy.pac"
+            "To try it:\n  curl {user}--socks5-hostname {listening} http://example.com/\n\
+             For browsers, a script to configure themselves by{asked}:\n  \
+             http://{listening}/proxy.pac"
         )
+        let (user, asked) = match is_open {
+            true => ("", ""),
+            false => (
+                "--proxy-user USER:PASSWORD ",
+                " (they ask for the user and password)",
+            ),
+        };
     }
 }
 
@@ -355,19 +363,6 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_say_why() {
-        for (args, variable, part) in [
-            (
-                RELAY,
-                None,
-                "no password\n  next: pass --password-file FILE",
-            ),
-            ("1080", Some("x"), "--relay <websocks+WAY://USER@HOST:PORT>"),
-            (
-                "1080 --relay wss://relay",
-                Some("x"),
-                "is written websocks+wss://",
-    #[test]
     fn others_are_served_by_password_or_on_purpose() {
         let folder = tempfile::tempdir().expect("a folder");
         let user = secret(folder.path(), "u:p");
@@ -395,6 +390,19 @@ mod tests {
                 &format!("{RELAY} --pool 1025"),
                 Some("x"),
                 "1025 is not in 0..=1024",
+    #[test]
+    fn wrong_arguments_say_why() {
+        for (args, variable, part) in [
+            (
+                RELAY,
+                None,
+                "no password\n  next: pass --password-file FILE",
+            ),
+            ("1080", Some("x"), "--relay <websocks+WAY://USER@HOST:PORT>"),
+            (
+                "1080 --relay wss://relay",
+                Some("x"),
+                "is written websocks+wss://",
             ),
             (RELAY, Some(""), "the password: it is empty"),
             (
@@ -425,7 +433,16 @@ mod tests {
             };
             report.to_string()
         };
-        assert!(report("127.0.0.1:1", true).contains("this host only"));
+        let local = report("127.0.0.1:1", true);
+        assert!(local.contains("this host only"), "{local}");
+        assert!(local.contains("  curl --socks5-hostname "), "{local}");
+        let asking = report("127.0.0.1:1", false);
+        for part in [
+            "curl --proxy-user USER:PASSWORD --socks5-",
+            "ask for the user and",
+        ] {
+            assert!(asking.contains(part), "{asking}");
+        }
         let open = report("192.0.2.1:1", true);
         assert!(open.contains("can use it, without a password"), "{open}");
         assert!(open.contains("by websocks+ws://alice@relay:80"), "{open}");

@@ -460,17 +460,35 @@ fn a_refusal_is_logged_with_whose_it_was() {
     }
 }
 
+/// The script for browsers that have this name for the port.
+fn script(agent: SocketAddr, host: &str) -> String {
+    let mut stream = dial(agent);
+    let request = format!("GET /proxy.pac HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn a_browser_that_has_to_show_a_password_is_led_to_the_http_proxy() {
+    let (folder, relay) = relay("");
+    let user = secret(folder.path(), "user", "me:right\n");
+    let (agent, local) = agent(folder.path(), &url(&relay), &["--local-user-file", &user]);
+    let host = local.to_string();
+    let answer = script(local, &host);
+    let proxies = format!("\"PROXY {host}; SOCKS5 {host}\"");
+    assert_eq!(answer.matches(&proxies).count(), 2, "{answer}");
+    assert!(agent.stop().success());
+}
+
 #[test]
 fn a_browser_is_given_a_script_by_the_name_that_it_has_for_the_port() {
     let (folder, relay) = relay("");
     let rules = secret(folder.path(), "rules", "direct home.example\n");
     let (_agent, local) = agent(folder.path(), &url(&relay), &["--rules", &rules]);
     let host = format!("localhost:{}", local.port());
-    let mut stream = dial(local);
-    let request = format!("GET /proxy.pac HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
+    let answer = script(local, &host);
     for part in [
         "HTTP/1.1 200 ",
         "application/x-ns-proxy-autoconfig",

@@ -25,7 +25,7 @@ use std::str::FromStr;
 
 pub use error::{RoutingError, RoutingProblem};
 pub use host_list::{HostList, HostListError, LIST_BYTES_MAX};
-pub use pac::{PAC_CONTENT_TYPE, ProxyAddress, ProxyAddressError};
+pub use pac::{PAC_CONTENT_TYPE, ProxyAccess, ProxyAddress, ProxyAddressError};
 use pattern::Pattern;
 
 /// How many rules a file may hold. They are asked one by one: names in thousands belong in

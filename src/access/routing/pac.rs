@@ -6,10 +6,11 @@
 //! (a regular expression, a list, a network of IPv6) stands there for all that it may be
 //! about, which is left to the agent; where it says `direct`, it is left out.
 //!
-//! `SOCKS5` comes first, and `PROXY` behind it for what browsers ask of an HTTP proxy by
-//! CONNECT: all but `http:`. `SOCKS` is left out, since it means SOCKS4 to most, for which
-//! they would resolve the name themselves. So is `DIRECT` behind a proxy: what no relay can
-//! lead would go out in the open.
+//! Without a password `SOCKS5` comes first, and `PROXY` behind it for what browsers ask of an
+//! HTTP proxy by CONNECT: all but `http:`. `SOCKS` is left out, since it means SOCKS4 to most,
+//! for which they would resolve the name themselves. So is `DIRECT` behind a proxy: what no
+//! relay can lead would go out in the open. Where a password is asked for, `PROXY` comes first:
+//! browsers ask their user for that of an HTTP proxy, and can show none by SOCKS5.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -27,6 +28,15 @@ pub const PAC_CONTENT_TYPE: &str = "application/x-ns-proxy-autoconfig";
 /// How long the rules' part may become, in bytes: browsers load 1 MiB. What no longer fits
 /// goes to the agent.
 const CONDITIONS_BYTES_MAX: usize = 256 << 10;
+
+/// Whether the agent serves whoever reaches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyAccess {
+    /// It does.
+    Open,
+    /// It asks for a user and a password.
+    Password,
+}
 
 /// Where a browser finds the agent: a name or an address, and a port. It holds no character
 /// that means something in a script or a list of proxies.
@@ -86,10 +96,19 @@ impl RoutingRules {
     /// A script that sends to `proxy` all but what these rules say is dialled directly, to be
     /// served as [`PAC_CONTENT_TYPE`]. It is in ASCII, and has 300 KiB at most.
     #[must_use]
-    pub fn auto_config(&self, proxy: &ProxyAddress) -> String {
+    pub fn auto_config(&self, proxy: &ProxyAddress, access: ProxyAccess) -> String {
         let (conditions, otherwise) = self.conditions();
-        let socks = quoted(&format!("SOCKS5 {proxy}"));
-        let connect = quoted(&format!("SOCKS5 {proxy}; PROXY {proxy}"));
+        let (plain, connect) = match access {
+            ProxyAccess::Open => (
+                format!("SOCKS5 {proxy}"),
+                format!("SOCKS5 {proxy}; PROXY {proxy}"),
+            ),
+            ProxyAccess::Password => {
+                let proxies = format!("PROXY {proxy}; SOCKS5 {proxy}");
+                (proxies.clone(), proxies)
+            }
+        };
+        let (plain, connect) = (quoted(&plain), quoted(&connect));
         // Addresses of IPv6 and unknown ports are the agent's: a mapped address is one of
         // IPv4, and a scheme may have any port. The script must not fail either, for then
         // browsers go directly.
@@ -97,7 +116,7 @@ impl RoutingRules {
             r#"function FindProxyForURL(url, host) {{
   url = url.toLowerCase();
   host = host.toLowerCase().replace(/\.$/, "");
-  var proxy = /^http:/.test(url) ? {socks} : {connect};
+  var proxy = /^http:/.test(url) ? {plain} : {connect};
   var ports = {{ ftp: 21, http: 80, https: 443, ws: 80, wss: 443 }};
   var parts = /^([a-z]+):\/\/[^\/?#]*?(?::(\d+))?(?:[\/?#]|$)/.exec(url);
   var port = parts ? Number(parts[2] || ports[parts[1]]) : 0;
@@ -189,7 +208,7 @@ mod tests {
     fn script(rules: &str, proxy: &str) -> String {
         let rules = RoutingRules::parse(rules, |_| Ok::<_, io::Error>("||l.example".to_owned()));
         let proxy = proxy.parse().expect(proxy);
-        rules.expect("rules").auto_config(&proxy)
+        rules.expect("rules").auto_config(&proxy, ProxyAccess::Open)
     }
 
     /// The lines that rules make, and the last.
@@ -262,6 +281,15 @@ mod tests {
                        \"SOCKS5 [::1]:1080; PROXY [::1]:1080\";";
         assert!(script.contains(proxies), "{script}");
         assert!(!script.contains("DIRECT"), "{script}");
+    }
+
+    #[test]
+    fn a_password_is_asked_for_as_browsers_can_show_one() {
+        let proxy = "[::1]:1080".parse().expect("a proxy");
+        let script = RoutingRules::default().auto_config(&proxy, ProxyAccess::Password);
+        let proxies = "/^http:/.test(url) ? \"PROXY [::1]:1080; SOCKS5 [::1]:1080\" : \
+                       \"PROXY [::1]:1080; SOCKS5 [::1]:1080\";";
+        assert!(script.contains(proxies), "{script}");
     }
 
     #[test]

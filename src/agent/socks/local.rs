@@ -10,7 +10,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use super::pass::Passed;
 use super::refusal::Refusal;
 use crate::access::Guesses;
-use crate::access::routing::{PAC_CONTENT_TYPE, ProxyAddress, RoutingRules};
+use crate::access::routing::{PAC_CONTENT_TYPE, ProxyAccess, ProxyAddress, RoutingRules};
 use crate::config::limits::Limits;
 use crate::protocol::Progress;
 use crate::protocol::http_head::{Answer, Persistence};
@@ -244,7 +244,11 @@ impl Local {
                 destination
             }
             ProxyAsked::Own { path, host } => {
-                return self.answer_own(&path, host.as_deref(), rules).await;
+                let access = match door.asks() {
+                    true => ProxyAccess::Password,
+                    false => ProxyAccess::Open,
+                };
+                return self.answer_own(&path, host.as_deref(), access, rules).await;
             }
         };
         self.stream.put_back(rest);
@@ -259,6 +263,7 @@ impl Local {
         &mut self,
         path: &str,
         host: Option<&str>,
+        access: ProxyAccess,
         rules: &RoutingRules,
     ) -> Result<Option<Request>, Refused> {
         let path = path.split('?').next().unwrap_or_default();
@@ -277,7 +282,7 @@ impl Local {
             self.say(&http_proxy::refusal(400, words)).await?;
             return Err(Refused::NoHost);
         };
-        let script = rules.auto_config(&proxy);
+        let script = rules.auto_config(&proxy, access);
         let answer = Answer::with_body(200, PAC_CONTENT_TYPE, script);
         self.say(&answer.encode(Persistence::Close)).await?;
         Ok(None)
