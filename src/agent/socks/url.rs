@@ -41,7 +41,11 @@ pub enum WebsocksUrlError {
     #[error("behind the port a WebSocks relay's URL has ?pin=… or nothing")]
     Rest,
     /// Something other than a certificate's fingerprint.
-    #[error("a pin is the SHA-256 of the relay's certificate, 64 hexadecimal digits")]
+    #[error(
+        "a pin is the SHA-256 of the relay's certificate, 64 hexadecimal digits, with or without \
+         colons: as the relay tells it at its start, or openssl x509 -noout -fingerprint -sha256 \
+         behind its ="
+    )]
     Pin,
     /// A pin where there is no certificate.
     #[error("a pin is for relays over TLS: websocks+wss")]
@@ -134,6 +138,13 @@ mod tests {
         );
         let pinned = format!("websocks+wss://a@relay:443?pin={pin}");
         check(&pinned, Ok("websocks+wss://a@relay:443"));
+        let colons = ["AB"; 32].join(":");
+        let pinned = format!("websocks+wss://a@relay:443?pin={colons}");
+        check(&pinned, Ok("websocks+wss://a@relay:443"));
+        for wrong in [&colons[3..], &format!("sha256 Fingerprint={colons}")] {
+            let pinned = format!("websocks+wss://a@relay:443?pin={wrong}");
+            check(&pinned, Err("with or without colons"));
+        }
         check("wss://a@relay:443", Err("is written websocks+wss://"));
         check("relay:443", Err("is written websocks+wss://"));
         check("websocks+wss://relay:443", Err("names no user"));
