@@ -69,6 +69,52 @@ fn a_file_is_checked_without_starting_anything() {
 }
 
 #[test]
+fn rules_are_tried_without_an_agent() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, list) = (path("rules"), path("list"));
+    std::fs::write(&list, "||listed.example\n||other.example^$popup\n").expect("written");
+    let rules = format!("# mail\n\ndeny :25\nrelay abp:{list}\ndirect 10.0.0.0/8\n");
+    std::fs::write(&file, rules).expect("written");
+    let destinations = [
+        "a.example:25",
+        "WWW.listed.example:80",
+        "10.1.2.3:80",
+        "[::1]:1",
+    ];
+    let output = midspan(&[&["check", "--rules", &file], &destinations[..]].concat());
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8(output.stdout).expect("text"),
+        format!(
+            "{file} is valid; rules: 3\n  lines of {list}: 1 used, 1 ignored\n\
+             a.example:25  deny  {file}:3 (deny *:25)\n\
+             www.listed.example:80  relay  {file}:4 (relay abp:{list})\n\
+             10.1.2.3:80  direct  {file}:5 (direct 10.0.0.0/8)\n\
+             [::1]:1  relay  no rule fits\n"
+        )
+    );
+    check(&["check", "--rules", &file], 0, "valid; rules: 3\n", "");
+    check(
+        &["check", "--rules", &file, "a"],
+        2,
+        "",
+        "the destination \"a\": ",
+    );
+    check(&["check", "--rules", &file, "a:0"], 2, "", "1 to 65535");
+    check(&["check", "--rules"], 2, "", "a value is required");
+    std::fs::write(&file, "relay *\nallow *\n").expect("written");
+    let error = format!("the rules {file}: line 2: \"allow\" is no action");
+    check(&["check", "--rules", &file], 1, "", &error);
+    check(
+        &["check", "/x", "--rules", &file],
+        2,
+        "",
+        "cannot be used with",
+    );
+}
+
+#[test]
 fn a_key_is_printed_once_with_what_the_relay_keeps_of_it() {
     let print = || {
         let output = midspan(&["key", "ci", "--scope", "read", "--scope", "create"]);

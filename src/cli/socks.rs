@@ -142,7 +142,12 @@ impl SocksArgs {
     }
 }
 
-fn read_rules(path: &Path) -> anyhow::Result<RoutingRules> {
+/// The rules in a file, with the lists that they name.
+///
+/// # Errors
+///
+/// A file or list that cannot be read, or holds something else.
+pub(super) fn read_rules(path: &Path) -> anyhow::Result<RoutingRules> {
     let shown = path.display();
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read the rules {shown}"))?;
@@ -274,12 +279,6 @@ impl fmt::Display for SocksReport<'_> {
         for relay in *relays {
             writeln!(f, "  by {relay}")?;
         }
-        writeln!(
-            f,
-            "To try it:\n  curl {user}--socks5-hostname {listening} http://example.com/\n\
-             For browsers, a script to configure themselves by{asked}:\n  \
-             http://{listening}/proxy.pac"
-        )
         let (user, asked) = match is_open {
             true => ("", ""),
             false => (
@@ -287,6 +286,12 @@ impl fmt::Display for SocksReport<'_> {
                 " (they ask for the user and password)",
             ),
         };
+        writeln!(
+            f,
+            "To try it:\n  curl {user}--socks5-hostname {listening} http://example.com/\n\
+             For browsers, a script to configure themselves by{asked}:\n  \
+             http://{listening}/proxy.pac"
+        )
     }
 }
 
@@ -385,11 +390,6 @@ mod tests {
         }
     }
 
-            ),
-            (
-                &format!("{RELAY} --pool 1025"),
-                Some("x"),
-                "1025 is not in 0..=1024",
     #[test]
     fn wrong_arguments_say_why() {
         for (args, variable, part) in [
@@ -403,6 +403,11 @@ mod tests {
                 "1080 --relay wss://relay",
                 Some("x"),
                 "is written websocks+wss://",
+            ),
+            (
+                &format!("{RELAY} --pool 1025"),
+                Some("x"),
+                "1025 is not in 0..=1024",
             ),
             (RELAY, Some(""), "the password: it is empty"),
             (
