@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::quoted;
+use crate::access::egress::Reach;
 use crate::config::ListenAddress;
 use crate::config::settings::RelaySettings;
 use crate::protocol::jet::Transport;
@@ -50,19 +51,85 @@ impl StartupReport<'_> {
         let address = self.facts.listening.first()?;
         let only = self.settings.listen.first()?.only;
         let transport = only.unwrap_or(Transport::Tcp);
-        let scheme = transport.scheme();
-        let pin = match &self.facts.fingerprint {
-            Some(fingerprint) if transport.is_tls() => format!("?pin={fingerprint}"),
-            _ => String::new(),
-        };
-        let port = address.port();
-        Some(if address.ip().is_unspecified() {
-            let host = self.settings.jet.instance.host();
-            format!("{scheme}://{host}:{port}{pin}")
-        } else {
-            format!("{scheme}://{address}{pin}")
-        })
+        let pin = self.pin(transport.is_tls());
+        Some(format!(
+            "{}://{}{pin}",
+            transport.scheme(),
+            self.told(address)
+        ))
     }
+
+    /// The same for a user of WebSocks, at the first listener that serves it: over TLS, but
+    /// on loopback.
+    fn websocks_url(&self) -> Option<String> {
+        let users = &self.settings.users;
+        // Who has to show a certificate as well comes by no agent of ours.
+        if users.path.is_none() || self.settings.tls.client_ca.is_some() {
+            return None;
+        }
+        let mut listeners = self.facts.listening.iter().zip(&self.settings.listen);
+        let (address, is_tls) = listeners.find_map(|(address, listener)| match listener.only {
+            None => Some((address, !ListenAddress(*address).is_loopback())),
+            Some(Transport::Ws) => Some((address, false)),
+            Some(Transport::Wss) => Some((address, true)),
+            Some(_) => None,
+        })?;
+        let way = if is_tls { "wss" } else { "ws" };
+        let mut names = users.users.all().iter().map(|user| &*user.name);
+        let user = names.find(|name| is_plain(name)).unwrap_or("USER");
+        let (told, pin) = (self.told(address), self.pin(is_tls));
+        Some(format!("websocks+{way}://{user}@{told}{pin}"))
+    }
+
+    /// Host and port by which others reach this address.
+    fn told(&self, address: &SocketAddr) -> String {
+        match address.ip().is_unspecified() {
+            true => format!("{}:{}", self.settings.jet.instance.host(), address.port()),
+            false => address.to_string(),
+        }
+    }
+
+    /// By what a relay over TLS is known that made its certificate.
+    fn pin(&self, is_tls: bool) -> String {
+        let fingerprint = self.facts.fingerprint.as_ref().filter(|_| is_tls);
+        fingerprint.map_or_else(String::new, |print| format!("?pin={print}"))
+    }
+
+    /// What to run next at two ends, and as a user of WebSocks.
+    fn try_next(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let relay = self.relay_url();
+        if let Some(relay) = relay.filter(|_| self.settings.create_on_accept) {
+            write!(
+                f,
+                "
+Try next, where the service is:
+  midspan expose home --to 127.0.0.1:22 --relay {}
+and where it is wanted, with the ticket that this prints:
+  midspan forward 2222 --to TICKET
+  ssh -p 2222 127.0.0.1
+",
+                quoted(&relay)
+            )?;
+        }
+        if let Some(relay) = self.websocks_url() {
+            write!(
+                f,
+                "
+Try next as a user of WebSocks, with the password in a file that nobody else may read:
+  midspan socks 1080 --relay {} --password-file FILE
+  curl --socks5-hostname 127.0.0.1:1080 http://example.com/
+",
+                quoted(&relay)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a user's name needs no quotes in a shell, and stands in a URL as it is.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    name.bytes().all(is_plain)
 }
 
 impl fmt::Display for StartupReport<'_> {
@@ -118,6 +185,18 @@ impl fmt::Display for StartupReport<'_> {
             "  associations {created}; up to {} for {} s",
             limits.associations_max, limits.association_ttl_s
         )?;
+        if let Some(path) = &settings.users.path {
+            let count = settings.users.users.all().len();
+            let reach = match settings.egress.reach() {
+                Reach::Public => "what is public",
+                Reach::Everything => "everything",
+            };
+            let (path, rules) = (path.display(), settings.egress.rules().len());
+            writeln!(
+                f,
+                "  websocks     users of {path}: {count}; dials {reach} (rules: {rules})"
+            )?;
+        }
         writeln!(
             f,
             "  limits       {} connections, {} handshakes of {} s, {} pipes, {} MiB of memory",
@@ -131,20 +210,7 @@ impl fmt::Display for StartupReport<'_> {
         for note in &self.facts.notes {
             writeln!(f, "  note         {note}")?;
         }
-        let Some(relay) = self.relay_url().filter(|_| settings.create_on_accept) else {
-            return Ok(());
-        };
-        write!(
-            f,
-            "
-Try next, where the service is:
-  midspan expose home --to 127.0.0.1:22 --relay {}
-and where it is wanted, with the ticket that this prints:
-  midspan forward 2222 --to TICKET
-  ssh -p 2222 127.0.0.1
-",
-            quoted(&relay)
-        )
+        self.try_next(f)
     }
 }
 
@@ -239,6 +305,51 @@ and where it is wanted, with the ticket that this prints:
             report.contains("--relay 'jet+wss://127.0.0.1:40001?pin=00ff'\n"),
             "{report}"
         );
+    }
+
+    /// What a relay says that has these users and this configuration.
+    fn report_of_users(users: &str, config: &str, args: &str, listening: &str) -> String {
+        use std::fs;
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, list) = (
+            folder.path().join("relay.toml"),
+            folder.path().join("users"),
+        );
+        fs::write(&list, users).expect("written");
+        fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let config = format!("{config}\n[websocks]\nusers = {list:?}\n");
+        fs::write(&file, config).expect("written");
+        let args = format!("--config {} {args}", file.display());
+        report(&args, &[listening]).replace(&list.display().to_string(), "USERS")
+    }
+
+    #[test]
+    fn a_relay_that_dials_for_users_tells_what_they_run() {
+        let users = format!("a$b:{}=\nalice:{}=\n", "A".repeat(43), "A".repeat(43));
+        let socks = |relay: &str| {
+            format!("  midspan socks 1080 --relay {relay} --password-file FILE\n  curl --socks5-")
+        };
+        let plain = report_of_users(&users, "", "--listen 127.0.0.1:0", "127.0.0.1:4");
+        for part in [
+            "  websocks     users of USERS: 2; dials what is public (rules: 0)\n",
+            &socks("websocks+ws://alice@127.0.0.1:4"),
+        ] {
+            assert!(plain.contains(part), "{plain}");
+        }
+        let rules = "[egress]\nreach = \"everything\"\nrules = [\"deny :25\"]";
+        let open = "--listen 0.0.0.0:443 --open --jet-instance relay.example";
+        let open = report_of_users("", rules, open, "0.0.0.0:443");
+        for part in [
+            "  websocks     users of USERS: 0; dials everything (rules: 1)\n",
+            &socks("'websocks+wss://USER@relay.example:443?pin=00ff'"),
+        ] {
+            assert!(open.contains(part), "{open}");
+        }
+        let other = "--listen jet+tls://127.0.0.1:0";
+        let other = report_of_users(&users, "", other, "127.0.0.1:4");
+        assert!(!other.contains("midspan socks"), "{other}");
     }
 
     #[test]
