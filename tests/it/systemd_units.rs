@@ -14,7 +14,7 @@ fn systemd_takes_the_units_without_a_complaint() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut verify = Command::new(analyze);
     verify.arg("verify");
-    for name in ["midspan.service", "midspan.socket"] {
+    for name in ["midspan.service", "midspan.socket", "midspan-socks.service"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tuning")
             .join(name);
