@@ -69,6 +69,15 @@ impl Destination {
         }
     }
 
+    /// The name, where it has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.host {
+            Host::Address(_) => None,
+            Host::Name(name) => Some(name),
+        }
+    }
+
     /// Whether it names no host: all zeros, or the name `0`, with which some clients say
     /// that they do not know their own address (RFC 1928 §6).
     #[must_use]

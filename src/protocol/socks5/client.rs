@@ -1,4 +1,4 @@
-//! The client's role, up to the reply: RFC 1928 §3, RFC 1929.
+//! The client's role, up to its last reply: RFC 1928 §3, RFC 1929.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use super::VERSION;
 use super::auth::{AUTH_VERSION, Credentials};
 use super::frame::FrameError;
 use super::greeting::{Greeting, Method};
-use super::reply::Reply;
-use super::request::Request;
+use super::reply::{Reply, ReplyCode};
+use super::request::{Command, Request};
 use crate::protocol::Progress;
 
 /// How a client goes on.
@@ -22,13 +22,19 @@ pub enum Pace {
     StepByStep,
 }
 
-/// One client's way to its reply, sans-IO.
+/// One client's way to its reply, or replies, sans-IO.
 ///
 /// Input: [`receive`](Self::receive). Output: its result, and
 /// [`take_output`](Self::take_output), which is to be sent at the start and after each
 /// input.
+///
+/// ```text
+/// Method ──┬──────────────▶ Reply ──┬──────────────────────────────▶ Done
+///          └─▶ Verdict ───────┘     └─ BIND succeeds ─▶ PeerReply ─────┘
+/// ```
 pub struct Client {
     stage: Stage,
+    command: Command,
     credentials: Option<Credentials>,
     /// Encoded, until it is sent.
     request: Vec<u8>,
@@ -41,6 +47,8 @@ enum Stage {
     Method,
     Verdict,
     Reply,
+    /// That somebody has connected: RFC 1928 §6 has a second reply to BIND.
+    PeerReply,
     Done,
 }
 
@@ -73,6 +81,7 @@ impl Client {
     pub fn new(request: &Request, credentials: Option<Credentials>, pace: Pace) -> Self {
         let mut client = Self {
             stage: Stage::Method,
+            command: request.command,
             request: Vec::new(),
             received: Vec::new(),
             output: Vec::new(),
@@ -90,8 +99,8 @@ impl Client {
         client
     }
 
-    /// Bytes have come; gives the reply once it is there. What came behind it is
-    /// [`Self::into_rest`].
+    /// Bytes have come, or none: gives a reply once it is there. BIND has a second one behind
+    /// one that says that it is done. What came behind the last is [`Self::into_rest`].
     ///
     /// # Errors
     ///
@@ -120,12 +129,15 @@ impl Client {
                     self.take(2);
                     self.ask();
                 }
-                (Stage::Reply, received) => {
+                (stage @ (Stage::Reply | Stage::PeerReply), received) => {
                     let Progress::Complete { value, consumed } = Reply::decode(received)? else {
                         return Ok(None);
                     };
                     self.take(consumed);
-                    self.stage = Stage::Done;
+                    self.stage = match (stage, self.command, value.code) {
+                        (Stage::Reply, Command::Bind, ReplyCode::Succeeded) => Stage::PeerReply,
+                        _ => Stage::Done,
+                    };
                     return Ok(Some(value));
                 }
                 (Stage::Done, _) => return Ok(None),
@@ -139,7 +151,7 @@ impl Client {
         std::mem::take(&mut self.output)
     }
 
-    /// What came behind the reply.
+    /// What came behind the last reply.
     #[must_use]
     pub fn into_rest(self) -> Vec<u8> {
         self.received
@@ -181,7 +193,9 @@ impl fmt::Debug for Client {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Asked, Command, Destination, MethodPolicy, ReplyCode, Server};
+    use std::net::SocketAddr;
+
+    use super::super::{Asked, Destination, MethodPolicy, Server};
     use super::*;
 
     fn request() -> Request {
@@ -251,6 +265,55 @@ mod tests {
                     reply.map(|reply| reply.code),
                     Some(ReplyCode::HostUnreachable)
                 );
+            }
+        }
+    }
+
+    /// What a client is told when the replies to its request come in pieces of this size,
+    /// and what is left behind them.
+    fn told(command: Command, replies: &[Reply], piece: usize) -> (Vec<Reply>, Vec<u8>) {
+        let request = Request {
+            command,
+            destination: SocketAddr::from(([192, 0, 2, 7], 20)).into(),
+        };
+        let mut client = Client::new(&request, None, Pace::AtOnce);
+        let mut server = Server::new(MethodPolicy::NoAuthentication);
+        server.receive(&client.take_output());
+        assert_eq!(server.poll(), Ok(Some(Asked::Request(request))));
+        let mut said = server.take_output();
+        for reply in replies {
+            reply.encode(&mut said);
+        }
+        said.extend_from_slice(b"220 ready");
+        let mut told = Vec::new();
+        for bytes in said.chunks(piece) {
+            let mut fresh = bytes;
+            while let Some(reply) = client.receive(fresh).expect("replies") {
+                told.push(reply);
+                fresh = b"";
+            }
+        }
+        assert!(client.take_output().is_empty());
+        (told, client.into_rest())
+    }
+
+    #[test]
+    fn bind_has_two_replies_however_they_are_cut() {
+        let listening = Reply::succeeded(SocketAddr::from(([203, 0, 113, 7], 40_000)));
+        let peer = Reply::succeeded(SocketAddr::from(([192, 0, 2, 7], 20)));
+        let late = Reply::failed(ReplyCode::TtlExpired);
+        let refused = Reply::failed(ReplyCode::CommandNotSupported);
+        for (command, replies) in [
+            (Command::Bind, vec![listening.clone(), peer]),
+            (Command::Bind, vec![listening.clone(), late]),
+            // None comes behind one that says that nobody listens, and none of others.
+            (Command::Bind, vec![refused]),
+            (Command::Connect, vec![listening.clone()]),
+            (Command::UdpAssociate, vec![listening]),
+        ] {
+            for piece in 1..40 {
+                let expected = (replies.clone(), b"220 ready".to_vec());
+                assert_eq!(told(command, &replies, piece), expected, "in {piece}");
             }
         }
     }

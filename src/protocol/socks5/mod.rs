@@ -9,6 +9,7 @@
 //!                       <───────  verdict
 //!   request             ───────>            request.rs
 //!                       <───────  reply     reply.rs
+//!                       <───────  reply, of BIND: somebody has come
 //!   bytes               <──────>  bytes
 //! ```
 //!

@@ -37,7 +37,7 @@ pub enum ReplyCode {
 pub struct Reply {
     /// What came of it.
     pub code: ReplyCode,
-    /// Where the server's end is.
+    /// Where the server's end is; in BIND's second reply, where the peer's is.
     pub bound: Destination,
 }
 
@@ -89,7 +89,7 @@ impl ReplyCode {
 }
 
 impl Reply {
-    /// That it is done, and where the server's end is.
+    /// That it is done, and at which end.
     #[must_use]
     pub fn succeeded(bound: SocketAddr) -> Self {
         Self {

@@ -56,6 +56,16 @@ impl RequestError {
 }
 
 impl Command {
+    /// Its name in a log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Bind => "bind",
+            Self::UdpAssociate => "udp_associate",
+        }
+    }
+
     const fn code(self) -> u8 {
         match self {
             Self::Connect => 1,

@@ -52,7 +52,8 @@ enum Stage {
 pub enum Asked {
     /// Who it is: say with [`Server::handle_verdict`] whether that is right.
     Credentials(Credentials),
-    /// What it wants: answer with a [`Reply`]. What came behind it is
+    /// What it wants: answer with a [`Reply`], and BIND that is done with a second one when
+    /// the peer has come, or will not (RFC 1928 §6). What came behind it is
     /// [`Server::into_rest`].
     Request(Request),
 }
