@@ -15,9 +15,9 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recvfrom, sendto};
 use socket2::{Domain, Protocol, Type};
 
-use super::poll_table::PollKey;
-use super::reactor::{Closing, Reactor};
+use super::reactor::Reactor;
 use super::socket::Socket;
+use super::task_socket::TaskSocket;
 
 /// The longest datagram there is: its length in the header of UDP.
 pub const DATAGRAM_BYTES_MAX: usize = u16::MAX as usize;
@@ -31,10 +31,7 @@ const ERRORS_MAX: usize = 16;
 /// Every operation may be dropped at any await: no buffer of the caller is ever in the
 /// kernel's hands.
 pub struct DatagramSocket {
-    reactor: Rc<Reactor>,
-    /// `None` only after `drop` took it.
-    socket: Option<Socket>,
-    poll: PollKey,
+    socket: TaskSocket,
     /// There may be something: its poll tells each thing once.
     is_readable: bool,
 }
@@ -54,11 +51,8 @@ impl DatagramSocket {
         }
         socket.bind(&address.into())?;
         let socket = Socket::from_nonblocking(OwnedFd::from(socket));
-        let poll = reactor.watch_input(&socket);
         Ok(Self {
-            reactor,
-            socket: Some(socket),
-            poll,
+            socket: TaskSocket::new(reactor, socket),
             is_readable: true,
         })
     }
@@ -111,7 +105,7 @@ impl DatagramSocket {
     /// Whether something may be there; has the task woken when it is.
     pub fn poll_readable(&mut self, context: &Context<'_>) -> Poll<()> {
         while !self.is_readable {
-            match self.reactor.poll_readiness(self.poll, context) {
+            match self.socket.poll_readiness(context) {
                 Poll::Ready(readiness) => self.is_readable = readiness.is_readable(),
                 Poll::Pending => return Poll::Pending,
             }
@@ -120,18 +114,7 @@ impl DatagramSocket {
     }
 
     fn socket(&self) -> &Socket {
-        match &self.socket {
-            Some(socket) => socket,
-            None => unreachable!("only its drop takes it"),
-        }
-    }
-}
-
-impl Drop for DatagramSocket {
-    fn drop(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            self.reactor.retire(self.poll, socket, Closing::Clean);
-        }
+        self.socket.socket()
     }
 }
 

@@ -254,7 +254,7 @@ impl From<Keepalive> for TcpKeepalive {
 }
 
 /// Sets what is needed once, on the listening socket, and not for each connection.
-fn prepare(socket: SockRef<'_>, hand_out: HandOut) -> io::Result<()> {
+pub(super) fn prepare(socket: SockRef<'_>, hand_out: HandOut) -> io::Result<()> {
     if hand_out == HandOut::FirstBytes {
         defer_accept(&socket)?;
     }

@@ -25,6 +25,7 @@ pub mod inherited;
 pub mod kernel;
 pub mod listener;
 pub mod memory_file;
+pub mod peer_listener;
 pub mod pipe;
 pub(crate) mod poll_table;
 pub mod provided;
@@ -37,6 +38,7 @@ pub mod signal;
 pub mod slot_key;
 pub mod socket;
 pub mod stream;
+mod task_socket;
 pub mod timer_wheel;
 pub mod transfer;
 
