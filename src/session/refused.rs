@@ -1,6 +1,7 @@
 //! Why a connection did not become a leg: one name for each reason, and the
 //! one place that turns it into an answer.
 
+use super::wrapped_stream::Departure;
 use crate::access::Denied;
 use crate::association::Refusal;
 use crate::protocol::jet::{RefusalReason, RestError, Status};
@@ -284,6 +285,15 @@ impl From<Denied> for Refused {
             Denied::TooFast => Self::TooFast,
             Denied::Spent => Self::SpentToken,
             Denied::TooManySpent => Self::TooManySpent,
+        }
+    }
+}
+
+impl From<Departure> for Refused {
+    fn from(departure: Departure) -> Self {
+        match departure {
+            Departure::Gone => Self::ClosedEarly,
+            Departure::SaysTooMuch => Self::BadSocks,
         }
     }
 }

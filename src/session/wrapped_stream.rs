@@ -19,6 +19,9 @@ use crate::runtime::stream::Stream;
 /// Bytes that are read, or written, at a time through a codec.
 const PIECE_BYTES: usize = 4 << 10;
 
+/// Bytes that a peer may say while it is to wait.
+const EARLY_BYTES_MAX: usize = 4 << 10;
+
 /// Where a shard's wrapped streams have their bytes while codecs work on them.
 #[derive(Clone, Debug)]
 pub struct SharedWorkshop(Rc<RefCell<Workshop>>);
@@ -47,6 +50,15 @@ impl fmt::Debug for WrappedStream {
             .field("unread_bytes", &self.unread.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Why a peer that was to wait waits no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It has closed the connection, or ended its direction of it, or broken it.
+    Gone,
+    /// It says more than is kept for it.
+    SaysTooMuch,
 }
 
 /// What is around a connection's bytes.
@@ -282,6 +294,24 @@ impl WrappedStream {
     pub async fn readable(&mut self) {
         while !self.is_readable() {
             self.stream.readiness().await;
+        }
+    }
+
+    /// Waits until the peer waits no more. What it says meanwhile is kept, and read before
+    /// anything else.
+    pub async fn departure(&mut self) -> Departure {
+        loop {
+            let mut early = std::mem::take(&mut self.unread);
+            let read = self.try_read_into(&mut early, None);
+            self.unread = early;
+            match read {
+                Ok(true) if self.unread.len() > EARLY_BYTES_MAX => return Departure::SaysTooMuch,
+                Ok(true) => {}
+                Err(Errno::AGAIN) => {
+                    self.stream.readiness().await;
+                }
+                Ok(false) | Err(_) => return Departure::Gone,
+            }
         }
     }
 
