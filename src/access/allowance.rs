@@ -17,6 +17,8 @@ pub struct Allowance {
     pub sessions_max: Option<u32>,
     /// What is dialled for each in a minute; as above.
     pub dials_per_minute_max: Option<u32>,
+    /// How many of each may await somebody at once; 0 is none, `None` everybody's.
+    pub binds_max: Option<u32>,
 }
 
 /// Every allowance, with its users. All shards have the same.

@@ -5,7 +5,8 @@
 //! tokens is known by its public key alone. Of a user's password it keeps what proofs are
 //! made of, which is as secret as the password; see `user.rs`.
 //!
-//! [`egress`] says where the relay may dial for others, and [`routing`] what a local agent
+//! [`egress`] says where the relay may dial for others, [`Awaiting`] where it awaits somebody
+//! for them, and [`routing`] what a local agent
 //! does with a destination; [`forwarding`] who serves and uses forwarded ports.
 //!
 //! Left out: where keys come from (that is `config`), and what an answer to a peer
@@ -13,6 +14,7 @@
 
 mod allowance;
 mod api_key;
+mod awaiting;
 pub mod egress;
 pub mod forwarding;
 mod guesses;
@@ -25,6 +27,7 @@ mod user;
 
 pub use allowance::{Allowance, Allowances};
 pub use api_key::{ApiKey, KEY_PREFIX, KeyHash, KeyHashError, Presented};
+pub use awaiting::Awaiting;
 pub use guesses::Guesses;
 pub use keyring::{Denied, Grant, KeyEntry, Keyring, Scope};
 pub use rate::Rates;

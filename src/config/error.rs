@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{ListenAddress, Listener, TreeError, ValueError};
@@ -99,6 +100,9 @@ impl ConfigError {
             Problem::UserTwice { .. } => {
                 Some("one table has all that a user is to have; leave the name out here".into())
             }
+            Problem::BindAddress { .. } => Some(
+                "name the address by which visitors' peers reach this host (ip addr)".into(),
+            ),
             Problem::Web(error) => error.next_step(),
             Problem::WebTwice => Some("leave one of them out".into()),
             Problem::NoStateDir => {
@@ -262,6 +266,12 @@ pub enum Problem {
     /// Rules for nobody.
     #[error("no user is named")]
     NoUser,
+    /// No address to which others could connect.
+    #[error("\"{}\" is no address to connect to, such as 203.0.113.7", .written.escape_default())]
+    BindAddress { written: String },
+    /// Visitors are told one address.
+    #[error("{ip} is the second of its family; somebody is awaited at one of each")]
+    BindFamilyTwice { ip: IpAddr },
     /// Neither `allow` nor `deny`.
     #[error("\"{}\" is no rule, such as \"deny *:25\" or \"allow 10.0.0.0/8\"", .written.escape_debug())]
     Rule { written: String },

@@ -164,6 +164,15 @@ limits! {
     /// What is dialled for one user in a minute; so much may be at once, and a table of
     /// `[[websocks.rules]]` may say otherwise. 0 is no limit.
     dials_per_minute_max: Fixed(0), 0, 1_048_576;
+    /// Visitors at once that await somebody by SOCKS5's BIND, for each of whom the relay
+    /// listens at a port.
+    binds_max: Fixed(256), 1, 65_536;
+    /// Those of one user, be they on whichever shards; a table of `[[websocks.rules]]` may say
+    /// otherwise. 0 is none.
+    binds_per_user_max: Fixed(16), 0, 65_536;
+    /// Seconds until whom such a visitor awaits must have come. Gateways on the way, and
+    /// clients, often give up what is silent for a minute.
+    bind_timeout_s: Fixed(45), 1, 3600;
     /// Names of one user that are resolved, or wait for that, at once.
     names_per_user_max: Fixed(64), 1, NAMES_PER_USER_HIGHEST;
     /// Wrong passwords from one source address in a minute, of IPv6 from one /64; so many
@@ -220,6 +229,9 @@ impl Limits {
             creations_per_minute_max: 0,
             sessions_per_user_max: 0,
             dials_per_minute_max: 0,
+            binds_max: 0,
+            binds_per_user_max: 0,
+            bind_timeout_s: 0,
             names_per_user_max: 0,
             wrong_passwords_per_minute_max: 0,
             spent_tokens_max: 0,
@@ -290,6 +302,12 @@ impl Limits {
     #[must_use]
     pub const fn handshake_timeout(&self) -> Duration {
         Duration::from_secs(self.handshake_timeout_s)
+    }
+
+    /// [`bind_timeout_s`](Self::bind_timeout_s) as a duration.
+    #[must_use]
+    pub const fn bind_timeout(&self) -> Duration {
+        Duration::from_secs(self.bind_timeout_s)
     }
 
     /// [`session_ttl_s`](Self::session_ttl_s) as a duration; `None` when it is zero,

@@ -13,7 +13,7 @@ use super::listening::{admin, listeners};
 use super::settings::{Flags, HostFacts, JetSettings, LogSettings, RelaySettings, SPIN_US_MAX};
 use super::urls::{networks, stun, urls};
 use super::web::web;
-use super::websocks::{egress, users};
+use super::websocks::{awaiting, egress, users};
 use super::{ConfigError, CoreChoice, Instance, Place, Problem};
 /// How long a relay that was told to stop waits for its pairs.
 const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -88,6 +88,7 @@ impl RelaySettings {
             limits,
             keyring: keyring(file)?,
             users: users(file)?,
+            awaiting: awaiting(file)?,
             egress: egress(file)?,
             forwarding: forwarding(file)?,
             tls: tls(

@@ -19,9 +19,9 @@ use super::{
     CoreChoice, DataPlane, GivenSockets, Instance, JetV1, ListenAddress, Listener, LogFormat,
     LogLevel, Period,
 };
-use crate::access::Keyring;
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
+use crate::access::{Awaiting, Keyring};
 use crate::protocol::jet::{PublicUrl, Transport};
 use crate::web::Web;
 
@@ -76,6 +76,8 @@ pub struct RelaySettings {
     pub tls: TlsSettings,
     /// Whom the relay dials for, by WebSocks. Without any user it does not.
     pub users: UsersFile,
+    /// Where it awaits somebody for them. Without an address it does not.
+    pub awaiting: Awaiting,
     /// Where it may dial.
     pub egress: Egress,
     /// Whose ports it forwards, by PTTH, and to whom.
@@ -296,7 +298,7 @@ impl fmt::Display for RelaySettings {
         for issuer in self.keyring.issuers() {
             write!(f, "\n{issuer}")?;
         }
-        websocks::Shown(&self.users, &self.egress).fmt(f)?;
+        websocks::Shown(&self.users, &self.awaiting, &self.egress).fmt(f)?;
         forwarding::Shown(&self.forwarding).fmt(f)?;
         web::Shown(&self.web).fmt(f)?;
         self.tls.fmt(f)

@@ -1,9 +1,10 @@
-//! Whom the relay dials for, and where: `[websocks]` and `[egress]`.
+//! Whom the relay dials for, or awaits somebody, and where: `[websocks]` and `[egress]`.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use super::file::ConfigFile;
 use super::limits::spec_of;
 use super::{ConfigError, Place, Problem};
 use crate::access::egress::{Egress, Reach, Rule, Verdict};
-use crate::access::{Allowance, Allowances, PasswordDigest, User, Users};
+use crate::access::{Allowance, Allowances, Awaiting, PasswordDigest, User, Users};
 
 /// `[websocks]`
 #[derive(Debug, Default, Deserialize)]
@@ -23,7 +24,19 @@ use crate::access::{Allowance, Allowances, PasswordDigest, User, Users};
 pub(super) struct WrittenWebsocks {
     users: Option<Spanned<PathBuf>>,
     #[serde(default)]
+    bind: WrittenBind,
+    #[serde(default)]
     rules: Vec<WrittenRules>,
+}
+
+/// `[websocks.bind]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenBind {
+    #[serde(default)]
+    addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    anybody: bool,
 }
 
 /// `[[websocks.rules]]`
@@ -35,6 +48,7 @@ struct WrittenRules {
     egress: Vec<Spanned<String>>,
     sessions_max: Option<Spanned<u64>>,
     dials_per_minute_max: Option<Spanned<u64>>,
+    binds_max: Option<Spanned<u64>>,
 }
 
 /// `[egress]`
@@ -147,7 +161,7 @@ pub(super) fn users(file: Option<&ConfigFile>) -> Result<UsersFile, ConfigError>
     let Some(file) = file else {
         return Ok(UsersFile::default());
     };
-    let WrittenWebsocks { users, rules } = &file.written().websocks;
+    let WrittenWebsocks { users, rules, .. } = &file.written().websocks;
     let listed = match users {
         None => UsersFile::default(),
         Some(written) => {
@@ -201,6 +215,7 @@ fn allowances(
                 table.dials_per_minute_max.as_ref(),
                 "dials_per_minute_max",
             )?,
+            binds_max: own_limit(file, table.binds_max.as_ref(), "binds_per_user_max")?,
         };
         tables.push((users.collect(), allowance));
     }
@@ -225,6 +240,33 @@ fn own_limit(
             Err(ConfigError::new(file.place(written), problem))
         }
     }
+}
+
+/// Where visitors' peers are awaited. Without an address of a family none of it is.
+pub(super) fn awaiting(file: Option<&ConfigFile>) -> Result<Awaiting, ConfigError> {
+    let Some(file) = file else {
+        return Ok(Awaiting::default());
+    };
+    let WrittenBind { addresses, anybody } = &file.written().websocks.bind;
+    let mut awaiting = Awaiting {
+        addresses: Vec::new(),
+        anybody: *anybody,
+    };
+    for written in addresses {
+        let wrong = |problem| ConfigError::new(file.place(written), problem);
+        let text = written.get_ref();
+        // Visitors are told it, so that it has to be one to which others can connect.
+        let is_one = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast();
+        let Some(ip) = text.parse().ok().filter(is_one) else {
+            let written = text.clone();
+            return Err(wrong(Problem::BindAddress { written }));
+        };
+        if awaiting.of_family(ip).is_some() {
+            return Err(wrong(Problem::BindFamilyTwice { ip }));
+        }
+        awaiting.addresses.push(ip);
+    }
+    Ok(awaiting)
 }
 
 /// Where may be dialled: by the rules of the file, and beyond them what is public. That a
@@ -262,12 +304,17 @@ fn rules(file: &ConfigFile, written: &[Spanned<String>]) -> Result<Vec<Rule>, Co
     written.iter().map(rule).collect()
 }
 
-/// Where users are listed, what they may, and egress rules, as the file writes them.
-pub(super) struct Shown<'a>(pub(super) &'a UsersFile, pub(super) &'a Egress);
+/// Where users are listed, what they may, where somebody is awaited for them, and egress
+/// rules, as the file writes them.
+pub(super) struct Shown<'a>(
+    pub(super) &'a UsersFile,
+    pub(super) &'a Awaiting,
+    pub(super) &'a Egress,
+);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(users, egress) = self;
+        let Self(users, awaiting, egress) = self;
         let reach = match egress.reach() {
             Reach::Public => "public",
             Reach::Everything => "everything",
@@ -278,11 +325,22 @@ impl fmt::Display for Shown<'_> {
             let path = toml::Value::String(path.to_string_lossy().into_owned());
             writeln!(f, "\n[websocks]\nusers = {path}")?;
         }
+        if **awaiting != Awaiting::default() {
+            let addresses = awaiting.addresses.iter();
+            let addresses: Vec<_> = addresses.map(|ip| format!("\"{ip}\"")).collect();
+            writeln!(
+                f,
+                "\n[websocks.bind]\naddresses = [{}]",
+                addresses.join(", ")
+            )?;
+            writeln!(f, "anybody = {}", awaiting.anybody)?;
+        }
         for (users, allowance) in users.allowances.all() {
             let Allowance {
                 egress,
                 sessions_max,
                 dials_per_minute_max,
+                binds_max,
             } = allowance;
             let users: Vec<_> = users.iter().cloned().map(toml::Value::String).collect();
             let users = toml::Value::Array(users);
@@ -293,6 +351,9 @@ impl fmt::Display for Shown<'_> {
             }
             if let Some(max) = dials_per_minute_max {
                 writeln!(f, "dials_per_minute_max = {max}")?;
+            }
+            if let Some(max) = binds_max {
+                writeln!(f, "binds_max = {max}")?;
             }
         }
         Ok(())
@@ -365,7 +426,8 @@ mod tests {
     fn users_have_their_own_rules_and_limits() {
         let written = "[[websocks.rules]]\nusers = [\"alice\", \"bob\"]\nsessions_max = 10\n\
              egress = [\"allow 10.1.0.0/16\", \"deny *:25\"]\n\
-             [[websocks.rules]]\nusers = [\"carol\"]\ndials_per_minute_max = 0\n";
+             [[websocks.rules]]\nusers = [\"carol\"]\ndials_per_minute_max = 0\n\
+             binds_max = 3\n";
         let (_folder, path, file) = with_users(written);
         let users = users(Some(&file)).unwrap();
         let of_alice = users.allowances.of("alice").unwrap();
@@ -375,10 +437,11 @@ mod tests {
         assert_eq!(users.allowances.of("bob"), Some(of_alice));
         let of_carol = users.allowances.of("carol").unwrap();
         assert_eq!(of_carol.dials_per_minute_max, Some(0));
+        assert_eq!(of_carol.binds_max, Some(3));
         assert_eq!(users.allowances.of("dave"), None);
 
         // It is shown as it could be written.
-        let shown = Shown(&users, &Egress::default()).to_string();
+        let shown = Shown(&users, &Awaiting::default(), &Egress::default()).to_string();
         let again = ConfigFile::parse(Path::new("again.toml"), shown).unwrap();
         assert_eq!(super::users(Some(&again)).unwrap(), users);
 
