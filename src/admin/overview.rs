@@ -22,6 +22,7 @@ pub(super) struct Summed {
     pub(super) ended: usize,
     pub(super) is_draining: bool,
     pub(super) handshakes: u64,
+    pub(super) binds: u64,
     pub(super) connections: u64,
     pub(super) datagram_associations: u64,
     pub(super) exchanges: u64,
@@ -51,6 +52,7 @@ impl Summed {
             ended: statuses.iter().filter(|one| one.has_ended).count(),
             is_draining: false,
             handshakes: 0,
+            binds: 0,
             connections: 0,
             datagram_associations: 0,
             exchanges: 0,
@@ -64,6 +66,7 @@ impl Summed {
         for status in statuses {
             sum.is_draining |= status.is_draining;
             sum.handshakes += status.handshakes;
+            sum.binds += status.binds;
             sum.connections += status.connections;
             sum.datagram_associations += status.datagram_associations;
             sum.exchanges += status.exchanges;
@@ -128,6 +131,7 @@ pub struct Overview {
     /// Of a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<u64>,
+    pub binds: u64,
     pub pairs: u64,
     pub exchanges: u64,
     pub datagram_associations: u64,
@@ -241,6 +245,7 @@ impl Overview {
             connections: sum.connections,
             handshakes: sum.handshakes,
             waiting: sum.meetings.map(|meetings| meetings.waiting),
+            binds: sum.binds,
             pairs: sum.usage.pairs as u64,
             exchanges: sum.exchanges,
             datagram_associations: sum.datagram_associations,

@@ -54,6 +54,11 @@ pub(super) fn metrics(sum: &Summed) -> String {
         meeting_lines(&mut text, meetings);
     }
     for (name, help, value) in [
+        (
+            "binds",
+            "Visitors that await somebody by SOCKS5's BIND.",
+            sum.binds,
+        ),
         ("pairs", "Pairs that are joined.", sum.usage.pairs as u64),
         (
             "exchanges",

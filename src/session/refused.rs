@@ -89,6 +89,12 @@ pub enum Refused {
     RelayRefuses,
     /// Nobody answers where it wants to go.
     DialFailed,
+    /// The relay cannot listen for whom it awaits.
+    ListenFailed,
+    /// Whom it awaits has not come in time.
+    NobodyCame,
+    /// It comes where somebody else is awaited.
+    NotAwaited,
     /// Not one byte came before the handshake's deadline.
     Silent,
     /// The request was not complete at the handshake's deadline.
@@ -131,6 +137,8 @@ pub enum Refused {
     TooManyOfUser,
     /// The user has more dialled than it may in a minute.
     TooManyDials,
+    /// As many of the user, or of all, await somebody as may.
+    TooManyBinds,
     /// As many names of the user are being resolved as may, or of all.
     TooManyNames,
     /// More wrong passwords came from this address than may in a minute.
@@ -192,6 +200,9 @@ crate::labels!(Refused {
     NoRelay = "no_relay",
     RelayRefuses = "relay_refuses",
     DialFailed = "dial_failed",
+    ListenFailed = "listen_failed",
+    NobodyCame = "nobody_came",
+    NotAwaited = "not_awaited",
     Silent = "silent",
     TooSlow = "too_slow",
     ClosedEarly = "closed_early",
@@ -213,6 +224,7 @@ crate::labels!(Refused {
     TunnelBroken = "tunnel_broken",
     TooManyOfUser = "too_many_of_user",
     TooManyDials = "too_many_dials",
+    TooManyBinds = "too_many_binds",
     TooManyNames = "too_many_names",
     TooManyWrong = "too_many_wrong",
     TooManyWaiting = "too_many_waiting",

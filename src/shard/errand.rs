@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::rc::Rc;
 
-use crate::protocol::socks5::{Destination, Host};
+use crate::protocol::socks5::{Command, Destination, Host};
 
 /// Characters of a name that are told; no name of a host is longer than 255.
 const TOLD_CHARS_MAX: usize = 255;
@@ -17,6 +17,8 @@ pub struct Errand {
     pub target: Box<str>,
     /// By which way, where an agent had several.
     pub way: Option<Rc<str>>,
+    /// What was asked.
+    pub command: Command,
 }
 
 /// A destination in one word.

@@ -1,7 +1,7 @@
 //! The relay's listening sockets, one for each shard and address: bound here, or by
 //! whoever started the process.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::serve::ServeError;
@@ -16,6 +16,15 @@ pub(super) struct Listeners {
     pub(super) addresses: Vec<SocketAddr>,
     /// Each shard's, in the order of the addresses.
     pub(super) by_shard: Vec<Vec<Listener>>,
+}
+
+/// Checks that this host has these addresses, at which nobody listens yet.
+pub(super) fn check_addresses(ips: &[IpAddr]) -> Result<(), ServeError> {
+    for &ip in ips {
+        let address = SocketAddr::new(ip, 0);
+        claim_address(address).map_err(|source| ServeError::Listen { address, source })?;
+    }
+    Ok(())
 }
 
 impl Listeners {

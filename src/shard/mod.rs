@@ -12,6 +12,7 @@
 //!                                 └─ handoff ─ inbox ─┘      └────── pair
 //! ```
 
+mod bind;
 pub mod control;
 mod datagrams;
 mod ear;

@@ -77,6 +77,8 @@ pub enum Message {
     Told { question: u64, told: Told },
     /// A session that the shard was asked to count is over, or came to nothing.
     SessionOver { user: Arc<str>, session: SessionId },
+    /// Whom one of them has awaited has come.
+    BindOver { user: Arc<str>, session: SessionId },
     /// From now on the settings are these.
     Reload(Box<RendezvousSettings>),
 }
@@ -113,6 +115,8 @@ pub struct RelayService {
     pub(super) asking_visitors: Tally,
     /// Those for which it passes datagrams on.
     pub(super) datagram_visits: Tally,
+    /// Those that await somebody.
+    pub(super) binds: Tally,
     pub(super) random: Random,
     /// For acceptors with a codec.
     pub(super) ear: RefCell<Ear>,
@@ -176,6 +180,7 @@ impl RelayService {
             visitors: Tally::default(),
             asking_visitors: Tally::default(),
             datagram_visits: Tally::default(),
+            binds: Tally::default(),
             random,
             ear: RefCell::default(),
             unheard: RefCell::default(),
@@ -436,8 +441,8 @@ impl RelayService {
     /// Connections that live on this shard, whatever they are at.
     pub(super) fn connections(&self) -> usize {
         let leaving = self.world.leaving();
-        // Each visitor may have two: its own, and what is dialled for it; or three, its own
-        // and two for datagrams.
+        // Each visitor may have two: its own, and what is dialled, or listens, for it; or
+        // three, its own and two for datagrams.
         let visitors = 2 * self.visitors.count() + self.datagram_visits.count();
         let unpaired = self.handshakes.get() + self.callers.count();
         unpaired + visitors + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
@@ -500,6 +505,9 @@ impl Service for RelayService {
             Message::Told { question, told } => self.questions.deliver(question, told),
             Message::SessionOver { user, session } => {
                 self.users.sessions.borrow_mut().end(&user, session);
+            }
+            Message::BindOver { user, session } => {
+                self.users.sessions.borrow_mut().end_bind(&user, session);
             }
             Message::Reload(settings) => {
                 self.settings.replace(Rc::new(*settings));

@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
-use crate::access::{Allowances, Keyring, Users};
+use crate::access::{Allowances, Awaiting, Keyring, Users};
 use crate::association::table::OnUnknown;
 use crate::protocol::jet::{HostName, PublicUrl, Transport};
 use crate::web::Web;
@@ -38,7 +38,9 @@ pub struct RendezvousSettings {
     pub users: Users,
     /// What some of them may.
     pub allowances: Allowances,
-    /// Where it may.
+    /// Where it awaits somebody for them.
+    pub awaiting: Awaiting,
+    /// Where it may dial.
     pub egress: Egress,
     /// Whose ports are forwarded, and to whom.
     pub forwarding: Forwarding,
@@ -70,6 +72,12 @@ pub struct RendezvousSettings {
     pub sessions_per_user_max: u32,
     /// As above.
     pub dials_per_minute_max: u32,
+    /// Of this shard.
+    pub binds_max: usize,
+    /// On all shards; 0 is none.
+    pub binds_per_user_max: u32,
+    /// Until whom a visitor awaits must have come.
+    pub bind_timeout: Duration,
     /// On all shards.
     pub names_per_user_max: usize,
     /// 0 is no limit.

@@ -12,7 +12,7 @@ use ahash::RandomState;
 use rustls::ServerConfig;
 
 use super::control::{Envelope, Operator};
-use super::listeners::Listeners;
+use super::listeners::{Listeners, check_addresses};
 use super::pulse::Pulse;
 use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService};
@@ -147,6 +147,7 @@ impl BoundRelay {
             true => Listeners::bind(settings, shard_count)?,
             false => Listeners::adopt(settings, sockets, shard_count)?,
         };
+        check_addresses(&settings.awaiting.addresses)?;
         let congestion_control = listeners.congestion_control();
         let addresses = listeners.addresses;
         let mut mailboxes = Vec::new();
@@ -299,6 +300,7 @@ pub(super) fn service_settings(
         session_idle: limits.session_idle(),
         users: settings.users.users.clone(),
         allowances: settings.users.allowances.clone(),
+        awaiting: settings.awaiting.clone(),
         egress: settings.egress.clone(),
         forwarding: settings.forwarding.clone(),
         web: settings.web.clone(),
@@ -316,6 +318,9 @@ pub(super) fn service_settings(
         creations_per_minute_max: to_u32(limits.creations_per_minute_max),
         sessions_per_user_max: to_u32(limits.sessions_per_user_max),
         dials_per_minute_max: to_u32(limits.dials_per_minute_max),
+        binds_max: to_usize(share(limits.binds_max, shards)),
+        binds_per_user_max: to_u32(limits.binds_per_user_max),
+        bind_timeout: limits.bind_timeout(),
         names_per_user_max: to_usize(limits.names_per_user_max),
         wrong_passwords_per_minute_max: to_u32(share(
             limits.wrong_passwords_per_minute_max,

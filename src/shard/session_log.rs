@@ -100,6 +100,7 @@ impl<C> Session<C> {
             user = errand.and_then(|errand| errand.user.as_ref()).map(field::display),
             target = errand.map(|errand| field::display(&errand.target)),
             way = errand.and_then(|errand| errand.way.as_ref()).map(field::display),
+            command = errand.map(|errand| errand.command.as_str()),
             "session ended"
         );
     }

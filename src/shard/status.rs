@@ -41,6 +41,8 @@ pub struct ShardStatus {
     pub has_ended: bool,
     /// Connections that have not said what they want, HTTP ones among them.
     pub handshakes: u64,
+    /// Visitors that await somebody.
+    pub binds: u64,
     /// Sockets that are open.
     pub connections: u64,
     /// Clients whose datagrams are passed on.
@@ -199,6 +201,7 @@ fn common<S: Service>(service: &S) -> ShardStatus {
         is_draining: world.is_draining(),
         has_ended: false,
         handshakes: 0,
+        binds: 0,
         connections: world.reactor.watched() as u64,
         datagram_associations: 0,
         exchanges: 0,
@@ -220,6 +223,7 @@ impl RelayService {
         let rendezvous = self.rendezvous.borrow();
         let table = rendezvous.table();
         status.handshakes = self.handshakes() as u64;
+        status.binds = self.binds.count() as u64;
         status.connections = self.connections() as u64;
         status.datagram_associations = self.datagram_visits.count() as u64;
         status.meetings = Some(Meetings {

@@ -1,4 +1,5 @@
-//! Users' sessions and dials, each user's counted by one shard for all of them.
+//! Users' sessions and dials, and those of their visitors who await somebody, each user's
+//! counted by one shard for all of them.
 //!
 //! A session is counted before the shard that asks knows it, and taken back when that shard is
 //! done with it, be it before the answer has come: both messages go the same way. Nobody is
@@ -32,12 +33,28 @@ pub struct Dial {
     pub session: SessionId,
     pub sessions_max: u32,
     pub per_minute_max: u32,
+    pub beginning: Beginning,
 }
+
+/// With what a session begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// Somebody is dialled.
+    Dial,
+    /// Somebody is awaited, as so many visitors of the user may at once.
+    Bind { binds_max: u32 },
+}
+
+/// Sessions by user; none has an empty set.
+#[derive(Debug, Default)]
+struct ByUser(HashMap<Arc<str>, HashSet<SessionId, RandomState>, RandomState>);
 
 /// What one shard counts for all.
 #[derive(Debug, Default)]
 pub(super) struct UserSessions {
-    running: HashMap<Arc<str>, HashSet<SessionId, RandomState>, RandomState>,
+    running: ByUser,
+    /// Those of them for which somebody is awaited.
+    awaiting: ByUser,
     dials: Rates<Arc<str>>,
 }
 
@@ -49,35 +66,60 @@ impl UserSessions {
             session,
             sessions_max,
             per_minute_max,
+            beginning,
         } = dial;
-        if sessions_max > 0 && self.count(&user) >= sessions_max as usize {
+        if sessions_max > 0 && self.running.count(&user) >= sessions_max as usize {
             return Err(Refused::TooManyOfUser);
+        }
+        if let Beginning::Bind { binds_max } = beginning
+            && self.awaiting.count(&user) >= binds_max as usize
+        {
+            return Err(Refused::TooManyBinds);
         }
         if per_minute_max > 0 {
             let taken = self.dials.take(Arc::clone(&user), per_minute_max, now);
             taken.map_err(|_| Refused::TooManyDials)?;
         }
-        self.running.entry(user).or_default().insert(session);
+        if let Beginning::Bind { .. } = beginning {
+            self.awaiting.insert(Arc::clone(&user), session);
+        }
+        self.running.insert(user, session);
         Ok(())
+    }
+
+    /// Nobody is awaited for a session any more, which goes on.
+    pub(super) fn end_bind(&mut self, user: &str, session: SessionId) {
+        self.awaiting.remove(user, session);
     }
 
     /// Takes a session back, which may never have been counted.
     pub(super) fn end(&mut self, user: &str, session: SessionId) {
-        if let Some(running) = self.running.get_mut(user) {
-            running.remove(&session);
-            if running.is_empty() {
-                self.running.remove(user);
-            }
-        }
+        self.running.remove(user, session);
+        self.awaiting.remove(user, session);
     }
 
     /// Forgets what users dialled who are gone.
     pub(super) fn forget(&mut self, is_known: impl Fn(&str) -> bool) {
         self.dials.keep(|user| is_known(user));
     }
+}
+
+impl ByUser {
+    fn insert(&mut self, user: Arc<str>, session: SessionId) {
+        self.0.entry(user).or_default().insert(session);
+    }
+
+    fn remove(&mut self, user: &str, session: SessionId) {
+        if let Some(sessions) = self.0.get_mut(user) {
+            sessions.remove(&session);
+            if sessions.is_empty() {
+                self.0.remove(user);
+            }
+        }
+    }
 
     fn count(&self, user: &str) -> usize {
-        self.running.get(user).map_or(0, HashSet::len)
+        self.0.get(user).map_or(0, HashSet::len)
     }
 }
 
@@ -119,6 +161,15 @@ impl UserSession {
     pub(super) fn user(&self) -> &str {
         &self.user
     }
+
+    /// Whom it has awaited has come.
+    pub(super) fn end_bind(&self) {
+        if let Some(Counted { world, by, session }) = &self.counted {
+            let (user, session) = (Arc::clone(&self.user), *session);
+            // A shard that has ended counts no more.
+            let _ = world.send(*by, Message::BindOver { user, session });
+        }
+    }
 }
 
 impl Drop for UserSession {
@@ -148,6 +199,7 @@ mod tests {
             session,
             sessions_max,
             per_minute_max: 0,
+            beginning: Beginning::Dial,
         };
         let first = session(0, 1);
         assert_eq!(sessions.begin(dial("alice", first, 2), now), Ok(()));
@@ -161,14 +213,49 @@ mod tests {
         // One that was refused is taken back as well, and is nobody else's.
         sessions.end("alice", session(0, 2));
         sessions.end("carol", first);
-        assert_eq!(sessions.count("alice"), 2);
+        assert_eq!(sessions.running.count("alice"), 2);
         sessions.end("alice", first);
         assert_eq!(sessions.begin(dial("alice", session(1, 2), 2), now), Ok(()));
         for number in [1, 2] {
             sessions.end("alice", session(1, number));
         }
         sessions.end("bob", session(0, 3));
-        assert!(sessions.running.is_empty());
+        assert!(sessions.running.0.is_empty());
+    }
+
+    #[test]
+    fn a_user_awaits_so_many_and_they_are_its_sessions() {
+        let mut sessions = UserSessions::default();
+        let session = |number| SessionId {
+            shard: ShardId(0),
+            number,
+        };
+        let begin = |sessions: &mut UserSessions, number, beginning| {
+            let dial = Dial {
+                user: "alice".into(),
+                session: session(number),
+                sessions_max: 3,
+                per_minute_max: 0,
+                beginning,
+            };
+            sessions.begin(dial, Timestamp::default())
+        };
+        let bind = Beginning::Bind { binds_max: 2 };
+        assert_eq!(begin(&mut sessions, 1, bind), Ok(()));
+        assert_eq!(begin(&mut sessions, 2, bind), Ok(()));
+        assert_eq!(begin(&mut sessions, 3, bind), Err(Refused::TooManyBinds));
+        // Whom one of them awaits has come, and it is a session still.
+        sessions.end_bind("alice", session(1));
+        assert_eq!(begin(&mut sessions, 3, bind), Ok(()));
+        let refused = Err(Refused::TooManyOfUser);
+        assert_eq!(begin(&mut sessions, 4, Beginning::Dial), refused);
+        // One that ends awaits nobody.
+        sessions.end("alice", session(2));
+        assert_eq!(begin(&mut sessions, 4, bind), Ok(()));
+        for number in [1, 3, 4] {
+            sessions.end("alice", session(number));
+        }
+        assert!(sessions.running.0.is_empty() && sessions.awaiting.0.is_empty());
     }
 
     #[test]
@@ -184,11 +271,12 @@ mod tests {
                 session,
                 sessions_max: 0,
                 per_minute_max: 2,
+                beginning: Beginning::Dial,
             };
             sessions.begin(dial, Timestamp::default())
         };
         assert_eq!([dial(0), dial(1)], [Ok(()); 2]);
         assert_eq!(dial(2), Err(Refused::TooManyDials));
-        assert_eq!(sessions.count("alice"), 2);
+        assert_eq!(sessions.running.count("alice"), 2);
     }
 }

@@ -16,11 +16,11 @@ use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::Ask;
-use super::user_sessions::{Dial, SessionId, UserSession, UserSessions};
+use super::user_sessions::{Beginning, Dial, SessionId, UserSession, UserSessions};
 use crate::access::egress::{Candidate, Verdict};
 use crate::access::{Allowance, Guesses};
 use crate::config::limits::NAMES_PER_USER_HIGHEST;
-use crate::protocol::socks5::Destination;
+use crate::protocol::socks5::Request;
 use crate::protocol::websocks::Knock;
 use crate::runtime::clock;
 use crate::runtime::host_address::is_of_host;
@@ -68,6 +68,12 @@ impl May<'_> {
     fn dials_per_minute_max(&self) -> u32 {
         let own = self.own.and_then(|own| own.dials_per_minute_max);
         own.unwrap_or(self.settings.dials_per_minute_max)
+    }
+
+    /// Its visitors that may await somebody at once.
+    pub(super) fn binds_max(&self) -> u32 {
+        let own = self.own.and_then(|own| own.binds_max);
+        own.unwrap_or(self.settings.binds_per_user_max)
     }
 
     /// Whether its rules, and then the relay's, let a destination be dialled.
@@ -130,9 +136,10 @@ impl RelayService {
         &self,
         user: &Arc<str>,
         may: &May<'_>,
+        beginning: Beginning,
     ) -> Result<UserSession, Refused> {
         let (sessions_max, per_minute_max) = (may.sessions_max(), may.dials_per_minute_max());
-        if sessions_max == 0 && per_minute_max == 0 {
+        if sessions_max == 0 && per_minute_max == 0 && beginning == Beginning::Dial {
             return Ok(UserSession::uncounted(Arc::clone(user)));
         }
         let last = &self.users.last_session;
@@ -149,6 +156,7 @@ impl RelayService {
             session,
             sessions_max,
             per_minute_max,
+            beginning,
         };
         self.ask_shard(by, Ask::Dial(dial)).await?;
         Ok(begun)
@@ -163,16 +171,12 @@ impl RelayService {
     }
 
     /// Remembers a session that the relay dialled for, under its number.
-    pub(super) fn remember_dialled(
-        &self,
-        number: u32,
-        session: UserSession,
-        destination: &Destination,
-    ) {
+    pub(super) fn remember_dialled(&self, number: u32, session: UserSession, request: &Request) {
         let errand = Rc::new(Errand {
             user: Some(one_word(session.user()).into()),
-            target: target(destination),
+            target: target(&request.destination),
             way: None,
+            command: request.command,
         });
         let dialled = Dialled {
             errand,

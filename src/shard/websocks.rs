@@ -2,13 +2,12 @@
 //!
 //! ```text
 //! 101 ── pooled: PONGs ── ten bytes ── SOCKS5 request ── dial ── reply ── pair
+//!                                                       ├ somebody is awaited: bind.rs
 //!                                                       └ sockets ── reply ── datagrams.rs
 //! ```
 //!
 //! A visitor may wait in its client's pool as long as it shows signs of life. Everything
 //! behind the ten bytes has the deadline of a handshake, and the dial one of its own.
-//!
-//! Left out: BIND, which is answered as not supported.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +22,8 @@ use super::names::ResolveError;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::sessions::Origin;
-use super::user_sessions::UserSession;
+use super::user_sessions::{Beginning, UserSession};
+use super::users::May;
 use crate::access::egress::Candidate;
 use crate::protocol::Progress;
 use crate::protocol::socks5::{
@@ -38,12 +38,13 @@ use crate::runtime::stream::Stream;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
+use crate::time::Timestamp;
 
 /// How long a visitor may wait without a sign of life: known clients give one every 15 s.
 const POOLED_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Until a connection for a visitor must stand, its name resolved.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that is one visitor's.
 pub(super) struct Visitor {
@@ -53,11 +54,21 @@ pub(super) struct Visitor {
     pub(super) peer: PeerAddress,
 }
 
-/// Why nothing was dialled, or came of it.
+/// A visitor that has asked.
+pub(super) struct Guest {
+    pub(super) stream: WrappedStream,
+    pub(super) user: Arc<str>,
+    pub(super) peer: PeerAddress,
+    since: Timestamp,
+    /// It takes what comes in one read with a reply for an error.
+    reads_replies_alone: bool,
+}
+
+/// Why somebody was not connected with a visitor: for it, and for the counters.
 #[derive(Clone, Copy, Debug)]
-struct NotDialled {
-    reply: ReplyCode,
-    refused: Refused,
+pub(super) struct NotConnected {
+    pub(super) reply: ReplyCode,
+    pub(super) refused: Refused,
 }
 
 impl RelayService {
@@ -106,46 +117,58 @@ impl RelayService {
                 return stream.part(reactor, &[]).await;
             }
         };
-        let dialled = match request.command {
-            Command::Connect => {
-                let dialling = self.dial_for(&user, &request.destination);
-                let dialled = self.draining.or_raised(dialling).await;
-                dialled.unwrap_or(Err(NotDialled {
-                    // Another relay may do it, or this one again.
-                    reply: ReplyCode::GeneralFailure,
-                    refused: Refused::Draining,
-                }))
-            }
+        let guest = Guest {
+            stream,
+            user,
+            peer,
+            since,
+            reads_replies_alone: knock.reads_replies_alone && !is_framed,
+        };
+        match request.command {
+            Command::Connect => self.serve_connect(guest, &request).await,
+            Command::Bind => Box::pin(self.serve_bind(guest, &request)).await,
             Command::UdpAssociate => {
-                return Box::pin(self.serve_datagrams(stream, &user, peer, since)).await;
+                let Guest { stream, user, .. } = guest;
+                Box::pin(self.serve_datagrams(stream, &user, peer, since)).await;
             }
-            Command::Bind => Err(NotDialled {
-                reply: ReplyCode::CommandNotSupported,
-                refused: Refused::CommandNotSupported,
-            }),
-        };
-        let mut reply = Vec::new();
-        let (origin, of_user) = match dialled {
-            Ok(dialled) => dialled,
-            Err(NotDialled {
-                reply: code,
-                refused,
-            }) => {
-                self.count_refused(peer, refused);
-                Reply::failed(code).encode(&mut reply);
-                return stream.part(reactor, &reply).await;
-            }
-        };
-        let bound = origin.socket().local_address();
-        let bound = bound.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
-        Reply::succeeded(bound).encode(&mut reply);
-        let until = reactor.now() + self.settings().handshake_timeout;
-        let sent = reactor.deadline(until, stream.send_all(&reply)).await;
-        if !matches!(sent, Some(Ok(()))) {
-            return self.count_refused(peer, Refused::ReplyFailed);
         }
-        let gate = match knock.reads_replies_alone && !is_framed {
-            true => GateHold::Replied(reactor.now()),
+    }
+
+    async fn serve_connect(&self, guest: Guest, request: &Request) {
+        let dialling = self.dial_for(&guest.user, &request.destination);
+        let dialled = self.draining.or_raised(dialling).await;
+        match dialled.unwrap_or(Err(NotConnected::DRAINING)) {
+            Ok((origin, of_user)) => {
+                let bound = origin.socket().local_address();
+                let bound = bound.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+                self.join_guest(guest, request, bound, (origin, of_user))
+                    .await;
+            }
+            Err(not) => self.refuse_guest(guest, not).await,
+        }
+    }
+
+    /// Tells a visitor that it is done, and at which end, and joins it with whom it has asked
+    /// for.
+    pub(super) async fn join_guest(
+        &self,
+        mut guest: Guest,
+        request: &Request,
+        bound: SocketAddr,
+        (origin, of_user): (Stream, UserSession),
+    ) {
+        if self.tell_guest(&mut guest, bound).await.is_err() {
+            return;
+        }
+        let Guest {
+            stream,
+            peer,
+            since,
+            reads_replies_alone,
+            ..
+        } = guest;
+        let gate = match reads_replies_alone {
+            true => GateHold::Replied(self.world.reactor.now()),
             false => GateHold::Open,
         };
         let origin_peer = PeerAddress::from(origin.socket().peer_address());
@@ -153,8 +176,34 @@ impl RelayService {
         let origin = WrappedStream::plain(origin);
         let right = Leg::from_stream(origin, origin_peer, since, GateHold::Open);
         let number = self.next_dialled();
-        self.remember_dialled(number, of_user, &request.destination);
+        self.remember_dialled(number, of_user, request);
         self.begin_session(left, right, Origin::Dialled(number), None);
+    }
+
+    /// Tells a visitor that it is done, and at which end. Counts one that cannot be told.
+    pub(super) async fn tell_guest(
+        &self,
+        guest: &mut Guest,
+        bound: SocketAddr,
+    ) -> Result<(), Refused> {
+        let mut reply = Vec::new();
+        Reply::succeeded(bound).encode(&mut reply);
+        let reactor = &self.world.reactor;
+        let until = reactor.now() + self.settings().handshake_timeout;
+        let sent = reactor.deadline(until, guest.stream.send_all(&reply)).await;
+        if matches!(sent, Some(Ok(()))) {
+            return Ok(());
+        }
+        self.count_refused(guest.peer, Refused::ReplyFailed);
+        Err(Refused::ReplyFailed)
+    }
+
+    /// Tells a visitor why it is not connected, and parts with it.
+    pub(super) async fn refuse_guest(&self, guest: Guest, not: NotConnected) {
+        self.count_refused(guest.peer, not.refused);
+        let mut reply = Vec::new();
+        Reply::failed(not.reply).encode(&mut reply);
+        guest.stream.part(&self.world.reactor, &reply).await;
     }
 
     /// A visitor's connection behind its upgrade.
@@ -213,34 +262,58 @@ impl RelayService {
         &self,
         user: &Arc<str>,
         destination: &Destination,
-    ) -> Result<(Stream, UserSession), NotDialled> {
-        let reactor = &self.world.reactor;
-        let until = reactor.now() + DIAL_TIMEOUT;
-        let not = |reply, refused| NotDialled { reply, refused };
-        // What is no rule's may be had later.
-        let too_many = |refused| not(ReplyCode::GeneralFailure, refused);
-        let may_not = |refused| not(ReplyCode::NotAllowed, refused);
+    ) -> Result<(Stream, UserSession), NotConnected> {
+        let until = self.world.reactor.now() + DIAL_TIMEOUT;
         let settings = self.settings();
-        let may = self.allowance(&settings, user).map_err(may_not)?;
-        let session = self.begin_dial(user, &may).await.map_err(too_many)?;
-        let (name, addresses) = match &destination.host {
-            Host::Address(address) => (None, vec![SocketAddr::new(*address, destination.port)]),
+        let may = self.allowance(&settings, user);
+        let may = may.map_err(NotConnected::not_allowed)?;
+        let session = self.begin_dial(user, &may, Beginning::Dial).await;
+        let session = session.map_err(NotConnected::too_many)?;
+        let allowed = self
+            .allowed_addresses(user, &may, destination, until)
+            .await?;
+        let connected = self.world.connect(destination.name(), &allowed, until);
+        let connected = connected.await.map_err(|error| {
+            debug!(%destination, %error, "not dialled");
+            NotConnected {
+                reply: ReplyCode::of_dial(error.kind()),
+                refused: Refused::DialFailed,
+            }
+        })?;
+        Ok((connected, session))
+    }
+
+    /// Those addresses of a destination that a user may be connected with: at least one. Its
+    /// name has to be resolved `until` then.
+    pub(super) async fn allowed_addresses(
+        &self,
+        user: &Arc<str>,
+        may: &May<'_>,
+        destination: &Destination,
+        until: Timestamp,
+    ) -> Result<Vec<SocketAddr>, NotConnected> {
+        let reactor = &self.world.reactor;
+        let name = destination.name();
+        let addresses = match &destination.host {
+            Host::Address(address) => vec![SocketAddr::new(*address, destination.port)],
             Host::Name(name) => {
                 let asker = Some(self.asker(user));
                 let resolving = self.world.resolve_for(asker, name, destination.port);
-                let resolved = reactor.deadline(until, resolving).await;
-                let addresses = match resolved {
+                let not_resolved = |reply| NotConnected {
+                    reply,
+                    refused: Refused::NotResolved,
+                };
+                match reactor.deadline(until, resolving).await {
                     Some(Ok(addresses)) => addresses,
                     Some(Err(ResolveError::TooMany(_))) => {
-                        return Err(too_many(Refused::TooManyNames));
+                        return Err(NotConnected::too_many(Refused::TooManyNames));
                     }
                     Some(Err(error)) => {
                         debug!(%destination, %error, "name not resolved");
-                        return Err(not(ReplyCode::HostUnreachable, Refused::NotResolved));
+                        return Err(not_resolved(ReplyCode::HostUnreachable));
                     }
-                    None => return Err(not(ReplyCode::TtlExpired, Refused::NotResolved)),
-                };
-                (Some(&**name), addresses)
+                    None => return Err(not_resolved(ReplyCode::TtlExpired)),
+                }
             }
         };
         let may_dial = |address: &SocketAddr| {
@@ -251,15 +324,26 @@ impl RelayService {
             })
         };
         let allowed: Vec<SocketAddr> = addresses.into_iter().filter(may_dial).collect();
-        if allowed.is_empty() {
-            return Err(may_not(Refused::EgressDenied));
+        match allowed.is_empty() {
+            true => Err(NotConnected::not_allowed(Refused::EgressDenied)),
+            false => Ok(allowed),
         }
-        let connected = self.world.connect(name, &allowed, until).await;
-        let connected = connected.map_err(|error| {
-            debug!(%destination, %error, "not dialled");
-            not(ReplyCode::of_dial(error.kind()), Refused::DialFailed)
-        })?;
-        Ok((connected, session))
+    }
+}
+
+impl NotConnected {
+    /// Another relay may do it, or this one again.
+    pub(super) const DRAINING: Self = Self::too_many(Refused::Draining);
+
+    /// What is no rule's may be had later.
+    pub(super) const fn too_many(refused: Refused) -> Self {
+        let reply = ReplyCode::GeneralFailure;
+        Self { reply, refused }
+    }
+
+    pub(super) const fn not_allowed(refused: Refused) -> Self {
+        let reply = ReplyCode::NotAllowed;
+        Self { reply, refused }
     }
 }
 

@@ -59,5 +59,6 @@ mod websocket;
 mod websocket_clients;
 mod websocket_conformance;
 mod websocks;
+mod websocks_bind;
 mod websocks_reach;
 mod websocks_users;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, connect as connect_socket, socket_with,
 };
@@ -20,13 +21,18 @@ use super::require::require_cores;
 
 /// A connection from another address than [`dial`] has.
 pub(crate) fn dial_from_elsewhere(relay: SocketAddr) -> TcpStream {
+    try_from_elsewhere(relay).expect("the relay listens")
+}
+
+/// As [`dial_from_elsewhere`], where perhaps nobody listens.
+pub(crate) fn try_from_elsewhere(relay: SocketAddr) -> Result<TcpStream, Errno> {
     let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
     let fd = socket_with(family, SocketType::STREAM, flags, None).expect("a socket");
     bind(&fd, &SocketAddr::from(([127, 0, 0, 2], 0))).expect("bound");
-    connect_socket(&fd, &relay).expect("the relay listens");
+    connect_socket(&fd, &relay)?;
     let stream = TcpStream::from(fd);
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    stream
+    Ok(stream)
 }
 
 /// Whether the relay lets an acceptor in that says `opening`, and does not close without a

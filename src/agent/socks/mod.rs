@@ -236,6 +236,7 @@ impl SocksService {
                             user: None,
                             target,
                             way: Some(way),
+                            command: request.command,
                         });
                         self.world.join(left, leg::into_leg(stream, since), number);
                     }

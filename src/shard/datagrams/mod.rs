@@ -32,7 +32,7 @@ use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::session_log::DatagramsEnded;
 use super::tally::Counted;
-use super::user_sessions::UserSession;
+use super::user_sessions::{Beginning, UserSession};
 use crate::protocol::socks5::{Reply, ReplyCode};
 use crate::relay::codec::Life;
 use crate::runtime::executor::yield_now;
@@ -139,7 +139,7 @@ impl RelayService {
         }
         let settings = self.settings();
         let may = self.allowance(&settings, user)?;
-        let session = self.begin_dial(user, &may).await?;
+        let session = self.begin_dial(user, &may, Beginning::Dial).await?;
         if self.connections() >= settings.connections_max {
             return Err(Refused::TooManyConnections);
         }
