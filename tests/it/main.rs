@@ -40,6 +40,7 @@ mod require;
 mod rest;
 mod ring_plane;
 mod socks;
+mod socks_bind;
 mod socks_cases;
 mod socks_clients;
 mod socks_dials;

@@ -117,20 +117,25 @@ fn check_sessions(agent: SocketAddr) {
     assert_eq!(count, "5000");
 }
 
-#[test]
-fn sessions_are_whole_raw_and_framed_with_and_without_tls() {
-    let (folder, relay) = relay("");
+/// Looks at an agent of each kind: raw and framed, with and without TLS.
+pub(crate) fn check_each_way(folder: &Path, relay: &Relay, check: impl Fn(SocketAddr)) {
     let pin: Fingerprint = super::transports::certificate(relay.address);
     for url in [
-        url(&relay),
+        url(relay),
         format!("websocks+wss://alice@{}?pin={pin}", relay.address),
     ] {
         for options in [&[][..], &["--framed"], &["--pool", "0"]] {
-            let (agent, local) = agent(folder.path(), &url, options);
-            check_sessions(local);
+            let (agent, local) = agent(folder, &url, options);
+            check(local);
             assert!(agent.stop().success());
         }
     }
+}
+
+#[test]
+fn sessions_are_whole_raw_and_framed_with_and_without_tls() {
+    let (folder, relay) = relay("");
+    check_each_way(folder.path(), &relay, check_sessions);
     let ended = relay.stop();
     ended.check_clean();
     assert_eq!(ended.counters.count("paired"), 6 * 5);

@@ -229,7 +229,14 @@ fn requests(echoing: SocketAddr, echoing6: SocketAddr, closed: u16) -> Vec<Case>
             *b"\x05\x01\0\x05\x01\0\x03\0",
             general(),
         ),
-        request("BIND", code(2), loopback, port, no_command()),
+        // Where the relay serves it there are two replies: socks_bind.rs.
+        request(
+            "BIND, which the relay does not serve",
+            code(2),
+            loopback,
+            port,
+            no_command(),
+        ),
         request("command 0", code(0), loopback, port, no_command()),
         request("command 4", code(4), loopback, port, no_command()),
         request("command 255", code(255), loopback, port, no_command()),

@@ -54,6 +54,15 @@ pub(super) struct Entrance {
     protocol: SubProtocol,
 }
 
+/// A request that was made, and the way by which its replies come.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    stream: WrappedStream,
+    client: Client,
+    /// Of the ten bytes that a relay answers with, which mean nothing.
+    frame_left: usize,
+}
+
 /// Why there is no way into a relay.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::agent) enum EnterError {
@@ -152,14 +161,14 @@ impl Entrance {
         }
     }
 
-    /// Asks for a connection; gives what the relay says, which has to come `until` then, and
-    /// the way there.
+    /// Asks for something; gives what the relay says, which has to come `until` then, and the
+    /// way there.
     pub(super) async fn ask(
         self,
         world: &SocksWorld,
         request: &Request,
         until: Timestamp,
-    ) -> Result<(WrappedStream, Reply), AskError> {
+    ) -> Result<(Exchange, Reply), AskError> {
         let relays_until = world.reactor.now() + REPLY_TIMEOUT;
         let late = match until < relays_until {
             true => AskError::OutOfTime,
@@ -170,9 +179,9 @@ impl Entrance {
         asked.unwrap_or(Err(late))
     }
 
-    async fn exchange(mut self, request: &Request) -> Result<(WrappedStream, Reply), AskError> {
+    async fn exchange(mut self, request: &Request) -> Result<(Exchange, Reply), AskError> {
         let mut client = Client::new(request, None, Pace::AtOnce);
-        let (mut words, mut frame_left) = match self.protocol {
+        let (mut words, frame_left) = match self.protocol {
             SubProtocol::Plain => (MAX_FRAME.to_vec(), MAX_FRAME.len()),
             SubProtocol::Framed => (Vec::new(), 0),
         };
@@ -181,21 +190,38 @@ impl Entrance {
             .send_all(&words)
             .await
             .map_err(|_| AskError::Dead)?;
+        let mut exchange = Exchange {
+            stream: self.stream,
+            client,
+            frame_left,
+        };
+        let reply = exchange.next_reply().await?;
+        Ok((exchange, reply))
+    }
+}
+
+impl Exchange {
+    /// Waits for what the relay says next: BIND has two replies.
+    pub(super) async fn next_reply(&mut self) -> Result<Reply, AskError> {
+        let mut received = Vec::new();
         loop {
-            let mut received = Vec::new();
+            let skipped = self.frame_left.min(received.len());
+            self.frame_left -= skipped;
+            if let Some(reply) = self.client.receive(&received[skipped..])? {
+                return Ok(reply);
+            }
+            received.clear();
             match self.stream.read_into(&mut received).await {
                 Ok(0) | Err(_) => return Err(AskError::Dead),
                 Ok(_) => {}
             }
-            // What it answers the ten bytes with means nothing.
-            let skipped = frame_left.min(received.len());
-            frame_left -= skipped;
-            let reply = client.receive(&received[skipped..])?;
-            if let Some(reply) = reply {
-                self.stream.put_back(client.into_rest());
-                return Ok((self.stream, reply));
-            }
         }
+    }
+
+    /// The way there, with what came behind the replies.
+    pub(super) fn into_stream(mut self) -> WrappedStream {
+        self.stream.put_back(self.client.into_rest());
+        self.stream
     }
 }
 

@@ -21,7 +21,7 @@ use crate::protocol::socks5::{
 use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
-use crate::session::wrapped_stream::WrappedStream;
+use crate::session::wrapped_stream::{Departure, WrappedStream};
 use crate::time::Timestamp;
 
 /// Where browsers find by which proxy to go.
@@ -308,6 +308,11 @@ impl Local {
             }
         };
         self.stream.send_all(&words).await
+    }
+
+    /// Waits until the client waits no more for what it has asked.
+    pub(super) async fn departure(&mut self) -> Departure {
+        self.stream.departure().await
     }
 
     /// Ends the connection, on which all is said.

@@ -3,14 +3,14 @@
 //! ```text
 //! accepted ── what does it want? ── a way out ── SOCKS5 over it ── reply ── pair
 //!             local.rs              pool.rs      entrance.rs       local.rs
-//!                                                                  or datagrams: udp.rs
+//!                                                                  or datagrams: udp.rs,
+//!                                                                  somebody awaited: bind.rs
 //! ```
 //!
 //! Each shard has its own ways out. What is behind the reply is the relay's data plane, as
 //! for every pair; an HTTP request that is passed on is pass.rs.
-//!
-//! Left out: BIND, which is answered as not supported.
 
+mod bind;
 mod entrance;
 mod journal;
 mod local;
@@ -50,7 +50,7 @@ use crate::shard::tally::Tally;
 use crate::shard::world::World;
 use crate::time::Timestamp;
 pub(super) use entrance::Gateway;
-use entrance::{ASK_TIMEOUT, AskError};
+use entrance::{ASK_TIMEOUT, AskError, Exchange};
 use journal::{Journal, Task, TaskKind};
 use local::{Doorkeeper, Local, LocalPolicy};
 use pool::{Leave, Pool, Used};
@@ -111,10 +111,18 @@ struct Connected {
 }
 
 /// What a relay has said, and the way there.
-type Asked = Result<(WrappedStream, Reply), AskError>;
+type Asked = Result<(Exchange, Reply), AskError>;
 
 /// Where a connection begins whose beginning nobody knows.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// What a relay has done for a client.
+struct Granted<'a> {
+    exchange: Exchange,
+    /// The end that its reply names.
+    bound: SocketAddr,
+    pool: &'a Pool,
+}
 
 impl SocksOptions {
     pub(super) fn new(settings: &SocksSettings) -> Result<Self, WayError> {
@@ -210,10 +218,9 @@ impl SocksService {
             Command::UdpAssociate => {
                 return Box::pin(self.associate(local, destination, serving)).await;
             }
-            Command::Bind => Err(Refusal::by_proxy(
-                ReplyCode::CommandNotSupported,
-                Refused::CommandNotSupported,
-            )),
+            Command::Bind => {
+                return Box::pin(self.await_peer(local, &request, (serving, since))).await;
+            }
         };
         match connected {
             Ok(Connected { stream, bound, way }) => {
@@ -282,12 +289,13 @@ impl SocksService {
         match rule.map_or_else(Action::default, Rule::action) {
             Action::Deny => Err(Refusal::by_rule(cited())),
             Action::Direct => self.connect_directly(destination, cited).await,
-            Action::Relay => self.ask(request).await,
-            Action::RelayOrDirect => match self.ask(request).await {
-                Err(refusal) if refusal.refused == Refused::NoRelay => {
+            action @ (Action::Relay | Action::RelayOrDirect) => match self.ask(request).await {
+                Err(refusal)
+                    if refusal.refused == Refused::NoRelay && action == Action::RelayOrDirect =>
+                {
                     self.connect_directly(destination, cited).await
                 }
-                connected => connected,
+                asked => asked.map(Connected::from),
             },
         }
     }
@@ -308,7 +316,7 @@ impl SocksService {
     }
 
     /// Has the first relay that can be had do what is asked.
-    async fn ask(&self, request: &Request) -> Result<Connected, Refusal> {
+    async fn ask(&self, request: &Request) -> Result<Granted<'_>, Refusal> {
         let until = self.world.reactor.now() + ASK_TIMEOUT;
         let mut refusal = Refusal::no_relay();
         for pool in &self.pools {
@@ -318,15 +326,12 @@ impl SocksService {
                 false => Err(AskError::OutOfTime),
             };
             match asked {
-                Ok((stream, reply)) => {
-                    return match reply.code {
-                        ReplyCode::Succeeded => Ok(Connected {
-                            stream,
-                            bound: reply.bound.address().unwrap_or(NOWHERE),
-                            way: Rc::clone(pool.way()),
-                        }),
-                        code => Err(Refusal::by_relay(pool.gateway().authority(), code)),
-                    };
+                Ok((exchange, reply)) => {
+                    return Ok(Granted {
+                        exchange,
+                        bound: accepted(pool, &reply)?,
+                        pool,
+                    });
                 }
                 Err(error) => {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
@@ -377,6 +382,24 @@ fn told(pool: &Pool, used: Used, asked: Asked) -> Asked {
         Err(error) => pool.handle_failure(error),
     }
     asked
+}
+
+impl From<Granted<'_>> for Connected {
+    fn from(granted: Granted<'_>) -> Self {
+        Self {
+            stream: granted.exchange.into_stream(),
+            bound: granted.bound,
+            way: Rc::clone(granted.pool.way()),
+        }
+    }
+}
+
+/// The end that a reply names, unless it says no.
+fn accepted(pool: &Pool, reply: &Reply) -> Result<SocketAddr, Refusal> {
+    match reply.code {
+        ReplyCode::Succeeded => Ok(reply.bound.address().unwrap_or(NOWHERE)),
+        code => Err(Refusal::by_relay(pool.gateway().authority(), code)),
+    }
 }
 
 /// A destination as rules have it.

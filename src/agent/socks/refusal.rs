@@ -85,6 +85,11 @@ impl Refusal {
         Self { code, refused, why }
     }
 
+    /// By ourselves, for what may be had later.
+    pub(super) const fn failed(refused: Refused) -> Self {
+        Self::by_proxy(ReplyCode::GeneralFailure, refused)
+    }
+
     /// The status that says the same to a client of HTTP: RFC 9110 §15.
     pub(super) const fn http_status(&self) -> u16 {
         match self.code {

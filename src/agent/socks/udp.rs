@@ -27,7 +27,7 @@ use super::local::Local;
 use super::refusal::Refusal;
 use crate::access::routing::Action;
 use crate::metrics::counters::Count;
-use crate::protocol::socks5::{Command, Destination, Host, ReplyCode, Request, udp};
+use crate::protocol::socks5::{Command, Destination, Host, Request, udp};
 use crate::runtime::datagram::DatagramSocket;
 use crate::runtime::executor::yield_now;
 use crate::session::datagram_stream::{DatagramStream, Left, NotQueued, TURN_DATAGRAMS};
@@ -99,7 +99,7 @@ impl SocksService {
         let _associated = self.associated.enter();
         let opened = match self.associated.count() <= ASSOCIATED_MAX {
             true => self.open(&local, declared).await,
-            false => Err(failed(Refused::TooManyConnections)),
+            false => Err(Refusal::failed(Refused::TooManyConnections)),
         };
         let opened = match opened {
             Ok(opened) => opened,
@@ -148,33 +148,30 @@ impl SocksService {
 
     /// A socket for the client at the address that it has reached us at, and a way out.
     async fn open(&self, local: &Local, declared: &Destination) -> Result<Opened, Refusal> {
-        let (ours, theirs) = local.addresses().ok_or(failed(Refused::ClosedEarly))?;
+        let (ours, theirs) = local
+            .addresses()
+            .ok_or(Refusal::failed(Refused::ClosedEarly))?;
         let reactor = Rc::clone(&self.world.reactor);
         let socket = DatagramSocket::bind(reactor, any_port(ours)).map_err(|error| {
             debug!(%error, "no socket for datagrams");
-            failed(Refused::NoDescriptor)
+            Refusal::failed(Refused::NoDescriptor)
         })?;
         let bound = socket.local_address();
-        let bound = bound.ok_or(failed(Refused::NoDescriptor))?;
+        let bound = bound.ok_or(Refusal::failed(Refused::NoDescriptor))?;
         let request = Request {
             command: Command::UdpAssociate,
             // What goes by a stream comes from no address.
             destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into(),
         };
-        let asked = self.ask(&request).await?;
+        let granted = self.ask(&request).await?;
         Ok(Opened {
             bound,
             socket,
             client: ClientAddress::new(theirs.ip(), declared),
-            relay: asked.stream,
-            way: asked.way,
+            way: Rc::clone(granted.pool.way()),
+            relay: granted.exchange.into_stream(),
         })
     }
-}
-
-/// What is no rule's, and may be had later.
-const fn failed(refused: Refused) -> Refusal {
-    Refusal::by_proxy(ReplyCode::GeneralFailure, refused)
 }
 
 impl UdpAssociation {
