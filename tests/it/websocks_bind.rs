@@ -238,17 +238,20 @@ fn so_many_are_awaited_of_one_user_and_in_all() {
         let code = refused(&relay, "127.0.0.1", 20);
         assert_eq!(code, ReplyCode::GeneralFailure, "{limit}");
         assert_eq!(relay.counters().count("refused.too_many_binds"), 1);
+        let another = || {
+            until("room for another", || {
+                let mut visitor = visit(relay.address, KEY);
+                let code = bind(&mut visitor, "127.0.0.1", 20).code;
+                (code == ReplyCode::Succeeded).then_some(visitor)
+            })
+        };
         // Somebody has come, and whoever has gone awaits nobody.
         let mut peer = come(&mut first, listening);
-        let (third, _) = awaiting(&relay, "127.0.0.1");
+        let third = another();
         drop(second);
-        until("room for another", || {
-            let mut visitor = visit(relay.address, KEY);
-            let code = bind(&mut visitor, "127.0.0.1", 20).code;
-            (code == ReplyCode::Succeeded).then_some(())
-        });
+        let fourth = another();
         check_pair(&mut first, &mut peer);
-        drop(third);
+        drop((third, fourth));
         relay.stop().check_clean();
     }
 }
