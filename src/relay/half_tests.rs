@@ -83,7 +83,7 @@ fn each_way_ends_by_itself_in_either_order() {
         let expected = b"3\r\nxyz\r\n0\r\n\r\n";
         assert_eq!(request.read_exactly(rig, 6), expected[..6]);
         local.half_close();
-        assert_eq!(request.read_exactly(rig, 9), expected[6..]);
+        assert_eq!(request.read_exactly(rig, 7), expected[6..]);
         request.write_all(rig, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(
             rig.run_until_one_ended().reason,

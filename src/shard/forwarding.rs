@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::http_connection::Client;
 use super::leg::Leg;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService};
@@ -51,6 +52,9 @@ const BACKLOG_MAX: usize = 64;
 /// What somebody may say who is to listen, before it is given up.
 const UNASKED_BYTES_MAX: usize = 4 << 10;
 
+/// What a request is answered that has nothing more to hear: RFC 9110 §15.3.5.
+const DONE: u16 = 204;
+
 /// Has a client that asks first send its body: RFC 9110 §10.1.1.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -59,6 +63,8 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) struct Caller {
     pub(super) link: Link,
     pub(super) request: CallerRequest,
+    /// What it has said while it was to wait.
+    pub(super) unasked: Vec<u8>,
 }
 
 /// What it asks, and who.
@@ -66,10 +72,12 @@ pub(super) struct Caller {
 pub(super) struct CallerRequest {
     pub(super) call: Call,
     /// The server, or the client.
-    name: Name,
-    stream: Option<StreamedBody>,
+    pub(super) name: Name,
+    pub(super) stream: Option<StreamedBody>,
+    /// What the caller wants to become of the connection.
+    pub(super) persistence: Persistence,
     pub(super) peer: PeerAddress,
-    since: Timestamp,
+    pub(super) since: Timestamp,
 }
 
 /// A request on its way to the shard that owns its port or its tunnel.
@@ -79,6 +87,8 @@ pub struct CallHandoff {
     tls: Option<Box<Session>>,
     early: Vec<u8>,
     request: CallerRequest,
+    /// Who passes it on, if it says of each request whose that is.
+    forwarder: Option<PeerAddress>,
 }
 
 /// The requests of one shard that wait.
@@ -192,13 +202,18 @@ impl RelayService {
         Ok((call, name))
     }
 
-    /// Brings a request to where its tunnel is, and serves it there.
-    pub(super) async fn place_call(self: &Rc<Self>, caller: Caller) {
+    /// Brings a request to where its tunnel is, and serves it there; gives the connection if
+    /// it is still here, and may have another one.
+    pub(super) async fn place_call(
+        self: &Rc<Self>,
+        caller: Caller,
+        client: &Client,
+    ) -> Option<Link> {
         let owner = self.owner_of(&caller.request.key());
         if owner == self.world.shard {
             return self.serve_call(caller).await;
         }
-        let Caller { link, request } = caller;
+        let Caller { link, request, .. } = caller;
         let (stream, tls, early) = link.into_parts();
         let peer = request.peer;
         let message = |socket| {
@@ -207,9 +222,11 @@ impl RelayService {
                 tls,
                 early,
                 request,
+                forwarder: client.is_forwarder.then_some(client.peer),
             }))
         };
         self.send_over(stream, peer, owner, message).await;
+        None
     }
 
     /// A request came from another shard.
@@ -219,27 +236,78 @@ impl RelayService {
             tls,
             early,
             request,
+            forwarder,
         } = handoff;
-        if !self.takes_over(request.peer) {
+        let peer = request.peer;
+        if !self.takes_over(peer) {
             return;
         }
         let stream = Stream::new(Rc::clone(&self.world.reactor), socket);
-        let link = Link::from_parts(stream, tls, early);
+        let caller = Caller {
+            link: Link::from_parts(stream, tls, early),
+            request,
+            unasked: Vec::new(),
+        };
+        let client = Client {
+            peer: forwarder.unwrap_or(peer),
+            is_forwarder: forwarder.is_some(),
+            counted: Some(self.connections_per_address.enter(peer)),
+        };
         let service = Rc::clone(self);
         let calling = self.callers.enter();
         spawn(async move {
-            let _counted = service.connections_per_address.enter(request.peer);
-            service.serve_call(Caller { link, request }).await;
+            let kept = service.serve_call(caller).await;
             drop(calling);
+            if let Some(requests) = kept.and_then(|link| service.begin_again(link, &client)) {
+                service.serve_connection(requests, client).await;
+            }
         });
     }
 
-    async fn serve_call(self: &Rc<Self>, caller: Caller) {
+    async fn serve_call(self: &Rc<Self>, caller: Caller) -> Option<Link> {
         let waiting = self.forwards.waiting.open();
-        if let Err((caller, refused)) = Box::pin(self.serve_waiting(&waiting, caller)).await {
-            let answer = Answer::new(refused.http_status());
-            self.part_with(caller.link, caller.request.peer, refused, &answer)
-                .await;
+        match Box::pin(self.serve_waiting(&waiting, caller)).await {
+            Ok(kept) => kept,
+            Err((caller, refused)) => {
+                self.count_refused(caller.request.peer, refused);
+                self.answer(caller, &Answer::new(refused.http_status()))
+                    .await
+            }
+        }
+    }
+
+    /// Answers a request; gives the connection if it may have another one.
+    async fn answer(&self, mut caller: Caller, answer: &Answer) -> Option<Link> {
+        let persistence = self.persistence_behind(&caller);
+        let sent = self
+            .send_answer(&mut caller.link, answer, persistence)
+            .await;
+        match sent {
+            Ok(()) => self.end_answer(caller.link, persistence).await,
+            Err(refused) => {
+                self.count_refused(caller.request.peer, refused);
+                None
+            }
+        }
+    }
+
+    /// What becomes of a connection once its request is answered. A body that nobody takes,
+    /// and what came while it was to wait, are no next request.
+    fn persistence_behind(&self, caller: &Caller) -> Persistence {
+        let has_more = caller.request.stream.is_some() || !caller.unasked.is_empty();
+        match has_more || self.world.is_draining() {
+            true => Persistence::Close,
+            false => caller.request.persistence,
+        }
+    }
+
+    async fn end_answer(&self, link: Link, persistence: Persistence) -> Option<Link> {
+        match persistence {
+            Persistence::KeepAlive => Some(link),
+            Persistence::Close => {
+                link.refuse(&self.world.reactor, &[]).await;
+                None
+            }
         }
     }
 
@@ -247,19 +315,18 @@ impl RelayService {
         self: &Rc<Self>,
         waiting: &Question<News>,
         caller: Caller,
-    ) -> Result<(), (Caller, Refused)> {
+    ) -> Result<Option<Link>, (Caller, Refused)> {
         let now = self.world.reactor.now();
         let name = caller.request.name.clone();
         let board = &self.forwards.board;
         match caller.request.call.clone() {
             Call::Listen { port } => {
                 let place = Place { server: name, port };
-                self.listen(waiting, caller, &place).await;
-                Ok(())
+                Ok(self.listen(waiting, caller, &place).await)
             }
             Call::Connect { server, port } => {
                 let place = Place { server, port };
-                self.connect(waiting, caller, &place).await
+                self.connect(waiting, caller, &place).await.map(|()| None)
             }
             Call::Reject(id) => {
                 let rejected = board.borrow_mut().reject(id, &name);
@@ -267,8 +334,7 @@ impl RelayService {
                     Ok(connect) => self.forwards.waiting.deliver(connect, News::Rejected),
                     Err(refusal) => return Err((caller, refusal.into())),
                 }
-                self.say_done(caller).await;
-                Ok(())
+                Ok(self.answer(caller, &Answer::new(DONE)).await)
             }
             Call::Accept(id) => {
                 let accepted = board.borrow_mut().accept(id, &name, waiting.id(), now);
@@ -278,25 +344,34 @@ impl RelayService {
                 }
                 self.stream(waiting, caller, id, ptth_http::accepted())
                     .await;
-                Ok(())
+                Ok(None)
             }
             Call::Upstream(id) => {
                 let taken = board.borrow_mut().upstream(id, &name, waiting.id());
-                self.send_body(waiting, caller, id, taken).await
+                self.send_body(waiting, caller, id, taken)
+                    .await
+                    .map(|()| None)
             }
             Call::Downstream(id) => {
                 let taken = board.borrow_mut().downstream(id, &name, waiting.id());
-                self.send_body(waiting, caller, id, taken).await
+                self.send_body(waiting, caller, id, taken)
+                    .await
+                    .map(|()| None)
             }
         }
     }
 
-    async fn listen(self: &Rc<Self>, waiting: &Question<News>, mut caller: Caller, place: &Place) {
+    async fn listen(
+        self: &Rc<Self>,
+        waiting: &Question<News>,
+        mut caller: Caller,
+        place: &Place,
+    ) -> Option<Link> {
         let board = &self.forwards.board;
         let mut offered = board.borrow_mut().listen(place, waiting.id());
         if offered.is_none() {
             let until = self.world.reactor.now() + LISTEN_TIMEOUT;
-            let waited = self.wait(waiting, &mut caller.link, Some(until)).await;
+            let waited = self.wait(waiting, &mut caller, Some(until)).await;
             board.borrow_mut().stop_listening(place, waiting.id());
             let is_gone = matches!(waited, Waited::Gone);
             let news = match waited {
@@ -309,27 +384,27 @@ impl RelayService {
                 _ => None,
             };
             if is_gone {
-                return offered.into_iter().for_each(|id| self.offer_again(id));
+                offered.into_iter().for_each(|id| self.offer_again(id));
+                return None;
             }
         }
         let Some(id) = offered else {
-            return self.say_done(caller).await;
+            return self.answer(caller, &Answer::new(DONE)).await;
         };
-        let words = ptth_http::offered(id).encode(Persistence::Close);
-        match caller.link.send_all(&words).await {
+        let persistence = self.persistence_behind(&caller);
+        let answer = ptth_http::offered(id);
+        let sending = self.send_answer(&mut caller.link, &answer, persistence);
+        match sending.await {
             Ok(()) => {
                 let now = self.world.reactor.now();
                 board.borrow_mut().handle_told(id, now);
-                caller.link.refuse(&self.world.reactor, &[]).await;
+                self.end_answer(caller.link, persistence).await
             }
-            Err(_) => self.offer_again(id),
+            Err(_) => {
+                self.offer_again(id);
+                None
+            }
         }
-    }
-
-    /// Answers that there is nothing more to say.
-    async fn say_done(&self, caller: Caller) {
-        let words = Answer::new(204).encode(Persistence::Close);
-        caller.link.refuse(&self.world.reactor, &words).await;
     }
 
     /// Whoever was to hear of a connection has gone.
@@ -362,7 +437,7 @@ impl RelayService {
             Ok(None) => {}
             Err(refusal) => return Err((caller, refusal.into())),
         }
-        match self.wait(waiting, &mut caller.link, None).await {
+        match self.wait(waiting, &mut caller, None).await {
             Waited::Told(News::Accepted) => {
                 self.stream(waiting, caller, id, ptth_http::connected(id))
                     .await;
@@ -394,7 +469,7 @@ impl RelayService {
             return self.withdraw(id, waiting.id());
         }
         self.begin_if_whole(id);
-        match self.wait(waiting, &mut caller.link, None).await {
+        match self.wait(waiting, &mut caller, None).await {
             Waited::Told(News::Whole(gathering, role)) => {
                 self.come_together(&gathering, role, caller)
             }
@@ -508,7 +583,7 @@ impl RelayService {
     }
 
     fn body_leg(&self, caller: Caller, body: HttpBody) -> io::Result<Leg> {
-        let Caller { link, request } = caller;
+        let Caller { link, request, .. } = caller;
         let workshop = &self.world.workshop;
         Leg::with_body(link, body, workshop, request.peer, request.since)
     }
@@ -524,12 +599,12 @@ impl RelayService {
     async fn wait(
         &self,
         waiting: &Question<News>,
-        link: &mut Link,
+        caller: &mut Caller,
         until: Option<Timestamp>,
     ) -> Waited {
         let heard = self
             .draining
-            .or_raised(either(waiting.answer(), is_gone(link)));
+            .or_raised(either(waiting.answer(), is_gone(caller)));
         let heard = match until {
             None => Some(heard.await),
             Some(until) => self.world.reactor.deadline(until, heard).await,
@@ -543,11 +618,11 @@ impl RelayService {
     }
 }
 
-/// Returns when the peer has gone, or says what nobody asked.
-async fn is_gone(link: &mut Link) {
-    let mut unasked = Vec::new();
+/// Returns when the peer has gone, or says too much of what nobody asked.
+async fn is_gone(caller: &mut Caller) {
+    let Caller { link, unasked, .. } = caller;
     while unasked.len() < UNASKED_BYTES_MAX {
-        match link.try_read_into::<1024>(&mut unasked) {
+        match link.try_read_into::<1024>(unasked) {
             Ok(true) => {}
             Ok(false) => link.more().await,
             Err(_) => return,
@@ -556,22 +631,6 @@ async fn is_gone(link: &mut Link) {
 }
 
 impl CallerRequest {
-    pub(super) const fn new(
-        call: Call,
-        name: Name,
-        stream: Option<StreamedBody>,
-        peer: PeerAddress,
-        since: Timestamp,
-    ) -> Self {
-        Self {
-            call,
-            name,
-            stream,
-            peer,
-            since,
-        }
-    }
-
     /// What tells which shard it belongs to.
     fn key(&self) -> Vec<u8> {
         let place = |server: &Name, port: &Name| format!("{server}/{port}").into_bytes();

@@ -20,6 +20,7 @@ pub mod errand;
 mod forwarding;
 mod handoff;
 mod host_addresses;
+mod http_connection;
 pub mod leg;
 mod listeners;
 mod listing;

@@ -19,10 +19,11 @@ use super::errand::Errand;
 use super::forwarding::{CallHandoff, Forwards};
 use super::handoff::Handoff;
 use super::host_addresses::HostAddresses;
+use super::http_connection::{Client, Requests};
 use super::peer_address::PeerAddress;
 use super::per_address::{CountedAddress, PerAddress};
 use super::rendezvous_settings::RendezvousSettings;
-use super::rest::{Ask, Leaving, Told};
+use super::rest::{Ask, Told};
 use super::session_log::Session;
 use super::sessions::Origin;
 use super::status::{Detail, ShardStatus};
@@ -109,7 +110,7 @@ pub struct RelayService {
     /// Connections with a request about a forwarded port.
     pub(super) callers: Tally,
     /// Connections for which the relay is to dial, or does.
-    visitors: Tally,
+    pub(super) visitors: Tally,
     /// Those of them that have begun to ask: they are told what comes of it before a shard
     /// ends.
     pub(super) asking_visitors: Tally,
@@ -137,15 +138,6 @@ pub(super) struct Newcomer {
     pub(super) arrival: Arrival,
     pub(super) peer: PeerAddress,
     pub(super) since: Timestamp,
-}
-
-/// Whose a connection is whose requests are read.
-pub(super) struct Client<'a> {
-    pub(super) peer: PeerAddress,
-    /// It says of each request whose that is, and is believed.
-    pub(super) is_forwarder: bool,
-    /// For whom it counts, once that is known.
-    pub(super) counted: &'a mut Option<CountedAddress>,
 }
 
 /// Counts one handshake for as long as it lives.
@@ -255,22 +247,15 @@ impl RelayService {
                 let client = Client {
                     peer,
                     is_forwarder,
-                    counted: &mut counted,
+                    counted,
                 };
-                // Either may wait for long, and is no handshake.
-                match Box::pin(self.serve_http(link, received, client, since)).await {
-                    None => {}
-                    Some(Leaving::Visitor(visitor)) => {
-                        let _visiting = self.visitors.enter();
-                        drop(permit);
-                        return Box::pin(self.serve_visitor(visitor)).await;
-                    }
-                    Some(Leaving::Caller(caller)) => {
-                        let _calling = self.callers.enter();
-                        drop(permit);
-                        return Box::pin(self.place_call(caller)).await;
-                    }
-                }
+                let requests = Requests {
+                    link,
+                    received,
+                    since,
+                    permit,
+                };
+                return Box::pin(self.serve_connection(requests, client)).await;
             }
             Ok(Opening::Jet(_)) if is_forwarder && !self.count_for(peer, &mut counted) => {
                 self.count_refused(peer, Refused::TooManyFromAddress);
@@ -423,9 +408,14 @@ impl RelayService {
     }
 
     pub(super) fn begin(self: &Rc<Self>, socket: Socket) -> (Stream, HandshakePermit) {
-        self.handshakes.set(self.handshakes.get() + 1);
         let stream = Stream::new(Rc::clone(&self.world.reactor), socket);
-        (stream, HandshakePermit(Rc::clone(self)))
+        (stream, self.permit())
+    }
+
+    /// One handshake more.
+    pub(super) fn permit(self: &Rc<Self>) -> HandshakePermit {
+        self.handshakes.set(self.handshakes.get() + 1);
+        HandshakePermit(Rc::clone(self))
     }
 
     /// Whether the relay dials for anybody.

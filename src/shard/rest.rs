@@ -12,8 +12,9 @@ use std::time::Duration;
 use tracing::info;
 
 use super::forwarding::{Caller, CallerRequest};
+use super::http_connection::Client;
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Client, Message, RelayService};
+use super::rendezvous::{Message, RelayService};
 use super::rendezvous_settings::RendezvousSettings;
 use super::sessions::Origin;
 use super::user_sessions::Dial;
@@ -82,13 +83,13 @@ pub enum Answered {
 }
 
 impl RelayService {
-    /// Answers the requests of one connection until it ends; gives a visitor that has
-    /// shown that it may come in. `received` has come of them already.
+    /// Answers the requests of one connection until it ends, or leaves for something else.
+    /// `received` has come of them already.
     pub(super) async fn serve_http(
         self: &Rc<Self>,
         mut link: Link,
         received: Vec<u8>,
-        client: Client<'_>,
+        client: &mut Client,
         since: Timestamp,
     ) -> Option<Leaving> {
         let reactor = &self.world.reactor;
@@ -97,7 +98,7 @@ impl RelayService {
             is_forwarder,
             counted,
         } = client;
-        let mut peer = own;
+        let mut peer = *own;
         let mut reader = HttpReader::new(received);
         // As long as it has no place of its own among the limits, a connection has
         // that of a handshake, and no longer than one.
@@ -124,10 +125,10 @@ impl RelayService {
                     return None;
                 }
             };
-            if is_forwarder {
+            if *is_forwarder {
                 // Its port is nobody's business.
                 let said = request.forwarded_for.map(|ip| SocketAddr::new(ip, 0));
-                peer = said.map_or(own, |said| PeerAddress::from(Some(said)));
+                peer = said.map_or(*own, |said| PeerAddress::from(Some(said)));
                 if !self.count_for(peer, counted) {
                     let refused = Refused::TooManyFromAddress;
                     let answer = refusal(request.asked, refused);
@@ -178,8 +179,18 @@ impl RelayService {
                 Some(Ok((call, name))) => {
                     let early = take_early(&mut reader, &mut link);
                     link.put_back(early);
-                    let request = CallerRequest::new(call, name, request.stream, peer, since);
-                    return Some(Leaving::Caller(Caller { link, request }));
+                    return Some(Leaving::Caller(Caller {
+                        link,
+                        request: CallerRequest {
+                            call,
+                            name,
+                            stream: request.stream,
+                            persistence: request.persistence,
+                            peer,
+                            since,
+                        },
+                        unasked: Vec::new(),
+                    }));
                 }
                 Some(Err(refused)) => Some(refused),
                 None => None,

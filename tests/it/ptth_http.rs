@@ -363,3 +363,83 @@ fn curl_plays_every_part() {
     );
     relay.stop().check_clean();
 }
+
+/// Asks on a connection that is open, and gives the answer's status and body.
+fn ask(stream: &mut TcpStream, who: u8, what: &str, headers: &str) -> (u16, String) {
+    let head = format!(
+        "POST /ptth/v1/{what} HTTP/1.1\r\nHost: relay\r\nX-ApiKey: {}\r\n{headers}\r\n",
+        key(who)
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let answer = read_response(stream);
+    (answer.status, answer.body)
+}
+
+#[test]
+fn a_connection_may_ask_again_behind_an_answer_that_has_ended() {
+    let (_folder, relay) = relay();
+    let mut server = dial(relay.address);
+    let mut client = dial(relay.address);
+    // Ports of either shard, so that the connections move, and move back.
+    for port in 20..36 {
+        let connect = format!(
+            "POST /ptth/v1/connect/home/{port} HTTP/1.1\r\nHost: relay\r\nX-ApiKey: {}\r\n\r\n",
+            key(ALICE)
+        );
+        client.write_all(connect.as_bytes()).expect("sent");
+        let (status, id) = ask(&mut server, HOME, &format!("listen/{port}"), "");
+        assert_eq!((status, id.len()), (200, 26));
+        let (status, _) = ask(&mut server, HOME, &format!("reject/{id}"), "");
+        assert_eq!(status, 204);
+        assert_eq!(read_response(&mut client).status, 502);
+        let (status, _) = ask(&mut server, HOME, &format!("accept/{id}"), "");
+        assert_eq!(status, 404);
+        let (status, _) = ask(&mut client, ALICE, "connect/lab/22", "");
+        assert_eq!(status, 404);
+    }
+    for (stream, who, what, headers) in [
+        (
+            server,
+            HOME,
+            "reject/GAYTEMZUGU3DOOBZMFRGGZDFMY",
+            "Connection: close\r\n",
+        ),
+        // What follows is a body, and no request.
+        (
+            client,
+            ALICE,
+            "upstream/GAYTEMZUGU3DOOBZMFRGGZDFMY",
+            "Transfer-Encoding: chunked\r\n",
+        ),
+    ] {
+        let mut stream = stream;
+        assert_eq!(ask(&mut stream, who, what, headers).0, 404);
+        assert_eq!(stream.read(&mut [0]).expect("an end"), 0);
+    }
+    let ended = relay.stop();
+    ended.check_clean();
+    assert!(
+        ended.counters.count("handed_in") > 0,
+        "{:?}",
+        ended.counters
+    );
+}
+
+#[test]
+fn what_comes_while_a_request_waits_is_no_next_one() {
+    let (_folder, relay) = relay();
+    let mut server = dial(relay.address);
+    let listen = format!(
+        "POST /ptth/v1/listen/22 HTTP/1.1\r\nHost: relay\r\nX-ApiKey: {}\r\n\r\n",
+        key(HOME)
+    );
+    server.write_all(listen.repeat(2).as_bytes()).expect("sent");
+    let mut client = call(relay.address, ALICE, "connect/home/22", "");
+    let id = read_response(&mut server).body;
+    let mut rest = Vec::new();
+    server.read_to_end(&mut rest).expect("an end");
+    assert_eq!(rest, b"");
+    assert_eq!(status(relay.address, HOME, &format!("reject/{id}")), 204);
+    assert_eq!(read_response(&mut client).status, 502);
+    relay.stop().check_clean();
+}
