@@ -19,6 +19,7 @@ Examples:
   midspan-loadgen bulk --jet 127.0.0.1:8080 --pairs 64 --relay-pid $(pidof midspan)
   midspan-loadgen echo --target 127.0.0.1:9000 --backend 127.0.0.1:9001 --pairs 64
   midspan-loadgen join --socks 127.0.0.1:1080 --concurrency 4
+  midspan-loadgen bulk --ptth 127.0.0.1:8080 --server-key KEY --client-key KEY
   midspan-loadgen bulk --direct
   midspan-loadgen link --delay 0.02 --loss 1"
 )]
@@ -195,31 +196,48 @@ pub(crate) struct LinkArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RouteArgs {
     /// Nothing between: what the generator itself can do
-    #[arg(long, required_unless_present_any = ["target", "socks", "jet"])]
-    #[arg(conflicts_with_all = ["target", "socks", "jet"])]
+    #[arg(long, required_unless_present_any = ["target", "socks", "jet", "ptth"])]
+    #[arg(conflicts_with_all = ["target", "socks", "jet", "ptth"])]
     pub(crate) direct: bool,
     /// A proxy that dials the backend for each connection
     #[arg(
         long,
         value_name = "ADDR:PORT",
         requires = "backend",
-        conflicts_with_all = ["socks", "jet"]
+        conflicts_with_all = ["socks", "jet", "ptth"]
     )]
     pub(crate) target: Option<SocketAddr>,
+    /// To the proxy, all is one HTTP request and its answer: their bodies' chunks are the
+    /// messages. Not for joins
+    #[arg(long, requires = "target", conflicts_with = "near")]
+    pub(crate) http: bool,
     /// A SOCKS5 proxy, which is asked for the backend by each connection
-    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "jet")]
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with_all = ["jet", "ptth"])]
     pub(crate) socks: Option<SocketAddr>,
     /// Send a SOCKS5 proxy the request together with the greeting: a round trip
     /// less, which not every proxy takes
-    #[arg(long, conflicts_with_all = ["direct", "target", "jet"])]
+    #[arg(long, conflicts_with_all = ["direct", "target", "jet", "ptth"])]
     pub(crate) at_once: bool,
     /// Where the generator's own backend listens, to which the proxy dials
     /// [default with --socks: a free port of this host]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) backend: Option<SocketAddr>,
     /// A JET relay: both legs dial it
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "ptth")]
     pub(crate) jet: Option<SocketAddr>,
+    /// A relay that forwards ports by PTTH over HTTP: each pair is a tunnel of four requests,
+    /// of which each message is a chunk
+    #[arg(long, value_name = "ADDR:PORT", requires_all = ["server_key", "client_key"])]
+    pub(crate) ptth: Option<SocketAddr>,
+    /// As whose ports they are forwarded: a server that the relay knows
+    #[arg(long, value_name = "NAME", default_value = "home", requires = "ptth")]
+    pub(crate) server: String,
+    /// That server's key
+    #[arg(long, value_name = "KEY", requires = "ptth")]
+    pub(crate) server_key: Option<String>,
+    /// The key of a client who may reach that server
+    #[arg(long, value_name = "KEY", requires = "ptth")]
+    pub(crate) client_key: Option<String>,
     /// Version of JET; with 1 the relay makes the ids, with 2 the generator
     /// does (the relay needs --create-on-accept)
     #[arg(long, value_name = "1|2", default_value = "1", requires = "jet")]
@@ -228,7 +246,8 @@ pub(crate) struct RouteArgs {
     #[arg(long, value_enum, default_value = "off", requires = "jet")]
     pub(crate) gate: GateWord,
     /// By what the near leg dials: the connector, or a proxy's client
-    #[arg(long, value_enum, default_value = "tcp", conflicts_with_all = ["direct", "socks"])]
+    #[arg(long, value_enum, default_value = "tcp")]
+    #[arg(conflicts_with_all = ["direct", "socks", "ptth"])]
     pub(crate) near: TransportWord,
     /// By what the far leg dials a JET relay: the acceptor
     #[arg(long, value_enum, default_value = "tcp", requires = "jet")]
@@ -422,6 +441,20 @@ mod tests {
             ("join --jet 127.0.0.1:1 --concurrency 257", false),
             ("join --jet 127.0.0.1:1 --rate 0", false),
             ("idle --jet 127.0.0.1:1 --pairs 9000 --settle 0.1", true),
+            ("join --ptth 127.0.0.1:1", false),
+            (
+                "join --ptth 127.0.0.1:1 --server-key a --client-key b",
+                true,
+            ),
+            (
+                "join --ptth 127.0.0.1:1 --server-key a --client-key b --near tls",
+                false,
+            ),
+            ("bulk --jet 127.0.0.1:1 --http", false),
+            (
+                "bulk --target 127.0.0.1:1 --backend 127.0.0.1:2 --http",
+                true,
+            ),
             ("bulk --direct --bytes 5 --seconds 3", false),
             ("bulk --direct --seconds 4000", false),
             ("link --delay 0.02 --jitter 0.01 --loss 0.5", true),

@@ -14,7 +14,7 @@ use midspan::tls::{Session, Wire};
 use rustix::io::Errno;
 
 use crate::socks::SocksDialogue;
-use crate::wrapped::Wrapped;
+use crate::wrapped::{Coded, Wrapped};
 
 /// What a leg says before it is one, on a socket that may still be connecting.
 #[derive(Debug)]
@@ -126,8 +126,8 @@ impl Turns {
                 if !self.send(socket)? {
                     bail!("the last words of a handshake do not go out");
                 }
-                let wrapped =
-                    codec.map(|codec| Box::new(Wrapped::new(codec, self.workshop.clone())));
+                let coded = codec.map(|codec| Coded::new(codec, self.workshop.clone()));
+                let wrapped = coded.map(|coded| Box::new(Wrapped::Coded(coded)));
                 return Ok(Some(Granted { reply, wrapped }));
             }
         }

@@ -13,6 +13,7 @@
 //! | `route` | how the two legs of a pair come about |
 //! | `exchange` | what a leg says before it is one |
 //! | `jet`, `socks` | the client's side of JET and of SOCKS5 |
+//! | `ptth`, `heads`, `bodies` | the peers' side of PTTH over HTTP, and HTTP for it |
 //! | `event_loop` | the loop that all scenarios run in |
 //! | `peer` | what a leg does with bytes: sources and sinks |
 //! | `schedule` | when an open loop intends to send |
@@ -22,12 +23,15 @@
 //! Left out: more than one thread. Start a second one for a second relay core.
 
 mod args;
+mod bodies;
 mod event_loop;
 mod exchange;
+mod heads;
 mod histogram;
 mod jet;
 mod link;
 mod peer;
+mod ptth;
 mod relay_usage;
 mod report;
 mod route;

@@ -7,7 +7,10 @@
 //! proxy    near ──> proxy ─────────> backend (far)
 //! socks    near ──> proxy ─────────> backend (far), which the near leg names
 //! jet      near ──> relay <────────── far
+//! ptth     near ══> relay <══════════ far, a connection for each way
 //! ```
+//!
+//! A proxy of HTTP takes the pair's bytes as the bodies of one request and its answer.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -27,9 +30,12 @@ use midspan::time::Timestamp;
 use rustix::io::Errno;
 
 use crate::args::RouteArgs;
+use crate::bodies::Bodies;
 use crate::event_loop::{Ended, EventLoop, Load};
 use crate::exchange::{Exchange, Granted};
+use crate::heads::Heads;
 use crate::jet::{JetClient, Way, place_of};
+use crate::ptth::PtthClient;
 use crate::socks::SocksClient;
 use crate::wrapped::{READ_BYTES, Wrapped};
 
@@ -48,6 +54,8 @@ pub(crate) enum Route {
     },
     /// Dial a JET relay with both legs.
     Jet(JetClient),
+    /// Dial a PTTH relay, with both legs and for either way.
+    Ptth(PtthClient),
 }
 
 /// What passes between a near leg and what it dialled before anything else.
@@ -56,13 +64,15 @@ pub(crate) enum Opening {
     Nothing,
     Tls(Way),
     Socks(SocksClient),
+    /// A request and its answer, whose bodies the pair's bytes are: this is its head.
+    Http(String),
 }
 
 impl Opening {
     /// `None` if the leg is ready as it is.
     pub(crate) fn begin(&self) -> anyhow::Result<Option<Exchange>> {
         match self {
-            Self::Nothing => Ok(None),
+            Self::Nothing | Self::Http(_) => Ok(None),
             Self::Tls(way) => way.shake().map(Some),
             Self::Socks(client) => Ok(Some(client.connect())),
         }
@@ -77,6 +87,16 @@ impl Route {
         if let Some(relay) = args.jet {
             return Ok(Self::Jet(JetClient::new(relay, args, &workshop)?));
         }
+        if let (Some(relay), Some(server_key), Some(client_key)) =
+            (args.ptth, &args.server_key, &args.client_key)
+        {
+            return Ok(Self::Ptth(PtthClient {
+                relay,
+                server: args.server.clone(),
+                server_key: server_key.clone(),
+                client_key: client_key.clone(),
+            }));
+        }
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let wanted = args.backend.unwrap_or(any_port);
         let listener = claim_address(wanted)
@@ -85,6 +105,12 @@ impl Route {
         let backend = listener.address();
         reactor.listen(listener);
         let (address, name, opening) = match (args.target, args.socks) {
+            (Some(proxy), _) if args.http => {
+                let head = format!(
+                    "POST / HTTP/1.1\r\nHost: {proxy}\r\nTransfer-Encoding: chunked\r\n\r\n"
+                );
+                (proxy, "http", Opening::Http(head))
+            }
             (Some(proxy), _) => {
                 let way = Way::new(proxy, args.near, args.pin, &workshop)?;
                 (proxy, "proxy", way.map_or(Opening::Nothing, Opening::Tls))
@@ -112,6 +138,7 @@ impl Route {
         match self {
             Self::Dial { name, .. } => name,
             Self::Jet(_) => "jet",
+            Self::Ptth(_) => "ptth",
         }
     }
 }
@@ -151,14 +178,15 @@ impl Leg {
         }
     }
 
-    /// Sends what was wrapped and not taken, as far as it goes now.
-    pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
+    /// Sends what was wrapped and not taken, as far as it goes now; whether that was all.
+    pub(crate) fn flush(&mut self) -> anyhow::Result<bool> {
         match self
             .wrapped
             .as_mut()
             .map(|wrapped| wrapped.flush(&self.socket))
         {
-            None | Some(Ok(()) | Err(Errno::AGAIN)) => Ok(()),
+            None | Some(Ok(())) => Ok(true),
+            Some(Err(Errno::AGAIN)) => Ok(false),
             Some(Err(error)) => Err(error).context("cannot send"),
         }
     }
@@ -183,6 +211,9 @@ impl Leg {
     }
 
     pub(crate) fn close(self, reactor: &Reactor, closing: Closing) {
+        if let Some(Wrapped::Bodies(bodies)) = self.wrapped.map(|wrapped| *wrapped) {
+            bodies.close(reactor, closing);
+        }
         reactor.retire(self.poll, self.socket, closing);
     }
 
@@ -262,15 +293,35 @@ fn open_pair(
                 near = kept;
                 near.wrapped = granted.wrapped;
             }
+            // A proxy of HTTP dials once it has the request's head.
+            let mut request = Heads::default();
+            if let Opening::Http(head) = opening {
+                request.say(head.as_str());
+            }
             let far_socket = attempt(event_loop, &mut accepted, |accepted| {
                 if let Some(error) = near.socket.take_error() {
                     return Err(error).with_context(|| format!("cannot connect to {address}"));
                 }
+                request.flush(&near.socket)?;
                 Ok(accepted.pop_front())
             });
             let (near, far_socket) = near.keep_if(&reactor, far_socket)?;
             let far = Leg::watch(&reactor, far_socket, far);
-            Ok(Pair { near, far })
+            let pair = Pair { near, far };
+            match opening {
+                Opening::Http(_) => pass_heads(event_loop, pair, request),
+                _ => Ok(pair),
+            }
+        }
+        Route::Ptth(client) => {
+            let mut tunnel = client.begin(&reactor, (near, far))?;
+            let opened = attempt(event_loop, &mut VecDeque::new(), |_| {
+                client.advance(&reactor, &mut tunnel)
+            });
+            if opened.is_err() {
+                tunnel.close(&reactor);
+            }
+            opened
         }
         Route::Jet(client) => {
             let (exchange, chosen) = client.accept()?;
@@ -293,6 +344,27 @@ fn open_pair(
             Ok(Pair { near, far })
         }
     }
+}
+
+/// Has a request and its answer begin, whose bodies are the pair's bytes.
+fn pass_heads(event_loop: &mut EventLoop, mut pair: Pair, mut near: Heads) -> anyhow::Result<Pair> {
+    let mut far = Heads::default();
+    let passed = attempt(event_loop, &mut VecDeque::new(), |_| {
+        if far.hear(&pair.far.socket)? {
+            far.answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        }
+        far.flush(&pair.far.socket)?;
+        near.hear_success(&pair.near.socket, "")
+    });
+    if let Err(error) = passed {
+        pair.close(&event_loop.reactor, Closing::Reset);
+        return Err(error);
+    }
+    for leg in [&mut pair.near, &mut pair.far] {
+        let bodies = Bodies::new(None, Vec::new());
+        leg.wrapped = Some(Box::new(Wrapped::Bodies(bodies)));
+    }
+    Ok(pair)
 }
 
 fn finish_exchange(

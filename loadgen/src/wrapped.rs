@@ -1,4 +1,4 @@
-//! A leg with TLS or WebSocket around its bytes.
+//! A leg with TLS, WebSocket or HTTP bodies around its bytes.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,12 +7,56 @@ use midspan::relay::codec::{Codec, Heard, Workshop};
 use midspan::runtime::socket::Socket;
 use rustix::io::Errno;
 
+use crate::bodies::Bodies;
+
 /// Bytes that are read at a time.
 pub(crate) const READ_BYTES: usize = 64 << 10;
 
 /// What is around a leg's bytes.
 #[derive(Debug)]
-pub(crate) struct Wrapped {
+pub(crate) enum Wrapped {
+    Coded(Coded),
+    Bodies(Bodies),
+}
+
+impl Wrapped {
+    /// Sends `bytes`, or as many of them as fit, as one message.
+    pub(crate) fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
+        let bytes = bytes.get(..READ_BYTES).unwrap_or(bytes);
+        match self {
+            Self::Coded(coded) => coded.send(socket, bytes),
+            Self::Bodies(bodies) => bodies.send(socket, bytes),
+        }
+    }
+
+    /// Says that nothing follows. Call again after `EAGAIN`.
+    pub(crate) fn end(&mut self, socket: &Socket) -> Result<(), Errno> {
+        match self {
+            Self::Coded(coded) => coded.end(socket),
+            Self::Bodies(bodies) => bodies.end(socket),
+        }
+    }
+
+    /// Sends what the socket did not take.
+    pub(crate) fn flush(&mut self, socket: &Socket) -> Result<(), Errno> {
+        match self {
+            Self::Coded(coded) => coded.flush(socket),
+            Self::Bodies(bodies) => bodies.flush(socket),
+        }
+    }
+
+    /// Reads application bytes; 0 is the end.
+    pub(crate) fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Self::Coded(coded) => coded.recv(socket, buffer),
+            Self::Bodies(bodies) => bodies.recv(socket, buffer),
+        }
+    }
+}
+
+/// TLS, WebSocket, or the second within the first.
+#[derive(Debug)]
+pub(crate) struct Coded {
     codec: Box<Codec>,
     /// All legs' own.
     workshop: Rc<RefCell<Workshop>>,
@@ -22,7 +66,7 @@ pub(crate) struct Wrapped {
     unread: Vec<u8>,
 }
 
-impl Wrapped {
+impl Coded {
     pub(crate) const fn new(codec: Box<Codec>, workshop: Rc<RefCell<Workshop>>) -> Self {
         Self {
             codec,
@@ -32,10 +76,8 @@ impl Wrapped {
         }
     }
 
-    /// Sends `bytes`, or as many of them as fit, as one message.
-    pub(crate) fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
+    fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
         self.flush(socket)?;
-        let bytes = &bytes[..bytes.len().min(READ_BYTES)];
         let mut workshop = self.workshop.borrow_mut();
         let wire = workshop
             .wrap(&mut self.codec, bytes)
@@ -44,8 +86,7 @@ impl Wrapped {
         Ok(bytes.len())
     }
 
-    /// Says that nothing follows. Call again after `EAGAIN`.
-    pub(crate) fn end(&mut self, socket: &Socket) -> Result<(), Errno> {
+    fn end(&mut self, socket: &Socket) -> Result<(), Errno> {
         {
             let mut workshop = self.workshop.borrow_mut();
             workshop
@@ -60,8 +101,7 @@ impl Wrapped {
         }
     }
 
-    /// Sends what the socket did not take.
-    pub(crate) fn flush(&mut self, socket: &Socket) -> Result<(), Errno> {
+    fn flush(&mut self, socket: &Socket) -> Result<(), Errno> {
         while !self.unsent.is_empty() {
             let sent = socket.send(&self.unsent)?;
             self.unsent.drain(..sent);
@@ -69,8 +109,7 @@ impl Wrapped {
         Ok(())
     }
 
-    /// Reads application bytes; 0 is the end.
-    pub(crate) fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
+    fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
         while self.unread.is_empty() {
             if self.codec.heard() != Heard::Open {
                 return Ok(0);

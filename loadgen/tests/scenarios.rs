@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 
+use midspan::access::ApiKey;
 use serde_json::Value;
 
 /// One load each; the last word of a name in the report tells the scenario.
@@ -56,6 +57,47 @@ fn through_a_relay_over_every_transport() {
             check(load, &route, Some(relay.child.id()));
         }
     }
+}
+
+#[test]
+fn through_the_tunnels_of_a_relay_that_forwards_ports() {
+    let [server, client] = [1, 2].map(|byte| ApiKey::from_random([byte; 24]));
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("relay.toml");
+    let text = format!(
+        "[[ptth.servers]]\nname = \"home\"\nsha256 = \"{}\"\n\
+         [[ptth.clients]]\nname = \"alice\"\nsha256 = \"{}\"\nmay = [\"home\"]\n",
+        server.hash(),
+        client.hash()
+    );
+    std::fs::write(&config, text).unwrap();
+    let relay = Relay::start_with(&["--config", config.to_str().unwrap()]);
+    let address = &relay.address;
+    let route = format!("--ptth {address} --server-key {server} --client-key {client}");
+    for load in LOADS {
+        check(load, &route, Some(relay.child.id()));
+    }
+    let route = format!("--ptth {address} --server-key {client} --client-key {client}");
+    let output = loadgen("bulk --bytes 1", &route, None);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("answered with status 401"), "{said}");
+}
+
+#[test]
+fn a_proxy_may_have_it_as_http() {
+    let route = || {
+        let backend = unused_address();
+        let proxy = late_proxy(backend);
+        format!("--target {proxy} --backend {backend} --http")
+    };
+    for load in LOADS {
+        if !load.starts_with("join") {
+            check(load, &route(), None);
+        }
+    }
+    let output = loadgen("join --count 3", &route(), None);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("--http is not for joins"), "{said}");
 }
 
 #[test]
@@ -191,12 +233,17 @@ struct Relay {
 
 impl Relay {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut child = Command::new(relay_program())
             .args(["relay", "--listen", "127.0.0.1:0", "--create-on-accept"])
             .args(["--admin", "127.0.0.1:0"])
             .args(["--cores", "1", "--log-level", "error", "--state-dir"])
             .arg(state.path())
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -284,6 +331,26 @@ fn serve_socks(mut client: TcpStream, first_bytes: usize, dials: bool) -> io::Re
     }
     let backend = TcpStream::connect(SocketAddr::from((address, port)))?;
     client.write_all(b"\x05\0\0\x01\0\0\0\0\0\0")?;
+    copy_both_ways(client, backend)
+}
+
+/// A proxy that dials the backend once a client has said something, as those of HTTP do.
+fn late_proxy(backend: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            thread::spawn(move || {
+                let client = client?;
+                client.peek(&mut [0])?;
+                copy_both_ways(client, TcpStream::connect(backend)?)
+            });
+        }
+    });
+    address
+}
+
+fn copy_both_ways(client: TcpStream, backend: TcpStream) -> io::Result<()> {
     let (client_too, backend_too) = (client.try_clone()?, backend.try_clone()?);
     thread::spawn(move || copy(&backend_too, &client_too));
     copy(&client, &backend)

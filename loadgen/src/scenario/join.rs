@@ -1,6 +1,7 @@
 //! `join`: a pair comes about, carries one byte, and ends, again and again.
 //!
 //! ```text
+//! ptth        Tunnelling ────────────────> Carrying ──> Ending ──> Parting ──> (next)
 //! jet         Accepting ──> Connecting ──> Carrying ──> Ending ──> (next)
 //! tls, socks                Connecting ──> Carrying ──> Ending ──> (next)
 //! dialled                                  Carrying ──> Ending ──> (next)
@@ -8,7 +9,7 @@
 //!
 //! The byte goes from the near leg to the far one and tells the slot that it
 //! belongs to: so a backend knows its pair, and a byte on a wrong leg is an
-//! error. Then the near leg ends the pair.
+//! error. Then the near leg ends the pair; of a tunnel, either leg ends its own way.
 //!
 //! Closed loop: a slot starts its next join when one ended. Open loop
 //! (`--rate`): a join starts when its schedule says so and a slot is free, and
@@ -37,8 +38,9 @@ use crate::event_loop::{Ended, Load, ReadyQueue};
 use crate::exchange::Exchange;
 use crate::histogram::{self, Latency};
 use crate::jet::place_of;
+use crate::ptth::Tunnel;
 use crate::report::{Figures, JoinFigures, Report};
-use crate::route::{Leg, OPENING_TIMEOUT, Route, owners};
+use crate::route::{Leg, OPENING_TIMEOUT, Opening, Route, owners};
 use crate::schedule::Schedule;
 
 /// Joins before the measured ones, unless told otherwise.
@@ -111,6 +113,10 @@ struct Slot {
 
 enum Step {
     Free,
+    /// Its requests are on their way.
+    Tunnelling {
+        tunnel: Box<Tunnel>,
+    },
     /// The far leg waits for its reply.
     Accepting {
         exchange: Exchange,
@@ -124,19 +130,22 @@ enum Step {
     Carrying {
         sent: bool,
     },
-    /// The near leg is closed, the far leg waits for the end.
+    /// The near leg has ended, the far leg waits for the end.
     Ending,
+    /// The far leg has ended too, and a near leg that is still there waits for that.
+    Parting,
 }
 
 impl Step {
     const fn name(&self) -> &'static str {
         match self {
             Self::Free => "free",
+            Self::Tunnelling { .. } => "waiting for a tunnel",
             Self::Accepting { .. } => "waiting for the accept reply",
             Self::Connecting { .. } => "waiting for the connect reply",
             Self::Carrying { sent: false } => "dialling",
             Self::Carrying { sent: true } => "waiting for the byte",
-            Self::Ending => "waiting for the end",
+            Self::Ending | Self::Parting => "waiting for the end",
         }
     }
 }
@@ -153,6 +162,13 @@ impl Joins {
     const TAG_STRAY: u8 = 2;
 
     fn new(reactor: Rc<Reactor>, route: Route, args: &JoinArgs) -> anyhow::Result<Self> {
+        if let Route::Dial {
+            opening: Opening::Http(_),
+            ..
+        } = route
+        {
+            bail!("--http is not for joins");
+        }
         Ok(Self {
             reactor,
             route,
@@ -254,6 +270,10 @@ impl Joins {
                     Some(exchange) => Step::Connecting { exchange },
                 };
             }
+            Route::Ptth(client) => {
+                let tunnel = Box::new(client.begin(&self.reactor, (near, far))?);
+                slot.step = Step::Tunnelling { tunnel };
+            }
             Route::Jet(client) => {
                 let (exchange, chosen) = client.accept()?;
                 slot.far = Some(Leg::dial(&self.reactor, client.relay, far)?);
@@ -287,6 +307,13 @@ impl Joins {
         let (near_owner, _) = owners(Self::TAG, token_of(index));
         let slot = &mut self.slots[index];
         match (&mut slot.step, &self.route) {
+            (Step::Tunnelling { tunnel }, Route::Ptth(client)) => {
+                let Some(pair) = client.advance(&self.reactor, tunnel)? else {
+                    return Ok(Next::Wait);
+                };
+                (slot.near, slot.far) = (Some(pair.near), Some(pair.far));
+                slot.step = Step::Carrying { sent: false };
+            }
             (Step::Accepting { exchange, chosen }, Route::Jet(client)) => {
                 let far = slot.far.as_mut().context("an acceptor without a leg")?;
                 let Some(granted) = exchange.advance(&far.socket)? else {
@@ -325,14 +352,26 @@ impl Joins {
             }
             (Step::Ending, _) => {
                 let far = slot.far.as_mut().context("an acceptor without a leg")?;
-                match far.recv(&mut [0; 2]) {
-                    Ok(0) => slot.step = Step::Free,
-                    Ok(_) => bail!("more came than was sent"),
-                    Err(Errno::AGAIN) => return Ok(Next::Wait),
-                    Err(error) => return Err(error).context("the end did not come clean"),
+                if !has_ended(far)? {
+                    return Ok(Next::Wait);
                 }
+                if slot.near.is_some() {
+                    // Its words are few, and the socket is empty.
+                    far.end().context("cannot end a stream")?;
+                }
+                slot.step = Step::Parting;
             }
-            (Step::Free | Step::Accepting { .. }, _) => return Ok(Next::Wait),
+            (Step::Parting, _) => {
+                if let Some(near) = &mut slot.near
+                    && !has_ended(near)?
+                {
+                    return Ok(Next::Wait);
+                }
+                slot.step = Step::Free;
+            }
+            (Step::Free | Step::Accepting { .. } | Step::Tunnelling { .. }, _) => {
+                return Ok(Next::Wait);
+            }
         }
         Ok(Next::Again)
     }
@@ -346,13 +385,20 @@ impl Joins {
                 // Its words are few, and the socket is empty.
                 let _ = near.end();
             }
-            near.close(&self.reactor, Closing::Clean);
+            match self.route {
+                // Whoever goes while it may still be answered cuts the tunnel off.
+                Route::Ptth(_) => slot.near = Some(near),
+                _ => near.close(&self.reactor, Closing::Clean),
+            }
         }
         slot.step = Step::Ending;
     }
 
     fn end(&mut self, index: usize, closing: Closing) {
         let slot = mem::replace(&mut self.slots[index], Slot::free());
+        if let Step::Tunnelling { tunnel } = slot.step {
+            tunnel.close(&self.reactor);
+        }
         for leg in [slot.near, slot.far].into_iter().flatten() {
             leg.close(&self.reactor, closing);
         }
@@ -491,12 +537,24 @@ fn byte_of(index: usize) -> u8 {
     u8::try_from(index).unwrap_or(u8::MAX)
 }
 
+/// Whether a leg's stream has ended, on which nothing more may come.
+fn has_ended(leg: &mut Leg) -> anyhow::Result<bool> {
+    match leg.recv(&mut [0; 16]) {
+        Ok(0) => Ok(true),
+        Ok(_) => bail!("more came than was sent"),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(error) => Err(error).context("the end did not come clean"),
+    }
+}
+
 /// The byte that came, or `None` if it is not there yet.
 fn recv_byte(leg: &mut Leg) -> anyhow::Result<Option<u8>> {
-    let mut byte = [0];
-    match leg.recv(&mut byte) {
+    // Room for what may be around it.
+    let mut bytes = [0; 16];
+    match leg.recv(&mut bytes) {
         Ok(0) => bail!("a pair ended before its byte"),
-        Ok(_) => Ok(Some(byte[0])),
+        Ok(1) => Ok(Some(bytes[0])),
+        Ok(_) => bail!("more came than was sent"),
         Err(Errno::AGAIN) => Ok(None),
         Err(error) => Err(error).context("cannot receive"),
     }
