@@ -11,6 +11,8 @@ pub(crate) enum Column {
     Bulk { pairs: u32, sink: &'static str },
     /// Messages of 16 KiB in one direction on one pair, copied from a buffer.
     Messages,
+    /// The same in chunks of so many KiB, read into a buffer.
+    Chunks { kib: u32 },
     /// 64 bytes to and fro on 64 pairs.
     Echo,
     /// 64 bytes to and fro on one pair.
@@ -121,6 +123,14 @@ impl Column {
     /// For proxies that are asked where to dial.
     pub(crate) const SOCKS: [Self; 3] = [Self::Messages, Self::EchoAlone, Self::Connects];
 
+    /// For legs whose bytes are bodies of HTTP.
+    pub(crate) const HTTP: [Self; 4] = [
+        Self::Chunks { kib: 16 },
+        Self::Chunks { kib: 64 },
+        Self::Echo,
+        Self::Join(Pace::AtATime(4)),
+    ];
+
     /// For what a long way costs.
     pub(crate) const FAR_AWAY: [Self; 1] = [Self::Connects];
 
@@ -153,6 +163,10 @@ impl Column {
                 _ => const { &[figure("bulk 64 discard", "CPU-s/GiB", 4, CPU_PER_GIB)] },
             },
             Self::Messages => const { &[figure("messages 1", "CPU-s/GiB", 4, CPU_PER_GIB)] },
+            Self::Chunks { kib: 16 } => {
+                const { &[figure("chunks 16k", "CPU-s/GiB", 4, CPU_PER_GIB)] }
+            }
+            Self::Chunks { .. } => const { &[figure("chunks 64k", "CPU-s/GiB", 4, CPU_PER_GIB)] },
             Self::Echo => {
                 const {
                     &[
@@ -211,6 +225,10 @@ impl Column {
         let line = match self {
             Self::Bulk { pairs, sink } => format!("bulk --pairs {pairs} --sink {sink} {window}"),
             Self::Messages => format!("bulk --source copy --message 16384 {window}"),
+            Self::Chunks { kib } => {
+                let bytes = kib << 10;
+                format!("bulk --source copy --sink copy --message {bytes} {window}")
+            }
             Self::Echo => format!("echo --pairs 64 --size 64 {window}"),
             Self::EchoAlone => format!("echo --pairs 1 --size 64 {window}"),
             Self::Beside => format!("echo --pairs 1 --size 64 --beside-bulk 16 {window}"),

@@ -126,6 +126,7 @@ fn sections(args: &Args) -> Vec<Section> {
         ("plain", Row::all(), &Column::ALL[..]),
         ("over tls", Row::over_tls(), &Column::WRAPPED),
         ("over websocket", Row::over_websocket(), &Column::WRAPPED),
+        ("over http", Row::over_http(), &Column::HTTP),
         ("through socks", Row::through_socks(), &Column::SOCKS),
         (
             "through socks, far away",

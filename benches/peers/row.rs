@@ -4,15 +4,22 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::Context;
+use midspan::access::ApiKey;
 
 use crate::chain::{Chain, Link, Listens};
-use crate::column::Column;
+use crate::column::{Column, Pace};
 use crate::host::{BACKEND, Host, LISTEN, Package, find};
 use crate::namespace::Namespace;
 use crate::socks::{self, Pool, Way};
 
 /// Where Debian puts nginx's stream module.
 const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// What makes HAProxy splice.
+const SPLICE: &str = "option splice-request\n    option splice-response";
+
+/// What makes it read HTTP, and pass chunks on as they come.
+const HTTP: &str = "mode http\n    option http-no-delay";
 
 const HAPROXY_CONFIG: &str = include_str!("haproxy.cfg.in");
 const NGINX_CONFIG: &str = include_str!("nginx.conf.in");
@@ -32,6 +39,11 @@ pub(crate) enum Row {
     Midspan { plane: &'static str },
     /// Ending TLS, with a buffer of this size.
     HaproxyTls { buffer_bytes: u32 },
+    /// Relaying the bodies of a request and its answer, one of which has the chunks, spliced
+    /// where it can, with pipes and buffers of this size.
+    HaproxyHttp { bytes: u32, sender: Sender },
+    /// Relaying the bodies of a tunnel's requests, with this data plane.
+    MidspanHttp { plane: &'static str },
     /// Dialled over this by the connector, by plain TCP by the acceptor.
     MidspanOver { transport: &'static str },
     /// A small SOCKS5 proxy.
@@ -44,6 +56,13 @@ pub(crate) enum Row {
         pool: Pool,
         way: Way,
     },
+}
+
+/// Who sends, through a proxy of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    Client,
+    Server,
 }
 
 impl Row {
@@ -72,6 +91,17 @@ impl Row {
     pub(crate) fn over_websocket() -> Vec<Self> {
         let mut rows = vec![Self::Midspan { plane: "copy" }];
         rows.extend(["ws", "wss"].map(|transport| Self::MidspanOver { transport }));
+        rows
+    }
+
+    /// Those that relay the bodies of HTTP, ours last.
+    pub(crate) fn over_http() -> Vec<Self> {
+        let mut rows = Vec::new();
+        for sender in [Sender::Client, Sender::Server] {
+            let sizes = [16 << 10, 64 << 10, 256 << 10, 1 << 20];
+            rows.extend(sizes.map(|bytes| Self::HaproxyHttp { bytes, sender }));
+        }
+        rows.extend(["copy", "auto"].map(|plane| Self::MidspanHttp { plane }));
         rows
     }
 
@@ -111,6 +141,14 @@ impl Row {
             Self::Nginx { buffer_kib } => format!("nginx {buffer_kib}k"),
             Self::Midspan { plane } => format!("midspan {plane}"),
             Self::HaproxyTls { buffer_bytes } => format!("haproxy tls {}k", buffer_bytes >> 10),
+            Self::HaproxyHttp { bytes, sender } => {
+                let sender = match sender {
+                    Sender::Client => "request",
+                    Sender::Server => "answer",
+                };
+                format!("haproxy http {}k, {sender}", bytes >> 10)
+            }
+            Self::MidspanHttp { plane } => format!("midspan http {plane}"),
             Self::MidspanOver { transport } => format!("midspan {transport}"),
             Self::Microsocks => "microsocks".to_owned(),
             Self::Ssh => "ssh -D".to_owned(),
@@ -136,7 +174,10 @@ impl Row {
     pub(crate) const fn is_ours(&self) -> bool {
         matches!(
             self,
-            Self::Midspan { .. } | Self::MidspanOver { .. } | Self::MidspanSocks { .. }
+            Self::Midspan { .. }
+                | Self::MidspanHttp { .. }
+                | Self::MidspanOver { .. }
+                | Self::MidspanSocks { .. }
         )
     }
 
@@ -147,6 +188,7 @@ impl Row {
             Self::Haproxy
                 | Self::HaproxySplice { .. }
                 | Self::HaproxyTls { .. }
+                | Self::HaproxyHttp { .. }
                 | Self::Nginx { .. }
                 | Self::Microsocks
                 | Self::Ssh
@@ -183,6 +225,8 @@ impl Row {
             Self::MidspanSocks {
                 pool: Pool::Empty, ..
             } => column == Column::Connects,
+            // A proxy's pair is one connection, which is kept for the next.
+            Self::HaproxyHttp { .. } => column != Column::Join(Pace::AtATime(4)),
             _ => true,
         }
     }
@@ -190,9 +234,10 @@ impl Row {
     /// What of Debian it needs.
     pub(crate) const fn packages(&self) -> &'static [Package] {
         match self {
-            Self::Haproxy | Self::HaproxySplice { .. } | Self::HaproxyTls { .. } => {
-                &[("haproxy", "haproxy")]
-            }
+            Self::Haproxy
+            | Self::HaproxySplice { .. }
+            | Self::HaproxyTls { .. }
+            | Self::HaproxyHttp { .. } => &[("haproxy", "haproxy")],
             Self::Nginx { .. } => &[
                 ("nginx", "nginx-light"),
                 (NGINX_STREAM_MODULE, "libnginx-mod-stream"),
@@ -201,6 +246,7 @@ impl Row {
             Self::Ssh => &[("sshd", "openssh-server"), ("ssh", "openssh-client")],
             Self::Nobody
             | Self::Midspan { .. }
+            | Self::MidspanHttp { .. }
             | Self::MidspanOver { .. }
             | Self::MidspanSocks { .. } => &[],
         }
@@ -208,7 +254,30 @@ impl Row {
 
     /// The load generator's arguments that lead through this relay.
     pub(crate) fn route(&self, host: &Host) -> Vec<String> {
+        let [server_key, client_key] = keys().map(|key| key.to_string());
         let words: &[&str] = match self {
+            Self::HaproxyHttp { sender, .. } => {
+                let http = &[
+                    "--target",
+                    LISTEN,
+                    "--backend",
+                    BACKEND,
+                    "--http",
+                    "--reverse",
+                ];
+                match sender {
+                    Sender::Client => &http[..5],
+                    Sender::Server => http,
+                }
+            }
+            Self::MidspanHttp { .. } => &[
+                "--ptth",
+                LISTEN,
+                "--server-key",
+                &server_key,
+                "--client-key",
+                &client_key,
+            ],
             Self::HaproxyTls { .. } => &[
                 "--target",
                 LISTEN,
@@ -260,12 +329,22 @@ impl Row {
                 // Whole handshakes, as the generator asks for no others.
                 &format!("ssl crt {} no-tls-tickets", host.both_pem().display()),
             )?,
-            Self::HaproxySplice { pipe_bytes } => haproxy(
+            Self::HaproxySplice { pipe_bytes } => {
+                haproxy(host, &format!("tune.pipesize {pipe_bytes}"), SPLICE, "")?
+            }
+            Self::HaproxyHttp { bytes, .. } => haproxy(
                 host,
-                &format!("tune.pipesize {pipe_bytes}"),
-                "option splice-request\n    option splice-response",
+                &format!("tune.bufsize {bytes}\n    tune.pipesize {bytes}"),
+                &format!("{SPLICE}\n    {HTTP}"),
                 "",
             )?,
+            Self::MidspanHttp { plane } => {
+                let config = host.folder.path().join("relay.toml");
+                fs::write(&config, forwarding())?;
+                let mut command = midspan_relay(host, plane, LISTEN);
+                command.arg("--config").arg(config);
+                command
+            }
             Self::Nginx { buffer_kib } => nginx(host, *buffer_kib)?,
             Self::Midspan { plane } => midspan_relay(host, plane, LISTEN),
             // The plane is for plain pairs alone.
@@ -277,6 +356,20 @@ impl Row {
             listens: Listens::At(LISTEN),
         }])
     }
+}
+
+/// Of the server whose ports are forwarded, and of a client who may reach it.
+fn keys() -> [ApiKey; 2] {
+    [1, 2].map(|byte| ApiKey::from_random([byte; 24]))
+}
+
+/// Has a relay know both.
+fn forwarding() -> String {
+    let [server, client] = keys().map(|key| key.hash());
+    format!(
+        "[[ptth.servers]]\nname = \"home\"\nsha256 = \"{server}\"\n\
+         [[ptth.clients]]\nname = \"load\"\nsha256 = \"{client}\"\nmay = [\"home\"]\n"
+    )
 }
 
 fn haproxy(host: &Host, tune: &str, options: &str, bind: &str) -> anyhow::Result<Command> {
