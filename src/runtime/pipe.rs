@@ -1,14 +1,15 @@
 //! A kernel pipe as the place where spliced bytes rest between two sockets.
 //!
-//! No byte is ever written or read through memory of ours: `splice(2)` moves
-//! references to pages. All calls are non-blocking and move (rather than copy)
-//! where the kernel can.
+//! `splice(2)` moves references to pages, and no byte through memory of ours; `tee(2)`
+//! makes second references, to look at some of the bytes while all of them go on. All
+//! calls are non-blocking and move (rather than copy) where the kernel can.
 
 use std::os::fd::OwnedFd;
 
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, read, retry_on_intr};
 use rustix::pipe::{
-    PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
+    PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice, tee,
 };
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -20,6 +21,22 @@ pub struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
     capacity_bytes: u32,
+}
+
+/// Where bytes go that nobody wants: `/dev/null`.
+#[derive(Debug)]
+pub struct Nowhere(OwnedFd);
+
+impl Nowhere {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such device.
+    pub fn open() -> Result<Self, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        open("/dev/null", flags, Mode::empty()).map(Self)
+    }
 }
 
 impl Pipe {
@@ -81,6 +98,40 @@ impl Pipe {
             |length| splice(&self.reader, None, socket, None, length, FLAGS),
             bytes_max,
         )
+    }
+
+    /// Puts second references to what the pipe holds, its first `bytes_max`, into `other`,
+    /// which has to be empty; it takes all if it is as large. Nothing is taken away here.
+    ///
+    /// # Errors
+    ///
+    /// None known for such pipes.
+    pub fn tee_to(&self, other: &Self, bytes_max: u32) -> Result<u32, Errno> {
+        move_bytes(
+            |length| tee(&self.reader, &other.writer, length, SpliceFlags::NONBLOCK),
+            bytes_max,
+        )
+    }
+
+    /// Drops up to `bytes_max` bytes unseen.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` when the pipe is empty.
+    pub fn drop_bytes(&self, nowhere: &Nowhere, bytes_max: u32) -> Result<u32, Errno> {
+        move_bytes(
+            |length| splice(&self.reader, None, &nowhere.0, None, length, FLAGS),
+            bytes_max,
+        )
+    }
+
+    /// Copies up to `buffer.len()` bytes out of the pipe.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` when the pipe is empty.
+    pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        retry_on_intr(|| read(&self.reader, &mut *buffer))
     }
 }
 
@@ -148,6 +199,24 @@ mod tests {
         assert_eq!(pipe.capacity_bytes(), 65_536);
         let pipe = Pipe::create(256 << 10).expect("a 256 KiB pipe");
         assert_eq!(pipe.capacity_bytes(), 256 << 10);
+    }
+
+    #[test]
+    fn what_a_pipe_holds_can_be_looked_at_and_goes_on() {
+        let [pipe, second] = [(); 2].map(|()| Pipe::create(64 << 10).expect("a pipe"));
+        let nowhere = Nowhere::open().expect("a device");
+        rustix::io::write(&pipe.writer, b"0123456789").expect("room");
+        assert_eq!(pipe.tee_to(&second, 100), Ok(10));
+        let mut buffer = [0; 3];
+        assert_eq!(second.drop_bytes(&nowhere, 2), Ok(2));
+        assert_eq!(second.read(&mut buffer), Ok(3));
+        assert_eq!(&buffer, b"234");
+        assert_eq!(second.drop_bytes(&nowhere, 100), Ok(5));
+        assert_eq!(second.read(&mut buffer), Err(Errno::AGAIN));
+        assert_eq!(second.drop_bytes(&nowhere, 1), Err(Errno::AGAIN));
+        let mut buffer = [0; 20];
+        assert_eq!(pipe.read(&mut buffer), Ok(10));
+        assert_eq!(&buffer[..10], b"0123456789");
     }
 
     #[test]
