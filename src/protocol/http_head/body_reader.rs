@@ -14,7 +14,11 @@ const SIZE_LINE_BYTES_MAX: usize = 1024;
 
 /// Knows how much of a body is still to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BodyReader(State);
+pub struct BodyReader {
+    state: State,
+    /// The size of the chunk that began last.
+    chunk_bytes: u64,
+}
 
 /// What some bytes at the front are to a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl BodyReader {
     /// A body of which nothing has come.
     #[must_use]
     pub const fn new(body: Body) -> Self {
-        Self(match body {
+        let state = match body {
             Body::Length(0) => State::Ended,
             Body::Length(left) => State::Length(left),
             Body::UntilClose => State::UntilClose,
@@ -97,7 +101,11 @@ impl BodyReader {
                 size: None,
                 bytes: 0,
             }),
-        })
+        };
+        Self {
+            state,
+            chunk_bytes: 0,
+        }
     }
 
     /// Takes what came next; gives how much of it is the body's. What is behind that is
@@ -123,20 +131,22 @@ impl BodyReader {
     ///
     /// If these are no chunks.
     pub fn next_part(&mut self, bytes: &[u8]) -> Result<BodyPart, ChunkError> {
-        match &mut self.0 {
+        match &mut self.state {
             State::Ended => Ok(BodyPart::Framing(0)),
             State::UntilClose => Ok(BodyPart::Content(bytes.len())),
             State::Length(left) => {
                 let taken = up_to(*left, bytes.len());
                 *left -= taken as u64;
                 if *left == 0 {
-                    self.0 = State::Ended;
+                    self.state = State::Ended;
                 }
                 Ok(BodyPart::Content(taken))
             }
             State::Chunked(chunked) => {
                 if let Chunked::Data { left } = *chunked {
-                    return Ok(BodyPart::Content(chunked.take_data(left, bytes.len())));
+                    let taken = up_to(left, bytes.len());
+                    chunked.skip(taken as u64);
+                    return Ok(BodyPart::Content(taken));
                 }
                 let mut taken = 0;
                 while let Some(byte) = bytes.get(taken)
@@ -145,18 +155,42 @@ impl BodyReader {
                     chunked.receive(*byte)?;
                     taken += 1;
                 }
-                if *chunked == Chunked::Ended {
-                    self.0 = State::Ended;
+                match *chunked {
+                    Chunked::Data { left } => self.chunk_bytes = left,
+                    Chunked::Ended => self.state = State::Ended,
+                    _ => {}
                 }
                 Ok(BodyPart::Framing(taken))
             }
         }
     }
 
+    /// How many bytes belong to the chunk that is under way, whatever they are.
+    #[must_use]
+    pub const fn data_left(&self) -> u64 {
+        match self.state {
+            State::Chunked(Chunked::Data { left }) => left,
+            _ => 0,
+        }
+    }
+
+    /// The size of the chunk that began last; 0 before there was one.
+    #[must_use]
+    pub const fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
+    /// As [`Self::receive`], for some of [`Self::data_left`], which nobody has looked at.
+    pub const fn skip(&mut self, bytes: u64) {
+        if let State::Chunked(chunked) = &mut self.state {
+            chunked.skip(bytes);
+        }
+    }
+
     /// Whether all of it has come.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.0 == State::Ended
+        self.state == State::Ended
     }
 }
 
@@ -164,16 +198,6 @@ impl Chunked {
     /// Whether the next byte is of what is around the data.
     const fn is_framing(self) -> bool {
         !matches!(self, Self::Data { .. } | Self::Ended)
-    }
-
-    /// Takes as much of the `left` bytes of data as has come; tells how much that is.
-    fn take_data(&mut self, left: u64, came: usize) -> usize {
-        let taken = up_to(left, came);
-        *self = match left - taken as u64 {
-            0 => Self::DataReturn,
-            left => Self::Data { left },
-        };
-        taken
     }
 
     /// Takes a byte of what is around the data.
@@ -228,6 +252,17 @@ impl Chunked {
             Self::Data { .. } | Self::Ended => unreachable!("these are not framing"),
         };
         Ok(())
+    }
+
+    /// Takes some bytes of a chunk.
+    const fn skip(&mut self, bytes: u64) {
+        if let Self::Data { left } = *self {
+            debug_assert!(bytes <= left);
+            *self = match left.saturating_sub(bytes) {
+                0 => Self::DataReturn,
+                left => Self::Data { left },
+            };
+        }
     }
 }
 
@@ -365,6 +400,20 @@ mod tests {
                 assert_eq!(content_of(body, bytes, piece), expected, "by {piece}");
             }
         }
+    }
+
+    #[test]
+    fn the_data_of_a_chunk_need_not_be_looked_at() {
+        let mut reader = BodyReader::new(Body::Chunked);
+        assert_eq!(reader.data_left(), 0);
+        assert_eq!(reader.receive(b"1000;a\r\nab"), Ok(10));
+        assert_eq!((reader.data_left(), reader.chunk_bytes()), (4094, 4096));
+        reader.skip(4000);
+        assert_eq!(reader.data_left(), 94);
+        reader.skip(94);
+        assert_eq!((reader.data_left(), reader.chunk_bytes()), (0, 4096));
+        assert_eq!(reader.receive(b"\r\n3\r\nabc\r\n0\r\n\r\nx"), Ok(15));
+        assert_eq!((reader.has_ended(), reader.chunk_bytes()), (true, 3));
     }
 
     #[test]
