@@ -91,6 +91,8 @@ pub enum Outcome {
         spill: Option<(SpillKey, u32)>,
         /// How the source's stream stands behind them.
         heard: Heard,
+        /// What comes next passes the codecs as it is, so that it may be spliced.
+        passes: bool,
     },
     /// Words were sent, or are in the spill.
     Said {
@@ -105,6 +107,8 @@ pub enum Outcome {
         bytes: u32,
         /// That is less than one part in `CAUGHT_UP_SHARE` of what was asked for.
         caught_up: bool,
+        /// How the source's stream stands behind that, as far as a codec knows.
+        heard: Heard,
     },
     /// The source has nothing to read; for a fill without a pipe in hand, no
     /// pipe was kept.
@@ -113,7 +117,8 @@ pub enum Outcome {
     SourceEnded,
     /// The destination takes nothing now.
     DestinationFull,
-    /// The pool has no pipe to give.
+    /// The pool has no pipe to give, or what comes next does not pass the codecs as it
+    /// is.
     NoPipe,
     /// It is done and cannot fail.
     Done,

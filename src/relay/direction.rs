@@ -24,7 +24,8 @@
 //! [`FULL_READS_TO_PROMOTE`] full reads in a row splice through a pipe; after
 //! [`SMALL_SPLICES_TO_DEMOTE`] splices under [`SMALL_SPLICE_BYTES`] in a row
 //! copy again. What was read is written out before anything more is read, and
-//! the end of the stream is passed on behind it.
+//! the end of the stream is passed on behind it. Between codecs that let what comes
+//! pass as it is, it is the same.
 //!
 //! While a fast stream's destination is slower than its source, the stream is
 //! read whole: into a chain of pipes, as far as [`Direction::set_chain_pipes`]
@@ -70,6 +71,22 @@ pub enum Mode {
         /// follows.
         has_words: bool,
     },
+    /// Splicing what passes the codecs of both legs as it is; small splices and what does
+    /// not pass end that.
+    Passing,
+}
+
+impl Mode {
+    /// Whether it began to splice by itself, and may end that.
+    #[must_use]
+    pub const fn is_promoted(self) -> bool {
+        matches!(self, Self::Bulk | Self::Passing)
+    }
+
+    /// Whether a leg has a codec, or both have.
+    const fn has_codec(self) -> bool {
+        matches!(self, Self::Transform { .. } | Self::Passing)
+    }
 }
 
 /// What a direction waits for.
@@ -207,7 +224,7 @@ impl Direction {
     /// Whether it splices.
     #[must_use]
     pub const fn is_bulk(&self) -> bool {
-        matches!(self.mode, Mode::Bulk | Mode::SpliceAlways)
+        self.mode.is_promoted() || matches!(self.mode, Mode::SpliceAlways)
     }
 
     /// Whether its moves take long and belong into the queue: also those of a
@@ -257,8 +274,8 @@ impl Direction {
 
     /// Notes that the destination's codec has words.
     pub const fn add_words(&mut self) {
-        if let Mode::Transform { has_words } = &mut self.mode {
-            *has_words = true;
+        if self.mode.has_codec() {
+            self.mode = Mode::Transform { has_words: true };
         }
     }
 
@@ -279,7 +296,7 @@ impl Direction {
     /// Whether the low-water mark may be raised: not on a stream that ends.
     #[must_use]
     pub const fn may_raise_low_water(&self) -> bool {
-        matches!(self.mode, Mode::Bulk) && self.source_is_open()
+        self.mode.is_promoted() && self.source_is_open()
     }
 
     /// Notes what the source's low-water mark was set to.
@@ -355,12 +372,14 @@ impl Direction {
 
     /// Copies from now on, until full reads promote it again.
     pub const fn demote(&mut self) {
-        if matches!(self.mode, Mode::Bulk) {
-            self.mode = Mode::Small;
-            self.streak = 0;
-            // How fast it will be once it is promoted again, nobody knows.
-            self.chain_pipes = 1;
-        }
+        self.mode = match self.mode {
+            Mode::Bulk => Mode::Small,
+            Mode::Passing => Mode::Transform { has_words: false },
+            _ => return,
+        };
+        self.streak = 0;
+        // How fast it will be once it is promoted again, nobody knows.
+        self.chain_pipes = 1;
     }
 
     /// Begins a turn of at most `moves_max` moves: a copy is one, and so is a
@@ -489,12 +508,16 @@ impl Direction {
                 source_drained,
                 spill,
                 heard,
+                passes,
             } => {
                 // Counted when they are taken: encoded they are not the same.
                 self.relayed_bytes += u64::from(bytes);
                 self.slow = spill.is_some();
+                self.note_transformed(bytes, passes);
                 if source_drained && self.source_is_open() {
                     self.state = State::AwaitSource;
+                } else if self.splices() {
+                    self.state = State::Queued;
                 }
                 self.hold_spill(spill);
                 if heard != Heard::Open {
@@ -510,12 +533,18 @@ impl Direction {
                 chain,
                 bytes,
                 caught_up,
-            } => self.handle_filled(action, chain, bytes, caught_up),
+                heard,
+            } => {
+                if heard != Heard::Open {
+                    self.end_source();
+                }
+                self.handle_filled(action, chain, bytes, caught_up);
+            }
             Outcome::SourceEmpty if self.held_bytes > 0 => self.extensions_left = 0,
             Outcome::SourceEmpty => self.state = State::AwaitSource,
             Outcome::SourceEnded => self.end_source(),
             Outcome::DestinationFull => {
-                debug_assert!(self.held_bytes > 0 || self.transforms());
+                debug_assert!(self.held_bytes > 0 || self.mode.has_codec());
                 self.slow = true;
                 self.state = State::AwaitDestination;
             }
@@ -563,12 +592,26 @@ impl Direction {
             Mode::Small => self.streak = 0,
             // Copying for want of a pipe.
             Mode::Bulk => self.note_bulk_read(received),
-            Mode::CopyAlways | Mode::SpliceAlways | Mode::Transform { .. } => {}
+            Mode::CopyAlways | Mode::SpliceAlways | Mode::Transform { .. } | Mode::Passing => {}
         }
     }
 
-    const fn transforms(&self) -> bool {
-        matches!(self.mode, Mode::Transform { .. })
+    /// As after a copy: full reads of what passes promote, what does not pass demotes.
+    fn note_transformed(&mut self, bytes: u32, passes: bool) {
+        match self.mode {
+            Mode::Transform { .. } if passes && bytes >= SCRATCH_BYTES => {
+                self.streak += 1;
+                if self.streak >= FULL_READS_TO_PROMOTE {
+                    self.mode = Mode::Passing;
+                    self.streak = 0;
+                }
+            }
+            Mode::Transform { .. } => self.streak = 0,
+            Mode::Passing if !passes => self.demote(),
+            // Copying for want of a pipe.
+            Mode::Passing => self.note_bulk_read(bytes),
+            Mode::Small | Mode::Bulk | Mode::CopyAlways | Mode::SpliceAlways => {}
+        }
     }
 
     /// Notes that nothing more is read; in a transform the destination is to be
@@ -609,7 +652,8 @@ impl Direction {
 
     fn handle_sent(&mut self, action: Action, bytes: u32) {
         debug_assert!(bytes > 0 && bytes <= self.held_bytes);
-        if !self.transforms() {
+        let was_counted = self.mode.has_codec() && matches!(action, Action::SendSpill { .. });
+        if !was_counted {
             self.relayed_bytes += u64::from(bytes);
         }
         self.held_bytes -= bytes;
@@ -625,7 +669,7 @@ impl Direction {
     }
 
     fn note_bulk_read(&mut self, bytes: u32) {
-        if self.mode != Mode::Bulk || bytes >= SMALL_SPLICE_BYTES {
+        if !self.mode.is_promoted() || bytes >= SMALL_SPLICE_BYTES {
             self.streak = 0;
             return;
         }

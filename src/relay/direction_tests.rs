@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use super::codec::Heard;
 use super::direction::*;
 
 const SPILL: SpillKey = SpillKey(7);
@@ -28,6 +29,7 @@ const fn filled(bytes: u32) -> Outcome {
         chain: CHAIN,
         bytes,
         caught_up: bytes < LONG,
+        heard: Heard::Open,
     }
 }
 
@@ -433,5 +435,73 @@ fn failures_name_their_end() {
     check(
         Outcome::DestinationFailed(Errno::PIPE),
         Failure::Destination(Errno::PIPE),
+    );
+}
+
+/// What was read through codecs was sent, and the source has more.
+const fn transformed(bytes: u32, passes: bool) -> Outcome {
+    Outcome::Transformed {
+        bytes,
+        source_drained: false,
+        spill: None,
+        heard: Heard::Open,
+        passes,
+    }
+}
+
+fn passing() -> Direction {
+    let mut direction = Direction::new(Mode::Transform { has_words: false });
+    let full = (COPY, transformed(SCRATCH_BYTES, true));
+    check(&mut direction, &[full, full], State::Queued);
+    assert_eq!(direction.mode(), Mode::Passing);
+    direction
+}
+
+#[test]
+fn full_reads_of_what_passes_are_spliced() {
+    let mut direction = passing();
+    check(
+        &mut direction,
+        &[
+            (FILL, filled(LONG)),
+            (drain(LONG), Outcome::Sent(LONG)),
+            (REFILL, Outcome::NoPipe),
+            (RELEASE, Outcome::Done),
+            (COPY, transformed(SCRATCH_BYTES, true)),
+            (COPY, transformed(SCRATCH_BYTES, false)),
+        ],
+        State::Queued,
+    );
+    assert_eq!(direction.mode(), Mode::Transform { has_words: false });
+    let bytes = 4 * SCRATCH_BYTES + LONG;
+    assert_eq!(direction.relayed_bytes(), u64::from(bytes));
+    let full = |passes| (COPY, transformed(SCRATCH_BYTES, passes));
+    let short = (COPY, transformed(SCRATCH_BYTES - 1, true));
+    let turn = [full(true), short, full(true), full(false)];
+    check(&mut direction, &turn, State::Queued);
+    assert_eq!(direction.mode(), Mode::Transform { has_words: false });
+}
+
+/// Whoever has the end may go at once, and is told before that.
+#[test]
+fn the_end_of_what_passes_is_said_in_the_turn_that_sends_it() {
+    let mut direction = passing();
+    let last = Outcome::Filled {
+        chain: CHAIN,
+        bytes: 5,
+        caught_up: true,
+        heard: Heard::Ended,
+    };
+    check_turn(
+        &mut direction,
+        2,
+        &[
+            (FILL, last),
+            (drain(5), Outcome::Sent(5)),
+            (RELEASE, Outcome::Done),
+            (Action::Say { is_end: true }, Outcome::Said { spill: None }),
+            (Action::ShutdownWrite, Outcome::Done),
+        ],
+        State::Ended,
     );
 }

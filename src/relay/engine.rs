@@ -305,12 +305,10 @@ impl Engine {
                 gates[side.index()] = Some(Gate::new(at));
             }
         }
+        let may_splice = matches!(plane, DataPlane::Auto | DataPlane::Splice);
         let transforms = has_codec.then(|| {
-            Box::new(Transforms::new(
-                [left.codec, right.codec],
-                [left.half, right.half],
-                kept,
-            ))
+            let (codecs, halves) = ([left.codec, right.codec], [left.half, right.half]);
+            Box::new(Transforms::new(codecs, halves, kept, may_splice))
         });
         let is_leaving = plane == DataPlane::Ring && !has_codec;
         let key = self.pairs.insert(Session {

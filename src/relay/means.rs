@@ -40,8 +40,8 @@ impl Means {
         match action {
             Action::Copy { slow } => copy::copy(self, ends, slow, judge_end),
             Action::SendSpill { spill } => copy::send_spill(self, ends, spill),
-            Action::Fill { chain } => splice::fill(self, ends, chain, judge_end),
-            Action::Extend { chain } => splice::extend(self, ends, chain, judge_end),
+            Action::Fill { chain } => splice::fill(self, ends, chain, None, judge_end),
+            Action::Extend { chain } => splice::extend(self, ends, chain, None, judge_end),
             Action::Drain { chain, .. } => splice::drain(self, ends, chain),
             // Only a codec has words.
             Action::Say { .. } => Outcome::Said { spill: None },

@@ -10,7 +10,8 @@
 //!   seed;
 //! - [`ring_pair`] decides likewise for pairs that [`ring_plane`] moves;
 //! - `copy`, `splice` and `transform` do the system calls that [`direction`] asks
-//!   for, with what `spill` and `pipe_pool` keep for the whole shard;
+//!   for, with what `spill` and `pipe_pool` keep for the whole shard; `passing` looks at
+//!   what is spliced between legs with HTTP bodies;
 //! - [`codec`] knows what a leg's bytes are wrapped in.
 //!
 //! Rules of the room:
@@ -42,6 +43,7 @@ mod deadline;
 mod half;
 mod leaving;
 mod means;
+mod passing;
 mod pipe_pool;
 pub mod ring_plane;
 pub(crate) mod slab;
@@ -57,6 +59,8 @@ mod engine_rig;
 mod engine_tests;
 #[cfg(test)]
 mod half_tests;
+#[cfg(test)]
+mod passing_tests;
 #[cfg(test)]
 mod ring_pair_tests;
 #[cfg(test)]

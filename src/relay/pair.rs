@@ -191,8 +191,14 @@ impl Pair {
                 _ => perform(self, action),
             };
             match outcome {
-                Outcome::Copied { received: 1.., .. } | Outcome::Filled { .. } => {
+                Outcome::Copied { received: 1.., .. } => {
                     wakes_opposite |= self.from_mut(source.other()).open_gate();
+                }
+                Outcome::Filled { heard, .. } => {
+                    wakes_opposite |= self.from_mut(source.other()).open_gate();
+                    if heard != Heard::Open {
+                        self.first_to_end.get_or_insert(source);
+                    }
                 }
                 Outcome::SourceEnded => {
                     self.first_to_end.get_or_insert(source);
@@ -228,7 +234,7 @@ impl Pair {
         Ok(Turn {
             state: direction.state(),
             wakes_opposite,
-            bulk: direction.mode() == Mode::Bulk,
+            bulk: direction.mode().is_promoted(),
         })
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use rustix::io::Errno;
 
-use crate::runtime::pipe::Pipe;
+use crate::runtime::pipe::{Nowhere, Pipe};
 use crate::runtime::socket::Socket;
 
 use super::direction::ChainKey;
@@ -33,6 +33,8 @@ pub(super) struct PipePool {
     open_bytes: u64,
     /// Requests that are still refused without asking the kernel.
     refusals_left: u32,
+    /// For what need not be looked at, once somebody looks.
+    nowhere: Option<Nowhere>,
     limits: PipePoolLimits,
 }
 
@@ -43,7 +45,17 @@ pub(super) struct PipePool {
 #[derive(Debug)]
 struct Link {
     pipe: Pipe,
+    /// What is to be drained.
     held_bytes: u32,
+    /// Behind that it holds what is nobody's.
+    is_fouled: bool,
+}
+
+/// A pipe beside the last one of a chain, to look at what that holds.
+#[derive(Debug)]
+pub(super) struct Second {
+    link: Link,
+    nowhere: Nowhere,
 }
 
 /// The bounds of a [`PipePool`].
@@ -73,6 +85,7 @@ impl PipePool {
             open_count: 0,
             open_bytes: 0,
             refusals_left: 0,
+            nowhere: None,
             limits,
         }
     }
@@ -134,6 +147,56 @@ impl PipePool {
         Ok(Filled { bytes, asked_bytes })
     }
 
+    /// An empty pipe that can hold whatever the last one of the chain can; `None` when there
+    /// is none to give.
+    pub(super) fn take_second(&mut self, key: ChainKey) -> Option<Second> {
+        let nowhere = match self.nowhere.take() {
+            Some(nowhere) => nowhere,
+            None => Nowhere::open().ok()?,
+        };
+        let capacity = |link: &Link| link.pipe.capacity_bytes();
+        let wanted = self.chains[key.0 as usize].back().map(capacity);
+        match self.take_link() {
+            Some(link) if Some(capacity(&link)) >= wanted => Some(Second { link, nowhere }),
+            other => {
+                other.into_iter().for_each(|link| self.put_link(link));
+                self.nowhere = Some(nowhere);
+                None
+            }
+        }
+    }
+
+    /// Puts second references to what the last pipe of the chain holds into `second`.
+    ///
+    /// # Errors
+    ///
+    /// When they are not all there then.
+    pub(super) fn tee(&self, key: ChainKey, second: &mut Second) -> Result<(), Errno> {
+        let Some(link) = self.chains[key.0 as usize].back() else {
+            return Ok(());
+        };
+        let bytes = link.pipe.tee_to(&second.link.pipe, link.held_bytes)?;
+        second.link.held_bytes = bytes;
+        match bytes == link.held_bytes {
+            true => Ok(()),
+            false => Err(Errno::IO),
+        }
+    }
+
+    /// Takes a second pipe back.
+    pub(super) fn put_second(&mut self, second: Second) {
+        self.nowhere = Some(second.nowhere);
+        self.put_link(second.link);
+    }
+
+    /// Of what the last pipe of the chain holds, only so much is to be drained.
+    pub(super) fn cut(&mut self, key: ChainKey, bytes: u32) {
+        if let Some(link) = self.chains[key.0 as usize].back_mut() {
+            link.is_fouled = bytes < link.held_bytes;
+            link.held_bytes = bytes;
+        }
+    }
+
     /// Splices up to `bytes_max` out of the first pipe of the chain, which holds
     /// bytes.
     ///
@@ -164,11 +227,10 @@ impl PipePool {
         Ok(bytes)
     }
 
-    /// Takes the empty pipe behind the others back: the splice into it moved
-    /// nothing.
+    /// Takes the pipe behind the others back: the splice into it moved nothing, or
+    /// nothing that counts.
     pub(super) fn shorten(&mut self, key: ChainKey) {
         if let Some(link) = self.chains[key.0 as usize].pop_back() {
-            debug_assert_eq!(link.held_bytes, 0);
             self.put_link(link);
         }
     }
@@ -204,11 +266,17 @@ impl PipePool {
         Some(Link {
             pipe,
             held_bytes: 0,
+            is_fouled: false,
         })
     }
 
-    fn put_link(&mut self, Link { pipe, held_bytes }: Link) {
-        if held_bytes == 0 && self.idle.len() < self.limits.idle_max {
+    fn put_link(&mut self, link: Link) {
+        let Link {
+            pipe,
+            held_bytes,
+            is_fouled,
+        } = link;
+        if held_bytes == 0 && !is_fouled && self.idle.len() < self.limits.idle_max {
             self.idle.push(pipe);
         } else {
             self.open_count -= 1;
@@ -243,6 +311,38 @@ impl PipePool {
                 }
             }
         }
+    }
+}
+
+impl Second {
+    /// What is still to be looked at.
+    pub(super) const fn held_bytes(&self) -> u32 {
+        self.link.held_bytes
+    }
+
+    /// Drops up to `bytes_max` of it unseen; tells how many.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pipe::drop_bytes`].
+    pub(super) fn skip(&mut self, bytes_max: u32) -> Result<u32, Errno> {
+        let bytes = self.link.pipe.drop_bytes(&self.nowhere, bytes_max)?;
+        self.link.held_bytes -= bytes;
+        Ok(bytes)
+    }
+
+    /// Copies some of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pipe::read`].
+    pub(super) fn read<'buffer>(
+        &mut self,
+        buffer: &'buffer mut [u8],
+    ) -> Result<&'buffer [u8], Errno> {
+        let count = self.link.pipe.read(buffer)?;
+        self.link.held_bytes -= u32::try_from(count).unwrap_or(0);
+        Ok(&buffer[..count])
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Everything happens in the shard's work buffer, within one action: read, decode
 //! in place, encode in place, send with one call. What the destination does not
-//! take is spilled as it goes on the wire, so that a codec never has to go back.
+//! take is spilled as it goes on the wire, so that a codec never has to go back. Where a
+//! codec says that long stretches pass as they are, these are spliced (`passing`).
 
 use rustix::io::Errno;
 use tracing::debug;
@@ -14,6 +15,7 @@ use super::half::Half;
 use super::means::{Ends, Means};
 use super::pair::{EndEvidence, Pair, Side};
 use super::spill::{CAREFUL_READ_BYTES, SpillPool};
+use super::splice;
 use crate::protocol::websocket::CloseCode;
 use crate::runtime::socket::Socket;
 
@@ -27,6 +29,8 @@ pub(super) struct Transforms {
     /// What was read before there was a pair: plain bytes, or what
     /// [`Codec::keep`] made of them.
     kept: [Option<SpillKey>; 2],
+    /// What passes as it is may be spliced.
+    may_splice: bool,
 }
 
 impl Transforms {
@@ -34,12 +38,25 @@ impl Transforms {
         codecs: [Option<Box<Codec>>; 2],
         halves: [Option<Half>; 2],
         kept: [Option<SpillKey>; 2],
+        may_splice: bool,
     ) -> Self {
         Self {
             codecs,
             halves,
             kept,
+            may_splice,
         }
+    }
+
+    /// Whether what the leg at `source` sends now is to be spliced.
+    fn passes(&self, source: Side) -> bool {
+        let passes = |from: &Codec| {
+            self.codec(source.other())
+                .is_some_and(|other| from.passes_to(other))
+        };
+        self.may_splice
+            && self.kept[source.index()].is_none()
+            && self.codec(source).is_some_and(passes)
     }
 
     /// Whether something of the leg was read before there was a pair.
@@ -121,6 +138,7 @@ impl Means {
     pub(super) fn transform(&mut self, mut route: Route<'_>, action: Action) -> Outcome {
         match action {
             Action::Copy { slow } => copy(self, &mut route, slow),
+            Action::Fill { .. } | Action::Extend { .. } => splice_in(self, &mut route, action),
             Action::Say { is_end } => say(self, &mut route, is_end),
             Action::ShutdownWrite if route.transforms.leaves_end(route.source.other()) => {
                 Outcome::Done
@@ -181,6 +199,28 @@ fn bid_farewell(workshop: &mut Workshop, codec: &mut Codec, socket: &Socket, cod
     let _ = socket.send(workshop.wire());
 }
 
+/// Splices what passes as it is.
+fn splice_in(means: &mut Means, route: &mut Route<'_>, action: Action) -> Outcome {
+    let Route {
+        pair, ends, source, ..
+    } = *route;
+    // What does not, or no more, is copied.
+    if !route.transforms.passes(source) {
+        return Outcome::NoPipe;
+    }
+    let codec = route.transforms.codec_mut(source);
+    let judge_end = |ends: &Ends<'_>| pair.judge_end(source, || ends.evidence());
+    let outcome = match action {
+        Action::Extend { chain } => splice::extend(means, ends, chain, codec, judge_end),
+        Action::Fill { chain } => splice::fill(means, ends, chain, codec, judge_end),
+        _ => Outcome::NoPipe,
+    };
+    match outcome {
+        Outcome::SourceEnded => end_of_input(means, route),
+        other => other,
+    }
+}
+
 /// Reads once, or takes of what was kept, and sends on what comes of it.
 fn copy(means: &mut Means, route: &mut Route<'_>, slow: bool) -> Outcome {
     let asked = match means.spills.read_max(slow, SCRATCH_BYTES) {
@@ -203,7 +243,14 @@ fn copy(means: &mut Means, route: &mut Route<'_>, slow: bool) -> Outcome {
         let asked = landing.len();
         means.counters.receives += 1;
         let received = match route.ends.source.recv(landing) {
-            Ok(0) => return end_of_input(means, route),
+            Ok(0) => {
+                let ends = route.ends;
+                let evidence = || route.transforms.evidence(route.source, ends);
+                return match route.pair.judge_end(route.source, evidence) {
+                    Outcome::SourceEnded => end_of_input(means, route),
+                    judged => judged,
+                };
+            }
             Ok(received) => received,
             Err(Errno::AGAIN) => return Outcome::SourceEmpty,
             Err(error) => return Outcome::SourceFailed(error),
@@ -220,6 +267,7 @@ fn copy(means: &mut Means, route: &mut Route<'_>, slow: bool) -> Outcome {
             source_drained,
             spill,
             heard,
+            passes: route.transforms.passes(route.source),
         },
         Err(error) => Outcome::DestinationFailed(error),
     }
@@ -311,21 +359,20 @@ fn say(means: &mut Means, route: &mut Route<'_>, is_end: bool) -> Outcome {
     }
 }
 
+/// The source's connection came to a clean end.
 fn end_of_input(means: &mut Means, route: &mut Route<'_>) -> Outcome {
-    let ends = route.ends;
-    let evidence = || route.transforms.evidence(route.source, ends);
-    let judged = route.pair.judge_end(route.source, evidence);
-    match (route.transforms.codec_mut(route.source), judged) {
-        (Some(codec), Outcome::SourceEnded) => match codec.end_of_input() {
-            Ok(heard) => Outcome::Transformed {
-                bytes: 0,
-                source_drained: true,
-                spill: None,
-                heard,
-            },
-            Err(error) => fail(means, route, &error),
+    let Some(codec) = route.transforms.codec_mut(route.source) else {
+        return Outcome::SourceEnded;
+    };
+    match codec.end_of_input() {
+        Ok(heard) => Outcome::Transformed {
+            bytes: 0,
+            source_drained: true,
+            spill: None,
+            heard,
+            passes: false,
         },
-        (_, judged) => judged,
+        Err(error) => fail(means, route, &error),
     }
 }
 

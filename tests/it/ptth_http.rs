@@ -25,6 +25,10 @@ const ALICE: u8 = 3;
 
 /// A relay with the servers home and lab, and the client alice, who reaches home alone.
 fn relay() -> (tempfile::TempDir, Relay) {
+    relay_with(&[])
+}
+
+fn relay_with(options: &[&str]) -> (tempfile::TempDir, Relay) {
     let folder = tempfile::tempdir().expect("a folder");
     let server = |name: &str, byte| {
         let hash = key(byte).hash();
@@ -38,7 +42,8 @@ fn relay() -> (tempfile::TempDir, Relay) {
     );
     let path = folder.path().join("relay.toml");
     fs::write(&path, text).expect("written");
-    let relay = Relay::start(&["--config", path.to_str().expect("text")]);
+    let config = ["--config", path.to_str().expect("text")];
+    let relay = Relay::start(&[&config, options].concat());
     (folder, relay)
 }
 
@@ -102,17 +107,26 @@ impl Tunnel {
     }
 }
 
-/// Chunks of different sizes, as they go over the wire, with the last one.
-fn chunks(data: &[u8]) -> Vec<u8> {
+/// Chunks of these sizes, again and again, as they go over the wire, with the last one.
+fn chunks_of(data: &[u8], sizes: &[usize], trailer: &str) -> Vec<u8> {
     let mut wire = Vec::new();
-    for (index, piece) in data.chunks(16_000).enumerate() {
-        let piece = &piece[..piece.len()];
+    let mut rest = data;
+    for (index, size) in sizes.iter().cycle().enumerate() {
+        let (piece, behind) = rest.split_at(rest.len().min(*size));
+        if piece.is_empty() {
+            break;
+        }
         wire.extend_from_slice(format!("{:x};i={index}\r\n", piece.len()).as_bytes());
         wire.extend_from_slice(piece);
         wire.extend_from_slice(b"\r\n");
+        rest = behind;
     }
-    wire.extend_from_slice(b"0\r\n\r\n");
+    wire.extend_from_slice(format!("0\r\n{trailer}\r\n").as_bytes());
     wire
+}
+
+fn chunks(data: &[u8]) -> Vec<u8> {
+    chunks_of(data, &[16_000], "")
 }
 
 fn data(seed: u8) -> Vec<u8> {
@@ -156,6 +170,73 @@ fn bytes_pass_whole_both_ways_at_once_and_each_way_ends_for_itself() {
     ended.check_clean();
     assert_eq!(ended.counters.count("paired"), 10);
     assert_eq!(ended.counters.count("ended.finished_by_left"), 10);
+}
+
+/// Sends a body on one connection of a tunnel, and returns what came out of the other.
+fn pass(mut request: TcpStream, mut answer: TcpStream, wire: &[u8]) -> Vec<u8> {
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut got = Vec::new();
+            answer.read_to_end(&mut got).expect("a clean end");
+            got
+        });
+        request.write_all(wire).expect("sent");
+        assert_eq!(read_response(&mut request).status, 200);
+        reader.join().expect("read")
+    })
+}
+
+#[test]
+fn long_bodies_pass_as_they_came_on_every_plane() {
+    let data: Vec<u8> = data(7).into_iter().cycle().take(20_000_000).collect();
+    let upwards = chunks_of(&data, &[16 << 10, 65_537, 1_000_003], "A: b\r\nC: d\r\n");
+    let downwards = chunks_of(&data, &[300_001, 1, 100_000, 49, 70_000, 16 << 10], "");
+    for (plane, is_spliced) in [
+        ("auto", true),
+        ("splice", true),
+        ("copy", false),
+        ("ring", false),
+    ] {
+        let (_folder, relay) = relay_with(&["--data-plane", plane]);
+        let tunnel = Tunnel::open(relay.address, "22");
+        let (up, down) = thread::scope(|scope| {
+            let up = scope.spawn(|| pass(tunnel.upstream, tunnel.accept, &upwards));
+            let down = pass(tunnel.downstream, tunnel.connect, &downwards);
+            (up.join().expect("passed"), down)
+        });
+        assert!(up == upwards && down == downwards, "{plane}");
+        let ended = relay.stop();
+        ended.check_clean();
+        let relayed = ended.counters.count("bytes_relayed");
+        assert_eq!(relayed, (up.len() + down.len()) as u64, "{plane}");
+        let spliced = ended.counters.count("bytes_spliced");
+        assert_eq!(spliced > relayed / 2, is_spliced, "{plane}: {spliced}");
+        assert_eq!(spliced > 0, is_spliced, "{plane}: {spliced}");
+    }
+}
+
+#[test]
+fn a_long_body_that_breaks_off_or_goes_wrong_is_no_end() {
+    let (_folder, relay) = relay();
+    let whole = chunks_of(&data(3), &[100_000], "");
+    let cut = &whole[..whole.len() - 1];
+    let wrong = [&whole[..whole.len() - 5], b"zz\r\n"].concat();
+    let again = [&whole[..], b"5\r\nhello\r\n0\r\n\r\n"].concat();
+    for (wire, is_whole) in [(cut, false), (&wrong, false), (&again, true)] {
+        let mut tunnel = Tunnel::open(relay.address, "22");
+        let mut got = Vec::new();
+        let ended = thread::scope(|scope| {
+            let reader = scope.spawn(|| tunnel.accept.read_to_end(&mut got).is_ok());
+            // What is wrong ends the connection before all of it is out.
+            let _ = tunnel.upstream.write_all(wire);
+            let _ = tunnel.upstream.shutdown(Shutdown::Write);
+            reader.join().expect("read")
+        });
+        assert_eq!(ended, is_whole);
+        assert!(whole.starts_with(&got));
+        assert_eq!(got == whole, is_whole);
+    }
+    assert!(relay.stop().status.success());
 }
 
 #[test]

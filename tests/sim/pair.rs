@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use midspan::relay::codec::Heard;
 use midspan::relay::direction::{
     Action, CAUGHT_UP_SHARE, ChainKey, Direction, Hold, Mode, Outcome, SCRATCH_BYTES, SpillKey,
     State,
@@ -619,6 +620,7 @@ fn splice_in(
                 chain: ChainKey(key),
                 bytes,
                 caught_up: bytes < PIPE_BYTES / CAUGHT_UP_SHARE,
+                heard: Heard::Open,
             }
         }
         Err(Errno::AGAIN) => Outcome::SourceEmpty,

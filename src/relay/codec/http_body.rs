@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Chunks pass as they came, the last one too: the reader knows where they end, and nothing is
-//! taken apart (RFC 9112 §7.1). A body of known length gets chunks around it.
+//! taken apart (RFC 9112 §7.1). So long ones may pass unseen, and only what is between them
+//! has to be looked at. A body of known length gets chunks around it.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -20,6 +21,10 @@ use crate::protocol::http_head::{Body, BodyPart, BodyReader};
 /// What a request is answered whose body has arrived: RFC 9110 §15.3.1.
 const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n\
     Connection: close\r\n\r\n";
+
+/// The shortest chunks that pass unseen: to skip one costs a few system calls, which for less
+/// is more than copying.
+const UNSEEN_CHUNK_BYTES_MIN: u64 = 8 << 10;
 
 /// The last chunk, and no trailers.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -79,43 +84,66 @@ impl HttpBody {
         }
     }
 
+    /// Whether what comes has long chunks.
+    pub(super) fn comes_in_long_chunks(&self) -> bool {
+        match self {
+            Self::Request(reader) => {
+                reader.chunk_bytes() >= UNSEEN_CHUNK_BYTES_MIN && !reader.has_ended()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether what goes has its chunks.
+    pub(super) const fn goes_as_it_is(&self) -> bool {
+        match self {
+            Self::Answer(answer) => !answer.makes_chunks,
+            _ => false,
+        }
+    }
+
+    /// How many of the next bytes may pass unseen.
+    pub(super) const fn unseen_bytes(&self) -> u64 {
+        match self {
+            Self::Request(reader) => reader.data_left(),
+            _ => 0,
+        }
+    }
+
+    /// Has so many of them pass.
+    pub(super) const fn skip(&mut self, bytes: u64) {
+        if let Self::Request(reader) = self {
+            reader.skip(bytes);
+        }
+    }
+
     pub(super) fn decode(
         &mut self,
         buffer: &[u8],
         fresh: Range<usize>,
         chunks: &mut Vec<Chunk>,
     ) -> Result<Heard, CodecError> {
-        match self {
-            Self::Request(reader) => {
-                // What is behind the body is another request, which a connection that is to
-                // end has no answer for.
-                let count = reader.receive(&buffer[fresh.clone()])?;
-                if count > 0 {
-                    chunks.push(Chunk::plain(fresh.start..fresh.start + count));
-                }
-            }
-            Self::Fetched(reader) => {
-                let mut rest = fresh;
-                loop {
-                    let (count, is_content) = match reader.next_part(&buffer[rest.clone()])? {
-                        BodyPart::Content(count) => (count, true),
-                        BodyPart::Framing(count) => (count, false),
-                    };
-                    if count == 0 {
-                        break;
-                    }
-                    let end = rest.start + count;
-                    if is_content {
-                        chunks.push(Chunk::plain(rest.start..end));
-                    }
-                    rest.start = end;
-                }
-            }
-            Self::Sent(sent) => sent.receive(&buffer[fresh])?,
-            Self::Answer(_) if fresh.is_empty() => {}
-            Self::Answer(_) => return Err(CodecError::Unasked),
+        if let Self::Fetched(reader) = self {
+            take_content(reader, buffer, fresh, chunks)?;
+            return Ok(self.heard());
+        }
+        let count = self.receive(&buffer[fresh.clone()])?;
+        if count > 0 {
+            chunks.push(Chunk::plain(fresh.start..fresh.start + count));
         }
         Ok(self.heard())
+    }
+
+    /// Takes what came next; gives how much of it is the body's.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<usize, CodecError> {
+        match self {
+            // What is behind the body is another request, which a connection that is to end
+            // has no answer for.
+            Self::Request(reader) | Self::Fetched(reader) => Ok(reader.receive(bytes)?),
+            Self::Sent(sent) => sent.receive(bytes).map(|()| 0),
+            Self::Answer(_) if bytes.is_empty() => Ok(0),
+            Self::Answer(_) => Err(CodecError::Unasked),
+        }
     }
 
     pub(super) fn encode(&mut self, buffer: &mut [u8], chunk: &Chunk) -> Range<usize> {
@@ -157,6 +185,26 @@ impl HttpBody {
     pub(super) const fn leaves_end_to_peer(&self) -> bool {
         // Some take that for an end of everything: whoever answers has the last word.
         matches!(self, Self::Sent(_) | Self::Fetched(_))
+    }
+}
+
+/// Appends to `chunks` what is in a body, of which `fresh` has come.
+fn take_content(
+    reader: &mut BodyReader,
+    buffer: &[u8],
+    fresh: Range<usize>,
+    chunks: &mut Vec<Chunk>,
+) -> Result<(), CodecError> {
+    let mut start = fresh.start;
+    loop {
+        match reader.next_part(&buffer[start..fresh.end])? {
+            BodyPart::Content(0) | BodyPart::Framing(0) => return Ok(()),
+            BodyPart::Framing(count) => start += count,
+            BodyPart::Content(count) => {
+                chunks.push(Chunk::plain(start..start + count));
+                start += count;
+            }
+        }
     }
 }
 

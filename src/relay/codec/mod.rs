@@ -12,6 +12,10 @@
 //!   encode           └─ header ──┴─ chunk ─┘└ header┴─ chunk ─┘
 //! ```
 //!
+//! Of some bytes a codec knows before they come that they go on as they are, whatever they
+//! are: the data of a chunk of HTTP. Between two legs that have nothing else around them
+//! these *pass*, without being copied into a workshop, and the codec looks at the rest alone.
+//!
 //! What the codec itself has to say (a pong, a close, a handshake's last part) are
 //! its *words*. They are sent between two frames, by the direction that leads to the
 //! leg.
@@ -241,6 +245,50 @@ impl Codec {
     #[must_use]
     pub const fn can_be_asked(&self) -> bool {
         self.websocket.is_some()
+    }
+
+    /// Whether what comes from this leg may go to one with that codec as it is, most of it
+    /// unseen.
+    #[must_use]
+    pub fn passes_to(&self, other: &Self) -> bool {
+        let is_plain = self.tls.is_none() && other.tls.is_none();
+        let goes = other.http.as_ref().is_some_and(HttpBody::goes_as_it_is);
+        is_plain && goes && self.comes_in_long_chunks()
+    }
+
+    /// Whether what comes from the leg is worth being skipped.
+    #[must_use]
+    pub fn comes_in_long_chunks(&self) -> bool {
+        let http = self.http.as_ref();
+        http.is_some_and(HttpBody::comes_in_long_chunks)
+    }
+
+    /// How many of the bytes that come next may pass unseen; what is behind them is to be
+    /// looked at.
+    #[must_use]
+    pub fn unseen_bytes(&self) -> u64 {
+        self.http.as_ref().map_or(0, HttpBody::unseen_bytes)
+    }
+
+    /// Has so many of them pass.
+    pub fn skip(&mut self, bytes: u64) {
+        if let Some(http) = &mut self.http {
+            http.skip(bytes);
+        }
+    }
+
+    /// Looks at what passes as it is; gives how much of it belongs to the leg's stream.
+    ///
+    /// # Errors
+    ///
+    /// When nothing that the leg sends counts any more.
+    pub fn look_at(&mut self, bytes: &[u8]) -> Result<usize, CodecError> {
+        let Some(http) = &mut self.http else {
+            return Ok(bytes.len());
+        };
+        let count = http.receive(bytes)?;
+        self.heard = http.heard();
+        Ok(count)
     }
 
     /// All that was kept is decoded.
