@@ -11,6 +11,7 @@
 //!
 //! A seed decides everything but the kernel's part: how much a socket takes, and when.
 
+mod bodies;
 mod flow;
 mod peer;
 mod relay;
@@ -40,6 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn transform() {
+    pairs();
+    bodies::run();
+}
+
+fn pairs() {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     for_each_seed("transform", |rng| {
         let descriptors = open_descriptors();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use midspan::config::DataPlane;
 use midspan::relay::gate::CHECK_INTERVAL;
+use midspan::relay::streaming::TICK;
 use midspan::relay::{
     CloseReason, Ended, Engine, EngineSettings, How, LegIo, PairKey, Side, Usage,
 };
@@ -131,17 +132,30 @@ impl Relay {
     /// An idle pair owns its slot and its codecs alone, and gives the loop nothing to
     /// do; one that has ended does not even own these.
     pub(super) fn assert_nothing_held(&self) {
+        let usage = self.engine.usage();
         let expected = Usage {
             pairs: usize::from(self.ended.is_none()),
+            pipes_idle: usage.pipes_idle,
             ..Usage::default()
         };
-        assert_eq!(self.engine.usage(), expected);
+        assert_eq!(usage, expected);
         assert!(!self.engine.has_work());
     }
 
     /// Without a pair no time is waited for.
     pub(super) fn assert_nothing_due(&self) {
         assert_eq!(self.engine.next_deadline(), None);
+    }
+
+    /// Bytes that were never copied.
+    pub(super) fn spliced_bytes(&self) -> u64 {
+        self.engine.counters().spliced_bytes
+    }
+
+    /// Lets so much time pass that streams are looked at.
+    pub(super) fn pass_tick(&mut self) {
+        self.now = self.now + TICK;
+        self.engine.handle_deadline(self.now);
     }
 
     /// Lets so much time pass that no leg may still have to read its reply.
