@@ -11,6 +11,7 @@ mod jet_reply;
 mod jet_request;
 mod prefixes;
 mod proxy_header;
+mod ptth_http;
 mod socks5;
 mod tls_handshake;
 mod tls_records;
@@ -28,13 +29,14 @@ mod tls_sides;
 /// something.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 13] = [
+pub(crate) const TARGETS: [Target; 14] = [
     ("access_token", access_token::run),
     ("http_request_head", http_request_head::run),
     ("http_response_head", http_response_head::run),
     ("jet_reply", jet_reply::run),
     ("jet_request", jet_request::run),
     ("proxy_header", proxy_header::run),
+    ("ptth_http", ptth_http::run),
     ("socks5", socks5::run),
     ("tls_handshake", tls_handshake::run),
     ("tls_records", tls_records::run),
