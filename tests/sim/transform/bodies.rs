@@ -116,7 +116,7 @@ impl World {
         };
         let plan = plan(&mut rng, &wire, &line_starts);
         let wire = match plan {
-            Plan::SayMore => [&wire[..], b"POST / HTTP/1.1\r\n\r\n"].concat(),
+            Plan::SayMore => [&wire[..], &b"POST / HTTP/1.1\r\n\r\n".repeat(1000)].concat(),
             Plan::Spoil(at) => [&wire[..at], b"zz\r\n", &wire[at..]].concat(),
             _ => wire,
         };
@@ -341,7 +341,7 @@ fn plan(rng: &mut fastrand::Rng, wire: &[u8], line_starts: &[usize]) -> Plan {
     let at = rng.usize(0..wire.len());
     let line = rng.choice(line_starts).copied();
     match (rng.u32(0..16), line) {
-        (0, _) => Plan::SayMore,
+        (0 | 8..11, _) => Plan::SayMore,
         (1, _) => Plan::Cut(at),
         (2, Some(line)) => Plan::Spoil(line),
         (3, _) => Plan::ResetRequest(at),
