@@ -349,7 +349,12 @@ impl Engine {
         let Some(session) = self.pairs.get_mut(key) else {
             return;
         };
+        let may_go = session
+            .transforms
+            .as_ref()
+            .is_some_and(|transforms| transforms.may_go(side));
         if readiness.is_error()
+            && !may_go
             && let Some(error) = session.sockets[side.index()].take_error()
         {
             self.end(key, CloseReason::from_error(side, error));

@@ -72,6 +72,11 @@ impl Transforms {
         }
     }
 
+    /// Whether the leg has all that there is for it, so that a reset is as good as an end.
+    pub(super) fn may_go(&self, side: Side) -> bool {
+        self.codec(side).is_some_and(Codec::may_go)
+    }
+
     /// Whether the end of its stream is no affair of the pair's.
     fn leaves_end(&self, side: Side) -> bool {
         self.codec(side).is_some_and(Codec::leaves_end_to_peer)
@@ -239,10 +244,13 @@ fn copy(means: &mut Means, route: &mut Route<'_>, slow: bool) -> Outcome {
         (route.transforms.heard(route.source), true)
     } else {
         let codec = route.transforms.codec_mut(route.source);
+        let may_go = codec.as_deref().is_some_and(Codec::may_go);
         let landing = means.workshop.landing(codec.as_deref(), asked);
         let asked = landing.len();
         means.counters.receives += 1;
         let received = match route.ends.source.recv(landing) {
+            Err(Errno::AGAIN) => return Outcome::SourceEmpty,
+            Ok(0) | Err(_) if may_go => return end_of_input(means, route),
             Ok(0) => {
                 let ends = route.ends;
                 let evidence = || route.transforms.evidence(route.source, ends);
@@ -252,7 +260,6 @@ fn copy(means: &mut Means, route: &mut Route<'_>, slow: bool) -> Outcome {
                 };
             }
             Ok(received) => received,
-            Err(Errno::AGAIN) => return Outcome::SourceEmpty,
             Err(error) => return Outcome::SourceFailed(error),
         };
         match means.workshop.decode(codec, received) {

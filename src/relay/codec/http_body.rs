@@ -181,6 +181,11 @@ impl HttpBody {
         }
     }
 
+    /// Whether the leg has all that there is for it. Some reset what they are done with.
+    pub(super) const fn may_go(&self) -> bool {
+        matches!(self, Self::Answer(answer) if answer.is_over)
+    }
+
     /// Whether the leg's connection is not to say by its own end that nothing follows.
     pub(super) const fn leaves_end_to_peer(&self) -> bool {
         // Some take that for an end of everything: whoever answers has the last word.

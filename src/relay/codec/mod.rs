@@ -330,7 +330,7 @@ impl Codec {
     ///
     /// When it ended where no stream does.
     pub fn end_of_input(&mut self) -> Result<Heard, CodecError> {
-        if self.tls.as_ref().is_some_and(|tls| !tls.may_end_here()) {
+        if !self.may_go() && self.tls.as_ref().is_some_and(|tls| !tls.may_end_here()) {
             return Err(CodecError::Cut);
         }
         self.heard = match (&mut self.websocket, &self.http) {
@@ -340,6 +340,12 @@ impl Codec {
             (None, None) => Heard::Ended,
         };
         Ok(self.heard)
+    }
+
+    /// Whether the leg has all that there is for it, and may go as it likes.
+    #[must_use]
+    pub fn may_go(&self) -> bool {
+        self.http.as_ref().is_some_and(HttpBody::may_go)
     }
 
     /// How the leg's stream stands.
