@@ -157,6 +157,16 @@ impl Stream {
         readiness
     }
 
+    /// Waits until the connection has broken. One whose peer says no more has not.
+    pub async fn broken(&mut self) {
+        loop {
+            let readiness = self.readiness().await;
+            if readiness.is_hangup() || readiness.is_error() {
+                return;
+            }
+        }
+    }
+
     /// Takes the socket off this shard: no operation holds its file any more,
     /// so that it can go to another thread.
     pub async fn detach(mut self) -> Socket {

@@ -212,6 +212,11 @@ impl Link {
         }
     }
 
+    /// Waits until the connection has broken, and reads nothing.
+    pub async fn broken(&mut self) {
+        self.stream.broken().await;
+    }
+
     /// Writes all of `bytes`.
     ///
     /// # Errors

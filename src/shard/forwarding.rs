@@ -63,9 +63,12 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) struct Caller {
     pub(super) link: Link,
     pub(super) request: CallerRequest,
-    /// What it has said while it was to wait.
+    /// What it has said while it was to wait: its next request, perhaps.
     pub(super) unasked: Vec<u8>,
 }
+
+/// A connection on which all was answered, and what has come of its next request.
+pub(super) type Kept = (Link, Vec<u8>);
 
 /// What it asks, and who.
 #[derive(Debug)]
@@ -208,7 +211,7 @@ impl RelayService {
         self: &Rc<Self>,
         caller: Caller,
         client: &Client,
-    ) -> Option<Link> {
+    ) -> Option<Kept> {
         let owner = self.owner_of(&caller.request.key());
         if owner == self.world.shard {
             return self.serve_call(caller).await;
@@ -258,13 +261,13 @@ impl RelayService {
         spawn(async move {
             let kept = service.serve_call(caller).await;
             drop(calling);
-            if let Some(requests) = kept.and_then(|link| service.begin_again(link, &client)) {
+            if let Some(requests) = kept.and_then(|kept| service.begin_again(kept, &client)) {
                 service.serve_connection(requests, client).await;
             }
         });
     }
 
-    async fn serve_call(self: &Rc<Self>, caller: Caller) -> Option<Link> {
+    async fn serve_call(self: &Rc<Self>, caller: Caller) -> Option<Kept> {
         let waiting = self.forwards.waiting.open();
         match Box::pin(self.serve_waiting(&waiting, caller)).await {
             Ok(kept) => kept,
@@ -277,13 +280,13 @@ impl RelayService {
     }
 
     /// Answers a request; gives the connection if it may have another one.
-    async fn answer(&self, mut caller: Caller, answer: &Answer) -> Option<Link> {
+    async fn answer(&self, mut caller: Caller, answer: &Answer) -> Option<Kept> {
         let persistence = self.persistence_behind(&caller);
         let sent = self
             .send_answer(&mut caller.link, answer, persistence)
             .await;
         match sent {
-            Ok(()) => self.end_answer(caller.link, persistence).await,
+            Ok(()) => self.end_answer(caller, persistence).await,
             Err(refused) => {
                 self.count_refused(caller.request.peer, refused);
                 None
@@ -291,19 +294,19 @@ impl RelayService {
         }
     }
 
-    /// What becomes of a connection once its request is answered. A body that nobody takes,
-    /// and what came while it was to wait, are no next request.
+    /// What becomes of a connection once its request is answered. A body that nobody takes
+    /// is no next request.
     fn persistence_behind(&self, caller: &Caller) -> Persistence {
-        let has_more = caller.request.stream.is_some() || !caller.unasked.is_empty();
-        match has_more || self.world.is_draining() {
+        match caller.request.stream.is_some() || self.world.is_draining() {
             true => Persistence::Close,
             false => caller.request.persistence,
         }
     }
 
-    async fn end_answer(&self, link: Link, persistence: Persistence) -> Option<Link> {
+    async fn end_answer(&self, caller: Caller, persistence: Persistence) -> Option<Kept> {
+        let Caller { link, unasked, .. } = caller;
         match persistence {
-            Persistence::KeepAlive => Some(link),
+            Persistence::KeepAlive => Some((link, unasked)),
             Persistence::Close => {
                 link.refuse(&self.world.reactor, &[]).await;
                 None
@@ -315,7 +318,7 @@ impl RelayService {
         self: &Rc<Self>,
         waiting: &Question<News>,
         caller: Caller,
-    ) -> Result<Option<Link>, (Caller, Refused)> {
+    ) -> Result<Option<Kept>, (Caller, Refused)> {
         let now = self.world.reactor.now();
         let name = caller.request.name.clone();
         let board = &self.forwards.board;
@@ -366,7 +369,7 @@ impl RelayService {
         waiting: &Question<News>,
         mut caller: Caller,
         place: &Place,
-    ) -> Option<Link> {
+    ) -> Option<Kept> {
         let board = &self.forwards.board;
         let mut offered = board.borrow_mut().listen(place, waiting.id());
         if offered.is_none() {
@@ -398,7 +401,7 @@ impl RelayService {
             Ok(()) => {
                 let now = self.world.reactor.now();
                 board.borrow_mut().handle_told(id, now);
-                self.end_answer(caller.link, persistence).await
+                self.end_answer(caller, persistence).await
             }
             Err(_) => {
                 self.offer_again(id);
@@ -501,13 +504,18 @@ impl RelayService {
             return Ok(());
         }
         self.begin_if_whole(id);
-        // Whether it goes is seen when it is read: what it sends waits in its socket.
-        match self.draining.or_raised(waiting.answer()).await {
-            Some(News::Whole(gathering, role)) => {
+        // What it sends waits in its socket, and so does its end.
+        let waiting_for = either(waiting.answer(), caller.link.broken());
+        match self.draining.or_raised(waiting_for).await {
+            Some(Either::First(News::Whole(gathering, role))) => {
                 self.come_together(&gathering, role, caller);
                 Ok(())
             }
-            Some(_) => Err((caller, Refused::TunnelBroken)),
+            Some(Either::First(_)) => Err((caller, Refused::TunnelBroken)),
+            Some(Either::Second(())) => {
+                self.withdraw(id, waiting.id());
+                Ok(())
+            }
             None => {
                 self.withdraw(id, waiting.id());
                 Err((caller, Refused::Draining))

@@ -9,6 +9,7 @@
 
 use std::rc::Rc;
 
+use super::forwarding::Kept;
 use super::peer_address::PeerAddress;
 use super::per_address::CountedAddress;
 use super::rendezvous::{HandshakePermit, RelayService};
@@ -60,21 +61,25 @@ impl RelayService {
                     drop(permit);
                     let kept = Box::pin(self.place_call(caller, &client)).await;
                     drop(calling);
-                    next = kept.and_then(|link| self.begin_again(link, &client));
+                    next = kept.and_then(|kept| self.begin_again(kept, &client));
                 }
             }
         }
     }
 
     /// Has a connection begin anew on which all was answered.
-    pub(super) fn begin_again(self: &Rc<Self>, link: Link, client: &Client) -> Option<Requests> {
+    pub(super) fn begin_again(
+        self: &Rc<Self>,
+        (link, received): Kept,
+        client: &Client,
+    ) -> Option<Requests> {
         if self.handshakes() >= self.settings().handshakes_max {
             self.count_refused(client.peer, Refused::TooManyHandshakes);
             return None;
         }
         Some(Requests {
             link,
-            received: Vec::new(),
+            received,
             since: clock::now(),
             permit: self.permit(),
         })
