@@ -11,6 +11,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ const LISTENS: u64 = 4;
 
 /// How long the relay may keep a listen without an answer: it says 204 after 25 s.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How long a listen goes without an answer before it is taken for one that the relay keeps:
+/// whom it does not know it tells so at once.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// Connections of one tunnel.
 const TUNNEL_CONNECTIONS: usize = 4;
@@ -106,9 +111,7 @@ impl ExposeService {
                 Ok((offered, link)) => {
                     kept = link;
                     backoff.handle_success();
-                    if self.presence.handle_success() {
-                        info!(relay = %self.relay, "listening at the relay");
-                    }
+                    self.handle_listening();
                     if let Some(id) = offered {
                         spawn(Rc::clone(self).serve(index, id));
                     }
@@ -140,11 +143,27 @@ impl ExposeService {
             Some(link) => self.relay.ask_on(link, &call).await?,
             None => self.relay.ask(&self.world, &call).await?,
         };
-        let (answered, kept) = asked.finish(&self.world, LISTEN_TIMEOUT).await?;
+        let until = self.world.reactor.now() + REFUSAL_TIME;
+        let mut listening = pin!(asked.finish(&self.world, LISTEN_TIMEOUT));
+        let finished = self.world.reactor.deadline(until, listening.as_mut());
+        let (answered, kept) = match finished.await {
+            Some(finished) => finished?,
+            None => {
+                self.handle_listening();
+                listening.await?
+            }
+        };
         match answered.status {
             200 => Ok((Some(answered.id.ok_or(AskError::NoId)?), kept)),
             204 => Ok((None, kept)),
             status => Err(AskError::Refused { status }),
+        }
+    }
+
+    /// The relay lets us listen.
+    fn handle_listening(&self) {
+        if self.presence.handle_success() {
+            info!(relay = %self.relay, "listening at the relay");
         }
     }
 

@@ -68,6 +68,16 @@ enum ConnectError {
     Stopping,
 }
 
+impl ConnectError {
+    /// What whoever started the proxy can do about it.
+    fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Relay(error) => error.next_step(),
+            Self::Refused(_) | Self::LocalGone | Self::Stopping => None,
+        }
+    }
+}
+
 fn refusal(status: u16) -> String {
     let why = match status {
         401 => "the relay does not know this key: its SHA-256 belongs under [[ptth.clients]]",
@@ -113,7 +123,7 @@ impl ForwardService {
     async fn forward(self: Rc<Self>, mut local: Stream) {
         let _connecting = self.connecting.enter();
         let since = self.world.reactor.now();
-        let connecting = either(self.connect(), has_gone(&mut local));
+        let connecting = either(self.connect(), local.broken());
         let connected = match self.stop.or_raised(connecting).await {
             Some(Either::First(connected)) => connected,
             Some(Either::Second(())) => Err(ConnectError::LocalGone),
@@ -132,7 +142,10 @@ impl ForwardService {
                 let (relay, to) = (&self.relay, &self.destination);
                 match error {
                     ConnectError::LocalGone => debug!(%relay, %to, %error, "no session"),
-                    _ => warn!(%relay, %to, %error, "no session: connection reset"),
+                    _ => {
+                        let next = error.next_step();
+                        warn!(%relay, %to, %error, next, "no session: connection reset");
+                    }
                 }
                 local.reset();
             }
@@ -164,16 +177,6 @@ impl ForwardService {
         let sending = self.relay.ask(&self.world, &Call::Upstream(id)).await?;
         let Asked { link: request } = sending;
         Ok(((answer, answered.body), request))
-    }
-}
-
-/// Returns when a connection has broken. One that says no more has not.
-async fn has_gone(local: &mut Stream) {
-    loop {
-        let readiness = local.readiness().await;
-        if readiness.is_hangup() || readiness.is_error() {
-            return;
-        }
     }
 }
 
