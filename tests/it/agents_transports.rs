@@ -14,7 +14,7 @@ use super::agent_process::{Program, forward, relay};
 use super::agents::{check_echo, check_greetings, echo, greet_and_count, service};
 use super::patience::until;
 
-const FINGERPRINT: &str = "  certificate  made here, SHA-256 ";
+pub(crate) const FINGERPRINT: &str = "  certificate  made here, SHA-256 ";
 
 /// Starts a server-side proxy that dials `url` and gives its ticket.
 fn expose(folder: &Path, url: &str, target: &str, options: &[&str]) -> (Program, String) {
@@ -192,7 +192,7 @@ fn deny(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// One connection of an HTTP proxy that knows CONNECT alone.
-fn connect_proxy(mut client: TcpStream) -> io::Result<()> {
+pub(crate) fn connect_proxy(mut client: TcpStream) -> io::Result<()> {
     let first = read_head(&client)?;
     let mut words = first.split(' ');
     assert_eq!(words.next(), Some("CONNECT"));

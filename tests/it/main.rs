@@ -33,6 +33,7 @@ mod per_address;
 mod pinned;
 mod proxied;
 mod ptth_agents;
+mod ptth_gateways;
 mod ptth_http;
 mod relay_process;
 mod reload;

@@ -2,24 +2,29 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
 use midspan::access::ApiKey;
+use rustix::process::Signal;
 
 use super::agent_process::{Program, relay as relay_at};
 use super::agents::{
     check_echo, check_greetings, dial, echo, greet_and_count, read_banner, service,
 };
 use super::agents_ssh::check_ssh_and_scp;
+use super::agents_transports::{FINGERPRINT, connect_proxy};
+use super::patience::PATIENCE;
 
 /// What a test has running, and where the relay is.
-struct Meeting {
-    folder: tempfile::TempDir,
-    relay: Program,
-    url: String,
+pub(super) struct Meeting {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) relay: Program,
+    pub(super) address: SocketAddr,
+    /// By which the proxies come.
+    pub(super) url: String,
 }
 
 fn key(name: &str) -> ApiKey {
@@ -54,12 +59,13 @@ fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, SocketAddr)
 }
 
 impl Meeting {
-    fn new(options: &[&str]) -> Self {
+    pub(super) fn new(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (relay, address) = relay(folder.path(), "127.0.0.1:0", options);
         Self {
             folder,
             relay,
+            address,
             url: format!("ptth+http://{address}"),
         }
     }
@@ -71,7 +77,7 @@ impl Meeting {
     }
 
     /// Exposes these targets as home.
-    fn expose(&self, targets: &[&str]) -> Program {
+    pub(super) fn expose(&self, targets: &[&str]) -> Program {
         let options: Vec<&str> = targets.iter().flat_map(|target| ["--to", target]).collect();
         let expose = self.expose_with("home", &options);
         expose.logged("listening at the relay");
@@ -86,7 +92,7 @@ impl Meeting {
         (forward, local.expect("an address"))
     }
 
-    fn forward(&self, to: &str) -> (Program, SocketAddr) {
+    pub(super) fn forward(&self, to: &str) -> (Program, SocketAddr) {
         self.forward_with("alice", &["--to", to])
     }
 }
@@ -122,6 +128,27 @@ fn a_client_that_waits_is_greeted_and_half_close_passes() {
     let _expose = meeting.expose(&[&service(greet_and_count).to_string()]);
     let (_forward, local) = meeting.forward("home");
     check_greetings(local);
+}
+
+#[test]
+fn a_service_may_end_first_and_hear_the_rest() {
+    let meeting = Meeting::new(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = listener.local_addr().expect("bound").to_string();
+    let _expose = meeting.expose(&[&target]);
+    let (_forward, local) = meeting.forward("home");
+    let mut client = dial(local);
+    let (mut service, _) = listener.accept().expect("a connection");
+    service.write_all(b"all that there is").expect("taken");
+    service.shutdown(Shutdown::Write).expect("connected");
+    let mut said = String::new();
+    client.read_to_string(&mut said).expect("an orderly end");
+    assert_eq!(said, "all that there is");
+    client.write_all(&vec![7; 1_000_000]).expect("taken");
+    drop(client);
+    let mut heard = Vec::new();
+    service.read_to_end(&mut heard).expect("an orderly end");
+    assert_eq!(heard.len(), 1_000_000);
 }
 
 #[test]
@@ -173,6 +200,7 @@ fn both_find_a_relay_that_was_restarted() {
     let mut meeting = Meeting {
         folder,
         relay: first,
+        address,
         url: format!("ptth+http://{address}"),
     };
     let expose = meeting.expose(&[&service(greet_and_count).to_string()]);
@@ -180,7 +208,7 @@ fn both_find_a_relay_that_was_restarted() {
     check_greetings(local);
     let mut open = dial(local);
     read_banner(&mut open).expect("a greeting");
-    meeting.relay.signal(rustix::process::Signal::KILL);
+    meeting.relay.signal(Signal::KILL);
     meeting.relay.wait();
     assert_reset(open);
     expose.logged("cannot listen at the relay");
@@ -200,33 +228,22 @@ fn whoever_is_killed_the_other_end_is_reset() {
     let (_forward, local) = meeting.forward("home");
     let mut client = dial(local);
     read_banner(&mut client).expect("a greeting");
-    expose.signal(rustix::process::Signal::KILL);
+    expose.signal(Signal::KILL);
     expose.wait();
     assert_reset(client);
 
-    let (told, ends) = std::sync::mpsc::channel();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let target = listener.local_addr().expect("bound").to_string();
-    thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a connection");
-        stream.write_all(b"!").expect("taken");
-        told.send(stream.read(&mut [0]).map_err(|error| error.kind()))
-    });
     let _expose = meeting.expose(&[&target]);
     let (mut forward, local) = meeting.forward("home");
-    dial(local).read_exact(&mut [0]).expect("a greeting");
-    // The client's own end, and then it is killed.
     let mut client = dial(local);
-    let _ = client.write_all(b"");
-    forward.signal(rustix::process::Signal::KILL);
+    let (mut service, _) = listener.accept().expect("a connection");
+    service.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    service.write_all(b"!").expect("taken");
+    client.read_exact(&mut [0]).expect("a greeting");
+    forward.signal(Signal::KILL);
     forward.wait();
-    let end = ends
-        .recv_timeout(super::patience::PATIENCE)
-        .expect("an end");
-    assert!(
-        matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)),
-        "{end:?}"
-    );
+    assert_reset(service);
 }
 
 #[test]
@@ -258,4 +275,29 @@ fn ssh_and_scp_go_through() {
         let (forward, local) = meeting.forward("home");
         (vec![expose, forward], local)
     });
+}
+
+#[test]
+fn tls_with_a_pin_and_by_an_http_proxy() {
+    let mut meeting = Meeting::new(&["--cores", "2"]);
+    let pin = meeting.relay.reported(FINGERPRINT);
+    meeting.url = format!("ptth+https://{}?pin={pin}", meeting.address);
+    let proxy = service(connect_proxy).to_string();
+    let via = ["--via", &proxy];
+    let target = service(echo).to_string();
+    let expose = meeting.expose_with("home", &[&["--to", &target], &via[..]].concat());
+    expose.logged("listening at the relay");
+    let (forward, local) = meeting.forward_with("alice", &[&["--to", "home"], &via[..]].concat());
+    thread::scope(|scope| {
+        for client in 0..8 {
+            scope.spawn(move || check_echo(local, client, 300_000));
+        }
+    });
+    meeting.url = format!("ptth+https://{}?pin={}", meeting.address, "0".repeat(64));
+    let (stranger, local) = meeting.forward("home");
+    assert_reset(dial(local));
+    stranger.logged("ask for the SHA-256 that it has now");
+    for program in [forward, expose, meeting.relay] {
+        assert!(program.stop().success());
+    }
 }

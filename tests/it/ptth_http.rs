@@ -269,7 +269,10 @@ fn a_server_may_speak_first_and_the_client_last() {
 fn is_cut(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
-        Ok(_) => !rest.ends_with(b"0\r\n\r\n") && !rest.starts_with(b"HTTP/1.1 200"),
+        Ok(_) => {
+            let done = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n";
+            !rest.ends_with(b"0\r\n\r\n") && !rest.starts_with(done)
+        }
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }
@@ -500,7 +503,7 @@ fn a_connection_may_ask_again_behind_an_answer_that_has_ended() {
 }
 
 #[test]
-fn what_comes_while_a_request_waits_is_no_next_one() {
+fn what_comes_while_a_request_waits_is_the_next_one() {
     let (_folder, relay) = relay();
     let mut server = dial(relay.address);
     let listen = format!(
@@ -508,12 +511,151 @@ fn what_comes_while_a_request_waits_is_no_next_one() {
         key(HOME)
     );
     server.write_all(listen.repeat(2).as_bytes()).expect("sent");
-    let mut client = call(relay.address, ALICE, "connect/home/22", "");
-    let id = read_response(&mut server).body;
+    for _ in 0..2 {
+        let mut client = call(relay.address, ALICE, "connect/home/22", "");
+        let id = read_response(&mut server).body;
+        assert_eq!(status(relay.address, HOME, &format!("reject/{id}")), 204);
+        assert_eq!(read_response(&mut client).status, 502);
+    }
+    // More than is kept of it.
+    let flood = listen.clone() + &"x".repeat(8 << 10);
+    server.write_all(flood.as_bytes()).expect("sent");
     let mut rest = Vec::new();
-    server.read_to_end(&mut rest).expect("an end");
-    assert_eq!(rest, b"");
-    assert_eq!(status(relay.address, HOME, &format!("reject/{id}")), 204);
-    assert_eq!(read_response(&mut client).status, 502);
+    // What was not read makes a reset of the end.
+    let ended = server.read_to_end(&mut rest);
+    assert!(
+        rest.is_empty() && !matches!(ended, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    );
+    relay.stop().check_clean();
+}
+
+#[test]
+fn whoever_has_all_of_an_answer_may_go_by_a_reset() {
+    let (_folder, relay) = relay();
+    let mut tunnel = Tunnel::open(relay.address, "22");
+    tunnel
+        .downstream
+        .write_all(b"2\r\nhi\r\n0\r\n\r\n")
+        .expect("sent");
+    let mut end = Vec::new();
+    tunnel.connect.read_to_end(&mut end).expect("a clean end");
+    reset(tunnel.connect);
+    assert_eq!(read_response(&mut tunnel.downstream).status, 200);
+    // The other way goes on.
+    tunnel
+        .upstream
+        .write_all(b"2\r\nho\r\n0\r\n\r\n")
+        .expect("sent");
+    let mut end = Vec::new();
+    tunnel.accept.read_to_end(&mut end).expect("a clean end");
+    assert_eq!(end, b"2\r\nho\r\n0\r\n\r\n");
+    drop(tunnel.accept);
+    assert_eq!(read_response(&mut tunnel.upstream).status, 200);
+    relay.stop().check_clean();
+}
+
+/// Ends a connection in one of two ways.
+fn end(stream: TcpStream, by_reset: bool) {
+    match by_reset {
+        true => reset(stream),
+        false => drop(stream),
+    }
+}
+
+/// What of a tunnel is there when one of it goes: the calls behind `connect`, in the order in
+/// which they come.
+const STEPS: [&[&str]; 8] = [
+    &["accept"],
+    &["downstream"],
+    &["downstream", "accept"],
+    &["accept", "upstream"],
+    &["accept", "downstream"],
+    &["downstream", "accept", "upstream"],
+    &["accept", "downstream", "upstream"],
+    &["accept", "upstream", "downstream"],
+];
+
+/// The next call of a tunnel.
+fn next_call(relay: SocketAddr, what: &str, id: &str) -> TcpStream {
+    let (who, headers) = match what {
+        "accept" => (HOME, ""),
+        "downstream" => (HOME, "Transfer-Encoding: chunked\r\n"),
+        _ => (ALICE, "Transfer-Encoding: chunked\r\n"),
+    };
+    call(relay, who, &format!("{what}/{id}"), headers)
+}
+
+#[test]
+fn whichever_goes_at_whichever_step_the_others_end() {
+    let (_folder, relay) = relay();
+    let ways = [true, false];
+    for (calls, by_reset) in STEPS
+        .into_iter()
+        .flat_map(|step| ways.map(|way| (step, way)))
+    {
+        for gone in 0..=calls.len() {
+            let mut listen = call(relay.address, HOME, "listen/22", "");
+            let mut all = vec![call(relay.address, ALICE, "connect/home/22", "")];
+            let id = read_response(&mut listen).body;
+            for what in calls {
+                all.push(next_call(relay.address, what, &id));
+                if *what == "accept" {
+                    read_head(&mut all[0]);
+                }
+            }
+            end(all.remove(gone), by_reset);
+            // A body that has ended too soon is seen once it is read.
+            for what in ["accept", "upstream", "downstream"] {
+                if calls.contains(&what) {
+                    continue;
+                }
+                all.push(next_call(relay.address, what, &id));
+                if what == "accept" && gone > 0 && !by_reset {
+                    read_head(&mut all[0]);
+                }
+            }
+            for (index, stream) in all.iter_mut().enumerate() {
+                assert!(
+                    is_cut(stream),
+                    "{calls:?} {by_reset}: {gone} went, not {index}"
+                );
+            }
+        }
+    }
+    assert!(relay.stop().status.success());
+}
+
+/// Has a client and a server find each other, whoever went before: a server may be offered a
+/// connection that is just about to go.
+fn check_meeting(relay: SocketAddr, port: &str) {
+    let mut connect = call(relay, ALICE, &format!("connect/home/{port}"), "");
+    until("one that is still there", || {
+        let mut listen = call(relay, HOME, &format!("listen/{port}"), "");
+        let id = read_response(&mut listen).body;
+        (status(relay, HOME, &format!("reject/{id}")) == 204).then_some(())
+    });
+    assert_eq!(read_response(&mut connect).status, 502);
+}
+
+#[test]
+fn who_goes_before_anybody_came_leaves_no_trace() {
+    let (_folder, relay) = relay();
+    let address = relay.address;
+    for by_reset in [true, false] {
+        // A client, and then a server, of whom nobody has heard.
+        end(call(address, ALICE, "connect/home/22", ""), by_reset);
+        end(call(address, HOME, "listen/23", ""), by_reset);
+        check_meeting(address, "22");
+        check_meeting(address, "23");
+        // One that was offered, and has gone since.
+        let mut listen = call(address, HOME, "listen/23", "");
+        let connect = call(address, ALICE, "connect/home/23", "");
+        let id = read_response(&mut listen).body;
+        end(connect, by_reset);
+        until("the end of the offer", || {
+            (status(address, HOME, &format!("accept/{id}")) == 404).then_some(())
+        });
+        check_meeting(address, "23");
+    }
     relay.stop().check_clean();
 }

@@ -44,10 +44,26 @@ fn stay_idle() {
 
 /// nginx before a relay, and the address at which it listens.
 fn nginx(nginx: &Path, folder: &Path, relay: SocketAddr) -> (Program, SocketAddr) {
+    let timeout = gateway_timeout_s();
+    let settings = format!(
+        "proxy_set_header Upgrade $http_upgrade;\nproxy_set_header Connection \"Upgrade\";\n\
+         proxy_read_timeout {timeout}s;\nproxy_send_timeout {timeout}s;\n"
+    );
+    start_nginx(nginx, folder, relay, &settings)
+}
+
+/// nginx before a relay, by HTTP/1.1 and with these settings, and the address at which it
+/// listens.
+pub(crate) fn start_nginx(
+    nginx: &Path,
+    folder: &Path,
+    relay: SocketAddr,
+    settings: &str,
+) -> (Program, SocketAddr) {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("bound");
     drop(free);
-    let (shown, timeout) = (folder.display(), gateway_timeout_s());
+    let shown = folder.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {shown}/{kind};\n"))
         .concat();
@@ -56,9 +72,7 @@ fn nginx(nginx: &Path, folder: &Path, relay: SocketAddr) -> (Program, SocketAddr
          access_log off;\n{temporary}\
          server {{ listen {address}; location / {{\n\
          proxy_pass http://{relay};\nproxy_http_version 1.1;\n\
-         proxy_set_header Host $host;\nproxy_set_header Upgrade $http_upgrade;\n\
-         proxy_set_header Connection \"Upgrade\";\nproxy_read_timeout {timeout}s;\n\
-         proxy_send_timeout {timeout}s;\n}} }} }}\n"
+         proxy_set_header Host $host;\n{settings}}} }} }}\n"
     );
     let config = folder.join("nginx.conf");
     fs::write(&config, text).expect("written");

@@ -413,6 +413,7 @@ fn leg(rng: &mut fastrand::Rng, body: HttpBody, early: &[u8]) -> (TcpStream, Leg
         prefix,
         gate: GateHold::Open,
         codec: Some(codec),
+        half: None,
     };
     (peer, leg)
 }
