@@ -331,6 +331,10 @@ mod tests {
              session_ttl_s = 0\nsession_idle_s = 0\nwaiting_per_address_max = 16384\n\
              creations_per_minute_max = 0\nsessions_per_user_max = 0\ndials_per_minute_max = 0\n\
              binds_max = 256\nbinds_per_user_max = 16\nbind_timeout_s = 45\n\
+             ptth_connects_per_port_max = 64\nptth_listens_per_server_max = 256\n\
+             ptth_listen_timeout_s = 25\nptth_connect_timeout_s = 30\n\
+             ptth_accept_timeout_s = 10\nptth_join_timeout_s = 10\nptth_idle_s = 600\n\
+             ptth_half_closed_s = 30\n\
              names_per_user_max = 64\nwrong_passwords_per_minute_max = 60\n\
              spent_tokens_max = 262144\n\
              pipes_max = 3\nmemory_bytes_max = 2147483648\nspill_bytes_max = 67108864\n\

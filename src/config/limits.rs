@@ -173,6 +173,26 @@ limits! {
     /// Seconds until whom such a visitor awaits must have come. Gateways on the way, and
     /// clients, often give up what is silent for a minute.
     bind_timeout_s: Fixed(45), 1, 3600;
+    /// Connections at once that wait for one forwarded port, while nobody listens there.
+    ptth_connects_per_port_max: Fixed(64), 1, 65_536;
+    /// Requests of one server that listen at once, at all of its ports, be they on whichever
+    /// shards.
+    ptth_listens_per_server_max: Fixed(256), 1, 65_536;
+    /// Seconds after which a server that listens is told to ask again. Gateways on the way
+    /// often give up what is silent for a minute.
+    ptth_listen_timeout_s: Fixed(25), 1, 3600;
+    /// Seconds that a client waits until its connection is accepted.
+    ptth_connect_timeout_s: Fixed(30), 1, 3600;
+    /// Seconds that a server may take to accept a connection that it was told of.
+    ptth_accept_timeout_s: Fixed(10), 1, 3600;
+    /// Seconds from its acceptance until the other requests of a connection must be there.
+    ptth_join_timeout_s: Fixed(10), 1, 3600;
+    /// Seconds that a tunnel may carry nothing, neither way, up to an eighth more. 0 is no
+    /// limit but `session_idle_s`.
+    ptth_idle_s: Fixed(600), 0, 31_536_000;
+    /// Seconds that one way of a tunnel may carry nothing once the other one has ended, up to
+    /// an eighth more. 0 is no limit but `ptth_idle_s`.
+    ptth_half_closed_s: Fixed(30), 0, 31_536_000;
     /// Names of one user that are resolved, or wait for that, at once.
     names_per_user_max: Fixed(64), 1, NAMES_PER_USER_HIGHEST;
     /// Wrong passwords from one source address in a minute, of IPv6 from one /64; so many
@@ -232,6 +252,14 @@ impl Limits {
             binds_max: 0,
             binds_per_user_max: 0,
             bind_timeout_s: 0,
+            ptth_connects_per_port_max: 0,
+            ptth_listens_per_server_max: 0,
+            ptth_listen_timeout_s: 0,
+            ptth_connect_timeout_s: 0,
+            ptth_accept_timeout_s: 0,
+            ptth_join_timeout_s: 0,
+            ptth_idle_s: 0,
+            ptth_half_closed_s: 0,
             names_per_user_max: 0,
             wrong_passwords_per_minute_max: 0,
             spent_tokens_max: 0,
@@ -308,6 +336,19 @@ impl Limits {
     #[must_use]
     pub const fn bind_timeout(&self) -> Duration {
         Duration::from_secs(self.bind_timeout_s)
+    }
+
+    /// [`ptth_idle_s`](Self::ptth_idle_s) as a duration; `None` when it is zero, for ever.
+    #[must_use]
+    pub fn ptth_idle(&self) -> Option<Duration> {
+        unless_zero(self.ptth_idle_s)
+    }
+
+    /// [`ptth_half_closed_s`](Self::ptth_half_closed_s) as a duration; `None` when it is
+    /// zero, for ever.
+    #[must_use]
+    pub fn ptth_half_closed(&self) -> Option<Duration> {
+        unless_zero(self.ptth_half_closed_s)
     }
 
     /// [`session_ttl_s`](Self::session_ttl_s) as a duration; `None` when it is zero,

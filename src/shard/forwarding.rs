@@ -15,7 +15,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tracing::debug;
 
@@ -23,6 +22,7 @@ use super::http_connection::Client;
 use super::leg::Leg;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService};
+use super::rendezvous_settings::ForwardingLimits;
 use super::sessions::Origin;
 use crate::access::Presented;
 use crate::access::forwarding::NotForwarded;
@@ -42,12 +42,6 @@ use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 use crate::tls::Session;
-
-/// How long a server waits for a connection before it is told to ask again.
-const LISTEN_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// Connections that wait for one port.
-const BACKLOG_MAX: usize = 64;
 
 /// What somebody may say who is to listen, before it is given up.
 const UNASKED_BYTES_MAX: usize = 4 << 10;
@@ -134,17 +128,20 @@ enum Waited {
     Draining,
 }
 
-impl Default for Forwards {
-    fn default() -> Self {
+impl Forwards {
+    pub(super) fn new(limits: &ForwardingLimits) -> Self {
         Self {
-            board: RefCell::new(Switchboard::new(BACKLOG_MAX)),
+            board: RefCell::new(Switchboard::new(limits.switchboard)),
             waiting: Pending::default(),
             last_tunnel: Cell::new(0),
         }
     }
-}
 
-impl Forwards {
+    /// From now on the limits are these.
+    pub(super) fn set_limits(&self, limits: &ForwardingLimits) {
+        self.board.borrow_mut().set_limits(limits.switchboard);
+    }
+
     fn tell_all(&self, ids: Vec<u64>, news: &News) {
         for id in ids {
             self.waiting.deliver(id, news.clone());
@@ -373,7 +370,7 @@ impl RelayService {
         let board = &self.forwards.board;
         let mut offered = board.borrow_mut().listen(place, waiting.id());
         if offered.is_none() {
-            let until = self.world.reactor.now() + LISTEN_TIMEOUT;
+            let until = self.world.reactor.now() + self.settings().forwarding_limits.listen_timeout;
             let waited = self.wait(waiting, &mut caller, Some(until)).await;
             board.borrow_mut().stop_listening(place, waiting.id());
             let is_gone = matches!(waited, Waited::Gone);

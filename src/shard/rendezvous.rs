@@ -153,7 +153,6 @@ impl RelayService {
     ) -> Rc<Self> {
         Rc::new(Self {
             world,
-            settings: RefCell::new(Rc::new(settings)),
             rendezvous: RefCell::new(rendezvous),
             questions: Pending::default(),
             draining: Flag::default(),
@@ -167,7 +166,7 @@ impl RelayService {
             last_dialled: Cell::new(0),
             users: ShardUsers::default(),
             host_addresses: HostAddresses::default(),
-            forwards: Forwards::default(),
+            forwards: Forwards::new(&settings.forwarding_limits),
             callers: Tally::default(),
             visitors: Tally::default(),
             asking_visitors: Tally::default(),
@@ -179,6 +178,7 @@ impl RelayService {
             next_look: Cell::new(None),
             handshakes: Cell::new(0),
             read_buffer: ReadBuffer::default(),
+            settings: RefCell::new(Rc::new(settings)),
         })
     }
 
@@ -500,6 +500,7 @@ impl Service for RelayService {
                 self.users.sessions.borrow_mut().end_bind(&user, session);
             }
             Message::Reload(settings) => {
+                self.forwards.set_limits(&settings.forwarding_limits);
                 self.settings.replace(Rc::new(*settings));
                 self.forget_users();
             }

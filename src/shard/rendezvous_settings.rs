@@ -6,11 +6,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
+use super::share::to_usize;
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
 use crate::access::{Allowances, Awaiting, Keyring, Users};
 use crate::association::table::OnUnknown;
+use crate::config::limits::Limits;
 use crate::protocol::jet::{HostName, PublicUrl, Transport};
+use crate::protocol::ptth_http::SwitchboardLimits;
 use crate::web::Web;
 
 /// What the relay's service runs with, the same on all shards. Limits are one
@@ -44,6 +47,8 @@ pub struct RendezvousSettings {
     pub egress: Egress,
     /// Whose ports are forwarded, and to whom.
     pub forwarding: Forwarding,
+    /// How much of that there may be.
+    pub forwarding_limits: ForwardingLimits,
     /// What there is beside the relay's own paths.
     pub web: Web,
     /// STUN and TURN servers that clients are told.
@@ -82,4 +87,36 @@ pub struct RendezvousSettings {
     pub names_per_user_max: usize,
     /// 0 is no limit.
     pub wrong_passwords_per_minute_max: u32,
+}
+
+/// Limits of forwarded ports.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardingLimits {
+    /// Of this shard, which owns each port that it has to do with.
+    pub switchboard: SwitchboardLimits,
+    /// On all shards.
+    pub listens_per_server_max: usize,
+    /// How long a server waits for a connection before it is told to ask again.
+    pub listen_timeout: Duration,
+    /// How long a tunnel may carry nothing.
+    pub idle: Option<Duration>,
+    /// How long it may, once one of its ways has ended.
+    pub half_closed: Option<Duration>,
+}
+
+impl ForwardingLimits {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            switchboard: SwitchboardLimits {
+                connects_per_place_max: to_usize(limits.ptth_connects_per_port_max),
+                connect_timeout: Duration::from_secs(limits.ptth_connect_timeout_s),
+                accept_timeout: Duration::from_secs(limits.ptth_accept_timeout_s),
+                join_timeout: Duration::from_secs(limits.ptth_join_timeout_s),
+            },
+            listens_per_server_max: to_usize(limits.ptth_listens_per_server_max),
+            listen_timeout: Duration::from_secs(limits.ptth_listen_timeout_s),
+            idle: limits.ptth_idle(),
+            half_closed: limits.ptth_half_closed(),
+        }
+    }
 }

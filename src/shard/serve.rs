@@ -16,7 +16,7 @@ use super::listeners::{Listeners, check_addresses};
 use super::pulse::Pulse;
 use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService};
-use super::rendezvous_settings::RendezvousSettings;
+use super::rendezvous_settings::{ForwardingLimits, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
 use super::status::{Inquirer, Legacies};
 use super::world::{ShardSnapshot, World, WorldSettings, drive};
@@ -303,6 +303,7 @@ pub(super) fn service_settings(
         awaiting: settings.awaiting.clone(),
         egress: settings.egress.clone(),
         forwarding: settings.forwarding.clone(),
+        forwarding_limits: ForwardingLimits::new(limits),
         web: settings.web.clone(),
         stun: settings.jet.stun.clone(),
         proxy_protocol_from: settings.proxy_protocol_from.clone(),

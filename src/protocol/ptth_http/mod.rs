@@ -32,4 +32,4 @@ pub use ask::{AnswerError, Answered};
 pub use call::{Call, CallError, presented_key};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use name::{Name, NameError};
-pub use switchboard::{Late, Place, Refusal, Switchboard, Whole};
+pub use switchboard::{Late, Place, Refusal, Switchboard, SwitchboardLimits, Whole};

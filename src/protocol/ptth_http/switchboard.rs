@@ -19,15 +19,6 @@ use super::connection_id::ConnectionId;
 use super::name::Name;
 use crate::time::Timestamp;
 
-/// How long a client waits until its connection is accepted.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long a server may take to accept what it was offered.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long the other requests may take once it has accepted.
-const LEGS_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// One port of one server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -37,11 +28,23 @@ pub struct Place {
     pub port: Name,
 }
 
+/// How many may wait, and for how long. They hold for whoever comes, or is told, next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwitchboardLimits {
+    /// Connections that wait at one place for a listener.
+    pub connects_per_place_max: usize,
+    /// How long a client waits until its connection is accepted.
+    pub connect_timeout: Duration,
+    /// How long a server may take to accept what it was offered.
+    pub accept_timeout: Duration,
+    /// How long the other requests may take once it has accepted.
+    pub join_timeout: Duration,
+}
+
 /// All tunnels of a shard that are not whole yet, and who waits for one.
 #[derive(Debug)]
 pub struct Switchboard<W> {
-    /// Connections that wait at one place.
-    backlog_max: usize,
+    limits: SwitchboardLimits,
     places: HashMap<Place, Waiters<W>>,
     tunnels: HashMap<ConnectionId, Tunnel<W>>,
     /// INVARIANT: each tunnel's, and no others.
@@ -122,14 +125,19 @@ impl<W> Default for Waiters<W> {
 impl<W: Copy + PartialEq> Switchboard<W> {
     /// Nobody waits.
     #[must_use]
-    pub fn new(backlog_max: usize) -> Self {
+    pub fn new(limits: SwitchboardLimits) -> Self {
         Self {
-            backlog_max,
+            limits,
             places: HashMap::new(),
             tunnels: HashMap::new(),
             deadlines: BTreeSet::new(),
             begun: 0,
         }
+    }
+
+    /// From now on the limits are these; deadlines that run stay.
+    pub const fn set_limits(&mut self, limits: SwitchboardLimits) {
+        self.limits = limits;
     }
 
     /// How many tunnels are not whole yet.
@@ -175,7 +183,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         let waiters = self.places.entry(place.clone()).or_default();
         let listener = waiters.listening.pop_front();
         if listener.is_none() {
-            if waiters.connecting.len() >= self.backlog_max {
+            if waiters.connecting.len() >= self.limits.connects_per_place_max {
                 return Err(Refusal::Busy);
             }
             waiters.connecting.push_back(id);
@@ -185,7 +193,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         let tunnel = Tunnel {
             place: place.clone(),
             client,
-            deadline: now + CONNECT_TIMEOUT,
+            deadline: now + self.limits.connect_timeout,
             number: self.begun,
             is_offered: listener.is_some(),
             connect,
@@ -204,7 +212,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         if let Some(tunnel) = self.tunnels.get(&id)
             && tunnel.accept.is_none()
         {
-            let sooner = tunnel.deadline.min(now + ACCEPT_TIMEOUT);
+            let sooner = tunnel.deadline.min(now + self.limits.accept_timeout);
             self.reschedule(id, sooner);
         }
     }
@@ -245,7 +253,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         }
         tunnel.accept = Some(accept);
         let connect = tunnel.connect;
-        self.reschedule(id, now + LEGS_TIMEOUT);
+        self.reschedule(id, now + self.limits.join_timeout);
         Ok(connect)
     }
 

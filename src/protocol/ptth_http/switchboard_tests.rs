@@ -9,6 +9,13 @@ const DOWNSTREAM: u32 = 5;
 const ID: ConnectionId = ConnectionId(*b"0123456789abcdef");
 const START: Timestamp = Timestamp::from_nanos(0);
 
+const LIMITS: SwitchboardLimits = SwitchboardLimits {
+    connects_per_place_max: 2,
+    connect_timeout: Duration::from_secs(30),
+    accept_timeout: Duration::from_secs(10),
+    join_timeout: Duration::from_secs(10),
+};
+
 fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
@@ -26,7 +33,7 @@ fn after(seconds: u64) -> Timestamp {
 
 /// A connection that a listener was told of.
 fn taken() -> Switchboard<u32> {
-    let mut board = Switchboard::new(2);
+    let mut board = Switchboard::new(LIMITS);
     assert_eq!(board.listen(&place(), LISTEN), None);
     assert_eq!(
         board.connect(ID, &place(), name("alice"), CONNECT, START),
@@ -113,7 +120,7 @@ fn an_id_is_good_for_its_server_and_its_client_alone() {
 
 #[test]
 fn who_comes_first_is_served_first_on_either_side() {
-    let mut board = Switchboard::new(2);
+    let mut board = Switchboard::new(LIMITS);
     let ids: Vec<_> = (0..3).map(|byte| ConnectionId([byte; 16])).collect();
     for (id, connect) in ids.iter().zip(20..) {
         let outcome = board.connect(*id, &place(), name("alice"), connect, START);
@@ -150,7 +157,7 @@ fn who_comes_first_is_served_first_on_either_side() {
 
 #[test]
 fn whoever_is_late_ends_what_was_begun() {
-    let mut board = Switchboard::new(2);
+    let mut board = Switchboard::new(LIMITS);
     assert_eq!(
         board.connect(ID, &place(), name("alice"), CONNECT, START),
         Ok(None)
@@ -200,7 +207,7 @@ fn whoever_goes_takes_the_others_with_it() {
         assert_eq!((board.tunnels_count(), board.next_deadline()), (0, None));
     }
     // Of those that wait for a listener as well.
-    let mut board = Switchboard::new(2);
+    let mut board = Switchboard::new(LIMITS);
     board
         .connect(ID, &place(), name("alice"), CONNECT, START)
         .unwrap();
@@ -210,4 +217,24 @@ fn whoever_goes_takes_the_others_with_it() {
     let mut board = taken();
     assert_eq!(board.reject(ID, &name("home")), Ok(CONNECT));
     assert_eq!(take(&mut board, Step::Accept), Err(Refusal::NotFound));
+}
+
+#[test]
+fn limits_that_change_hold_for_whoever_comes_next() {
+    let mut board = Switchboard::new(LIMITS);
+    let connect = |board: &mut Switchboard<u32>, byte| {
+        let id = ConnectionId([byte; 16]);
+        board.connect(id, &place(), name("alice"), u32::from(byte), START)
+    };
+    assert_eq!(connect(&mut board, 1), Ok(None));
+    board.set_limits(SwitchboardLimits {
+        connects_per_place_max: 1,
+        connect_timeout: Duration::from_secs(5),
+        ..LIMITS
+    });
+    assert_eq!(connect(&mut board, 2), Err(Refusal::Busy));
+    assert_eq!(board.next_deadline(), Some(after(30)), "as it began");
+    assert!(board.withdraw(ConnectionId([1; 16]), 1).is_empty());
+    assert_eq!(connect(&mut board, 2), Ok(None));
+    assert_eq!(board.next_deadline(), Some(after(5)));
 }
