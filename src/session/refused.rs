@@ -127,6 +127,8 @@ pub enum Refused {
     LegInUse,
     /// As many wait for a forwarded port as may.
     PortBusy,
+    /// As many requests of the server listen as may.
+    TooManyListens,
     /// The server did not accept a connection in time.
     NotAcceptedInTime,
     /// The server did not want it.
@@ -219,6 +221,7 @@ crate::labels!(Refused {
     TooManyOfBearer = "too_many_of_bearer",
     LegInUse = "leg_in_use",
     PortBusy = "port_busy",
+    TooManyListens = "too_many_listens",
     NotAcceptedInTime = "not_accepted_in_time",
     RejectedByServer = "rejected_by_server",
     TunnelBroken = "tunnel_broken",
@@ -279,6 +282,7 @@ impl Refused {
             | Self::TooManySpent
             | Self::OverMemory
             | Self::PortBusy
+            | Self::TooManyListens
             | Self::Draining => 503,
             Self::NotAcceptedInTime => 504,
             _ => 400,

@@ -23,6 +23,7 @@ use super::leg::Leg;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService};
 use super::rendezvous_settings::ForwardingLimits;
+use super::server_listens::ServerListens;
 use super::sessions::Origin;
 use crate::access::Presented;
 use crate::access::forwarding::NotForwarded;
@@ -94,6 +95,7 @@ pub(super) struct Forwards {
     board: RefCell<Switchboard<u64>>,
     waiting: Pending<News>,
     last_tunnel: Cell<u32>,
+    pub(super) listens: ServerListens,
 }
 
 /// What a request waited for.
@@ -134,6 +136,7 @@ impl Forwards {
             board: RefCell::new(Switchboard::new(limits.switchboard)),
             waiting: Pending::default(),
             last_tunnel: Cell::new(0),
+            listens: ServerListens::default(),
         }
     }
 
@@ -322,7 +325,7 @@ impl RelayService {
         match caller.request.call.clone() {
             Call::Listen { port } => {
                 let place = Place { server: name, port };
-                Ok(self.listen(waiting, caller, &place).await)
+                self.listen(waiting, caller, &place).await
             }
             Call::Connect { server, port } => {
                 let place = Place { server, port };
@@ -366,7 +369,11 @@ impl RelayService {
         waiting: &Question<News>,
         mut caller: Caller,
         place: &Place,
-    ) -> Option<Kept> {
+    ) -> Result<Option<Kept>, (Caller, Refused)> {
+        let listening = match self.begin_listening(&place.server).await {
+            Ok(listening) => listening,
+            Err(refused) => return Err((caller, refused)),
+        };
         let board = &self.forwards.board;
         let mut offered = board.borrow_mut().listen(place, waiting.id());
         if offered.is_none() {
@@ -385,11 +392,13 @@ impl RelayService {
             };
             if is_gone {
                 offered.into_iter().for_each(|id| self.offer_again(id));
-                return None;
+                return Ok(None);
             }
         }
+        // Before the answer, which the server's next request may follow at once.
+        drop(listening);
         let Some(id) = offered else {
-            return self.answer(caller, &Answer::new(DONE)).await;
+            return Ok(self.answer(caller, &Answer::new(DONE)).await);
         };
         let persistence = self.persistence_behind(&caller);
         let answer = ptth_http::offered(id);
@@ -398,11 +407,11 @@ impl RelayService {
             Ok(()) => {
                 let now = self.world.reactor.now();
                 board.borrow_mut().handle_told(id, now);
-                self.end_answer(caller, persistence).await
+                Ok(self.end_answer(caller, persistence).await)
             }
             Err(_) => {
                 self.offer_again(id);
-                None
+                Ok(None)
             }
         }
     }

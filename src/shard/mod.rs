@@ -34,6 +34,7 @@ pub mod rendezvous;
 pub mod rendezvous_settings;
 pub mod rest;
 pub mod serve;
+mod server_listens;
 pub mod session_log;
 pub mod sessions;
 mod settle;

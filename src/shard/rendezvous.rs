@@ -24,6 +24,7 @@ use super::peer_address::PeerAddress;
 use super::per_address::{CountedAddress, PerAddress};
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::{Ask, Told};
+use super::server_listens::Listen;
 use super::session_log::Session;
 use super::sessions::Origin;
 use super::status::{Detail, ShardStatus};
@@ -80,6 +81,8 @@ pub enum Message {
     SessionOver { user: Arc<str>, session: SessionId },
     /// Whom one of them has awaited has come.
     BindOver { user: Arc<str>, session: SessionId },
+    /// A request that the shard was asked to count listens no more, or never did.
+    ListenOver(Listen),
     /// From now on the settings are these.
     Reload(Box<RendezvousSettings>),
 }
@@ -499,6 +502,7 @@ impl Service for RelayService {
             Message::BindOver { user, session } => {
                 self.users.sessions.borrow_mut().end_bind(&user, session);
             }
+            Message::ListenOver(listen) => self.forwards.listens.end(&listen),
             Message::Reload(settings) => {
                 self.forwards.set_limits(&settings.forwarding_limits);
                 self.settings.replace(Rc::new(*settings));

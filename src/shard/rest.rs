@@ -16,6 +16,7 @@ use super::http_connection::Client;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService};
 use super::rendezvous_settings::RendezvousSettings;
+use super::server_listens::Listen;
 use super::sessions::Origin;
 use super::user_sessions::Dial;
 use super::websocks::Visitor;
@@ -61,6 +62,8 @@ pub enum Ask {
     Take(TokenId),
     /// To count a session of a user that is to begin.
     Dial(Dial),
+    /// To count a request of a server that is to listen.
+    Listen(Listen),
     /// All that the shard has.
     List,
 }
@@ -404,6 +407,7 @@ impl RelayService {
             // One shard remembers each.
             Ask::Spend(SingleUse { id, .. }) | Ask::Take(id) => &id.0[..],
             Ask::Dial(Dial { user, .. }) => user.as_bytes(),
+            Ask::Listen(Listen { server, .. }) => server.as_str().as_bytes(),
             Ask::List => return self.tell(ask),
         };
         let owner = self.owner_of(name);
@@ -478,6 +482,11 @@ impl RelayService {
                 let per_minute = self.settings().creations_per_minute_max;
                 let mut rates = self.creation_rates.borrow_mut();
                 rates.take(bearer, per_minute, now)?;
+                Ok(Answered::Done)
+            }
+            Ask::Listen(listen) => {
+                let max = self.settings().forwarding_limits.listens_per_server_max;
+                self.forwards.listens.begin(listen, max)?;
                 Ok(Answered::Done)
             }
             Ask::Dial(dial) => {

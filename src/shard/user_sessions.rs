@@ -5,7 +5,9 @@
 //! done with it, be it before the answer has come: both messages go the same way. Nobody is
 //! asked for a user without limits.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -45,16 +47,16 @@ pub enum Beginning {
     Bind { binds_max: u32 },
 }
 
-/// Sessions by user; none has an empty set.
-#[derive(Debug, Default)]
-struct ByUser(HashMap<Arc<str>, HashSet<SessionId, RandomState>, RandomState>);
+/// Sessions by whose they are; nobody has an empty set.
+#[derive(Debug)]
+pub(super) struct ByHolder<H>(HashMap<H, HashSet<SessionId, RandomState>, RandomState>);
 
 /// What one shard counts for all.
 #[derive(Debug, Default)]
 pub(super) struct UserSessions {
-    running: ByUser,
+    running: ByHolder<Arc<str>>,
     /// Those of them for which somebody is awaited.
-    awaiting: ByUser,
+    awaiting: ByHolder<Arc<str>>,
     dials: Rates<Arc<str>>,
 }
 
@@ -68,11 +70,11 @@ impl UserSessions {
             per_minute_max,
             beginning,
         } = dial;
-        if sessions_max > 0 && self.running.count(&user) >= sessions_max as usize {
+        if sessions_max > 0 && self.running.count(&*user) >= sessions_max as usize {
             return Err(Refused::TooManyOfUser);
         }
         if let Beginning::Bind { binds_max } = beginning
-            && self.awaiting.count(&user) >= binds_max as usize
+            && self.awaiting.count(&*user) >= binds_max as usize
         {
             return Err(Refused::TooManyBinds);
         }
@@ -104,22 +106,34 @@ impl UserSessions {
     }
 }
 
-impl ByUser {
-    fn insert(&mut self, user: Arc<str>, session: SessionId) {
-        self.0.entry(user).or_default().insert(session);
+impl<H> Default for ByHolder<H> {
+    fn default() -> Self {
+        Self(HashMap::default())
+    }
+}
+
+impl<H: Eq + Hash> ByHolder<H> {
+    pub(super) fn insert(&mut self, holder: H, session: SessionId) {
+        self.0.entry(holder).or_default().insert(session);
     }
 
-    fn remove(&mut self, user: &str, session: SessionId) {
-        if let Some(sessions) = self.0.get_mut(user) {
+    pub(super) fn remove<Q: Eq + Hash + ?Sized>(&mut self, holder: &Q, session: SessionId)
+    where
+        H: Borrow<Q>,
+    {
+        if let Some(sessions) = self.0.get_mut(holder) {
             sessions.remove(&session);
             if sessions.is_empty() {
-                self.0.remove(user);
+                self.0.remove(holder);
             }
         }
     }
 
-    fn count(&self, user: &str) -> usize {
-        self.0.get(user).map_or(0, HashSet::len)
+    pub(super) fn count<Q: Eq + Hash + ?Sized>(&self, holder: &Q) -> usize
+    where
+        H: Borrow<Q>,
+    {
+        self.0.get(holder).map_or(0, HashSet::len)
     }
 }
 
