@@ -16,6 +16,7 @@
 //! | `answer` | the heads of what is answered |
 //! | `ask` | the proxies' side of both |
 //! | `switchboard` | who waits for whom at the relay |
+//! | `tally` | how many did, and what became of them |
 //!
 //! Left out: whose key is good for what (`access`), and the bodies, which pass as they come
 //! (`http_head::BodyReader`).
@@ -26,6 +27,7 @@ mod call;
 mod connection_id;
 mod name;
 mod switchboard;
+mod tally;
 
 pub use answer::{accepted, connected, offered};
 pub use ask::{AnswerError, Answered};
@@ -33,3 +35,4 @@ pub use call::{Call, CallError, presented_key};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use name::{Name, NameError};
 pub use switchboard::{Late, Place, Refusal, Switchboard, SwitchboardLimits, Whole};
+pub use tally::{TunnelCensus, TunnelTally};

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::connection_id::ConnectionId;
 use super::name::Name;
+use super::tally::{TunnelCensus, TunnelTally};
 use crate::time::Timestamp;
 
 /// One port of one server.
@@ -45,6 +46,7 @@ pub struct SwitchboardLimits {
 #[derive(Debug)]
 pub struct Switchboard<W> {
     limits: SwitchboardLimits,
+    tally: TunnelTally,
     places: HashMap<Place, Waiters<W>>,
     tunnels: HashMap<ConnectionId, Tunnel<W>>,
     /// INVARIANT: each tunnel's, and no others.
@@ -128,6 +130,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
     pub fn new(limits: SwitchboardLimits) -> Self {
         Self {
             limits,
+            tally: TunnelTally::default(),
             places: HashMap::new(),
             tunnels: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -138,6 +141,24 @@ impl<W: Copy + PartialEq> Switchboard<W> {
     /// From now on the limits are these; deadlines that run stay.
     pub const fn set_limits(&mut self, limits: SwitchboardLimits) {
         self.limits = limits;
+    }
+
+    /// What became of all connections so far.
+    #[must_use]
+    pub const fn tally(&self) -> TunnelTally {
+        self.tally
+    }
+
+    /// Who waits. Looks at all of them: for reports.
+    #[must_use]
+    pub fn census(&self) -> TunnelCensus {
+        let listening = self.places.values().map(|waiters| waiters.listening.len());
+        let not_accepted = self.tunnels.values();
+        let not_accepted = not_accepted.filter(|tunnel| tunnel.accept.is_none());
+        TunnelCensus {
+            listens_waiting: listening.sum::<usize>() as u64,
+            connects_waiting: not_accepted.count() as u64,
+        }
     }
 
     /// How many tunnels are not whole yet.
@@ -190,6 +211,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         }
         self.tidy(place);
         self.begun += 1;
+        self.tally.asked += 1;
         let tunnel = Tunnel {
             place: place.clone(),
             client,
@@ -253,6 +275,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         }
         tunnel.accept = Some(accept);
         let connect = tunnel.connect;
+        self.tally.accepted += 1;
         self.reschedule(id, now + self.limits.join_timeout);
         Ok(connect)
     }
@@ -269,6 +292,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         }
         let connect = tunnel.connect;
         self.remove(id);
+        self.tally.rejected += 1;
         Ok(connect)
     }
 
@@ -316,6 +340,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
             downstream: tunnel.downstream?,
         };
         self.remove(id);
+        self.tally.whole += 1;
         Some(whole)
     }
 
@@ -324,6 +349,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         let Some(tunnel) = self.remove(id) else {
             return Vec::new();
         };
+        self.tally.broken += 1;
         tunnel
             .requests()
             .filter(|request| *request != gone)
@@ -343,6 +369,12 @@ impl<W: Copy + PartialEq> Switchboard<W> {
             return None;
         }
         let tunnel = self.remove(ConnectionId(id))?;
+        let became = match (tunnel.accept, tunnel.is_offered) {
+            (None, false) => &mut self.tally.not_offered,
+            (None, true) => &mut self.tally.not_accepted,
+            (Some(_), _) => &mut self.tally.broken,
+        };
+        *became += 1;
         Some(match tunnel.accept {
             None => Late::NotAccepted {
                 connect: tunnel.connect,

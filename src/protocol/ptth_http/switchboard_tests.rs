@@ -238,3 +238,57 @@ fn limits_that_change_hold_for_whoever_comes_next() {
     assert_eq!(connect(&mut board, 2), Ok(None));
     assert_eq!(board.next_deadline(), Some(after(5)));
 }
+
+#[test]
+fn each_connection_that_was_asked_for_comes_to_something() {
+    let mut board = Switchboard::new(LIMITS);
+    let at = place();
+    let connect = |board: &mut Switchboard<u32>, byte| {
+        let id = ConnectionId([byte; 16]);
+        board
+            .connect(id, &at, name("alice"), u32::from(byte), START)
+            .unwrap();
+        id
+    };
+    let census = |listens_waiting, connects_waiting| TunnelCensus {
+        listens_waiting,
+        connects_waiting,
+    };
+    // One that is refused was not let wait.
+    let (never_offered, gone) = (connect(&mut board, 1), connect(&mut board, 2));
+    let busy = board.connect(ID, &at, name("alice"), 3, START);
+    assert_eq!(busy, Err(Refusal::Busy));
+    assert_eq!(board.census(), census(0, 2));
+    assert!(board.withdraw(gone, 2).is_empty());
+    assert!(board.poll_late(after(30)).is_some());
+    assert!(board.withdraw(never_offered, 1).is_empty());
+
+    for listener in 10..14 {
+        assert_eq!(board.listen(&at, listener), None);
+    }
+    assert_eq!(board.census(), census(4, 0));
+    let home = name("home");
+    let ids: Vec<_> = (4..8).map(|byte| connect(&mut board, byte)).collect();
+    assert_eq!(board.census(), census(0, 4));
+    assert_eq!(board.reject(ids[0], &home), Ok(4));
+    for id in [ids[1], ids[2]] {
+        board.accept(id, &home, ACCEPT, after(1)).unwrap();
+    }
+    board.downstream(ids[1], &home, DOWNSTREAM).unwrap();
+    board.upstream(ids[1], &name("alice"), UPSTREAM).unwrap();
+    assert!(board.take_whole(ids[1]).is_some());
+    while board.poll_late(after(30)).is_some() {}
+    let tally = TunnelTally {
+        asked: 6,
+        accepted: 2,
+        rejected: 1,
+        not_offered: 1,
+        not_accepted: 1,
+        broken: 2,
+        whole: 1,
+    };
+    assert_eq!((board.tally(), board.census()), (tally, census(0, 0)));
+    let [(_, asked), _, others @ ..] = tally.named();
+    let others: u64 = others.iter().map(|(_, count)| count).sum();
+    assert_eq!(asked, others);
+}
