@@ -139,6 +139,65 @@ fn a_key_is_printed_once_with_what_the_relay_keeps_of_it() {
 }
 
 #[test]
+fn keys_of_forwarded_ports_are_lines_of_one_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("relay.toml");
+    let mut text = String::new();
+    for arguments in [
+        &["key", "home", "--for", "ptth-server"][..],
+        &["key", "lab", "--for", "ptth-server"],
+        &[
+            "key",
+            "home",
+            "--for",
+            "ptth-client",
+            "--may",
+            "home:22",
+            "--may",
+            "lab",
+        ],
+        &["key", "root", "--for", "ptth-client", "--may", "*"],
+        &["key", "ops", "--for", "rest"],
+    ] {
+        let output = midspan(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let error = String::from_utf8(output.stderr).expect("text");
+        let whose = format!("The key of \"{}\"", arguments[1]);
+        assert!(error.starts_with(&whose), "{error}");
+        text += &String::from_utf8(output.stdout).expect("text");
+    }
+    std::fs::write(&path, &text).expect("written");
+    let file = path.to_str().expect("text");
+    for part in [
+        "[[ptth.servers]]\nname = \"lab\"\n",
+        "may = [\"home:22\", \"lab\"]\n",
+        "may = [\"*\"]\n",
+        "scopes = [\"create\"]\n",
+    ] {
+        check(&["check", file], 0, part, "");
+    }
+    for (arguments, error) in [
+        (
+            &["key", "a/b", "--for", "ptth-server"][..],
+            "NAME \"a/b\" is none",
+        ),
+        (&["key", "a", "--for", "ptth-client"], "--may says what"),
+        (&["key", "a", "--may", "home"], "--may is for"),
+        (
+            &["key", "a", "--for", "ptth-server", "--scope", "read"],
+            "--scope is for",
+        ),
+        (
+            &["key", "a", "--for", "ptth-client", "--may", "home:"],
+            "invalid value 'home:'",
+        ),
+        (&["key", "a", "--for", "nobody"], "invalid value 'nobody'"),
+    ] {
+        check(arguments, 2, "", error);
+    }
+}
+
+#[test]
 fn wrong_usage_is_2() {
     check(&[], 2, "", "Usage: midspan <COMMAND>");
     check(&["relai"], 2, "", "a similar subcommand exists: 'relay'");

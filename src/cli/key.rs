@@ -1,71 +1,139 @@
 //! `midspan key`: makes a key, and what the relay keeps of it.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use aws_lc_rs::rand;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Advise, print};
-use crate::access::{ApiKey, KeyEntry, Scope};
+use crate::access::forwarding::{Client, Reachable, Server};
+use crate::access::{ApiKey, KeyEntry, KeyHash, Scope};
+use crate::protocol::ptth_http::Name;
 
 /// Most letters of a key's name.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Make a key for a relay's HTTP interface
+/// Make a key for a relay's HTTP interface, or for forwarded ports
 ///
 /// Prints the lines for the relay's configuration, which hold only the key's hash, on
 /// standard output, and the key, which nobody can print again, on standard error.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   midspan key signalling --scope create >> /etc/midspan/midspan.toml
-  curl -H 'Authorization: Bearer KEY' http://relay.example:8080/jet/create")]
+  curl -H 'Authorization: Bearer KEY' http://relay.example:8080/jet/create
+
+  midspan key home --for ptth-server >> /etc/midspan/midspan.toml
+  midspan key alice --for ptth-client --may home:22 >> /etc/midspan/midspan.toml
+  curl -X POST -H 'X-ApiKey: KEY' http://relay.example:8080/ptth/v1/connect/home/22")]
 pub struct KeyArgs {
-    /// Whose key it is
+    /// Whose key it is; a server's name is the one by which clients ask for it
     name: String,
 
-    /// What it is good for; repeat for several
-    #[arg(long, value_name = "SCOPE", default_value = "create")]
+    /// Who shows it
+    #[arg(long = "for", value_name = "ROLE", default_value = "rest")]
+    role: Role,
+
+    /// What it is good for, of `rest`; repeat for several [default: create]
+    #[arg(long, value_name = "SCOPE")]
     scope: Vec<Scope>,
+
+    /// What it reaches, of `ptth-client`: a port of a server, a server, or `*`; repeat for
+    /// several
+    #[arg(long, value_name = "SERVER[:PORT]")]
+    may: Vec<Reachable>,
+}
+
+/// Who shows a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Role {
+    /// Who creates, lists or ends associations by HTTP requests
+    Rest,
+    /// A server whose ports are forwarded
+    PtthServer,
+    /// A client that reaches them
+    PtthClient,
 }
 
 /// Makes and prints a key.
 ///
 /// # Errors
 ///
-/// A name that is none, or a system without randomness.
+/// A name that is none, what does not go together, or a system without randomness.
 pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
-    let character = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@".contains(&byte);
-    let check = || {
-        ensure!(
-            (1..=NAME_BYTES_MAX).contains(&args.name.len()) && args.name.bytes().all(character),
-            "NAME \"{}\" is not 1 to {NAME_BYTES_MAX} letters, digits, dots, dashes, underscores and @",
-            args.name.escape_default()
-        );
-        Ok(())
-    };
-    check().usage()?;
     let mut random = [0; 24];
     rand::fill(&mut random)
         .ok()
         .context("the system gives no random bytes")?;
-    let mut scopes: Vec<Scope> = Vec::new();
-    for scope in &args.scope {
-        if !scopes.contains(scope) {
-            scopes.push(*scope);
-        }
-    }
     let key = ApiKey::from_random(random);
-    print(&KeyEntry {
-        name: args.name.clone(),
-        hash: key.hash(),
-        scopes,
-    });
+    print(&lines(args, key.hash()).usage()?);
     writeln!(
         io::stderr().lock(),
         "The key of \"{}\", shown this once, for whoever is to have it:\n{key}",
         args.name
     )
     .context("cannot print the key")
+}
+
+/// What the relay keeps.
+fn lines(args: &KeyArgs, hash: KeyHash) -> anyhow::Result<Box<dyn Display>> {
+    let KeyArgs { scope, may, .. } = args;
+    ensure!(
+        scope.is_empty() || args.role == Role::Rest,
+        "--scope is for keys --for rest"
+    );
+    ensure!(
+        may.is_empty() || args.role == Role::PtthClient,
+        "--may is for keys --for ptth-client"
+    );
+    Ok(match args.role {
+        Role::Rest => {
+            let name = bearer_name(&args.name)?;
+            let scopes = scopes(scope);
+            Box::new(KeyEntry { name, hash, scopes })
+        }
+        Role::PtthServer => {
+            let name = forwarding_name(&args.name)?;
+            Box::new(Server { name, hash })
+        }
+        Role::PtthClient if may.is_empty() => {
+            bail!("--may says what the client reaches: SERVER:PORT, SERVER, or \"*\"")
+        }
+        Role::PtthClient => {
+            let name = forwarding_name(&args.name)?;
+            let may = may.clone();
+            Box::new(Client { name, hash, may })
+        }
+    })
+}
+
+fn bearer_name(name: &str) -> anyhow::Result<String> {
+    let character = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@".contains(&byte);
+    ensure!(
+        (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(character),
+        "NAME \"{}\" is not 1 to {NAME_BYTES_MAX} letters, digits, dots, dashes, underscores and @",
+        name.escape_default()
+    );
+    Ok(name.to_owned())
+}
+
+fn forwarding_name(name: &str) -> anyhow::Result<Name> {
+    name.parse()
+        .with_context(|| format!("NAME \"{}\" is none", name.escape_default()))
+}
+
+/// Each once; to create, if nothing else is said.
+fn scopes(given: &[Scope]) -> Vec<Scope> {
+    let mut scopes: Vec<Scope> = Vec::new();
+    for scope in given {
+        if !scopes.contains(scope) {
+            scopes.push(*scope);
+        }
+    }
+    if scopes.is_empty() {
+        scopes.push(Scope::Create);
+    }
+    scopes
 }

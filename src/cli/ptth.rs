@@ -38,8 +38,8 @@ impl ProxyKeyArgs {
             (Some(path), _) => secret_file::read("key", &host.current_dir.join(path))?,
             (None, Some(key)) => key.to_owned(),
             (None, None) => Err(anyhow!("no key")).usage().advise(format!(
-                "pass --key-file FILE, or set {KEY_VARIABLE}; `midspan key NAME` makes one, and \
-                 the relay lists its SHA-256"
+                "pass --key-file FILE, or set {KEY_VARIABLE}; `midspan key NAME --for ptth-server`, \
+                 or `ptth-client`, makes one, and prints what the relay's file lists of it"
             ))?,
         };
         let from = match &self.key_file {

@@ -94,24 +94,38 @@ impl Taken {
     }
 }
 
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, hash } = self;
+        writeln!(
+            f,
+            "[[ptth.servers]]\nname = \"{name}\"\nsha256 = \"{hash}\""
+        )
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, hash, may } = self;
+        let may: Vec<_> = may.iter().map(|one| format!("\"{one}\"")).collect();
+        let may = may.join(", ");
+        writeln!(
+            f,
+            "[[ptth.clients]]\nname = \"{name}\"\nsha256 = \"{hash}\"\nmay = [{may}]"
+        )
+    }
+}
+
 /// As the file writes them.
 pub(super) struct Shown<'a>(pub(super) &'a Forwarding);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Server { name, hash } in self.0.servers() {
-            writeln!(
-                f,
-                "\n[[ptth.servers]]\nname = \"{name}\"\nsha256 = \"{hash}\""
-            )?;
+        for server in self.0.servers() {
+            write!(f, "\n{server}")?;
         }
-        for Client { name, hash, may } in self.0.clients() {
-            let may: Vec<_> = may.iter().map(|one| format!("\"{one}\"")).collect();
-            let may = may.join(", ");
-            writeln!(
-                f,
-                "\n[[ptth.clients]]\nname = \"{name}\"\nsha256 = \"{hash}\"\nmay = [{may}]"
-            )?;
+        for client in self.0.clients() {
+            write!(f, "\n{client}")?;
         }
         Ok(())
     }
