@@ -10,5 +10,5 @@ mod overview;
 mod prometheus;
 mod server;
 
-pub use overview::{Overview, RelayView, SessionView};
+pub use overview::{ForwardedView, Overview, RelayView, SessionView};
 pub use server::{Admin, AdminError};

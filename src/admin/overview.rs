@@ -9,7 +9,9 @@ use crate::metrics::counters::Label;
 use crate::metrics::latency::Latencies;
 use crate::relay::Usage;
 use crate::runtime::allocator::allocated_bytes;
-use crate::shard::status::{Meetings, RelayStatus, SessionStatus, ShardStatus};
+use crate::shard::status::{
+    Forwarded, Meetings, RelayStatus, SessionStatus, ShardStatus, TunnelStatus,
+};
 use crate::shard::world::ShardSnapshot;
 
 /// What the whole process is at.
@@ -30,6 +32,9 @@ pub(super) struct Summed {
     pub(super) counters: ShardSnapshot,
     pub(super) latencies: Latencies,
     pub(super) meetings: Option<Meetings>,
+    pub(super) forwarded: Option<Forwarded>,
+    /// Where they were asked for, of a relay.
+    pub(super) tunnels: Option<Vec<TunnelStatus>>,
     /// Where they were asked for, and are known.
     pub(super) sessions: Option<Vec<SessionStatus>>,
     /// Each once, whichever shards go out by it.
@@ -60,6 +65,8 @@ impl Summed {
             counters: ShardSnapshot::zero(),
             latencies: Latencies::new(),
             meetings: None,
+            forwarded: None,
+            tunnels: None,
             sessions: None,
             relays: Vec::new(),
         };
@@ -75,6 +82,12 @@ impl Summed {
             sum.latencies.merge(&status.latencies);
             if let Some(meetings) = status.meetings {
                 *sum.meetings.get_or_insert_default() += meetings;
+            }
+            if let Some(forwarded) = status.forwarded {
+                *sum.forwarded.get_or_insert_default() += forwarded;
+            }
+            if let Some(tunnels) = status.tunnels {
+                sum.tunnels.get_or_insert_default().extend(tunnels);
             }
             if let Some(sessions) = status.sessions {
                 sum.sessions.get_or_insert_default().extend(sessions);
@@ -138,6 +151,9 @@ pub struct Overview {
     /// Of a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub associations: Option<Associations>,
+    /// Of a relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<ForwardedView>,
     /// Allocated by the program.
     pub memory_bytes: u64,
     pub spill_bytes: u64,
@@ -153,6 +169,32 @@ pub struct Overview {
     /// Of an agent that knows where they go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<Vec<SessionView>>,
+}
+
+/// Forwarded connections, and what became of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ForwardedView {
+    pub tunnels: u64,
+    pub listens_waiting: u64,
+    pub connects_waiting: u64,
+    pub events: Vec<Named>,
+    /// Those that are whole, one by one.
+    #[serde(default)]
+    pub running: Vec<TunnelView>,
+}
+
+/// One tunnel that runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TunnelView {
+    pub client: String,
+    pub server: String,
+    pub port: String,
+    /// The client's address, and the server's.
+    pub left: String,
+    pub right: String,
+    pub left_bytes: u64,
+    pub right_bytes: u64,
+    pub lasted_s: u64,
 }
 
 /// One relay by which an agent goes out.
@@ -250,6 +292,9 @@ impl Overview {
             exchanges: sum.exchanges,
             datagram_associations: sum.datagram_associations,
             associations: sum.meetings.map(Associations::of),
+            forwarded: sum
+                .forwarded
+                .map(|forwarded| ForwardedView::of(forwarded, sum.tunnels.as_deref())),
             memory_bytes: allocated_bytes(),
             spill_bytes: sum.usage.spill_bytes,
             pipes_in_use: sum.usage.pipes_in_use as u64,
@@ -263,6 +308,54 @@ impl Overview {
                 .sessions
                 .as_ref()
                 .map(|sessions| sessions.iter().map(SessionView::of).collect()),
+        }
+    }
+}
+
+impl ForwardedView {
+    /// Whether anybody has asked for a forwarded port.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.listens_waiting > 0 || self.events.iter().any(|event| event.count > 0)
+    }
+
+    fn of(forwarded: Forwarded, running: Option<&[TunnelStatus]>) -> Self {
+        let Forwarded {
+            tunnels,
+            census,
+            tally,
+        } = forwarded;
+        let event = |(name, count): (&str, u64)| Named {
+            name: name.to_owned(),
+            count,
+        };
+        Self {
+            tunnels,
+            listens_waiting: census.listens_waiting,
+            connects_waiting: census.connects_waiting,
+            events: tally.named().map(event).into(),
+            running: running
+                .unwrap_or_default()
+                .iter()
+                .map(TunnelView::of)
+                .collect(),
+        }
+    }
+}
+
+impl TunnelView {
+    fn of(tunnel: &TunnelStatus) -> Self {
+        let [left, right] = tunnel.peers;
+        let [left_bytes, right_bytes] = tunnel.bytes;
+        Self {
+            client: tunnel.client.to_string(),
+            server: tunnel.place.server.to_string(),
+            port: tunnel.place.port.to_string(),
+            left: left.to_string(),
+            right: right.to_string(),
+            left_bytes,
+            right_bytes,
+            lasted_s: tunnel.lasted.as_secs(),
         }
     }
 }

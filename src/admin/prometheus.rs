@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use super::overview::{Summed, SummedRelay};
 use crate::metrics::counters::Label;
 use crate::runtime::allocator::allocated_bytes;
-use crate::shard::status::Meetings;
+use crate::shard::status::{Forwarded, Meetings};
 
 /// Upper bounds of the buckets, in microseconds: from a round trip on one host to a
 /// day.
@@ -52,6 +52,9 @@ pub(super) fn metrics(sum: &Summed) -> String {
     );
     if let Some(meetings) = &sum.meetings {
         meeting_lines(&mut text, meetings);
+    }
+    if let Some(forwarded) = &sum.forwarded {
+        tunnel_lines(&mut text, forwarded);
     }
     for (name, help, value) in [
         (
@@ -145,6 +148,36 @@ fn meeting_lines(text: &mut String, meetings: &Meetings) {
         census.associations,
     );
     gauge(text, "waiting", "Acceptors that wait.", *waiting);
+}
+
+/// Forwarded connections of a relay.
+fn tunnel_lines(text: &mut String, forwarded: &Forwarded) {
+    let Forwarded {
+        tunnels,
+        census,
+        tally,
+    } = forwarded;
+    let name = "midspan_tunnels_total";
+    let help = "Forwarded connections, by what became of them.";
+    metric(text, name, "counter", help);
+    for (event, value) in tally.named() {
+        line(text, name, &format!("{{event=\"{event}\"}}"), value);
+    }
+    for (name, help, value) in [
+        ("tunnels", "Forwarded connections that are whole.", *tunnels),
+        (
+            "listens_waiting",
+            "Requests of servers that listen.",
+            census.listens_waiting,
+        ),
+        (
+            "connects_waiting",
+            "Clients' connections that no server has accepted.",
+            census.connects_waiting,
+        ),
+    ] {
+        gauge(text, name, help, value);
+    }
 }
 
 /// The relays by which an agent goes out: those of its command line, and so few.

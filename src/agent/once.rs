@@ -391,7 +391,7 @@ impl OnceService {
 
     /// Ends a round at a relay that cannot be asked, unless somebody has spoken in it.
     fn give_up(&self, round: &Round) -> bool {
-        let sessions = self.world.sessions();
+        let sessions = self.world.sessions(|_| true);
         let ours = |number: &u32| *number == round.number;
         let mut spoken = sessions
             .iter()
@@ -448,7 +448,7 @@ impl Proxy for OnceService {
         match message {}
     }
 
-    fn is_session(&self, reason: CloseReason, bytes: [u64; 2]) -> bool {
+    fn is_session(&self, _number: u32, reason: CloseReason, bytes: [u64; 2]) -> bool {
         Outcome::of(reason, bytes) == Outcome::Served
     }
 

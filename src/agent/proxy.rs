@@ -33,7 +33,7 @@ pub trait Proxy: 'static {
     }
 
     /// See [`Service::is_session`].
-    fn is_session(&self, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
+    fn is_session(&self, _session: Self::Session, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
         true
     }
 
@@ -75,8 +75,8 @@ impl<P: Proxy> Service for P {
         self.take_message(message);
     }
 
-    fn is_session(&self, reason: CloseReason, bytes: [u64; 2]) -> bool {
-        Proxy::is_session(self, reason, bytes)
+    fn is_session(&self, session: P::Session, reason: CloseReason, bytes: [u64; 2]) -> bool {
+        Proxy::is_session(self, session, reason, bytes)
     }
 
     fn errand(&self, session: P::Session) -> Option<Rc<Errand>> {

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{Advise, print};
-use crate::admin::{Overview, RelayView, SessionView};
+use crate::admin::{ForwardedView, Overview, RelayView, SessionView};
 
 /// How long the relay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -103,6 +103,9 @@ impl fmt::Display for Shown<'_> {
                 of.live, of.waiting, of.connected, of.created, of.expired, of.ended, of.deleted
             )?;
         }
+        if let Some(of) = overview.forwarded.as_ref().filter(|of| of.is_in_use()) {
+            show_forwarded(f, of)?;
+        }
         writeln!(
             f,
             "  memory       {} bytes allocated, {} of them wait to be sent; {} pipes in use, {} idle",
@@ -132,6 +135,32 @@ impl fmt::Display for Shown<'_> {
         }
         Ok(())
     }
+}
+
+fn show_forwarded(f: &mut fmt::Formatter<'_>, of: &ForwardedView) -> fmt::Result {
+    writeln!(
+        f,
+        "  tunnels      {} whole, {} listens waiting, {} connects waiting",
+        of.tunnels, of.listens_waiting, of.connects_waiting
+    )?;
+    for one in of.events.iter().filter(|one| one.count > 0) {
+        writeln!(f, "  tunnels      {} {}", one.count, one.name)?;
+    }
+    for tunnel in &of.running {
+        writeln!(
+            f,
+            "  tunnel       {} at {} to {}:{} at {}, {} and {} bytes, {} s",
+            tunnel.client,
+            tunnel.left,
+            tunnel.server,
+            tunnel.port,
+            tunnel.right,
+            tunnel.left_bytes,
+            tunnel.right_bytes,
+            tunnel.lasted_s
+        )?;
+    }
+    Ok(())
 }
 
 fn show_relay(f: &mut fmt::Formatter<'_>, relay: &RelayView) -> fmt::Result {

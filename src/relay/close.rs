@@ -101,6 +101,20 @@ impl CloseReason {
         Self::LABELS[self.index()]
     }
 
+    /// The same, where left and right are called the other way round.
+    #[must_use]
+    pub const fn mirrored(self) -> Self {
+        match self {
+            Self::Finished(side) => Self::Finished(side.other()),
+            Self::Reset(side) => Self::Reset(side.other()),
+            Self::TimedOut(side) => Self::TimedOut(side.other()),
+            Self::Failed(side, error) => Self::Failed(side.other(), error),
+            Self::ReplyUnacknowledged(side) => Self::ReplyUnacknowledged(side.other()),
+            Self::Broken(side) => Self::Broken(side.other()),
+            Self::Terminated | Self::Expired | Self::Severed | Self::Drained => self,
+        }
+    }
+
     /// Who ended the pair: a leg, or `None` for the relay itself.
     #[must_use]
     pub const fn ended_by(self) -> Option<Side> {
@@ -193,6 +207,15 @@ mod tests {
         seen.sort_unstable();
         assert_eq!(seen, (0..CloseReason::LABELS.len()).collect::<Vec<_>>());
         assert_eq!(CloseReason::Reset(Side::Right).label(), "reset_by_right");
+    }
+
+    #[test]
+    fn a_mirrored_reason_is_the_other_sides() {
+        for reason in CloseReason::all() {
+            let mirrored = reason.mirrored();
+            assert_eq!(mirrored.mirrored(), reason);
+            assert_eq!(mirrored.ended_by(), reason.ended_by().map(Side::other));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! A pair is a request with a body and an answer with one. What breaks one pair breaks the
 //! other.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
@@ -25,6 +25,8 @@ use super::rendezvous::{Message, RelayService};
 use super::rendezvous_settings::ForwardingLimits;
 use super::server_listens::ServerListens;
 use super::sessions::Origin;
+use super::status::Forwarded;
+use super::tunnels::{Tunnel, Tunnels};
 use crate::access::Presented;
 use crate::access::forwarding::NotForwarded;
 use crate::protocol::http_head::{Answer, Persistence};
@@ -33,6 +35,7 @@ use crate::protocol::ptth_http::{
 };
 use crate::relay::CloseReason;
 use crate::relay::codec::HttpBody;
+use crate::runtime::clock;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::question::{Pending, Question};
@@ -94,8 +97,8 @@ pub struct CallHandoff {
 pub(super) struct Forwards {
     board: RefCell<Switchboard<u64>>,
     waiting: Pending<News>,
-    last_tunnel: Cell<u32>,
     pub(super) listens: ServerListens,
+    pub(super) tunnels: Tunnels,
 }
 
 /// What a request waited for.
@@ -135,8 +138,8 @@ impl Forwards {
         Self {
             board: RefCell::new(Switchboard::new(limits.switchboard)),
             waiting: Pending::default(),
-            last_tunnel: Cell::new(0),
             listens: ServerListens::default(),
+            tunnels: Tunnels::default(),
         }
     }
 
@@ -151,9 +154,22 @@ impl Forwards {
         }
     }
 
-    /// When somebody will have waited for too long.
+    /// When somebody will have waited, or been silent, for too long.
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
-        self.board.borrow().next_deadline()
+        let waits = self.board.borrow().next_deadline();
+        [waits, self.tunnels.next_look()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn status(&self) -> Forwarded {
+        let board = self.board.borrow();
+        Forwarded {
+            tunnels: self.tunnels.count() as u64,
+            census: board.census(),
+            tally: board.tally(),
+        }
     }
 
     /// Tells those who have.
@@ -559,7 +575,7 @@ impl RelayService {
     }
 
     /// A request joins the others; the last one has the bytes begin to flow.
-    fn come_together(&self, gathering: &Gathering, role: Role, caller: Caller) {
+    fn come_together(self: &Rc<Self>, gathering: &Gathering, role: Role, caller: Caller) {
         gathering.0.borrow_mut().push((role, caller));
         if gathering.0.borrow().len() < 4 {
             return;
@@ -569,11 +585,11 @@ impl RelayService {
             let at = callers.iter().position(|(role, _)| *role == wanted);
             callers.swap_remove(at.expect("each comes once")).1
         };
-        let tunnel = self.forwards.last_tunnel.get().wrapping_add(2);
-        self.forwards.last_tunnel.set(tunnel);
+        let (connect, accept) = (take(Role::Connect), take(Role::Accept));
+        let tunnel = self.begin_tunnel(Tunnel::of(&connect.request, &accept.request));
         let ways = [
-            (take(Role::Upstream), take(Role::Accept), tunnel),
-            (take(Role::Downstream), take(Role::Connect), tunnel + 1),
+            (take(Role::Upstream), accept, tunnel),
+            (take(Role::Downstream), connect, tunnel + 1),
         ];
         // Both are begun before one is ended, so that the other is there to be ended.
         let failed = ways.map(|(request, answer, number)| {
@@ -582,7 +598,7 @@ impl RelayService {
         });
         for (number, error) in failed.into_iter().flatten() {
             debug!(%error, "a body did not begin");
-            self.sever(number);
+            self.end_way(number, CloseReason::Severed, [0; 2]);
         }
     }
 
@@ -600,13 +616,6 @@ impl RelayService {
         let Caller { link, request, .. } = caller;
         let workshop = &self.world.workshop;
         Leg::with_body(link, body, workshop, request.peer, request.since)
-    }
-
-    /// One way of a tunnel has broken: so does the other.
-    pub(super) fn sever(&self, number: u32) {
-        let other = Origin::Forwarded(number ^ 1);
-        self.world
-            .end_sessions(CloseReason::Severed, |session| *session == other);
     }
 
     /// Waits for news, as long as the peer is there and says nothing.
@@ -654,6 +663,22 @@ impl CallerRequest {
             Call::Accept(id) | Call::Reject(id) | Call::Upstream(id) | Call::Downstream(id) => {
                 id.0.to_vec()
             }
+        }
+    }
+}
+
+impl Tunnel {
+    /// What is known of it once it is whole.
+    fn of(connect: &CallerRequest, accept: &CallerRequest) -> Self {
+        let Call::Connect { server, port } = connect.call.clone() else {
+            unreachable!("its role says what it asks");
+        };
+        Self {
+            client: connect.name.clone(),
+            place: Place { server, port },
+            peers: [connect.peer, accept.peer],
+            waiting_since: connect.since,
+            joined_at: clock::now(),
         }
     }
 }

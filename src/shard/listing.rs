@@ -12,7 +12,7 @@ impl RelayService {
         let now = self.world.reactor.now();
         let unix_now = clock::unix_time();
         let ago = |age: Duration| unix_now.saturating_sub(age).as_secs();
-        let sessions = self.world.sessions();
+        let sessions = self.world.sessions(|session| session.candidate().is_some());
         let settings = self.settings();
         let ends = self.session_ends.borrow();
         let rendezvous = self.rendezvous.borrow();

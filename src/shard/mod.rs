@@ -42,6 +42,7 @@ pub mod share;
 pub mod status;
 mod stretch;
 pub mod tally;
+mod tunnels;
 pub mod user_sessions;
 pub mod users;
 pub mod waiting;

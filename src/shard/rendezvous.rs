@@ -46,7 +46,7 @@ use crate::relay::codec::CodecError;
 use crate::relay::slab::{Key, Slab};
 use crate::runtime::Owner;
 use crate::runtime::clock;
-use crate::runtime::executor::{run_or_spawn, spawn, yield_now};
+use crate::runtime::executor::run_or_spawn;
 use crate::runtime::flag::Flag;
 use crate::runtime::question::Pending;
 use crate::runtime::readiness::Readiness;
@@ -518,26 +518,24 @@ impl Service for RelayService {
         }
     }
 
-    fn add_status(&self, status: &mut ShardStatus, _detail: Detail) {
-        self.add_relay_status(status);
+    fn is_session(&self, session: Origin, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
+        // Both of a tunnel have one line.
+        !matches!(session, Origin::Forwarded(_))
+    }
+
+    fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
+        self.add_relay_status(status, detail);
     }
 
     fn handle_session_ended(
         self: &Rc<Self>,
         session: &Session<Origin>,
         reason: CloseReason,
-        _bytes: [u64; 2],
+        bytes: [u64; 2],
     ) {
         self.forget_session(session);
-        if let Origin::Forwarded(number) = session.context
-            && !matches!(reason, CloseReason::Finished(_))
-        {
-            // The planes are still telling what has ended.
-            let service = Rc::clone(self);
-            spawn(async move {
-                yield_now().await;
-                service.sever(number);
-            });
+        if let Origin::Forwarded(number) = session.context {
+            self.end_way(number, reason, bytes);
         }
         if let Origin::Met(candidate) = session.context {
             // Never stale: a connected candidate stays until its session ends.
@@ -553,6 +551,7 @@ impl Service for RelayService {
             self.forwards.end_late(now);
             self.end_overdue(now);
             self.end_idle(now);
+            self.end_silent_tunnels(now);
             self.look_for_life();
             self.listen_on();
         }

@@ -8,6 +8,7 @@ use tracing::{field, info};
 use super::errand::Errand;
 use super::peer_address::PeerAddress;
 use crate::metrics::ACCESS_LOG;
+use crate::protocol::ptth_http::{Name, Place};
 use crate::relay::{CloseReason, Ended, Side};
 use crate::runtime::PollKey;
 use crate::runtime::clock;
@@ -56,6 +57,43 @@ impl DatagramsEnded<'_> {
             user = self.user.map(field::display),
             way = self.way.map(field::display),
             "datagrams ended"
+        );
+    }
+}
+
+/// A tunnel, which carries nothing any more.
+#[derive(Debug)]
+pub(super) struct TunnelEnded<'a> {
+    pub(super) client: &'a Name,
+    pub(super) place: &'a Place,
+    /// The client's and the server's.
+    pub(super) peers: [PeerAddress; 2],
+    /// That came from either.
+    pub(super) bytes: [u64; 2],
+    pub(super) waiting_since: Timestamp,
+    pub(super) joined_at: Timestamp,
+    pub(super) reason: CloseReason,
+}
+
+impl TunnelEnded<'_> {
+    /// Writes its line to the access log: as a session's whose left leg is the client.
+    pub(super) fn log(&self) {
+        let [left, right] = self.peers;
+        let [left_bytes, right_bytes] = self.bytes;
+        info!(
+            target: ACCESS_LOG,
+            %left,
+            %right,
+            left_bytes,
+            right_bytes,
+            waited_ms = millis(self.joined_at.since(self.waiting_since)),
+            lasted_ms = millis(clock::now().since(self.joined_at)),
+            reason = self.reason.label(),
+            ended_by = ended_by(self.reason),
+            client = %self.client,
+            server = %self.place.server,
+            port = %self.place.port,
+            "tunnel ended"
         );
     }
 }

@@ -70,7 +70,9 @@ impl RelayService {
             let mut ends = self.session_ends.borrow_mut();
             ends.insert(session, now + limit);
         }
-        if let Some(limit) = self.settings().session_idle {
+        if let Some(limit) = self.settings().session_idle
+            && !matches!(session, Origin::Forwarded(_))
+        {
             self.idleness.borrow_mut().begin(limit, now);
         }
         for peer in session.connected([left.party.peer, right.party.peer]) {
@@ -91,13 +93,15 @@ impl RelayService {
         }
     }
 
-    /// Ends sessions that have carried nothing for as long as they may.
+    /// Ends sessions that have carried nothing for as long as they may. Of a tunnel, both are
+    /// looked at as one elsewhere.
     pub(super) fn end_idle(&self, now: Timestamp) {
         let mut idleness = self.idleness.borrow_mut();
         if idleness.next_look().is_none_or(|due| due > now) {
             return;
         }
-        let sessions = self.world.sessions();
+        let sessions = |session: &Origin| !matches!(session, Origin::Forwarded(_));
+        let sessions = self.world.sessions(sessions);
         let carried = sessions
             .iter()
             .map(|(session, [left, right])| (session.context, left + right));
@@ -105,7 +109,7 @@ impl RelayService {
         self.expire(idle);
     }
 
-    fn expire(&self, sessions: Vec<Origin>) {
+    pub(super) fn expire(&self, sessions: Vec<Origin>) {
         let sessions: HashSet<Origin, RandomState> = sessions.into_iter().collect();
         if !sessions.is_empty() {
             let is_meant = |session: &Origin| sessions.contains(session);

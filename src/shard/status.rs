@@ -11,6 +11,7 @@ use super::rendezvous::RelayService;
 use super::world::{Service, ShardSnapshot};
 use crate::association::census::{Census, Tally};
 use crate::metrics::latency::Latencies;
+use crate::protocol::ptth_http::{Name, Place, TunnelCensus, TunnelTally};
 use crate::relay::Usage;
 use crate::runtime::inbox::Mailbox;
 
@@ -21,7 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     Counts,
-    /// An agent's sessions as well, one by one.
+    /// An agent's sessions, or a relay's tunnels, as well, one by one.
     Sessions,
 }
 
@@ -54,10 +55,27 @@ pub struct ShardStatus {
     pub latencies: Latencies,
     /// Of a relay's shard.
     pub meetings: Option<Meetings>,
+    /// Of a relay's shard.
+    pub forwarded: Option<Forwarded>,
+    /// Of a relay's, where they are asked for.
+    pub tunnels: Option<Vec<TunnelStatus>>,
     /// Of an agent's that knows where they go, where they are asked for.
     pub sessions: Option<Vec<SessionStatus>>,
     /// Those by which an agent goes out.
     pub relays: Vec<RelayStatus>,
+}
+
+/// One forwarded connection that runs.
+#[derive(Clone, Debug)]
+pub struct TunnelStatus {
+    pub client: Name,
+    /// The server and its port.
+    pub place: Place,
+    /// The client's and the server's.
+    pub peers: [PeerAddress; 2],
+    /// Those that came from either.
+    pub bytes: [u64; 2],
+    pub lasted: Duration,
 }
 
 /// One session that runs.
@@ -111,6 +129,15 @@ pub struct Meetings {
     pub tally: Tally,
 }
 
+/// The forwarded connections of one shard, or of all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Forwarded {
+    /// Tunnels that are whole.
+    pub tunnels: u64,
+    pub census: TunnelCensus,
+    pub tally: TunnelTally,
+}
+
 /// What shards leave behind that have ended, by shard: what was counted stays so.
 #[derive(Clone, Debug)]
 pub struct Legacies(Arc<[OnceLock<ShardStatus>]>);
@@ -125,6 +152,14 @@ pub struct Inquirer<M> {
 impl AddAssign for Meetings {
     fn add_assign(&mut self, other: Self) {
         self.waiting += other.waiting;
+        self.census += other.census;
+        self.tally += other.tally;
+    }
+}
+
+impl AddAssign for Forwarded {
+    fn add_assign(&mut self, other: Self) {
+        self.tunnels += other.tunnels;
         self.census += other.census;
         self.tally += other.tally;
     }
@@ -209,13 +244,15 @@ fn common<S: Service>(service: &S) -> ShardStatus {
         counters: world.snapshot(),
         latencies: world.latencies(),
         meetings: None,
+        forwarded: None,
+        tunnels: None,
         sessions: None,
         relays: Vec::new(),
     }
 }
 
 impl RelayService {
-    pub(super) fn add_relay_status(&self, status: &mut ShardStatus) {
+    pub(super) fn add_relay_status(&self, status: &mut ShardStatus, detail: Detail) {
         if !status.has_ended {
             // Nothing that is due is told.
             self.close_expired();
@@ -231,5 +268,9 @@ impl RelayService {
             census: table.census(self.world.reactor.now()),
             tally: table.tally(),
         });
+        status.forwarded = Some(self.forwards.status());
+        if detail == Detail::Sessions {
+            status.tunnels = Some(self.tunnel_statuses());
+        }
     }
 }

@@ -86,9 +86,9 @@ pub trait Service: 'static {
     /// Another shard sent a message.
     fn handle_message(self: &Rc<Self>, message: Self::Message);
 
-    /// Whether a pair that ended so belongs in the access log. A proxy that dials in
+    /// Whether a pair that ended so has a line of the access log. A proxy that dials in
     /// advance has pairs to which nobody came.
-    fn is_session(&self, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
+    fn is_session(&self, _context: Self::Context, _reason: CloseReason, _bytes: [u64; 2]) -> bool {
         true
     }
 
@@ -292,15 +292,15 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         self.latencies.borrow().clone()
     }
 
-    /// Every session that runs, with the bytes that came from the left and from the
-    /// right.
-    pub fn sessions(&self) -> Vec<(Session<C>, [u64; 2])> {
+    /// Every session that runs and is meant, with the bytes that came from the left and from
+    /// the right.
+    pub fn sessions(&self, is_meant: impl Fn(&C) -> bool) -> Vec<(Session<C>, [u64; 2])> {
         let sessions = self.sessions.borrow();
         let planes = self.planes.borrow();
         let pairs = planes.pairs_with_bytes();
         let session = |(key, bytes): (PairKey, [u64; 2])| {
             let session = sessions.get(key.index as usize)?.as_ref()?;
-            Some((*session, bytes))
+            is_meant(&session.context).then_some((*session, bytes))
         };
         pairs.filter_map(session).collect()
     }
@@ -643,7 +643,7 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
         let Some(session) = session else {
             unreachable!("every pair has its session");
         };
-        if service.is_session(ended.reason, ended.bytes) {
+        if service.is_session(session.context, ended.reason, ended.bytes) {
             let errand = service.errand(session.context);
             session.log(&ended, now, errand.as_deref());
         }

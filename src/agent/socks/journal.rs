@@ -107,7 +107,11 @@ impl Journal {
                 lasted: now.since(session.joined_at),
             })
         };
-        let mut statuses: Vec<_> = world.sessions().into_iter().filter_map(pair).collect();
+        let mut statuses: Vec<_> = world
+            .sessions(|_| true)
+            .into_iter()
+            .filter_map(pair)
+            .collect();
         let tasks = self.tasks.borrow();
         statuses.extend(tasks.values().map(|task| SessionStatus {
             kind: task.kind.as_str(),
