@@ -32,6 +32,7 @@ mod peers;
 mod per_address;
 mod pinned;
 mod proxied;
+mod ptth_admin;
 mod ptth_agents;
 mod ptth_gateways;
 mod ptth_http;

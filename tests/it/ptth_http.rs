@@ -19,16 +19,17 @@ fn key(byte: u8) -> ApiKey {
     ApiKey::from_random([byte; 24])
 }
 
-const HOME: u8 = 1;
-const LAB: u8 = 2;
-const ALICE: u8 = 3;
+pub(super) const HOME: u8 = 1;
+pub(super) const LAB: u8 = 2;
+pub(super) const ALICE: u8 = 3;
 
 /// A relay with the servers home and lab, and the client alice, who reaches home alone.
 fn relay() -> (tempfile::TempDir, Relay) {
-    relay_with(&[])
+    relay_with("", &[])
 }
 
-fn relay_with(options: &[&str]) -> (tempfile::TempDir, Relay) {
+/// The same, with something besides in its file, and options.
+pub(super) fn relay_with(besides: &str, options: &[&str]) -> (tempfile::TempDir, Relay) {
     let folder = tempfile::tempdir().expect("a folder");
     let server = |name: &str, byte| {
         let hash = key(byte).hash();
@@ -36,19 +37,19 @@ fn relay_with(options: &[&str]) -> (tempfile::TempDir, Relay) {
     };
     let client = key(ALICE).hash();
     let text = format!(
-        "{}{}[[ptth.clients]]\nname = \"alice\"\nsha256 = \"{client}\"\nmay = [\"home\"]\n",
+        "{}{}[[ptth.clients]]\nname = \"alice\"\nsha256 = \"{client}\"\nmay = [\"home\"]\n{besides}",
         server("home", HOME),
         server("lab", LAB),
     );
     let path = folder.path().join("relay.toml");
     fs::write(&path, text).expect("written");
-    let config = ["--config", path.to_str().expect("text")];
-    let relay = Relay::start(&[&config, options].concat());
+    let file = ["--config", path.to_str().expect("text")];
+    let relay = Relay::start(&[&file, options].concat());
     (folder, relay)
 }
 
 /// Sends the head of a call.
-fn call(relay: SocketAddr, who: u8, what: &str, headers: &str) -> TcpStream {
+pub(super) fn call(relay: SocketAddr, who: u8, what: &str, headers: &str) -> TcpStream {
     let mut stream = dial(relay);
     let head = format!(
         "POST /ptth/v1/{what} HTTP/1.1\r\nHost: relay\r\nX-ApiKey: {}\r\n{headers}\r\n",
@@ -58,12 +59,12 @@ fn call(relay: SocketAddr, who: u8, what: &str, headers: &str) -> TcpStream {
     stream
 }
 
-fn status(relay: SocketAddr, who: u8, what: &str) -> u16 {
+pub(super) fn status(relay: SocketAddr, who: u8, what: &str) -> u16 {
     read_response(&mut call(relay, who, what, "")).status
 }
 
 /// The head of an answer whose body streams.
-fn read_head(stream: &mut TcpStream) -> String {
+pub(super) fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -76,18 +77,18 @@ fn read_head(stream: &mut TcpStream) -> String {
 }
 
 /// The four connections of a tunnel.
-struct Tunnel {
-    connect: TcpStream,
-    upstream: TcpStream,
-    accept: TcpStream,
-    downstream: TcpStream,
+pub(super) struct Tunnel {
+    pub(super) connect: TcpStream,
+    pub(super) upstream: TcpStream,
+    pub(super) accept: TcpStream,
+    pub(super) downstream: TcpStream,
 }
 
-const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+pub(super) const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 impl Tunnel {
     /// In the order of the document.
-    fn open(relay: SocketAddr, port: &str) -> Self {
+    pub(super) fn open(relay: SocketAddr, port: &str) -> Self {
         let mut listen = call(relay, HOME, &format!("listen/{port}"), "");
         let mut connect = call(relay, ALICE, &format!("connect/home/{port}"), "");
         let offer = read_response(&mut listen);
@@ -191,7 +192,7 @@ fn long_bodies_pass_as_they_came_on_every_plane() {
         ("copy", false),
         ("ring", false),
     ] {
-        let (_folder, relay) = relay_with(&["--data-plane", plane]);
+        let (_folder, relay) = relay_with("", &["--data-plane", plane]);
         let tunnel = Tunnel::open(relay.address, "22");
         let (up, down) = thread::scope(|scope| {
             let up = scope.spawn(|| pass(tunnel.upstream, tunnel.accept, &upwards));
@@ -266,7 +267,7 @@ fn a_server_may_speak_first_and_the_client_last() {
 }
 
 /// Whether the connection was reset, or ended without a last chunk or a status of success.
-fn is_cut(stream: &mut TcpStream) -> bool {
+pub(super) fn is_cut(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => {
