@@ -13,6 +13,7 @@ use super::handshake::refuse;
 use crate::protocol::websocket::CloseCode;
 use crate::relay::codec::{Codec, Heard, Life, Workshop};
 use crate::relay::keepalive::PingSettings;
+use crate::runtime::executor::yield_now;
 use crate::runtime::reactor::Reactor;
 use crate::runtime::stream::Stream;
 
@@ -21,6 +22,9 @@ const PIECE_BYTES: usize = 4 << 10;
 
 /// Bytes that a peer may say while it is to wait.
 const EARLY_BYTES_MAX: usize = 4 << 10;
+
+/// Reads of what may be nobody's data, such as pongs, after which others have their turn.
+const READS_IN_A_ROW_MAX: usize = 16;
 
 /// Where a shard's wrapped streams have their bytes while codecs work on them.
 #[derive(Clone, Debug)]
@@ -59,6 +63,16 @@ pub enum Departure {
     Gone,
     /// It says more than is kept for it.
     SaysTooMuch,
+}
+
+/// What a look at a connection finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// Bytes, or the end.
+    Something,
+    Nothing,
+    /// Nothing in as much as was read, and there may be more.
+    NothingYet,
 }
 
 /// What is around a connection's bytes.
@@ -292,53 +306,69 @@ impl WrappedStream {
 
     /// Waits until something happens: bytes, or the end.
     pub async fn readable(&mut self) {
-        while !self.is_readable() {
-            self.stream.readiness().await;
+        loop {
+            match self.look() {
+                Sight::Something => return,
+                Sight::Nothing => {
+                    self.stream.readiness().await;
+                }
+                Sight::NothingYet => yield_now().await,
+            }
         }
     }
 
     /// Waits until the peer waits no more. What it says meanwhile is kept, and read before
     /// anything else.
     pub async fn departure(&mut self) -> Departure {
-        loop {
+        for count in 1_usize.. {
             let mut early = std::mem::take(&mut self.unread);
             let read = self.try_read_into(&mut early, None);
+            // What was decoded before a word of ours found no room.
+            early.append(&mut self.unread);
             self.unread = early;
             match read {
-                Ok(true) if self.unread.len() > EARLY_BYTES_MAX => return Departure::SaysTooMuch,
+                Ok(true) | Err(Errno::AGAIN) if self.unread.len() > EARLY_BYTES_MAX => {
+                    return Departure::SaysTooMuch;
+                }
+                Ok(true) if count.is_multiple_of(READS_IN_A_ROW_MAX) => yield_now().await,
                 Ok(true) => {}
                 Err(Errno::AGAIN) => {
                     self.stream.readiness().await;
                 }
-                Ok(false) | Err(_) => return Departure::Gone,
+                Ok(false) | Err(_) => break,
             }
         }
+        Departure::Gone
     }
 
     /// Whether the peer is gone, and left nothing to be read.
     pub fn is_lost(&mut self) -> bool {
-        self.is_readable() && self.unread.is_empty() && {
+        self.look() == Sight::Something && self.unread.is_empty() && {
             let is_plain = self.wrapping.is_none();
             !is_plain || !matches!(self.stream.socket().peek(&mut [0]), Ok(1..))
         }
     }
 
-    fn is_readable(&mut self) -> bool {
+    fn look(&mut self) -> Sight {
         if !self.unread.is_empty() {
-            return true;
+            return Sight::Something;
         }
         if self.wrapping.is_none() {
-            return self.stream.socket().peek(&mut [0]) != Err(Errno::AGAIN);
+            return match self.stream.socket().peek(&mut [0]) {
+                Err(Errno::AGAIN) => Sight::Nothing,
+                _ => Sight::Something,
+            };
         }
-        loop {
+        for _ in 0..READS_IN_A_ROW_MAX {
             match self.try_read(None) {
-                Err(Errno::AGAIN) => return false,
-                Err(_) => return true,
+                // A word of ours may have found no room behind what came.
+                Err(Errno::AGAIN) if self.unread.is_empty() => return Sight::Nothing,
                 // What came may be nobody's data.
                 Ok(()) if self.unread.is_empty() && !self.has_ended() => {}
-                Ok(()) => return true,
+                _ => return Sight::Something,
             }
         }
+        Sight::NothingYet
     }
 
     fn has_ended(&self) -> bool {
@@ -438,5 +468,88 @@ impl WrappedStream {
             None => self.unread,
         };
         (self.stream, codec, early)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::protocol::websocket::Role;
+    use crate::relay::codec::{Closing, WebSocket};
+    use crate::runtime::ring::RingSize;
+    use crate::runtime::socket::Socket;
+
+    /// Masked with zeros: "early", a ping and a pong, both empty.
+    const EARLY: &[u8] = b"\x82\x85\0\0\0\0early";
+    const PING: &[u8] = b"\x89\x80\0\0\0\0";
+    const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
+
+    /// A connection with a WebSocket around its bytes, and its peer, which does not wait.
+    fn wrapped() -> (WrappedStream, UnixStream) {
+        let (ours, peer) = UnixStream::pair().expect("a pair");
+        for end in [&ours, &peer] {
+            end.set_nonblocking(true).expect("a socket");
+        }
+        let reactor = Reactor::new(RingSize::default()).expect("a ring");
+        let stream = Stream::new(reactor, Socket::from_nonblocking(OwnedFd::from(ours)));
+        let codec = Codec::new(None, Some(WebSocket::new(Role::Server, Closing::OneWay)));
+        let workshop = SharedWorkshop::default();
+        let wrapped = WrappedStream::new(stream, codec, Vec::new(), &workshop);
+        (wrapped.expect("nothing came yet"), peer)
+    }
+
+    /// As many pongs as there is room for, and more than are read in a row.
+    fn fill_with_pongs(peer: &mut UnixStream) {
+        let pongs = PONG.repeat(4096);
+        let mut count = 0;
+        while let Ok(more) = peer.write(&pongs) {
+            count += more;
+        }
+        assert!(count > READS_IN_A_ROW_MAX * PIECE_BYTES, "{count}");
+    }
+
+    fn poll<T>(waiting: impl Future<Output = T>) -> Poll<T> {
+        pin!(waiting).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn whoever_says_nothing_at_length_leaves_others_their_turn() {
+        for is_departure in [true, false] {
+            let (mut wrapped, mut peer) = wrapped();
+            fill_with_pongs(&mut peer);
+            match is_departure {
+                true => assert!(poll(wrapped.departure()).is_pending()),
+                false => assert!(poll(wrapped.readable()).is_pending()),
+            }
+            // There is more, which it has not seen.
+            assert_eq!(wrapped.stream.socket().peek(&mut [0]), Ok(1));
+            assert!(!wrapped.is_lost());
+        }
+    }
+
+    #[test]
+    fn what_is_said_early_stays_where_a_pong_finds_no_room() {
+        for is_departure in [true, false] {
+            let (mut wrapped, mut peer) = wrapped();
+            while wrapped.stream.socket().send(&[0; 4096]).is_ok() {}
+            peer.write_all(&[EARLY, PING].concat()).expect("room");
+            match is_departure {
+                true => assert!(poll(wrapped.departure()).is_pending()),
+                false => assert!(poll(wrapped.readable()).is_ready()),
+            }
+            assert_eq!(wrapped.unread, b"early");
+            // It is the same when there is room again.
+            while peer.read(&mut [0; 4096]).is_ok() {}
+            peer.write_all(&[EARLY, PING].concat()).expect("room");
+            assert!(poll(wrapped.departure()).is_pending());
+            assert_eq!(wrapped.unread, b"earlyearly");
+            assert_eq!(peer.read(&mut [0; 16]).ok(), Some(2), "a pong");
+        }
     }
 }
