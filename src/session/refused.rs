@@ -5,6 +5,7 @@ use super::wrapped_stream::Departure;
 use crate::access::Denied;
 use crate::association::Refusal;
 use crate::protocol::jet::{RefusalReason, RestError, Status};
+use crate::protocol::socks5::ReplyCode;
 use crate::protocol::websocket::UpgradeError;
 use crate::web::WebRefusal;
 
@@ -89,7 +90,9 @@ pub enum Refused {
     RelayRefuses,
     /// Nobody answers where it wants to go.
     DialFailed,
-    /// The relay cannot listen for whom it awaits.
+    /// The relay has no address of the family at which somebody could come.
+    AddressTypeNotSupported,
+    /// The relay cannot listen for whom it awaits, or accept who has come.
     ListenFailed,
     /// Whom it awaits has not come in time.
     NobodyCame,
@@ -202,6 +205,7 @@ crate::labels!(Refused {
     NoRelay = "no_relay",
     RelayRefuses = "relay_refuses",
     DialFailed = "dial_failed",
+    AddressTypeNotSupported = "address_type_not_supported",
     ListenFailed = "listen_failed",
     NobodyCame = "nobody_came",
     NotAwaited = "not_awaited",
@@ -286,6 +290,24 @@ impl Refused {
             | Self::Draining => 503,
             Self::NotAcceptedInTime => 504,
             _ => 400,
+        }
+    }
+}
+
+impl Refused {
+    /// What a request of SOCKS5 is answered when it is refused, where no more is known of it:
+    /// RFC 1928 §6.
+    #[must_use]
+    pub const fn socks_reply(self) -> ReplyCode {
+        match self {
+            Self::EgressDenied => ReplyCode::NotAllowed,
+            Self::NoRelay => ReplyCode::NetworkUnreachable,
+            Self::NotResolved => ReplyCode::HostUnreachable,
+            Self::NobodyCame => ReplyCode::TtlExpired,
+            Self::CommandNotSupported => ReplyCode::CommandNotSupported,
+            Self::AddressTypeNotSupported => ReplyCode::AddressTypeNotSupported,
+            // What is no rule's may be had later, or from another relay.
+            _ => ReplyCode::GeneralFailure,
         }
     }
 }

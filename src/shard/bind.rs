@@ -16,7 +16,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tracing::debug;
+use rustix::io::Errno;
+use tracing::warn;
 
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
@@ -26,7 +27,7 @@ use super::users::May;
 use super::websocks::{DIAL_TIMEOUT, Guest, NotConnected};
 use crate::access::Awaiting;
 use crate::access::egress::Candidate;
-use crate::protocol::socks5::{Destination, Host, ReplyCode, Request};
+use crate::protocol::socks5::{Destination, Host, Request};
 use crate::runtime::executor::yield_now;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::peer_listener::PeerListener;
@@ -54,7 +55,7 @@ impl RelayService {
     pub(super) async fn serve_bind(&self, mut guest: Guest, request: &Request) {
         let opening = self.open_wait(&guest.user, &request.destination);
         let opened = self.draining.or_raised(opening).await;
-        let wait = match opened.unwrap_or(Err(NotConnected::DRAINING)) {
+        let wait = match opened.unwrap_or(Err(Refused::Draining.into())) {
             Ok(wait) => wait,
             Err(not) => return self.refuse_guest(guest, not).await,
         };
@@ -87,30 +88,22 @@ impl RelayService {
         destination: &Destination,
     ) -> Result<Wait, NotConnected> {
         let settings = self.settings();
-        let may = self.allowance(&settings, user);
-        let may = may.map_err(NotConnected::not_allowed)?;
+        let may = self.allowance(&settings, user)?;
         let binds_max = may.binds_max();
         if settings.awaiting.addresses.is_empty() || binds_max == 0 {
-            return Err(NotConnected {
-                reply: ReplyCode::CommandNotSupported,
-                refused: Refused::CommandNotSupported,
-            });
+            return Err(Refused::CommandNotSupported.into());
         }
         if self.binds.count() >= settings.binds_max {
-            return Err(NotConnected::too_many(Refused::TooManyBinds));
+            return Err(Refused::TooManyBinds.into());
         }
         let counted = self.binds.enter();
         let beginning = Beginning::Bind { binds_max };
-        let session = self.begin_dial(user, &may, beginning).await;
-        let session = session.map_err(NotConnected::too_many)?;
+        let session = self.begin_dial(user, &may, beginning).await?;
         let (awaited, ip) = self
             .awaited(user, &may, destination, &settings.awaiting)
             .await?;
         let listener = PeerListener::bind(Rc::clone(&self.world.reactor), ip);
-        let listener = listener.map_err(|error| {
-            debug!(%ip, %error, "nobody can be awaited");
-            NotConnected::too_many(Refused::ListenFailed)
-        })?;
+        let listener = listener.map_err(|error| self.handle_fault(ip, &error))?;
         Ok(Wait {
             listener,
             awaited,
@@ -129,7 +122,7 @@ impl RelayService {
     ) -> Result<(Awaited, IpAddr), NotConnected> {
         let (awaited, ours) = if destination.is_unspecified() {
             if !settings.anybody {
-                return Err(NotConnected::not_allowed(Refused::EgressDenied));
+                return Err(Refused::EgressDenied.into());
             }
             let ours = match &destination.host {
                 Host::Address(address) => settings.of_family(*address),
@@ -145,10 +138,7 @@ impl RelayService {
             let ours = ips.iter().find_map(|ip| settings.of_family(*ip));
             (Awaited::These(ips), ours)
         };
-        let ours = ours.ok_or(NotConnected {
-            reply: ReplyCode::AddressTypeNotSupported,
-            refused: Refused::ListenFailed,
-        })?;
+        let ours = ours.ok_or(Refused::AddressTypeNotSupported)?;
         Ok((awaited, ours))
     }
 
@@ -165,16 +155,28 @@ impl RelayService {
         let waiting = either(stream.departure(), coming);
         let waiting = self.world.reactor.deadline(until, waiting);
         match self.draining.or_raised(waiting).await {
-            Some(Some(Either::Second(come))) => come.map_err(|error| {
-                debug!(%error, "nobody can be accepted");
-                NotConnected::too_many(Refused::NoDescriptor)
-            }),
-            Some(Some(Either::First(departure))) => Err(NotConnected::too_many(departure.into())),
-            Some(None) => Err(NotConnected {
-                reply: ReplyCode::TtlExpired,
-                refused: Refused::NobodyCame,
-            }),
-            None => Err(NotConnected::DRAINING),
+            Some(Some(Either::Second(come))) => {
+                let ip = wait.listener.address().ip();
+                come.map_err(|error| self.handle_fault(ip, &error).into())
+            }
+            Some(Some(Either::First(departure))) => Err(Refused::from(departure).into()),
+            Some(None) => Err(Refused::NobodyCame.into()),
+            None => Err(Refused::Draining.into()),
+        }
+    }
+
+    /// Tells operators that nobody can be awaited, which is no visitor's doing.
+    fn handle_fault(&self, ip: IpAddr, error: &io::Error) -> Refused {
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE) => {
+                self.world.note_no_descriptor();
+                Refused::NoDescriptor
+            }
+            _ => {
+                let shard = self.world.shard.0;
+                warn!(shard, %ip, %error, "nobody can be awaited");
+                Refused::ListenFailed
+            }
         }
     }
 

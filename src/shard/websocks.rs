@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::errand::target;
 use super::leg::Leg;
 use super::names::ResolveError;
 use super::peer_address::PeerAddress;
@@ -137,7 +138,7 @@ impl RelayService {
     async fn serve_connect(&self, guest: Guest, request: &Request) {
         let dialling = self.dial_for(&guest.user, &request.destination);
         let dialled = self.draining.or_raised(dialling).await;
-        match dialled.unwrap_or(Err(NotConnected::DRAINING)) {
+        match dialled.unwrap_or(Err(Refused::Draining.into())) {
             Ok((origin, of_user)) => {
                 let bound = origin.socket().local_address();
                 let bound = bound.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -265,16 +266,14 @@ impl RelayService {
     ) -> Result<(Stream, UserSession), NotConnected> {
         let until = self.world.reactor.now() + DIAL_TIMEOUT;
         let settings = self.settings();
-        let may = self.allowance(&settings, user);
-        let may = may.map_err(NotConnected::not_allowed)?;
-        let session = self.begin_dial(user, &may, Beginning::Dial).await;
-        let session = session.map_err(NotConnected::too_many)?;
+        let may = self.allowance(&settings, user)?;
+        let session = self.begin_dial(user, &may, Beginning::Dial).await?;
         let allowed = self
             .allowed_addresses(user, &may, destination, until)
             .await?;
         let connected = self.world.connect(destination.name(), &allowed, until);
         let connected = connected.await.map_err(|error| {
-            debug!(%destination, %error, "not dialled");
+            debug!(destination = %target(destination), %error, "not dialled");
             NotConnected {
                 reply: ReplyCode::of_dial(error.kind()),
                 refused: Refused::DialFailed,
@@ -299,20 +298,21 @@ impl RelayService {
             Host::Name(name) => {
                 let asker = Some(self.asker(user));
                 let resolving = self.world.resolve_for(asker, name, destination.port);
-                let not_resolved = |reply| NotConnected {
-                    reply,
-                    refused: Refused::NotResolved,
-                };
                 match reactor.deadline(until, resolving).await {
                     Some(Ok(addresses)) => addresses,
                     Some(Err(ResolveError::TooMany(_))) => {
-                        return Err(NotConnected::too_many(Refused::TooManyNames));
+                        return Err(Refused::TooManyNames.into());
                     }
                     Some(Err(error)) => {
-                        debug!(%destination, %error, "name not resolved");
-                        return Err(not_resolved(ReplyCode::HostUnreachable));
+                        debug!(destination = %target(destination), %error, "name not resolved");
+                        return Err(Refused::NotResolved.into());
                     }
-                    None => return Err(not_resolved(ReplyCode::TtlExpired)),
+                    None => {
+                        return Err(NotConnected {
+                            reply: ReplyCode::TtlExpired,
+                            refused: Refused::NotResolved,
+                        });
+                    }
                 }
             }
         };
@@ -325,24 +325,15 @@ impl RelayService {
         };
         let allowed: Vec<SocketAddr> = addresses.into_iter().filter(may_dial).collect();
         match allowed.is_empty() {
-            true => Err(NotConnected::not_allowed(Refused::EgressDenied)),
+            true => Err(Refused::EgressDenied.into()),
             false => Ok(allowed),
         }
     }
 }
 
-impl NotConnected {
-    /// Another relay may do it, or this one again.
-    pub(super) const DRAINING: Self = Self::too_many(Refused::Draining);
-
-    /// What is no rule's may be had later.
-    pub(super) const fn too_many(refused: Refused) -> Self {
-        let reply = ReplyCode::GeneralFailure;
-        Self { reply, refused }
-    }
-
-    pub(super) const fn not_allowed(refused: Refused) -> Self {
-        let reply = ReplyCode::NotAllowed;
+impl From<Refused> for NotConnected {
+    fn from(refused: Refused) -> Self {
+        let reply = refused.socks_reply();
         Self { reply, refused }
     }
 }

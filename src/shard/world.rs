@@ -277,6 +277,17 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         self.counters.refused.increment(refused);
     }
 
+    /// Tells operators that no descriptor is left, once for each stretch of it.
+    pub(super) fn note_no_descriptor(&self) {
+        if self.out_of_descriptors.meet(self.reactor.now()) {
+            warn!(
+                shard = self.shard.0,
+                "out of descriptors: new connections are refused until some are closed; \
+                 raise the limit (ulimit -n, LimitNOFILE) or lower connections_max"
+            );
+        }
+    }
+
     /// What is held now.
     pub fn usage(&self) -> Usage {
         self.planes.borrow().usage()
@@ -504,13 +515,7 @@ fn handle_event<S: Service>(
             service.handle_accepted(listener, socket);
         }
         Event::Refused { count, .. } => {
-            if world.out_of_descriptors.meet(world.reactor.now()) {
-                warn!(
-                    shard = world.shard.0,
-                    "out of descriptors: new connections are refused until some are closed; \
-                     raise the limit (ulimit -n, LimitNOFILE) or lower connections_max"
-                );
-            }
+            world.note_no_descriptor();
             counts.increment(Count::DescriptorsExhausted);
             world
                 .counters

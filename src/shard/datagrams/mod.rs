@@ -33,7 +33,7 @@ use super::rendezvous::RelayService;
 use super::session_log::DatagramsEnded;
 use super::tally::Counted;
 use super::user_sessions::{Beginning, UserSession};
-use crate::protocol::socks5::{Reply, ReplyCode};
+use crate::protocol::socks5::Reply;
 use crate::relay::codec::Life;
 use crate::runtime::executor::yield_now;
 use crate::session::datagram_stream::{DatagramStream, Left};
@@ -87,12 +87,7 @@ impl RelayService {
             Ok(opened) => opened,
             Err(refused) => {
                 self.count_refused(peer, refused);
-                let code = match refused {
-                    Refused::EgressDenied => ReplyCode::NotAllowed,
-                    // What is no rule's may be had later.
-                    _ => ReplyCode::GeneralFailure,
-                };
-                Reply::failed(code).encode(&mut reply);
+                Reply::failed(refused.socks_reply()).encode(&mut reply);
                 return stream.part(reactor, &reply).await;
             }
         };
