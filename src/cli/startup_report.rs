@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::quoted;
+use crate::access::Awaiting;
 use crate::access::egress::Reach;
 use crate::config::ListenAddress;
 use crate::config::settings::RelaySettings;
@@ -192,10 +193,23 @@ impl fmt::Display for StartupReport<'_> {
                 Reach::Everything => "everything",
             };
             let (path, rules) = (path.display(), settings.egress.rules().len());
-            writeln!(
+            write!(
                 f,
                 "  websocks     users of {path}: {count}; dials {reach} (rules: {rules})"
             )?;
+            let Awaiting { addresses, anybody } = &settings.awaiting;
+            for (index, ip) in addresses.iter().enumerate() {
+                let before = if index == 0 {
+                    "; opens ports for users at"
+                } else {
+                    " and"
+                };
+                write!(f, "{before} {ip}")?;
+            }
+            if !addresses.is_empty() && *anybody {
+                f.write_str(", to anybody if they like")?;
+            }
+            writeln!(f)?;
         }
         writeln!(
             f,
@@ -347,6 +361,15 @@ and where it is wanted, with the ticket that this prints:
         ] {
             assert!(open.contains(part), "{open}");
         }
+        let bind = "[websocks.bind]\naddresses = [\"127.0.0.1\", \"::1\"]\nanybody = true";
+        let bind = report_of_users(&users, bind, "--listen 127.0.0.1:0", "127.0.0.1:4");
+        assert!(
+            bind.contains(
+                "is public (rules: 0); opens ports for users at 127.0.0.1 and ::1, to anybody if \
+                 they like\n"
+            ),
+            "{bind}"
+        );
         let other = "--listen jet+tls://127.0.0.1:0";
         let other = report_of_users(&users, "", other, "127.0.0.1:4");
         assert!(!other.contains("midspan socks"), "{other}");

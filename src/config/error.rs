@@ -103,6 +103,7 @@ impl ConfigError {
             Problem::BindAddress { .. } => Some(
                 "name the address by which visitors' peers reach this host (ip addr)".into(),
             ),
+            Problem::BindAddressMapped { ip } => Some(format!("write \"{ip}\"")),
             Problem::Web(error) => error.next_step(),
             Problem::WebTwice => Some("leave one of them out".into()),
             Problem::NoStateDir => {
@@ -269,6 +270,9 @@ pub enum Problem {
     /// No address to which others could connect.
     #[error("\"{}\" is no address to connect to, such as 203.0.113.7", .written.escape_default())]
     BindAddress { written: String },
+    /// An address of IPv4 in the form of IPv6.
+    #[error("it is {ip}, an address of IPv4, mapped into IPv6")]
+    BindAddressMapped { ip: IpAddr },
     /// Visitors are told one address.
     #[error("{ip} is the second of its family; somebody is awaited at one of each")]
     BindFamilyTwice { ip: IpAddr },

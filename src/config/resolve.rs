@@ -358,6 +358,38 @@ mod tests {
     }
 
     #[test]
+    fn half_of_what_it_takes_to_await_somebody_is_noted() {
+        for (lines, has_users, expected) in [
+            ("", true, None),
+            (
+                "anybody = true",
+                true,
+                Some("without websocks.bind.addresses"),
+            ),
+            ("addresses = [\"127.0.0.1\"]", true, None),
+            (
+                "addresses = [\"127.0.0.1\"]",
+                false,
+                Some("without websocks.users"),
+            ),
+        ] {
+            let file = file(&format!("[websocks.bind]\n{lines}\n"));
+            let flags = Flags {
+                listen: vec!["127.0.0.1:2".parse().unwrap()],
+                ..Flags::default()
+            };
+            let facts = HostFacts::example();
+            let mut settings = RelaySettings::resolve(&flags, Some(&file), &facts).unwrap();
+            settings.users.path = has_users.then(|| "/users".into());
+            match (&settings.notes()[..], expected) {
+                ([], None) => {}
+                ([note], Some(part)) => assert!(note.contains(part), "{note}"),
+                (notes, _) => panic!("{lines}: {notes:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn flags_override_the_file() {
         let file = file(
             "listen = [\"0.0.0.0:1\"]\nopen = true\ncores = 2\ndata_plane = \"copy\"\n\

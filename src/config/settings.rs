@@ -229,6 +229,20 @@ impl RelaySettings {
                 listener.address, listener.address
             ));
         }
+        let Awaiting { addresses, anybody } = &self.awaiting;
+        if addresses.is_empty() && *anybody {
+            notes.push(
+                "websocks.bind.anybody is set without websocks.bind.addresses: nobody is awaited"
+                    .to_owned(),
+            );
+        }
+        if !addresses.is_empty() && self.users.path.is_none() {
+            notes.push(
+                "websocks.bind.addresses are set without websocks.users: there is nobody for \
+                 whom somebody could be awaited"
+                    .to_owned(),
+            );
+        }
         notes
     }
 

@@ -261,6 +261,11 @@ pub(super) fn awaiting(file: Option<&ConfigFile>) -> Result<Awaiting, ConfigErro
             let written = text.clone();
             return Err(wrong(Problem::BindAddress { written }));
         };
+        // As one of IPv6 it would be awaited at, and told, as what nobody can connect to.
+        if ip.to_canonical() != ip {
+            let ip = ip.to_canonical();
+            return Err(wrong(Problem::BindAddressMapped { ip }));
+        }
         if awaiting.of_family(ip).is_some() {
             return Err(wrong(Problem::BindFamilyTwice { ip }));
         }

@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
+use tracing::warn;
+
 use super::serve::ServeError;
 use crate::config::settings::RelaySettings;
 use crate::runtime::inherited::InheritedSocket;
@@ -18,11 +20,18 @@ pub(super) struct Listeners {
     pub(super) by_shard: Vec<Vec<Listener>>,
 }
 
-/// Checks that this host has these addresses, at which nobody listens yet.
-pub(super) fn check_addresses(ips: &[IpAddr]) -> Result<(), ServeError> {
+/// Checks that this host has these addresses, at which nobody listens yet. One that was in
+/// use `before` may have gone since: that is said, and keeps nothing else from being taken,
+/// such as that a user is gone.
+pub(super) fn check_addresses(ips: &[IpAddr], before: &[IpAddr]) -> Result<(), ServeError> {
     for &ip in ips {
-        let address = SocketAddr::new(ip, 0);
-        claim_address(address).map_err(|source| ServeError::Listen { address, source })?;
+        match claim_address(SocketAddr::new(ip, 0)) {
+            Ok(_) => {}
+            Err(error) if before.contains(&ip) => {
+                warn!(%ip, %error, "nobody can be awaited");
+            }
+            Err(source) => return Err(ServeError::Await { ip, source }),
+        }
     }
     Ok(())
 }

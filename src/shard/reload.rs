@@ -1,6 +1,7 @@
 //! Gives running shards new settings, from a thread that may wait for files.
 
-use std::net::SocketAddr;
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use super::control::Envelope;
+use super::listeners::check_addresses;
 use super::rendezvous::Message;
 use super::serve::{ServeError, service_settings};
 use crate::config::settings::RelaySettings;
@@ -18,6 +20,8 @@ use crate::runtime::inbox::Mailbox;
 #[derive(Debug)]
 pub struct Reloader {
     pub(super) addresses: Vec<SocketAddr>,
+    /// Where somebody is awaited by the settings that the shards have.
+    pub(super) awaiting: RefCell<Vec<IpAddr>>,
     pub(super) shard_count: NonZeroU16,
     pub(super) shards: Vec<Mailbox<Envelope<Message>>>,
     pub(super) asked: Receiver<()>,
@@ -50,14 +54,18 @@ impl Reloader {
     ///
     /// # Errors
     ///
-    /// When they are none; then nothing has changed.
+    /// When they are none, or name an address for those who are awaited that is new and not
+    /// the host's; then nothing has changed.
     pub fn apply(
         &self,
         settings: &RelaySettings,
         tls: &Arc<ServerConfig>,
     ) -> Result<(), ServeError> {
+        let awaiting = &settings.awaiting.addresses;
+        check_addresses(awaiting, &self.awaiting.borrow())?;
         let tls = Arc::clone(tls);
         let fresh = service_settings(settings, tls, &self.addresses, self.shard_count)?;
+        self.awaiting.replace(awaiting.clone());
         for shard in &self.shards {
             // A shard that has ended needs none.
             let _ = shard.send(Envelope::Service(Message::Reload(Box::new(fresh.clone()))));

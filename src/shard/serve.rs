@@ -2,7 +2,7 @@
 //! all of them to end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -43,6 +43,8 @@ pub enum ServeError {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error("websocks.bind.addresses: cannot listen at {ip}")]
+    Await { ip: IpAddr, source: io::Error },
     #[error(
         "sockets that systemd has bound to {address}: {sockets}; shards, which need one each: {shards}"
     )]
@@ -70,7 +72,9 @@ impl ServeError {
     #[must_use]
     pub fn next_step(&self) -> Option<String> {
         match self {
-            Self::Listen { source, .. } => listen_advice(source).map(str::to_owned),
+            Self::Listen { source, .. } | Self::Await { source, .. } => {
+                listen_advice(source).map(str::to_owned)
+            }
             Self::Sockets {
                 sockets, shards, ..
             } => Some(format!(
@@ -147,7 +151,7 @@ impl BoundRelay {
             true => Listeners::bind(settings, shard_count)?,
             false => Listeners::adopt(settings, sockets, shard_count)?,
         };
-        check_addresses(&settings.awaiting.addresses)?;
+        check_addresses(&settings.awaiting.addresses, &[])?;
         let congestion_control = listeners.congestion_control();
         let addresses = listeners.addresses;
         let mut mailboxes = Vec::new();
@@ -183,6 +187,7 @@ impl BoundRelay {
             seeds,
             reloader: Some(Reloader {
                 addresses: addresses.clone(),
+                awaiting: settings.awaiting.addresses.clone().into(),
                 shard_count,
                 shards: mailboxes.clone(),
                 asked: reload_asked,

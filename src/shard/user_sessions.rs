@@ -3,7 +3,7 @@
 //!
 //! A session is counted before the shard that asks knows it, and taken back when that shard is
 //! done with it, be it before the answer has come: both messages go the same way. Nobody is
-//! asked for a user without limits.
+//! asked for a user without limits, but for its binds.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};

@@ -3,28 +3,31 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
 
-use midspan::protocol::socks5::{Command, Reply, ReplyCode};
+use midspan::protocol::socks5::{self, Reply, ReplyCode};
 use midspan::protocol::websocks::MAX_FRAME;
 use rustix::io::Errno;
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::admin;
 use super::jet_client::{End, dial, read_to_end};
+use super::network_namespace::NetworkNamespace;
 use super::patience::until;
 use super::peers::half_closes::half_close;
 use super::peers::resets::reset;
 use super::per_address::{dial_from_elsewhere, try_from_elsewhere};
 use super::relay_process::Relay;
 use super::require::require_cores;
-use super::websocks::{KEY, read_reply, read_value, relay, relay_in, request, visit};
+use super::websocks::{KEY, config_in, read_reply, read_value, relay, relay_in, request, visit};
 
 /// One shard that awaits somebody at this address of the host.
 const HERE: &str = "cores = 1\n[websocks.bind]\naddresses = [\"127.0.0.1\"]";
 
 /// What a visitor is told that awaits somebody from there.
 fn bind(visitor: &mut TcpStream, host: &str, port: u16) -> Reply {
-    let wire = [&MAX_FRAME[..], &request(Command::Bind, host, port)].concat();
+    let wire = [&MAX_FRAME[..], &request(socks5::Command::Bind, host, port)].concat();
     visitor.write_all(&wire).expect("sent");
     read_reply(visitor)
 }
@@ -189,7 +192,8 @@ fn without_an_address_nobody_is_awaited() {
     // It has no address of that family.
     let code = refused(&relay, "::1", 20);
     assert_eq!(code, ReplyCode::AddressTypeNotSupported);
-    assert_eq!(relay.counters().count("refused.listen_failed"), 1);
+    let counted = relay.counters();
+    assert_eq!(counted.count("refused.address_type_not_supported"), 1);
     relay.stop().check_clean();
 }
 
@@ -329,8 +333,8 @@ fn operators_see_who_waits_and_no_descriptor_is_left_behind() {
 fn an_address_that_is_not_the_hosts_is_said_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let lines = HERE.replace("127.0.0.1", "192.0.2.1");
-    let config = super::websocks::config_in(folder.path(), &lines);
-    let started = std::process::Command::new(env!("CARGO_BIN_EXE_midspan"))
+    let config = config_in(folder.path(), &lines);
+    let started = Command::new(env!("CARGO_BIN_EXE_midspan"))
         .args(["relay", "--listen", "127.0.0.1:0", "--config"])
         .arg(config)
         .arg("--state-dir")
@@ -339,10 +343,125 @@ fn an_address_that_is_not_the_hosts_is_said_at_the_start() {
         .expect("the relay can be started");
     assert!(!started.status.success());
     let said = String::from_utf8_lossy(&started.stderr);
-    assert!(
-        said.contains("192.0.2.1") && said.contains("no interface has"),
-        "{said}"
-    );
+    for part in [
+        "websocks.bind.addresses: cannot listen at 192.0.2.1: ",
+        "no interface has",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn whoever_comes_over_ipv6_is_awaited_there() {
+    let lines = HERE.replace("[\"", "[\"::1\", \"");
+    let (_folder, relay) = relay(&lines);
+    for (host, ip) in [("::1", "::1"), ("127.0.0.1", "127.0.0.1")] {
+        let (mut visitor, listening) = awaiting(&relay, host);
+        assert_eq!(listening.ip().to_string(), ip);
+        let mut peer = come(&mut visitor, listening);
+        check_pair(&mut visitor, &mut peer);
+    }
+    relay.stop().check_clean();
+}
+
+/// Has the relay read its files again; gives what it says to that.
+fn reload(relay: &mut Relay) -> String {
+    relay.signal(Signal::HUP);
+    relay.wait_for_line("the configuration is ")
+}
+
+/// Has the file list nobody.
+fn remove_users(folder: &Path) {
+    fs::write(folder.join("users"), "# nobody\n").expect("written");
+}
+
+#[test]
+fn whoever_is_a_user_no_more_is_joined_with_nobody() {
+    let (folder, mut relay) = relay(HERE);
+    let (mut visitor, listening) = awaiting(&relay, "127.0.0.1");
+    remove_users(folder.path());
+    let said = reload(&mut relay);
+    assert!(said.contains("is taken"), "{said}");
+    let mut peer = dial(listening);
+    assert_eq!(read_to_end(&mut peer).0, b"");
+    assert_eq!(relay.counters().count("refused.egress_denied"), 1);
+    half_close(&mut visitor, b"");
+    let reply = second_reply(&mut visitor);
+    assert_eq!(reply, Reply::failed(ReplyCode::GeneralFailure));
+    let ended = relay.stop();
+    ended.check_clean();
+    assert_eq!(ended.counters.count("paired"), 0);
+}
+
+#[test]
+fn a_reload_to_an_address_that_is_not_the_hosts_is_refused() {
+    let (folder, mut relay) = relay(HERE);
+    config_in(folder.path(), &HERE.replace("127.0.0.1", "192.0.2.1"));
+    let said = reload(&mut relay);
+    for part in ["is not taken", "websocks.bind.addresses", "192.0.2.1"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // The one before stays.
+    drop(awaiting(&relay, "127.0.0.1"));
+    relay.stop().check_clean();
+}
+
+#[test]
+fn an_address_that_is_gone_is_told_and_keeps_nobody_in() {
+    let ip = |words: &str| {
+        let status = Command::new("ip").args(words.split(' ')).status();
+        assert!(status.expect("ip runs").success(), "{words}");
+    };
+    NetworkNamespace::new("").run(|| {
+        ip("address add 198.51.100.7/32 dev lo");
+        let (folder, mut relay) = relay(&HERE.replace("127.0.0.1", "198.51.100.7"));
+        drop(awaiting(&relay, "127.0.0.1"));
+        ip("address del 198.51.100.7/32 dev lo");
+        let code = refused(&relay, "127.0.0.1", 20);
+        assert_eq!(code, ReplyCode::GeneralFailure);
+        let line = relay.wait_for_line("nobody can be awaited");
+        assert!(line.contains("198.51.100.7"), "{line}");
+        assert_eq!(relay.counters().count("refused.listen_failed"), 1);
+        let mut visitor = visit(relay.address, KEY);
+        remove_users(folder.path());
+        let said = reload(&mut relay);
+        assert!(said.contains("is taken"), "{said}");
+        let code = bind(&mut visitor, "127.0.0.1", 20).code;
+        assert_eq!(code, ReplyCode::NotAllowed);
+        relay.stop().check_clean();
+    });
+}
+
+#[test]
+fn a_relay_without_descriptors_says_so() {
+    let (_folder, mut relay) = relay(HERE);
+    let mut visitor = visit(relay.address, KEY);
+    // It has what it needs by now.
+    drop(awaiting(&relay, "127.0.0.1"));
+    let free = until("a visitor alone", || {
+        let is_open = |fd: &u64| relay.proc("fd").join(fd.to_string()).exists();
+        let free = (0..).find(|fd| !is_open(fd))?;
+        let sole = relay.counters().count("refused.closed_early") == 1;
+        sole.then_some(free)
+    });
+    let nofile = |soft| {
+        let limit = Rlimit {
+            current: Some(soft),
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        prlimit(Some(relay.pid()), Resource::Nofile, limit).expect("it runs")
+    };
+    let before = nofile(free);
+    let code = bind(&mut visitor, "127.0.0.1", 20).code;
+    assert_eq!(code, ReplyCode::GeneralFailure);
+    let before = before.current.expect("a limit");
+    nofile(before);
+    relay.wait_for_line("out of descriptors");
+    let counted = relay.counters();
+    assert_eq!(counted.count("refused.no_descriptor"), 1);
+    assert_eq!(counted.count("refused.listen_failed"), 0);
+    drop(awaiting(&relay, "127.0.0.1"));
+    relay.stop().check_clean();
 }
 
 #[test]
