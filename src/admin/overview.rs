@@ -10,7 +10,7 @@ use crate::metrics::latency::Latencies;
 use crate::relay::Usage;
 use crate::runtime::allocator::allocated_bytes;
 use crate::shard::status::{
-    Forwarded, Meetings, RelayStatus, SessionStatus, ShardStatus, TunnelStatus,
+    Forwarded, Meetings, RelayStatus, SessionStatus, SessionStatuses, ShardStatus, TunnelStatus,
 };
 use crate::shard::world::ShardSnapshot;
 
@@ -24,10 +24,11 @@ pub(super) struct Summed {
     pub(super) ended: usize,
     pub(super) is_draining: bool,
     pub(super) handshakes: u64,
-    pub(super) binds: u64,
+    /// `None` of a program that never has any, as with the next two.
+    pub(super) binds: Option<u64>,
     pub(super) connections: u64,
-    pub(super) datagram_associations: u64,
-    pub(super) exchanges: u64,
+    pub(super) datagram_associations: Option<u64>,
+    pub(super) exchanges: Option<u64>,
     pub(super) usage: Usage,
     pub(super) counters: ShardSnapshot,
     pub(super) latencies: Latencies,
@@ -36,7 +37,7 @@ pub(super) struct Summed {
     /// Where they were asked for, of a relay.
     pub(super) tunnels: Option<Vec<TunnelStatus>>,
     /// Where they were asked for, and are known.
-    pub(super) sessions: Option<Vec<SessionStatus>>,
+    pub(super) sessions: Option<SessionStatuses>,
     /// Each once, whichever shards go out by it.
     pub(super) relays: Vec<SummedRelay>,
 }
@@ -57,10 +58,10 @@ impl Summed {
             ended: statuses.iter().filter(|one| one.has_ended).count(),
             is_draining: false,
             handshakes: 0,
-            binds: 0,
+            binds: None,
             connections: 0,
-            datagram_associations: 0,
-            exchanges: 0,
+            datagram_associations: None,
+            exchanges: None,
             usage: Usage::default(),
             counters: ShardSnapshot::zero(),
             latencies: Latencies::new(),
@@ -73,10 +74,16 @@ impl Summed {
         for status in statuses {
             sum.is_draining |= status.is_draining;
             sum.handshakes += status.handshakes;
-            sum.binds += status.binds;
             sum.connections += status.connections;
-            sum.datagram_associations += status.datagram_associations;
-            sum.exchanges += status.exchanges;
+            for (sum, count) in [
+                (&mut sum.binds, status.binds),
+                (&mut sum.datagram_associations, status.datagram_associations),
+                (&mut sum.exchanges, status.exchanges),
+            ] {
+                if let Some(count) = count {
+                    *sum.get_or_insert_default() += count;
+                }
+            }
             sum.usage += status.usage;
             sum.counters.merge(&status.counters);
             sum.latencies.merge(&status.latencies);
@@ -90,7 +97,9 @@ impl Summed {
                 sum.tunnels.get_or_insert_default().extend(tunnels);
             }
             if let Some(sessions) = status.sessions {
-                sum.sessions.get_or_insert_default().extend(sessions);
+                let sum = sum.sessions.get_or_insert_default();
+                sum.told.extend(sessions.told);
+                sum.count += sessions.count;
             }
             for relay in status.relays {
                 sum.add_relay(relay);
@@ -144,10 +153,16 @@ pub struct Overview {
     /// Of a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<u64>,
-    pub binds: u64,
+    /// Of a relay, and of an agent that has one await somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binds: Option<u64>,
     pub pairs: u64,
-    pub exchanges: u64,
-    pub datagram_associations: u64,
+    /// Of an agent that passes them on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchanges: Option<u64>,
+    /// As `binds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagram_associations: Option<u64>,
     /// Of a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub associations: Option<Associations>,
@@ -166,9 +181,12 @@ pub struct Overview {
     /// Those by which an agent goes out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayView>,
-    /// Of an agent that knows where they go.
+    /// Of an agent that knows where they go, so many of each shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<Vec<SessionView>>,
+    /// How many they are with those that are not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_count: Option<u64>,
 }
 
 /// Forwarded connections, and what became of them.
@@ -307,7 +325,8 @@ impl Overview {
             sessions: sum
                 .sessions
                 .as_ref()
-                .map(|sessions| sessions.iter().map(SessionView::of).collect()),
+                .map(|sessions| sessions.told.iter().map(SessionView::of).collect()),
+            sessions_count: sum.sessions.as_ref().map(|sessions| sessions.count),
         }
     }
 }

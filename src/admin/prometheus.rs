@@ -59,10 +59,9 @@ pub(super) fn metrics(sum: &Summed) -> String {
     for (name, help, value) in [
         (
             "binds",
-            "Visitors that await somebody by SOCKS5's BIND.",
+            "Clients for whom somebody is awaited by SOCKS5's BIND.",
             sum.binds,
         ),
-        ("pairs", "Pairs that are joined.", sum.usage.pairs as u64),
         (
             "exchanges",
             "HTTP requests that an agent passes on.",
@@ -73,6 +72,14 @@ pub(super) fn metrics(sum: &Summed) -> String {
             "Clients whose datagrams are passed on.",
             sum.datagram_associations,
         ),
+    ] {
+        // What this program never has is left out.
+        if let Some(value) = value {
+            gauge(&mut text, name, help, value);
+        }
+    }
+    for (name, help, value) in [
+        ("pairs", "Pairs that are joined.", sum.usage.pairs as u64),
         ("connections", "Connections that are open.", sum.connections),
         (
             "handshakes",

@@ -25,6 +25,7 @@ use crate::runtime::stream::Stream;
 use crate::session::approach::{ApproachError, Conversation};
 use crate::session::introduction::{Introduced, Introduction, IntroductionError};
 use crate::session::wrapped_stream::WrappedStream;
+use crate::shard::errand::one_word;
 use crate::shard::leg::Leg;
 use crate::shard::world::World;
 use crate::time::Timestamp;
@@ -360,7 +361,7 @@ pub(super) async fn dial_target<C: Copy, M: Send + 'static>(
             let until = world.reactor.now() + CONNECT_TIMEOUT;
             let connecting = Stream::connect_unix(Rc::clone(&world.reactor), path);
             let connected = world.reactor.deadline(until, connecting).await;
-            finish_connect(target, connected)?
+            finish_connect(|| target.to_string(), connected)?
         }
     };
     Ok(WrappedStream::plain(stream))
@@ -384,6 +385,8 @@ async fn dial_host<C: Copy, M: Send + 'static>(
     world: &World<C, M>,
     host_port: &HostPort,
 ) -> Result<Stream, LegError> {
+    // A client may have named it, and errors end up in lines of the log.
+    let told = || one_word(&host_port.to_string());
     let until = world.reactor.now() + CONNECT_TIMEOUT;
     let (name, addresses) = match &host_port.host {
         Host::Address(ip) => (None, vec![SocketAddr::new(*ip, host_port.port)]),
@@ -394,22 +397,21 @@ async fn dial_host<C: Copy, M: Send + 'static>(
             match answer.await {
                 Some(Ok(addresses)) => (Some(&**name), addresses),
                 Some(Err(source)) => {
-                    let host = name.clone();
+                    let host = one_word(name);
                     return Err(LegError::Resolve { host, source });
                 }
-                None => return finish_connect(host_port, None),
+                None => return finish_connect(told, None),
             }
         }
     };
     let connected = world.connect(name, &addresses, until).await;
-    finish_connect(host_port, Some(connected))
+    finish_connect(told, Some(connected))
 }
 
 fn finish_connect(
-    target: &dyn ToString,
+    target: impl Fn() -> String,
     connected: Option<io::Result<Stream>>,
 ) -> Result<Stream, LegError> {
-    let target = || target.to_string();
     match connected {
         Some(Ok(stream)) => Ok(stream),
         Some(Err(source)) => Err(LegError::Connect {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{Advise, host, print, socks};
-use crate::access::routing::{Destination, Host, Rule};
+use crate::access::routing::{Destination, Host};
 use crate::agent::target::{self, HostPort};
 use crate::config::file::ConfigFile;
 use crate::config::settings::{Flags, RelaySettings};
@@ -86,9 +86,8 @@ fn check_rules(path: &Path, destinations: &[String]) -> anyhow::Result<()> {
             target::Host::Name(name) => Host::Name(name),
         };
         let port = destination.port;
-        let rule = rules.deciding(&Destination { host, port });
-        let action = rule.map(Rule::action).unwrap_or_default();
-        let cited = rule.map_or_else(|| "no rule fits".to_owned(), |rule| rules.cite(rule));
+        let ruling = rules.judge(&Destination { host, port });
+        let (action, cited) = (ruling.action(), ruling.cite());
         print(&format_args!("{destination}  {action}  {cited}\n"));
     }
     Ok(())

@@ -88,12 +88,22 @@ impl fmt::Display for Shown<'_> {
             "  pairs        {} joined, {waiting}{} connections, {} handshakes",
             overview.pairs, overview.connections, overview.handshakes
         )?;
-        if overview.exchanges + overview.datagram_associations > 0 {
-            writeln!(
-                f,
-                "  others       {} http exchanges, {} datagram associations",
-                overview.exchanges, overview.datagram_associations
-            )?;
+        let others = [
+            (overview.exchanges, "http exchanges"),
+            (overview.datagram_associations, "datagram associations"),
+            (overview.binds, "binds that await somebody"),
+        ];
+        if others
+            .iter()
+            .any(|(count, _)| count.is_some_and(|count| count > 0))
+        {
+            let known = others
+                .iter()
+                .filter_map(|(count, what)| Some(((*count)?, what)));
+            let told: Vec<_> = known
+                .map(|(count, what)| format!("{count} {what}"))
+                .collect();
+            writeln!(f, "  others       {}", told.join(", "))?;
         }
         if let Some(of) = &overview.associations {
             writeln!(
@@ -132,6 +142,14 @@ impl fmt::Display for Shown<'_> {
         }
         for session in overview.sessions.iter().flatten() {
             show_session(f, session)?;
+        }
+        let told = overview.sessions.as_ref().map_or(0, Vec::len) as u64;
+        let untold = overview
+            .sessions_count
+            .unwrap_or_default()
+            .saturating_sub(told);
+        if untold > 0 {
+            writeln!(f, "  and {untold} sessions more")?;
         }
         Ok(())
     }

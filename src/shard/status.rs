@@ -15,6 +15,10 @@ use crate::protocol::ptth_http::{Name, Place, TunnelCensus, TunnelTally};
 use crate::relay::Usage;
 use crate::runtime::inbox::Mailbox;
 
+/// Sessions of one shard that are told one by one: more than anybody reads, and as much as is
+/// asked for again and again without the shard's connections noticing.
+pub const SESSIONS_TOLD_MAX: usize = 1000;
+
 /// How long a shard may take to answer. One that does not has ended, or hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -42,14 +46,14 @@ pub struct ShardStatus {
     pub has_ended: bool,
     /// Connections that have not said what they want, HTTP ones among them.
     pub handshakes: u64,
-    /// Visitors that await somebody.
-    pub binds: u64,
+    /// Visitors, or clients of an agent's, that await somebody.
+    pub binds: Option<u64>,
     /// Sockets that are open.
     pub connections: u64,
     /// Clients whose datagrams are passed on.
-    pub datagram_associations: u64,
+    pub datagram_associations: Option<u64>,
     /// HTTP requests that an agent passes on.
-    pub exchanges: u64,
+    pub exchanges: Option<u64>,
     pub usage: Usage,
     pub counters: ShardSnapshot,
     pub latencies: Latencies,
@@ -60,7 +64,7 @@ pub struct ShardStatus {
     /// Of a relay's, where they are asked for.
     pub tunnels: Option<Vec<TunnelStatus>>,
     /// Of an agent's that knows where they go, where they are asked for.
-    pub sessions: Option<Vec<SessionStatus>>,
+    pub sessions: Option<SessionStatuses>,
     /// Those by which an agent goes out.
     pub relays: Vec<RelayStatus>,
 }
@@ -76,6 +80,15 @@ pub struct TunnelStatus {
     /// Those that came from either.
     pub bytes: [u64; 2],
     pub lasted: Duration,
+}
+
+/// Sessions that run.
+#[derive(Clone, Debug, Default)]
+pub struct SessionStatuses {
+    /// Up to [`SESSIONS_TOLD_MAX`] of a shard's.
+    pub told: Vec<SessionStatus>,
+    /// All of them.
+    pub count: u64,
 }
 
 /// One session that runs.
@@ -236,10 +249,10 @@ fn common<S: Service>(service: &S) -> ShardStatus {
         is_draining: world.is_draining(),
         has_ended: false,
         handshakes: 0,
-        binds: 0,
+        binds: None,
         connections: world.reactor.watched() as u64,
-        datagram_associations: 0,
-        exchanges: 0,
+        datagram_associations: None,
+        exchanges: None,
         usage: world.usage(),
         counters: world.snapshot(),
         latencies: world.latencies(),
@@ -260,9 +273,9 @@ impl RelayService {
         let rendezvous = self.rendezvous.borrow();
         let table = rendezvous.table();
         status.handshakes = self.handshakes() as u64;
-        status.binds = self.binds.count() as u64;
+        status.binds = Some(self.binds.count() as u64);
         status.connections = self.connections() as u64;
-        status.datagram_associations = self.datagram_visits.count() as u64;
+        status.datagram_associations = Some(self.datagram_visits.count() as u64);
         status.meetings = Some(Meetings {
             waiting: self.waiting.borrow().len() as u64,
             census: table.census(self.world.reactor.now()),

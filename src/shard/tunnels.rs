@@ -16,7 +16,7 @@ use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::session_log::TunnelEnded;
 use super::sessions::Origin;
-use super::status::TunnelStatus;
+use super::status::{SESSIONS_TOLD_MAX, TunnelStatus};
 use crate::association::idle::Idleness;
 use crate::protocol::ptth_http::{Name, Place};
 use crate::relay::CloseReason;
@@ -236,7 +236,7 @@ impl RelayService {
         carried
     }
 
-    /// Every tunnel that runs.
+    /// The tunnels that run, as far as they are told.
     pub(super) fn tunnel_statuses(&self) -> Vec<TunnelStatus> {
         let carried = self.carried_by_tunnels(|_| true);
         let running = self.forwards.tunnels.running.borrow();
@@ -256,7 +256,8 @@ impl RelayService {
                 lasted: clock::now().since(*joined_at),
             })
         };
-        carried.into_iter().filter_map(status).collect()
+        let told = carried.into_iter().take(SESSIONS_TOLD_MAX);
+        told.filter_map(status).collect()
     }
 }
 

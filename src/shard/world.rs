@@ -306,6 +306,15 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
     /// Every session that runs and is meant, with the bytes that came from the left and from
     /// the right.
     pub fn sessions(&self, is_meant: impl Fn(&C) -> bool) -> Vec<(Session<C>, [u64; 2])> {
+        self.sessions_up_to(usize::MAX, is_meant)
+    }
+
+    /// As [`Self::sessions`], so many at most.
+    pub fn sessions_up_to(
+        &self,
+        max: usize,
+        is_meant: impl Fn(&C) -> bool,
+    ) -> Vec<(Session<C>, [u64; 2])> {
         let sessions = self.sessions.borrow();
         let planes = self.planes.borrow();
         let pairs = planes.pairs_with_bytes();
@@ -313,7 +322,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             let session = sessions.get(key.index as usize)?.as_ref()?;
             is_meant(&session.context).then_some((*session, bytes))
         };
-        pairs.filter_map(session).collect()
+        pairs.filter_map(session).take(max).collect()
     }
 
     /// Ends every session that is meant; `reason` says what both its peers see. Tells how

@@ -20,14 +20,14 @@ use super::socks_udp::{Client, bind};
 use super::websocks::{PASSWORD, relay as websocks_relay};
 
 /// Where an agent says that operators are let in.
-fn admin(agent: &Program) -> SocketAddr {
+pub(crate) fn admin(agent: &Program) -> SocketAddr {
     let url = agent.reported("for operators: http://");
     let address = url.trim_end_matches('/').parse();
     address.expect("an address")
 }
 
 /// What `midspan status` tells of it.
-fn told(admin: SocketAddr) -> String {
+pub(crate) fn told(admin: SocketAddr) -> String {
     let said = Command::new(env!("CARGO_BIN_EXE_midspan"))
         .args(["status", "--admin", &admin.to_string()])
         .output()

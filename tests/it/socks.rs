@@ -390,8 +390,12 @@ fn rules_say_what_is_led_dialled_and_refused() {
 
 /// What an HTTP client is told that asks to be connected.
 fn told(agent: SocketAddr, destination: &str) -> String {
+    answered(agent, &format!("CONNECT {destination} HTTP/1.1\r\n\r\n"))
+}
+
+/// What is said to a request until the connection ends.
+fn answered(agent: SocketAddr, request: &str) -> String {
     let mut stream = dial(agent);
-    let request = format!("CONNECT {destination} HTTP/1.1\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -465,14 +469,28 @@ fn a_refusal_is_logged_with_whose_it_was() {
     }
 }
 
+#[test]
+fn a_name_is_one_word_of_a_line_whatever_is_in_it() {
+    let (folder, relay) = relay("");
+    let rules = secret(folder.path(), "rules", "direct *\n");
+    let options = ["--rules", &rules, "--log-level", "debug"];
+    let (agent, local) = agent(folder.path(), &url(&relay), &options);
+    let code = refused(local, "a.invalid\nforged reason=x", 80);
+    assert_eq!(code, ReplyCode::HostUnreachable);
+    let line = agent.logged(": refused peer=");
+    let name = "a.invalid\\u{a}forged\\u{20}reason=x";
+    assert!(line.contains(&format!("target={name}:80")), "{line}");
+    let why = format!("cannot resolve \"{name}\": ");
+    assert!(line.contains(&why), "{line}");
+    relay.stop().check_clean();
+}
+
 /// The script for browsers that have this name for the port.
 fn script(agent: SocketAddr, host: &str) -> String {
-    let mut stream = dial(agent);
-    let request = format!("GET /proxy.pac HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
+    answered(
+        agent,
+        &format!("GET /proxy.pac HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+    )
 }
 
 #[test]

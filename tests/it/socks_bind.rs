@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 
 use midspan::protocol::socks5::{Command, Destination, Reply, ReplyCode, Request};
 use rustix::process::Signal;
@@ -15,6 +16,7 @@ use super::relay_process::Counters;
 use super::socks::{agent, ask_for, check_each_way, connect, secret, url};
 use super::websocks::{relay, relay_in};
 use super::websocks_bind::{second_reply, until_closed};
+use super::{admin, agents_admin};
 
 const HERE: &str = "[websocks.bind]\naddresses = [\"127.0.0.1\"]";
 
@@ -167,6 +169,183 @@ fn rules_say_for_whom_a_relay_waits() {
     let counters = stop(agent);
     assert_eq!(counters.count("refused.egress_denied"), 1);
     assert_eq!(counters.count("refused.command_not_supported"), 1);
+}
+
+#[test]
+fn rules_say_who_may_come() {
+    let (folder, relay) = relay(HERE);
+    let rules = secret(folder.path(), "rules", "deny 127.0.0.0/8\n");
+    let (agent, local) = agent(folder.path(), &url(&relay), &["--rules", &rules]);
+    let awaiting_by_name = || {
+        let (client, reply) = bind(local, "localhost", 0);
+        assert_eq!(reply.code, ReplyCode::Succeeded);
+        let listening = reply.bound.address().expect("an address");
+        (client, dial(listening))
+    };
+    let (mut client, mut peer) = awaiting_by_name();
+    let reply = second_reply(&mut client);
+    assert_eq!(reply, Reply::failed(ReplyCode::NotAllowed));
+    assert_eq!(read_to_end(&mut client), (Vec::new(), End::Closed));
+    assert_eq!(read_to_end(&mut peer).0, b"");
+    // The name's rule comes first.
+    secret(
+        folder.path(),
+        "rules",
+        "relay localhost\ndeny 127.0.0.0/8\n",
+    );
+    agent.signal(Signal::HUP);
+    agent.logged("are taken");
+    let (mut client, _peer) = awaiting_by_name();
+    assert_eq!(second_reply(&mut client).code, ReplyCode::Succeeded);
+    drop(client);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn operators_see_who_waits() {
+    let (folder, relay) = relay(HERE);
+    let options = ["--admin", "127.0.0.1:0", "--pool", "0"];
+    let (agent, local) = agent(folder.path(), &url(&relay), &options);
+    let operators = agents_admin::admin(&agent);
+    let (client, listening) = awaiting(local);
+    let seen = admin::status(operators);
+    assert_eq!((&seen["binds"], &seen["pairs"]), (&1.into(), &0.into()));
+    assert_eq!(seen["sessions_count"], 1);
+    let session = &seen["sessions"][0];
+    let (kind, target) = (&session["kind"], &session["target"]);
+    assert_eq!((kind, target), (&"bind".into(), &"127.0.0.1:0".into()));
+    assert_eq!(session["way"], url(&relay));
+    assert_eq!(admin::metrics(operators)["midspan_binds"], 1.0);
+    let told = agents_admin::told(operators);
+    assert!(told.contains("1 binds that await somebody"), "{told}");
+    let peer = dial(listening);
+    let seen = until("they are a pair", || {
+        let seen = admin::status(operators);
+        (seen["pairs"] == 1).then_some(seen)
+    });
+    assert_eq!(
+        (&seen["binds"], &seen["sessions_count"]),
+        (&0.into(), &1.into())
+    );
+    drop((client, peer));
+    relay.stop().check_clean();
+}
+
+#[test]
+fn so_many_clients_of_a_shard_have_somebody_awaited() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits = [
+        "--limit",
+        "binds_max=1000",
+        "--limit",
+        "binds_per_user_max=1000",
+    ];
+    let relay = relay_in(folder.path(), &format!("cores = 1\n{HERE}"), &limits);
+    let options = ["--cores", "1", "--pool", "0"];
+    let (agent, local) = agent(folder.path(), &url(&relay), &options);
+    let mut waiting: Vec<_> = (0..256).map(|_| awaiting(local)).collect();
+    check_refused(local, "127.0.0.1", ReplyCode::GeneralFailure);
+    // Whoever goes makes room.
+    let (client, listening) = waiting.pop().expect("many wait");
+    drop(client);
+    until_closed(listening);
+    until("room for another", || {
+        let (_, reply) = bind(local, "127.0.0.1", 0);
+        (reply.code == ReplyCode::Succeeded).then_some(())
+    });
+    drop(waiting);
+    let counters = stop(agent);
+    assert!(counters.count("refused.too_many_binds") >= 1);
+    relay.stop().check_clean();
+}
+
+/// What becomes of a wait.
+enum Event {
+    Comes,
+    StrangerAndThenComes,
+    OnlyStranger,
+    Nobody,
+    ClientEnds,
+}
+
+/// RFC 1928 §4 and §6, at a relay that waits for two seconds: a name, what happens, and the
+/// second reply.
+const CASES: [(&str, Event, ReplyCode); 5] = [
+    ("whom it awaits comes", Event::Comes, ReplyCode::Succeeded),
+    (
+        "a stranger is kept out, and whom it awaits comes",
+        Event::StrangerAndThenComes,
+        ReplyCode::Succeeded,
+    ),
+    (
+        "only a stranger comes",
+        Event::OnlyStranger,
+        ReplyCode::TtlExpired,
+    ),
+    ("nobody comes", Event::Nobody, ReplyCode::TtlExpired),
+    (
+        "the client's connection ends",
+        Event::ClientEnds,
+        ReplyCode::GeneralFailure,
+    ),
+];
+
+/// Asks whole, or byte by byte.
+fn check_case(agent: SocketAddr, piece: usize, (name, event, code): &(&str, Event, ReplyCode)) {
+    let said = b"\x05\x01\0\x05\x02\0\x01\x7f\0\0\x01\0\x14";
+    let mut client = dial(agent);
+    client.set_nodelay(true).expect("a socket");
+    for bytes in said.chunks(piece.min(said.len())) {
+        client.write_all(bytes).expect("sent");
+    }
+    let mut chosen = [0; 2];
+    client.read_exact(&mut chosen).expect("a method");
+    assert_eq!(chosen, [5, 0], "{name}");
+    let first = second_reply(&mut client);
+    assert_eq!(first.code, ReplyCode::Succeeded, "{name}");
+    let listening = first.bound.address().expect("an address");
+    if let Event::StrangerAndThenComes | Event::OnlyStranger = event {
+        let mut stranger = dial_from_elsewhere(listening);
+        assert_eq!(read_to_end(&mut stranger).0, b"", "{name}");
+    }
+    let peer = match event {
+        Event::Comes | Event::StrangerAndThenComes => Some(dial(listening)),
+        Event::ClientEnds => {
+            client.shutdown(Shutdown::Write).expect("connected");
+            None
+        }
+        Event::OnlyStranger | Event::Nobody => None,
+    };
+    let second = second_reply(&mut client);
+    assert_eq!(second.code, *code, "{name}");
+    let Some(mut peer) = peer else {
+        assert_eq!(
+            read_to_end(&mut client),
+            (Vec::new(), End::Closed),
+            "{name}"
+        );
+        return until_closed(listening);
+    };
+    let from = peer.local_addr().expect("connected");
+    assert_eq!(second.bound, from.into(), "{name}");
+    peer.write_all(b"behind").expect("sent");
+    drop(peer);
+    assert_eq!(read_to_end(&mut client).0, b"behind", "{name}");
+}
+
+#[test]
+fn each_case_of_bind_has_its_two_replies() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let relay = relay_in(folder.path(), HERE, &["--limit", "bind_timeout_s=2"]);
+    let (_agent, local) = agent(folder.path(), &url(&relay), &[]);
+    thread::scope(|scope| {
+        for case in &CASES {
+            for piece in [usize::MAX, 1] {
+                scope.spawn(move || check_case(local, piece, case));
+            }
+        }
+    });
+    relay.stop().check_clean();
 }
 
 fn stop(mut agent: Program) -> Counters {

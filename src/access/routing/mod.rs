@@ -65,6 +65,13 @@ pub struct RoutingRules {
     path: PathBuf,
 }
 
+/// What rules say, and which of them does.
+#[derive(Clone, Copy, Debug)]
+pub struct Ruling<'a> {
+    rules: &'a RoutingRules,
+    rule: Option<&'a Rule>,
+}
+
 /// Where somebody wants to go, as they said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination<'a> {
@@ -129,26 +136,32 @@ impl RoutingRules {
         Self { path, ..self }
     }
 
-    /// Which of them it is, to whoever has to find it: `/etc/midspan/rules:7 (deny *:25)`.
-    #[must_use]
-    pub fn cite(&self, rule: &Rule) -> String {
-        let written = error::excerpt(&rule.to_string());
-        format!("{}:{} ({written})", self.path.display(), rule.line)
-    }
-
     /// What to do with a destination.
     #[must_use]
     pub fn decide(&self, destination: &Destination<'_>) -> Action {
-        self.deciding(destination)
-            .map_or_else(Action::default, Rule::action)
+        self.judge(destination).action()
     }
 
-    /// The rule that decides about a destination, if any does.
+    /// What to do with a destination, and why.
     #[must_use]
-    pub fn deciding(&self, destination: &Destination<'_>) -> Option<&Rule> {
+    pub fn judge(&self, destination: &Destination<'_>) -> Ruling<'_> {
         let asked = Asked::from(destination.host);
-        let fits = |rule: &&Rule| rule.pattern.fits(&asked, destination.port);
-        self.rules.iter().find(fits)
+        self.first(|pattern| pattern.fits(&asked, destination.port))
+    }
+
+    /// What to do with somebody who comes from an address, and whom `awaited` names. The
+    /// first rule decides that fits either: by a name no address is known.
+    #[must_use]
+    pub fn judge_peer(&self, awaited: &Destination<'_>, address: IpAddr) -> Ruling<'_> {
+        let hosts = [awaited.host, Host::Address(address)].map(Asked::from);
+        self.first(|pattern| hosts.iter().any(|host| pattern.fits(host, awaited.port)))
+    }
+
+    fn first(&self, fits: impl Fn(&Pattern) -> bool) -> Ruling<'_> {
+        Ruling {
+            rules: self,
+            rule: self.rules.iter().find(|rule| fits(&rule.pattern)),
+        }
     }
 
     /// Every rule.
@@ -191,6 +204,24 @@ impl Rule {
             pattern,
             line,
         })
+    }
+}
+
+impl Ruling<'_> {
+    /// What is to be done.
+    #[must_use]
+    pub fn action(&self) -> Action {
+        self.rule.map_or_else(Action::default, Rule::action)
+    }
+
+    /// Which rule says so, to whoever has to find it: `/etc/midspan/rules:7 (deny *:25)`.
+    #[must_use]
+    pub fn cite(&self) -> String {
+        let Some(rule) = self.rule else {
+            return "no rule fits".to_owned();
+        };
+        let written = error::excerpt(&rule.to_string());
+        format!("{}:{} ({written})", self.rules.path.display(), rule.line)
     }
 }
 
@@ -348,8 +379,8 @@ mod tests {
             let rules = rules(text);
             assert_eq!(decide(&rules, "example.com", 443), Action::Relay);
             let host = Host::Name("example.com");
-            let deciding = rules.deciding(&Destination { host, port: 443 });
-            assert!(deciding.is_none());
+            let ruling = rules.judge(&Destination { host, port: 443 });
+            assert!(ruling.rule.is_none());
         }
     }
 
@@ -380,16 +411,32 @@ mod tests {
         let rules = rules("direct 10.0.0.0/8\n\n# no mail\ndeny :25\nrelay *.example.com");
         let rules = rules.read_from("/rules".into());
         for (host, port, expected) in [
-            ("10.0.0.1", 25, Some("/rules:1 (direct 10.0.0.0/8)")),
-            ("www.example.com", 25, Some("/rules:4 (deny *:25)")),
-            ("www.example.com", 80, Some("/rules:5 (relay example.com)")),
-            ("www.example.org", 80, None),
+            ("10.0.0.1", 25, "/rules:1 (direct 10.0.0.0/8)"),
+            ("www.example.com", 25, "/rules:4 (deny *:25)"),
+            ("www.example.com", 80, "/rules:5 (relay example.com)"),
+            ("www.example.org", 80, "no rule fits"),
         ] {
             let host = Host::Name(host);
-            let rule = rules.deciding(&Destination { host, port });
-            let rule = rule.map(|rule| rules.cite(rule));
-            assert_eq!(rule.as_deref(), expected, "{host:?} {port}");
+            let ruling = rules.judge(&Destination { host, port });
+            assert_eq!(ruling.cite(), expected, "{host:?} {port}");
         }
+    }
+
+    #[test]
+    fn whoever_comes_is_judged_by_its_name_and_by_its_address() {
+        let check = |text: &str, expected| {
+            let host = Host::Name("ftp.example.com");
+            let awaited = Destination { host, port: 20 };
+            let from = "10.0.0.1".parse().expect("an address");
+            let action = rules(text).judge_peer(&awaited, from).action();
+            assert_eq!(action, expected, "{text}");
+        };
+        check("", Action::Relay);
+        check("deny 10.0.0.0/8\nrelay *", Action::Deny);
+        check("relay example.com\ndeny 10.0.0.0/8", Action::Relay);
+        check("relay example.com\ndeny *", Action::Relay);
+        check("deny 10.0.0.0/8:21\ndeny 10.0.0.2", Action::Relay);
+        check("deny 10.0.0.0/8:20", Action::Deny);
     }
 
     #[test]

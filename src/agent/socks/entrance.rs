@@ -56,7 +56,7 @@ pub(super) struct Entrance {
 
 /// A request that was made, and the way by which its replies come.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct Inquiry {
     stream: WrappedStream,
     client: Client,
     /// Of the ten bytes that a relay answers with, which mean nothing.
@@ -168,18 +168,18 @@ impl Entrance {
         world: &SocksWorld,
         request: &Request,
         until: Timestamp,
-    ) -> Result<(Exchange, Reply), AskError> {
+    ) -> Result<(Inquiry, Reply), AskError> {
         let relays_until = world.reactor.now() + REPLY_TIMEOUT;
         let late = match until < relays_until {
             true => AskError::OutOfTime,
             false => AskError::Silent,
         };
         let until = until.min(relays_until);
-        let asked = world.reactor.deadline(until, self.exchange(request)).await;
+        let asked = world.reactor.deadline(until, self.inquire(request)).await;
         asked.unwrap_or(Err(late))
     }
 
-    async fn exchange(mut self, request: &Request) -> Result<(Exchange, Reply), AskError> {
+    async fn inquire(mut self, request: &Request) -> Result<(Inquiry, Reply), AskError> {
         let mut client = Client::new(request, None, Pace::AtOnce);
         let (mut words, frame_left) = match self.protocol {
             SubProtocol::Plain => (MAX_FRAME.to_vec(), MAX_FRAME.len()),
@@ -190,17 +190,17 @@ impl Entrance {
             .send_all(&words)
             .await
             .map_err(|_| AskError::Dead)?;
-        let mut exchange = Exchange {
+        let mut inquiry = Inquiry {
             stream: self.stream,
             client,
             frame_left,
         };
-        let reply = exchange.next_reply().await?;
-        Ok((exchange, reply))
+        let reply = inquiry.next_reply().await?;
+        Ok((inquiry, reply))
     }
 }
 
-impl Exchange {
+impl Inquiry {
     /// Waits for what the relay says next: BIND has two replies.
     pub(super) async fn next_reply(&mut self) -> Result<Reply, AskError> {
         let mut received = Vec::new();

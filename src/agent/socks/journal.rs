@@ -16,7 +16,7 @@ use crate::runtime::clock;
 use crate::shard::errand::Errand;
 use crate::shard::peer_address::PeerAddress;
 use crate::shard::session_log::{Session, millis};
-use crate::shard::status::SessionStatus;
+use crate::shard::status::{SESSIONS_TOLD_MAX, SessionStatus, SessionStatuses};
 use crate::time::Timestamp;
 
 /// All that runs, by number.
@@ -47,6 +47,8 @@ pub(super) enum TaskKind {
     Exchange,
     /// Datagrams are.
     Datagrams,
+    /// A relay awaits somebody.
+    Bind,
 }
 
 /// A task that runs, until this is dropped.
@@ -92,8 +94,8 @@ impl Journal {
         tasks.values().filter(|task| task.kind == kind).count()
     }
 
-    /// All that runs, with the bytes that came from each side.
-    pub(super) fn statuses(&self, world: &SocksWorld) -> Vec<SessionStatus> {
+    /// What runs, with the bytes that came from each side.
+    pub(super) fn statuses(&self, world: &SocksWorld) -> SessionStatuses {
         let now = clock::now();
         let pairs = self.pairs.borrow();
         let pair = |(session, bytes): (Session<u64>, [u64; 2])| {
@@ -107,21 +109,23 @@ impl Journal {
                 lasted: now.since(session.joined_at),
             })
         };
-        let mut statuses: Vec<_> = world
-            .sessions(|_| true)
-            .into_iter()
-            .filter_map(pair)
-            .collect();
+        let told = world
+            .sessions_up_to(SESSIONS_TOLD_MAX, |_| true)
+            .into_iter();
         let tasks = self.tasks.borrow();
-        statuses.extend(tasks.values().map(|task| SessionStatus {
+        let task = |task: &Rc<Task>| SessionStatus {
             kind: task.kind.as_str(),
             peer: task.peer,
             target: task.target.clone(),
             way: Some((*task.way).into()),
             bytes: task.bytes.each_ref().map(Cell::get),
             lasted: now.since(task.since),
-        }));
-        statuses
+        };
+        let told = told.filter_map(pair).chain(tasks.values().map(task));
+        SessionStatuses {
+            told: told.take(SESSIONS_TOLD_MAX).collect(),
+            count: (world.usage().pairs + tasks.len()) as u64,
+        }
     }
 
     fn next_number(&self) -> u64 {
@@ -173,6 +177,7 @@ impl TaskKind {
         match self {
             Self::Exchange => "exchange",
             Self::Datagrams => "datagrams",
+            Self::Bind => "bind",
         }
     }
 }

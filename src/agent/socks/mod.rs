@@ -32,7 +32,7 @@ use super::proxy::Proxy;
 use super::settings::SocksSettings;
 use super::way::WayError;
 use crate::access::PasswordDigest;
-use crate::access::routing::{self, Action, RoutingRules, Rule};
+use crate::access::routing::{self, Action, RoutingRules, Ruling};
 use crate::metrics::counters::Label;
 use crate::protocol::socks5::{Command, Destination, Host, Reply, ReplyCode, Request};
 use crate::protocol::websocks::SubProtocol;
@@ -50,7 +50,7 @@ use crate::shard::tally::Tally;
 use crate::shard::world::World;
 use crate::time::Timestamp;
 pub(super) use entrance::Gateway;
-use entrance::{ASK_TIMEOUT, AskError, Exchange};
+use entrance::{ASK_TIMEOUT, AskError, Inquiry};
 use journal::{Journal, Task, TaskKind};
 use local::{Doorkeeper, Local, LocalPolicy};
 use pool::{Leave, Pool, Used};
@@ -95,6 +95,8 @@ pub(super) struct SocksService {
     serving: Tally,
     /// Those whose datagrams are passed on.
     associated: Tally,
+    /// Those for whom a relay awaits somebody.
+    awaiting: Tally,
     journal: Rc<Journal>,
     /// The way of those that no relay leads.
     direct: Rc<str>,
@@ -111,14 +113,14 @@ struct Connected {
 }
 
 /// What a relay has said, and the way there.
-type Asked = Result<(Exchange, Reply), AskError>;
+type Asked = Result<(Inquiry, Reply), AskError>;
 
 /// Where a connection begins whose beginning nobody knows.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What a relay has done for a client.
 struct Granted<'a> {
-    exchange: Exchange,
+    inquiry: Inquiry,
     /// The end that its reply names.
     bound: SocketAddr,
     pool: &'a Pool,
@@ -180,6 +182,7 @@ impl SocksService {
             asking: Tally::default(),
             serving: Tally::default(),
             associated: Tally::default(),
+            awaiting: Tally::default(),
             journal: Rc::default(),
             direct: "direct".into(),
             stop,
@@ -284,16 +287,15 @@ impl SocksService {
     async fn connect(&self, request: &Request) -> Result<Connected, Refusal> {
         let destination = &request.destination;
         let rules = Arc::clone(&self.rules.borrow());
-        let rule = rules.deciding(&as_routed(destination));
-        let cited = || rule.map_or_else(String::new, |rule| rules.cite(rule));
-        match rule.map_or_else(Action::default, Rule::action) {
-            Action::Deny => Err(Refusal::by_rule(cited())),
-            Action::Direct => self.connect_directly(destination, cited).await,
+        let ruling = rules.judge(&as_routed(destination));
+        match ruling.action() {
+            Action::Deny => Err(Refusal::by_rule(&ruling)),
+            Action::Direct => self.connect_directly(destination, &ruling).await,
             action @ (Action::Relay | Action::RelayOrDirect) => match self.ask(request).await {
                 Err(refusal)
                     if refusal.refused == Refused::NoRelay && action == Action::RelayOrDirect =>
                 {
-                    self.connect_directly(destination, cited).await
+                    self.connect_directly(destination, &ruling).await
                 }
                 asked => asked.map(Connected::from),
             },
@@ -303,10 +305,10 @@ impl SocksService {
     async fn connect_directly(
         &self,
         destination: &Destination,
-        rule: impl Fn() -> String,
+        ruling: &Ruling<'_>,
     ) -> Result<Connected, Refusal> {
         let stream = leg::dial_destination(&self.world, destination).await;
-        let stream = stream.map_err(|error| Refusal::direct(rule(), error))?;
+        let stream = stream.map_err(|error| Refusal::direct(ruling, error))?;
         let bound = stream.socket().local_address();
         Ok(Connected {
             stream: WrappedStream::plain(stream),
@@ -326,9 +328,9 @@ impl SocksService {
                 false => Err(AskError::OutOfTime),
             };
             match asked {
-                Ok((exchange, reply)) => {
+                Ok((inquiry, reply)) => {
                     return Ok(Granted {
-                        exchange,
+                        inquiry,
                         bound: accepted(pool, &reply)?,
                         pool,
                     });
@@ -387,7 +389,7 @@ fn told(pool: &Pool, used: Used, asked: Asked) -> Asked {
 impl From<Granted<'_>> for Connected {
     fn from(granted: Granted<'_>) -> Self {
         Self {
-            stream: granted.exchange.into_stream(),
+            stream: granted.inquiry.into_stream(),
             bound: granted.bound,
             way: Rc::clone(granted.pool.way()),
         }
@@ -458,8 +460,9 @@ impl Proxy for SocksService {
     fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
         let running = |kind| self.journal.count(kind) as u64;
         status.handshakes = self.asking.count() as u64;
-        status.exchanges = running(TaskKind::Exchange);
-        status.datagram_associations = running(TaskKind::Datagrams);
+        status.binds = Some(running(TaskKind::Bind));
+        status.exchanges = Some(running(TaskKind::Exchange));
+        status.datagram_associations = Some(running(TaskKind::Datagrams));
         status.relays = self.pools.iter().map(|pool| pool.status()).collect();
         if detail == Detail::Sessions {
             status.sessions = Some(self.journal.statuses(&self.world));
@@ -478,6 +481,8 @@ impl Proxy for SocksService {
     }
 
     fn has_work(&self) -> bool {
-        self.serving.count() > 0 || self.associated.count() > 0
+        [&self.serving, &self.associated, &self.awaiting]
+            .iter()
+            .any(|tally| tally.count() > 0)
     }
 }

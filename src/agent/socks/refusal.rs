@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use crate::access::routing::Ruling;
 use crate::agent::leg::LegError;
 use crate::metrics::counters::Label;
 use crate::protocol::socks5::ReplyCode;
@@ -43,20 +44,24 @@ pub(super) enum Why {
 
 impl Refusal {
     /// By a rule of ours.
-    pub(super) fn by_rule(rule: String) -> Self {
+    pub(super) fn by_rule(ruling: &Ruling<'_>) -> Self {
+        let refused = Refused::EgressDenied;
         Self {
-            code: ReplyCode::NotAllowed,
-            refused: Refused::EgressDenied,
-            why: Why::Rule(rule),
+            code: refused.socks_reply(),
+            refused,
+            why: Why::Rule(ruling.cite()),
         }
     }
 
     /// By what came of dialling it without a relay.
-    pub(super) fn direct(rule: String, error: LegError) -> Self {
+    pub(super) fn direct(ruling: &Ruling<'_>, error: LegError) -> Self {
         Self {
             code: error.reply(),
             refused: Refused::DialFailed,
-            why: Why::Direct { rule, error },
+            why: Why::Direct {
+                rule: ruling.cite(),
+                error,
+            },
         }
     }
 
@@ -72,22 +77,21 @@ impl Refusal {
 
     /// As there is no relay.
     pub(super) const fn no_relay() -> Self {
+        let refused = Refused::NoRelay;
         Self {
-            code: ReplyCode::NetworkUnreachable,
-            refused: Refused::NoRelay,
+            code: refused.socks_reply(),
+            refused,
             why: Why::NoRelay,
         }
     }
 
     /// By ourselves, for what is no rule's.
-    pub(super) const fn by_proxy(code: ReplyCode, refused: Refused) -> Self {
-        let why = Why::Proxy(refused);
-        Self { code, refused, why }
-    }
-
-    /// By ourselves, for what may be had later.
-    pub(super) const fn failed(refused: Refused) -> Self {
-        Self::by_proxy(ReplyCode::GeneralFailure, refused)
+    pub(super) const fn by_proxy(refused: Refused) -> Self {
+        Self {
+            code: refused.socks_reply(),
+            refused,
+            why: Why::Proxy(refused),
+        }
     }
 
     /// The status that says the same to a client of HTTP: RFC 9110 §15.
@@ -152,17 +156,24 @@ const fn said_by_relay(code: ReplyCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::routing::{Destination, Host, RoutingRules};
 
     #[test]
     fn who_refused_is_told_apart() {
         let relay = |code| Refusal::by_relay("r:1", code);
-        let direct = |error| Refusal::direct("/rules:2 (direct *)".to_owned(), error);
+        let rules = RoutingRules::parse("deny *:25\ndirect *", |_| unreachable!("no list"));
+        let rules = rules.expect("rules").read_from("/rules".into());
+        let judge = |port| {
+            let host = Host::Name("a");
+            rules.judge(&Destination { host, port })
+        };
+        let direct = |error| Refusal::direct(&judge(80), error);
         let timeout = LegError::ConnectTimeout {
             target: "a:1".to_owned(),
         };
         for (refusal, status, words) in [
             (
-                Refusal::by_rule("/rules:1 (deny *:25)".to_owned()),
+                Refusal::by_rule(&judge(25)),
                 403,
                 "this proxy's rule /rules:1 (deny *:25) denies it",
             ),

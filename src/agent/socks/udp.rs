@@ -99,7 +99,7 @@ impl SocksService {
         let _associated = self.associated.enter();
         let opened = match self.associated.count() <= ASSOCIATED_MAX {
             true => self.open(&local, declared).await,
-            false => Err(Refusal::failed(Refused::TooManyConnections)),
+            false => Err(Refusal::by_proxy(Refused::TooManyConnections)),
         };
         let opened = match opened {
             Ok(opened) => opened,
@@ -150,14 +150,14 @@ impl SocksService {
     async fn open(&self, local: &Local, declared: &Destination) -> Result<Opened, Refusal> {
         let (ours, theirs) = local
             .addresses()
-            .ok_or(Refusal::failed(Refused::ClosedEarly))?;
+            .ok_or(Refusal::by_proxy(Refused::ClosedEarly))?;
         let reactor = Rc::clone(&self.world.reactor);
         let socket = DatagramSocket::bind(reactor, any_port(ours)).map_err(|error| {
             debug!(%error, "no socket for datagrams");
-            Refusal::failed(Refused::NoDescriptor)
+            Refusal::by_proxy(Refused::NoDescriptor)
         })?;
         let bound = socket.local_address();
-        let bound = bound.ok_or(Refusal::failed(Refused::NoDescriptor))?;
+        let bound = bound.ok_or(Refusal::by_proxy(Refused::NoDescriptor))?;
         let request = Request {
             command: Command::UdpAssociate,
             // What goes by a stream comes from no address.
@@ -169,7 +169,7 @@ impl SocksService {
             socket,
             client: ClientAddress::new(theirs.ip(), declared),
             way: Rc::clone(granted.pool.way()),
-            relay: granted.exchange.into_stream(),
+            relay: granted.inquiry.into_stream(),
         })
     }
 }
