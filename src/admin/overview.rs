@@ -221,10 +221,10 @@ pub struct RelayView {
     pub relay: String,
     /// Shards for which it could not be had, and has not been had since.
     pub shards_down: u64,
-    pub ways_ready: u64,
-    pub ways_opened: u64,
-    pub ways_used_ready: u64,
-    pub ways_used_fresh: u64,
+    pub entrances_ready: u64,
+    pub entrances_opened: u64,
+    pub entrances_used_ready: u64,
+    pub entrances_used_fresh: u64,
     pub failures: Vec<Named>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<FailureView>,
@@ -382,7 +382,7 @@ impl TunnelView {
 impl RelayView {
     fn of(relay: &SummedRelay) -> Self {
         let SummedRelay { sum, shards_down } = relay;
-        let [ways_used_ready, ways_used_fresh] = sum.used;
+        let [entrances_used_ready, entrances_used_fresh] = sum.used;
         let failures = sum.failures.iter().map(|(name, count)| Named {
             name: (*name).to_owned(),
             count: *count,
@@ -395,10 +395,10 @@ impl RelayView {
         Self {
             relay: sum.url.to_string(),
             shards_down: *shards_down,
-            ways_ready: sum.ready,
-            ways_opened: sum.opened,
-            ways_used_ready,
-            ways_used_fresh,
+            entrances_ready: sum.ready,
+            entrances_opened: sum.opened,
+            entrances_used_ready,
+            entrances_used_fresh,
             failures: failures.collect(),
             last_failure,
         }
@@ -477,13 +477,13 @@ mod tests {
         let [a, b] = &views[..] else {
             panic!("{views:?}");
         };
-        assert_eq!((&*a.relay, a.shards_down, a.ways_ready), ("a", 1, 8));
-        let used = (a.ways_used_ready, a.ways_used_fresh);
-        assert_eq!((a.ways_opened, used), (10, (2, 4)));
+        assert_eq!((&*a.relay, a.shards_down, a.entrances_ready), ("a", 1, 8));
+        let used = (a.entrances_used_ready, a.entrances_used_fresh);
+        assert_eq!((a.entrances_opened, used), (10, (2, 4)));
         assert_eq!(a.failures[0].count, 6);
         let last = a.last_failure.as_ref().expect("one");
         assert_eq!((&*last.why, last.ago_s), ("mute", 2));
-        assert_eq!((&*b.relay, b.ways_opened), ("b", 5));
+        assert_eq!((&*b.relay, b.entrances_opened), ("b", 5));
         assert!(b.last_failure.is_none());
     }
 }

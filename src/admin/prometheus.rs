@@ -198,21 +198,21 @@ fn relay_lines(text: &mut String, relays: &[SummedRelay]) {
             |relay| vec![(String::new(), relay.shards_down)],
         ),
         (
-            "relay_ways_ready",
+            "relay_entrances_ready",
             "gauge",
-            "Ways into the relay that are kept ready.",
+            "Entrances, connections into the relay, that are kept ready.",
             |relay| vec![(String::new(), relay.sum.ready)],
         ),
         (
-            "relay_ways_opened_total",
+            "relay_entrances_opened_total",
             "counter",
-            "Ways that the relay has let in.",
+            "Entrances that the relay has given.",
             |relay| vec![(String::new(), relay.sum.opened)],
         ),
         (
-            "relay_ways_used_total",
+            "relay_entrances_used_total",
             "counter",
-            "Ways that served somebody.",
+            "Entrances by which somebody was served.",
             |relay| {
                 let used = ["ready", "fresh"].into_iter().zip(relay.sum.used);
                 used.map(|(was, count)| (format!(",was=\"{was}\""), count))
@@ -328,10 +328,10 @@ mod tests {
         let url = "ws://a\\\\u{22}@b:1";
         for sample in [
             format!("midspan_relay_down{{relay=\"{url}\"}} 1\n"),
-            format!("midspan_relay_ways_ready{{relay=\"{url}\"}} 4\n"),
-            format!("midspan_relay_ways_opened_total{{relay=\"{url}\"}} 5\n"),
-            format!("midspan_relay_ways_used_total{{relay=\"{url}\",was=\"ready\"}} 6\n"),
-            format!("midspan_relay_ways_used_total{{relay=\"{url}\",was=\"fresh\"}} 7\n"),
+            format!("midspan_relay_entrances_ready{{relay=\"{url}\"}} 4\n"),
+            format!("midspan_relay_entrances_opened_total{{relay=\"{url}\"}} 5\n"),
+            format!("midspan_relay_entrances_used_total{{relay=\"{url}\",was=\"ready\"}} 6\n"),
+            format!("midspan_relay_entrances_used_total{{relay=\"{url}\",was=\"fresh\"}} 7\n"),
             format!("midspan_relay_failures_total{{relay=\"{url}\",reason=\"mute\"}} 8\n"),
         ] {
             assert!(text.contains(&sample), "{sample} is missing: {text}");

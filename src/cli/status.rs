@@ -184,12 +184,12 @@ fn show_forwarded(f: &mut fmt::Formatter<'_>, of: &ForwardedView) -> fmt::Result
 fn show_relay(f: &mut fmt::Formatter<'_>, relay: &RelayView) -> fmt::Result {
     write!(
         f,
-        "  relay        {}: {} ways ready, {} opened, {} used that were ready and {} fresh",
+        "  relay        {}: {} entrances ready, {} opened, {} used that were ready and {} fresh",
         relay.relay,
-        relay.ways_ready,
-        relay.ways_opened,
-        relay.ways_used_ready,
-        relay.ways_used_fresh
+        relay.entrances_ready,
+        relay.entrances_opened,
+        relay.entrances_used_ready,
+        relay.entrances_used_fresh
     )?;
     if relay.shards_down > 0 {
         write!(f, "; down for {} cores", relay.shards_down)?;

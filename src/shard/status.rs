@@ -113,11 +113,11 @@ pub struct RelayStatus {
     pub url: Box<str>,
     /// It could not be had, and has not been had since.
     pub is_down: bool,
-    /// Ways into it that are kept ready.
+    /// Entrances into it that are kept ready.
     pub ready: u64,
-    /// Ways that it has let in.
+    /// Entrances that it has given.
     pub opened: u64,
-    /// Ways that served somebody: those that were ready, and those that were not.
+    /// Entrances that served somebody: those that were ready, and those that were not.
     pub used: [u64; 2],
     /// How often it could not be had, by why: a closed set.
     pub failures: Vec<(&'static str, u64)>,

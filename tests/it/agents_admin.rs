@@ -96,11 +96,11 @@ fn greet(stream: &mut TcpStream) {
     assert_eq!(&echoed, b"hello");
 }
 
-/// Waits until so many ways are ready.
+/// Waits until so many entrances are ready.
 fn until_ready(admin: SocketAddr, count: u64) -> Value {
-    until("ways that are ready", || {
+    until("entrances that are ready", || {
         let relay = status(admin)["relays"][0].clone();
-        (relay["ways_ready"] == count).then_some(relay)
+        (relay["entrances_ready"] == count).then_some(relay)
     })
 }
 
@@ -142,9 +142,9 @@ fn operators_see_where_local_programs_go_and_by_which_way() {
 
     let of_relay = until_ready(admin, 2);
     for (name, expected) in [
-        ("ways_opened", 5),
-        ("ways_used_ready", 3),
-        ("ways_used_fresh", 0),
+        ("entrances_opened", 5),
+        ("entrances_used_ready", 3),
+        ("entrances_used_fresh", 0),
         ("shards_down", 0),
     ] {
         assert_eq!(of_relay[name], expected, "{name}");
@@ -194,10 +194,10 @@ fn operators_see_where_local_programs_go_and_by_which_way() {
             counted["midspan_refused_total{reason=\"egress_denied\"}"],
             1.0,
         ),
-        (at_relay("ways_ready", ""), 2.0),
-        (at_relay("ways_opened_total", ""), 5.0),
-        (at_relay("ways_used_total", ",was=\"ready\""), 3.0),
-        (at_relay("ways_used_total", ",was=\"fresh\""), 0.0),
+        (at_relay("entrances_ready", ""), 2.0),
+        (at_relay("entrances_opened_total", ""), 5.0),
+        (at_relay("entrances_used_total", ",was=\"ready\""), 3.0),
+        (at_relay("entrances_used_total", ",was=\"fresh\""), 0.0),
         (at_relay("failures_total", ",reason=\"mute\""), 0.0),
         (at_relay("down", ""), 0.0),
     ] {
@@ -208,7 +208,7 @@ fn operators_see_where_local_programs_go_and_by_which_way() {
         format!(" to {directly} by direct, 5 and 5 bytes"),
         format!(" to {by_relay} by {way}, 5 and 5 bytes"),
         "1 http exchanges, 1 datagram associations".to_owned(),
-        format!("  relay        {way}: 2 ways ready, 5 opened, 3 used that were ready"),
+        format!("  relay        {way}: 2 entrances ready, 5 opened, 3 used that were ready"),
     ] {
         assert!(said.contains(&part), "{part:?} is missing: {said}");
     }
