@@ -112,7 +112,9 @@ impl fmt::Debug for PeerListener {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
     use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
     use std::time::Duration;
 
     use super::*;
@@ -164,6 +166,36 @@ mod tests {
             let refused = TcpStream::connect(address).expect_err("nobody listens");
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         }
+    }
+
+    #[test]
+    fn whoever_comes_wakes_who_waits() {
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+
+        let reactor = reactor();
+        let ip = Ipv4Addr::LOCALHOST.into();
+        let listener = PeerListener::bind(Rc::clone(&reactor), ip).expect("a port");
+        let mut accepting = pin!(listener.accept());
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        assert!(accepting.as_mut().poll(&mut context).is_pending());
+        let peer = TcpStream::connect(listener.address()).expect("connected");
+        let limit = clock::now() + Duration::from_secs(30);
+        while !woken.0.load(Ordering::Relaxed) {
+            assert!(clock::now() < limit, "nobody was woken");
+            reactor.turn(Sleep::UntilOne, Some(limit));
+            while reactor.poll_event().is_some() {}
+        }
+        let Poll::Ready(Ok((_, from))) = accepting.as_mut().poll(&mut context) else {
+            panic!("woken for nobody");
+        };
+        assert_eq!(from, peer.local_addr().expect("connected"));
     }
 
     #[test]
