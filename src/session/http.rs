@@ -35,7 +35,7 @@ const READ_BYTES: usize = 4 << 10;
 const SPOKEN: [SubProtocol; 2] = [SubProtocol::Plain, SubProtocol::Framed];
 
 /// Has a client that asks first send its body: RFC 9110 §10.1.1.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -197,8 +197,8 @@ impl Link {
     }
 
     /// Has these be read before anything else, again.
-    pub fn put_back(&mut self, bytes: Vec<u8>) {
-        debug_assert!(self.opened.is_empty(), "they came before all that is left");
+    pub fn put_back(&mut self, mut bytes: Vec<u8>) {
+        bytes.append(&mut self.opened);
         self.opened = bytes;
     }
 

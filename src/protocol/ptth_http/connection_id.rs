@@ -7,7 +7,8 @@ use std::str::FromStr;
 use data_encoding::BASE32_NOPAD;
 use thiserror::Error;
 
-/// 128 random bits, written as 26 letters of base32 (RFC 4648 §6) without padding.
+/// 128 bits, as random as an association's id, written as 26 letters of base32 (RFC 4648 §6)
+/// without padding.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId(pub [u8; 16]);
 

@@ -234,8 +234,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         if let Some(tunnel) = self.tunnels.get(&id)
             && tunnel.accept.is_none()
         {
-            let sooner = tunnel.deadline.min(now + self.limits.accept_timeout);
-            self.reschedule(id, sooner);
+            self.reschedule(id, now + self.limits.accept_timeout);
         }
     }
 
