@@ -27,13 +27,13 @@ use crate::runtime::socket::Socket;
 use crate::time::Timestamp;
 
 use super::close::{CloseReason, How};
-use super::codec::{Codec, Workshop};
+use super::codec::Workshop;
 use super::deadline::{GateCheck, Watched};
 use super::direction::{Action, Hold, Mode, Outcome, SCRATCH_BYTES, State};
 use super::gate::{CHECK_INTERVAL, Gate, SETTLED_BY_KERNEL};
-use super::half::Half;
 use super::keepalive::{PingSettings, Sweep};
 use super::leaving::may_leave;
+use super::leg_io::{GateHold, LegIo};
 use super::means::{Ends, Means};
 use super::pair::{Pair, Side};
 use super::pipe_pool::{PipePool, PipePoolLimits};
@@ -91,34 +91,6 @@ impl Default for EngineSettings {
             ping: PingSettings::default(),
         }
     }
-}
-
-/// One leg as its handshake leaves it.
-#[derive(Debug)]
-pub struct LegIo {
-    /// Connected, with no operation in flight but polls.
-    pub socket: Socket,
-    /// Bytes that were read behind the handshake; they go to the other leg
-    /// before anything else.
-    pub prefix: Vec<u8>,
-    /// Whether this leg's reply may still be unread.
-    pub gate: GateHold,
-    /// What its bytes are wrapped in. The prefix is then what
-    /// `Codec::keep` made of it.
-    pub codec: Option<Box<Codec>>,
-    /// What it is to this pair, where another one has it as well.
-    pub half: Option<Half>,
-}
-
-/// Whether bytes towards a leg wait for its reply to be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum GateHold {
-    /// Nothing waits: no reply, a framed one, or a client that declared
-    /// `Jet-Gate: off`.
-    #[default]
-    Open,
-    /// A reply was written at this time, see [`super::gate`].
-    Replied(Timestamp),
 }
 
 /// A pair that has ended.
@@ -271,8 +243,7 @@ impl Engine {
     /// the pair may have ended when this returns, which
     /// [`Engine::poll_ended`] then tells.
     pub fn start(&mut self, left: LegIo, right: LegIo, plane: DataPlane, now: Timestamp) -> Key {
-        let is_transformed = |leg: &LegIo| leg.codec.is_some() || leg.half.is_some();
-        let has_codec = is_transformed(&left) || is_transformed(&right);
+        let has_codec = [&left, &right].iter().any(|leg| leg.is_transformed());
         let codecs = [&left.codec, &right.codec];
         let can_be_asked = codecs
             .into_iter()
@@ -306,10 +277,9 @@ impl Engine {
             }
         }
         let may_splice = matches!(plane, DataPlane::Auto | DataPlane::Splice);
-        let transforms = has_codec.then(|| {
-            let (codecs, halves) = ([left.codec, right.codec], [left.half, right.half]);
-            Box::new(Transforms::new(codecs, halves, kept, may_splice))
-        });
+        let (codecs, halves) = ([left.codec, right.codec], [left.half, right.half]);
+        let transforms =
+            has_codec.then(|| Box::new(Transforms::new(codecs, halves, kept, may_splice)));
         let is_leaving = plane == DataPlane::Ring && !has_codec;
         let key = self.pairs.insert(Session {
             pair,
@@ -349,12 +319,9 @@ impl Engine {
         let Some(session) = self.pairs.get_mut(key) else {
             return;
         };
-        let may_go = session
-            .transforms
-            .as_ref()
-            .is_some_and(|transforms| transforms.may_go(side));
+        let transforms = session.transforms.as_ref();
         if readiness.is_error()
-            && !may_go
+            && !transforms.is_some_and(|transforms| transforms.may_go(side))
             && let Some(error) = session.sockets[side.index()].take_error()
         {
             self.end(key, CloseReason::from_error(side, error));

@@ -20,7 +20,8 @@ use crate::runtime::socket::Socket;
 use crate::time::Timestamp;
 
 use super::close::{CloseReason, How};
-use super::engine::{Ended, EngineSettings, GateHold, LegIo};
+use super::engine::{Ended, EngineSettings};
+use super::leg_io::{GateHold, LegIo};
 use super::pair::Side;
 use super::planes::Planes;
 use super::slab::Key;

@@ -7,9 +7,10 @@ use crate::config::DataPlane;
 use crate::runtime::socket::Socket;
 
 use super::close::{CloseReason, How};
-use super::engine::{EngineSettings, GateHold, LegIo};
+use super::engine::EngineSettings;
 use super::engine_rig::{Peer, Rig, connection, joined};
 use super::gate::UNACKNOWLEDGED_MAX;
+use super::leg_io::{GateHold, LegIo};
 use super::pair::Side;
 use super::planes::PlanesCounts;
 use super::slab::Key;

@@ -4,9 +4,10 @@ use std::io::ErrorKind;
 
 use super::close::CloseReason;
 use super::codec::{Codec, HttpBody};
-use super::engine::{EngineSettings, LegIo};
+use super::engine::EngineSettings;
 use super::engine_rig::{Peer, Rig, connection};
 use super::half::Half;
+use super::leg_io::LegIo;
 use super::pair::Side;
 use crate::config::DataPlane;
 use crate::protocol::http_head::Body;
@@ -28,7 +29,7 @@ impl Tunnel {
         let sink = LegIo {
             socket: source.socket.duplicate().unwrap(),
             prefix: Vec::new(),
-            gate: super::engine::GateHold::Open,
+            gate: super::leg_io::GateHold::Open,
             codec: None,
             half: Some(sink_half),
         };

@@ -67,8 +67,9 @@ pub(super) fn may_leave(pair: &Pair) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::engine::{EngineSettings, GateHold};
+    use super::super::engine::EngineSettings;
     use super::super::engine_rig::{Peer, Rig, connection, joined};
+    use super::super::leg_io::GateHold;
     use crate::config::DataPlane;
 
     /// Writes all that fits on its way to the engine.

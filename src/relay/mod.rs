@@ -42,6 +42,7 @@ mod copy;
 mod deadline;
 mod half;
 mod leaving;
+mod leg_io;
 mod means;
 mod passing;
 mod pipe_pool;
@@ -67,8 +68,9 @@ mod ring_pair_tests;
 mod stream_tests;
 
 pub use close::{CloseReason, How};
-pub use engine::{Ended, Engine, EngineSettings, GateHold, LegIo, Usage};
+pub use engine::{Ended, Engine, EngineSettings, Usage};
 pub use half::Half;
+pub use leg_io::{GateHold, LegIo};
 pub use pair::Side;
 pub use planes::{Planes, PlanesCounts};
 pub use slab::Key as PairKey;

@@ -15,7 +15,8 @@ use std::io;
 use std::rc::Rc;
 
 use super::close::CloseReason;
-use super::engine::{Ended, Engine, EngineSettings, LegIo, Usage};
+use super::engine::{Ended, Engine, EngineSettings, Usage};
+use super::leg_io::LegIo;
 use super::pair::Side;
 use super::ring_plane::RingPlane;
 use super::slab::Key;

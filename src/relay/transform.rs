@@ -148,6 +148,11 @@ impl Means {
             Action::ShutdownWrite if route.transforms.leaves_end(route.source.other()) => {
                 Outcome::Done
             }
+            Action::ShutdownWrite if route.transforms.may_go(route.source.other()) => {
+                // It may have gone at once.
+                let _ = route.ends.destination.shutdown_write();
+                Outcome::Done
+            }
             _ => {
                 let Route {
                     pair,
@@ -250,7 +255,11 @@ fn copy(means: &mut Means, route: &mut Route<'_>, slow: bool) -> Outcome {
         means.counters.receives += 1;
         let received = match route.ends.source.recv(landing) {
             Err(Errno::AGAIN) => return Outcome::SourceEmpty,
-            Ok(0) | Err(_) if may_go => return end_of_input(means, route),
+            Ok(0) if may_go => return end_of_input(means, route),
+            // What was not even sent has not arrived.
+            Err(Errno::CONNRESET) if may_go && route.ends.source.queued_bytes() == Ok(0) => {
+                return end_of_input(means, route);
+            }
             Ok(0) => {
                 let ends = route.ends;
                 let evidence = || route.transforms.evidence(route.source, ends);

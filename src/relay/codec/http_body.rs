@@ -26,6 +26,9 @@ const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-
 /// is more than copying.
 const UNSEEN_CHUNK_BYTES_MIN: u64 = 8 << 10;
 
+/// What whoever is answered may say in between.
+const UNASKED_BYTES_MAX: usize = 4 << 10;
+
 /// The last chunk, and no trailers.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -50,6 +53,8 @@ pub struct AnswerBody {
     has_begun: bool,
     /// The leg was told that nothing follows.
     pub(super) is_over: bool,
+    /// What the leg has said meanwhile.
+    unasked_bytes: usize,
 }
 
 impl HttpBody {
@@ -141,8 +146,7 @@ impl HttpBody {
             // has no answer for.
             Self::Request(reader) | Self::Fetched(reader) => Ok(reader.receive(bytes)?),
             Self::Sent(sent) => sent.receive(bytes).map(|()| 0),
-            Self::Answer(_) if bytes.is_empty() => Ok(0),
-            Self::Answer(_) => Err(CodecError::Unasked),
+            Self::Answer(answer) => answer.discard(bytes.len()).map(|()| 0),
         }
     }
 
@@ -225,6 +229,16 @@ impl AnswerBody {
             makes_chunks: true,
             has_begun: false,
             is_over: false,
+            unasked_bytes: 0,
+        }
+    }
+
+    /// Drops what a leg says that is answered: a next request, which has no answer.
+    fn discard(&mut self, bytes: usize) -> Result<(), CodecError> {
+        self.unasked_bytes += bytes;
+        match self.unasked_bytes <= UNASKED_BYTES_MAX {
+            true => Ok(()),
+            false => Err(CodecError::Unasked),
         }
     }
 
@@ -330,6 +344,11 @@ mod tests {
         let mut chunks = Vec::new();
         assert_eq!(request.end_of_input(), Err(CodecError::Cut));
         assert_eq!(answer.end_of_input(), Err(CodecError::Cut));
+        let unasked = [b'x'; UNASKED_BYTES_MAX];
+        assert_eq!(
+            answer.decode(&unasked, 0..unasked.len(), &mut chunks),
+            Ok(Heard::Open)
+        );
         assert_eq!(
             answer.decode(b"GET", 0..3, &mut chunks),
             Err(CodecError::Unasked)

@@ -246,7 +246,8 @@ impl World {
                 let _ = stream.shutdown(Shutdown::Write);
             }
             Plan::Interrupt(at) if self.received.len() >= at => {
-                let _ = stream.write(b"GET / HTTP/1.1\r\n\r\n");
+                // More than is dropped.
+                let _ = stream.write(&[b'x'; 8 << 10]);
             }
             _ => {}
         }
@@ -299,8 +300,9 @@ impl World {
             Plan::SayMore => is_finished && self.ends[1] == Some(End::Fin),
             Plan::Cut(_) | Plan::Spoil(_) => reason == CloseReason::Broken(Side::Left),
             Plan::ResetRequest(_) => reason == CloseReason::Reset(Side::Left),
-            Plan::ResetAnswer(_) => reason == CloseReason::Reset(Side::Right),
             // All of it may have been on its way.
+            Plan::ResetAnswer(_) if is_done => matches!(reason, CloseReason::Finished(_)),
+            Plan::ResetAnswer(_) => reason == CloseReason::Reset(Side::Right),
             Plan::LeaveAnswer(_) if is_finished => true,
             Plan::LeaveAnswer(_) | Plan::Interrupt(_) => reason == CloseReason::Broken(Side::Right),
             Plan::Terminate(_) => reason == CloseReason::Terminated,
