@@ -18,10 +18,9 @@ use std::rc::Rc;
 
 use tracing::debug;
 
-use super::http_connection::Client;
 use super::leg::Leg;
 use super::peer_address::PeerAddress;
-use super::rendezvous::{Message, RelayService};
+use super::rendezvous::RelayService;
 use super::rendezvous_settings::ForwardingLimits;
 use super::server_listens::ServerListens;
 use super::sessions::Origin;
@@ -36,25 +35,18 @@ use crate::protocol::ptth_http::{
 use crate::relay::CloseReason;
 use crate::relay::codec::HttpBody;
 use crate::runtime::clock;
-use crate::runtime::executor::spawn;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::question::{Pending, Question};
-use crate::runtime::socket::Socket;
-use crate::runtime::stream::Stream;
-use crate::session::http::StreamedBody;
+use crate::session::http::{CONTINUE, StreamedBody};
 use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
-use crate::tls::Session;
 
 /// What somebody may say who is to listen, before it is given up.
 const UNASKED_BYTES_MAX: usize = 4 << 10;
 
 /// What a request is answered that has nothing more to hear: RFC 9110 §15.3.5.
 const DONE: u16 = 204;
-
-/// Has a client that asks first send its body: RFC 9110 §10.1.1.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// One request whose caller may ask what it asks.
 #[derive(Debug)]
@@ -79,17 +71,6 @@ pub(super) struct CallerRequest {
     pub(super) persistence: Persistence,
     pub(super) peer: PeerAddress,
     pub(super) since: Timestamp,
-}
-
-/// A request on its way to the shard that owns its port or its tunnel.
-#[derive(Debug)]
-pub struct CallHandoff {
-    socket: Socket,
-    tls: Option<Box<Session>>,
-    early: Vec<u8>,
-    request: CallerRequest,
-    /// Who passes it on, if it says of each request whose that is.
-    forwarder: Option<PeerAddress>,
 }
 
 /// The requests of one shard that wait.
@@ -124,6 +105,15 @@ enum Role {
 /// The requests of a tunnel, as they come together.
 #[derive(Debug, Default)]
 struct Gathering(RefCell<Vec<(Role, Caller)>>);
+
+/// Those of a tunnel that came to nothing after all.
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        for (_, caller) in self.0.take() {
+            caller.link.reset();
+        }
+    }
+}
 
 /// Why somebody waits no more.
 enum Waited {
@@ -221,69 +211,8 @@ impl RelayService {
         Ok((call, name))
     }
 
-    /// Brings a request to where its tunnel is, and serves it there; gives the connection if
-    /// it is still here, and may have another one.
-    pub(super) async fn place_call(
-        self: &Rc<Self>,
-        caller: Caller,
-        client: &Client,
-    ) -> Option<Kept> {
-        let owner = self.owner_of(&caller.request.key());
-        if owner == self.world.shard {
-            return self.serve_call(caller).await;
-        }
-        let Caller { link, request, .. } = caller;
-        let (stream, tls, early) = link.into_parts();
-        let peer = request.peer;
-        let message = |socket| {
-            Message::Call(Box::new(CallHandoff {
-                socket,
-                tls,
-                early,
-                request,
-                forwarder: client.is_forwarder.then_some(client.peer),
-            }))
-        };
-        self.send_over(stream, peer, owner, message).await;
-        None
-    }
-
-    /// A request came from another shard.
-    pub(super) fn take_call(self: &Rc<Self>, handoff: CallHandoff) {
-        let CallHandoff {
-            socket,
-            tls,
-            early,
-            request,
-            forwarder,
-        } = handoff;
-        let peer = request.peer;
-        if !self.takes_over(peer) {
-            return;
-        }
-        let stream = Stream::new(Rc::clone(&self.world.reactor), socket);
-        let caller = Caller {
-            link: Link::from_parts(stream, tls, early),
-            request,
-            unasked: Vec::new(),
-        };
-        let client = Client {
-            peer: forwarder.unwrap_or(peer),
-            is_forwarder: forwarder.is_some(),
-            counted: Some(self.connections_per_address.enter(peer)),
-        };
-        let service = Rc::clone(self);
-        let calling = self.callers.enter();
-        spawn(async move {
-            let kept = service.serve_call(caller).await;
-            drop(calling);
-            if let Some(requests) = kept.and_then(|kept| service.begin_again(kept, &client)) {
-                service.serve_connection(requests, client).await;
-            }
-        });
-    }
-
-    async fn serve_call(self: &Rc<Self>, caller: Caller) -> Option<Kept> {
+    /// Serves a request whose tunnel is here; gives the connection if it may have another one.
+    pub(super) async fn serve_call(self: &Rc<Self>, caller: Caller) -> Option<Kept> {
         let waiting = self.forwards.waiting.open();
         match Box::pin(self.serve_waiting(&waiting, caller)).await {
             Ok(kept) => kept,
@@ -468,6 +397,18 @@ impl RelayService {
                     .await;
                 Ok(())
             }
+            // All the others were faster than the news that the first of them has come.
+            Waited::Told(News::Whole(gathering, role)) => {
+                if caller
+                    .link
+                    .send_all(&ptth_http::connected(id))
+                    .await
+                    .is_ok()
+                {
+                    self.come_together(&gathering, role, caller);
+                }
+                Ok(())
+            }
             Waited::Told(News::Rejected) => Err((caller, Refused::RejectedByServer)),
             Waited::Told(News::NotAccepted) => Err((caller, Refused::NotAcceptedInTime)),
             Waited::Told(_) => Err((caller, Refused::TunnelBroken)),
@@ -606,9 +547,20 @@ impl RelayService {
         let stream = request.request.stream;
         let body = stream.expect("its call streams").body;
         let [of_request, of_answer] = HttpBody::both(body);
-        let left = self.body_leg(request, of_request)?;
-        let right = self.body_leg(answer, of_answer)?;
-        self.begin_session(left, right, Origin::Forwarded(number), None);
+        let left = match self.body_leg(request, of_request) {
+            Ok(left) => left,
+            Err(error) => {
+                answer.link.reset();
+                return Err(error);
+            }
+        };
+        match self.body_leg(answer, of_answer) {
+            Ok(right) => self.begin_session(left, right, Origin::Forwarded(number), None),
+            Err(error) => {
+                left.give_up(&self.world.reactor);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -655,7 +607,7 @@ async fn is_gone(caller: &mut Caller) {
 
 impl CallerRequest {
     /// What tells which shard it belongs to.
-    fn key(&self) -> Vec<u8> {
+    pub(super) fn key(&self) -> Vec<u8> {
         let place = |server: &Name, port: &Name| format!("{server}/{port}").into_bytes();
         match &self.call {
             Call::Listen { port } => place(&self.name, port),

@@ -15,6 +15,7 @@ use super::per_address::CountedAddress;
 use super::rendezvous::{HandshakePermit, RelayService};
 use super::rest::Leaving;
 use crate::runtime::clock;
+use crate::runtime::executor::yield_now;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
@@ -61,6 +62,8 @@ impl RelayService {
                     drop(permit);
                     let kept = Box::pin(self.place_call(caller, &client)).await;
                     drop(calling);
+                    // A client that never lets us wait would keep the shard to itself.
+                    yield_now().await;
                     next = kept.and_then(|kept| self.begin_again(kept, &client));
                 }
             }

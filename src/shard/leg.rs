@@ -7,6 +7,7 @@ use super::session_log::Party;
 use crate::relay::codec::{Codec, HttpBody};
 use crate::relay::{GateHold, Half, LegIo};
 use crate::runtime::Owner;
+use crate::runtime::reactor::{Closing, Reactor};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::stream::{Stream, Watched};
 use crate::session::link::Link;
@@ -69,10 +70,21 @@ impl Leg {
         since: Timestamp,
     ) -> io::Result<Self> {
         let (stream, tls, early) = link.into_parts();
-        let begun = Codec::begin_http(tls, body, early);
-        let (codec, early) = begun.map_err(io::Error::other)?;
+        let (codec, early) = match Codec::begin_http(tls, body, early) {
+            Ok(begun) => begun,
+            Err(error) => {
+                // Not a FIN, which would look like an end.
+                stream.reset();
+                return Err(io::Error::other(error));
+            }
+        };
         let stream = WrappedStream::new(stream, Some(codec), early, workshop)?;
         Ok(Self::from_stream(stream, peer, since, GateHold::Open))
+    }
+
+    /// Resets the connection of a leg that comes to no pair.
+    pub fn give_up(self, reactor: &Reactor) {
+        reactor.retire(self.party.poll, self.io.socket, Closing::Reset);
     }
 
     /// A connection that another pair has as well.

@@ -13,6 +13,7 @@
 //! ```
 
 mod bind;
+mod call_handoff;
 pub mod control;
 mod datagrams;
 mod ear;

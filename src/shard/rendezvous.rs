@@ -14,9 +14,10 @@ use ipnet::IpNet;
 use tracing::{Level, debug, enabled};
 use uuid::Uuid;
 
+use super::call_handoff::CallHandoff;
 use super::ear::Ear;
 use super::errand::Errand;
-use super::forwarding::{CallHandoff, Forwards};
+use super::forwarding::Forwards;
 use super::handoff::Handoff;
 use super::host_addresses::HostAddresses;
 use super::http_connection::{Client, Requests};
@@ -585,7 +586,7 @@ impl Service for RelayService {
     }
 
     fn is_busy(&self) -> bool {
-        self.handshakes.get() > 0 || self.asking_visitors.count() > 0
+        self.handshakes.get() > 0 || self.callers.count() > 0 || self.asking_visitors.count() > 0
     }
 }
 
