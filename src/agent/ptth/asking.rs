@@ -15,7 +15,6 @@ use crate::protocol::ptth_http::{AnswerError, Answered, Call};
 use crate::runtime::socket::Keepalive;
 use crate::session::approach::{ApproachError, Asking, Trusted};
 use crate::session::link::Link;
-use crate::session::refused::Refused;
 use crate::shard::world::World;
 
 /// Bytes that are read of an answer at a time.
@@ -231,10 +230,7 @@ impl Asked {
 
     async fn read_into(&mut self, received: &mut Vec<u8>) -> Result<(), AskError> {
         let read = self.link.read_into::<READ_BYTES>(received).await;
-        read.map_err(|refused| match refused {
-            Refused::TlsFailed => AskError::Leg(LegError::Closed),
-            _ => AskError::Lost,
-        })
+        read.map_err(|_| AskError::Lost)
     }
 }
 

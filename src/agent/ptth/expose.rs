@@ -18,7 +18,7 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::asking::{ANSWER_TIMEOUT, AskError, Asked, Relay};
-use super::tunnel::{self, Ends, TunnelWorld, Tunnels, Way};
+use super::tunnel::{self, Ends, TUNNEL_CONNECTIONS, TunnelWorld, Tunnels, Way};
 use crate::agent::error::AgentError;
 use crate::agent::leg;
 use crate::agent::proxy::Proxy;
@@ -43,9 +43,6 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a listen goes without an answer before it is taken for one that the relay keeps:
 /// whom it does not know it tells so at once.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
-
-/// Connections of one tunnel.
-const TUNNEL_CONNECTIONS: usize = 4;
 
 /// One shard's part of the proxy.
 #[derive(Debug)]
@@ -227,9 +224,14 @@ impl ExposeService {
                 self.tunnels.join(&self.world, ends, since);
             }
             Err(error) => {
-                // Its client may have gone meanwhile.
-                debug!(%error, "not accepted");
                 local.reset();
+                match error {
+                    AskError::Refused { status: 404 } => debug!(%error, "its client has gone"),
+                    _ => {
+                        warn!(relay = %self.relay, %error, "cannot accept a connection");
+                        self.reject(id).await;
+                    }
+                }
             }
         }
     }

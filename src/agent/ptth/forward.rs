@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::asking::{AskError, Asked, Relay};
-use super::tunnel::{self, Ends, TunnelWorld, Tunnels, Way};
+use super::tunnel::{self, Ends, TUNNEL_CONNECTIONS, TunnelWorld, Tunnels, Way};
 use crate::agent::leg::LegError;
 use crate::agent::proxy::Proxy;
 use crate::agent::reconnect::Backoff;
@@ -35,9 +35,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long a relay is tried that cannot be reached, or has no room: one that is restarted is
 /// back by then, and many connections that come at once have found their server.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Connections of one tunnel.
-const TUNNEL_CONNECTIONS: usize = 4;
 
 /// One shard's part of the proxy.
 #[derive(Debug)]

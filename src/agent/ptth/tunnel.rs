@@ -27,7 +27,10 @@ use crate::time::Timestamp;
 
 /// One of the two ways of a tunnel; the other one's number differs in the lowest bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Way(u32);
+pub(super) struct Way(u64);
+
+/// Descriptors of one tunnel: two of the local connection, and one of each request.
+pub(super) const TUNNEL_CONNECTIONS: usize = 4;
 
 /// One shard of a proxy.
 pub(super) type TunnelWorld<M> = World<Way, M>;
@@ -35,7 +38,7 @@ pub(super) type TunnelWorld<M> = World<Way, M>;
 /// Numbers a shard's tunnels.
 #[derive(Debug, Default)]
 pub(super) struct Tunnels {
-    last: Cell<u32>,
+    last: Cell<u64>,
 }
 
 /// What a tunnel is made of.
@@ -56,7 +59,7 @@ impl Tunnels {
         ends: Ends,
         since: Timestamp,
     ) {
-        let number = self.last.get().wrapping_add(2);
+        let number = self.last.get() + 2;
         self.last.set(number);
         if let Err(error) = join(world, ends, since, Way(number)) {
             debug!(%error, "a tunnel did not begin");
@@ -65,7 +68,7 @@ impl Tunnels {
 }
 
 fn join<M: Send + 'static>(
-    world: &TunnelWorld<M>,
+    world: &Rc<TunnelWorld<M>>,
     ends: Ends,
     since: Timestamp,
     way: Way,
@@ -75,25 +78,35 @@ fn join<M: Send + 'static>(
         request,
         answer: (answer, body),
     } = ends;
-    let peer = PeerAddress::from(local.socket().peer_address());
-    let sink_socket = local.socket().duplicate()?;
-    let sink_stream = Stream::new(Rc::clone(&world.reactor), sink_socket);
-    let [source, sink] = Half::both();
+    let reactor = &world.reactor;
     let remote = |link: Link, body| {
         let peer = link.peer_address().into();
         Leg::with_body(link, body, &world.workshop, peer, since)
     };
-    let up = [
-        Leg::of_half(local, source, peer, since),
-        remote(request, HttpBody::sent())?,
-    ];
-    let down = [
-        Leg::of_half(sink_stream, sink, peer, since),
-        remote(answer, HttpBody::fetched(body))?,
-    ];
-    for ([left, right], way) in [(up, way), (down, way.other())] {
-        world.join(left, right, way);
-    }
+    let legs = local.socket().duplicate().map_err(io::Error::from);
+    let legs = legs.and_then(|sink| {
+        let request = remote(request, HttpBody::sent())?;
+        match remote(answer, HttpBody::fetched(body)) {
+            Ok(answer) => Ok((Stream::new(Rc::clone(reactor), sink), request, answer)),
+            Err(error) => {
+                request.give_up(reactor);
+                Err(error)
+            }
+        }
+    });
+    let (sink, request, answer) = match legs {
+        Ok(legs) => legs,
+        Err(error) => {
+            local.reset();
+            return Err(error);
+        }
+    };
+    let peer = PeerAddress::from(local.socket().peer_address());
+    let [source_half, sink_half] = Half::both();
+    let source = Leg::of_half(local, source_half, peer, since);
+    let sink = Leg::of_half(sink, sink_half, peer, since);
+    world.join(source, request, way);
+    world.join(sink, answer, way.other());
     Ok(())
 }
 
