@@ -11,7 +11,9 @@ use rustix::process::Signal;
 use super::admin::{metrics, status as overview};
 use super::patience::until;
 use super::peers::resets::reset;
-use super::ptth_http::{ALICE, HOME, LAB, Tunnel, call, is_cut, read_head, relay_with, status};
+use super::ptth_http::{
+    ALICE, HOME, LAB, Tunnel, call, is_cut, next_call, read_head, relay_with, status,
+};
 use super::relay_process::Relay;
 use super::rest::read_response;
 
@@ -395,5 +397,29 @@ fn what_was_counted_does_not_fall_while_the_relay_drains() {
     assert_eq!(metrics(admin)["midspan_tunnels"], 1.0);
     tunnel.end_up();
     tunnel.end_down();
+    relay.wait().check_clean();
+}
+
+#[test]
+fn whatever_waits_is_answered_when_the_relay_stops() {
+    let (_folder, relay) = relay_with("", &["--admin", "127.0.0.1:0"]);
+    let (address, admin) = (relay.address, relay.admin.expect("operators are let in"));
+    // A tunnel of which a request is missing, and one of each that waits.
+    let mut offer = call(address, HOME, "listen/22", "");
+    let mut client = call(address, ALICE, "connect/home/22", "");
+    let id = read_response(&mut offer).body;
+    let mut downstream = next_call(address, "downstream", &id);
+    let mut accept = next_call(address, "accept", &id);
+    read_head(&mut client);
+    read_head(&mut accept);
+    let mut listen = call(address, HOME, "listen/80", "");
+    waits_until(admin, "midspan_listens_waiting", 1.0);
+    let mut connect = call(address, ALICE, "connect/home/81", "");
+    waits_until(admin, "midspan_connects_waiting", 1.0);
+    relay.signal(Signal::TERM);
+    assert_eq!(read_response(&mut listen).status, 204);
+    assert_eq!(read_response(&mut connect).status, 503);
+    assert!(is_cut(&mut client) && is_cut(&mut accept));
+    assert!(matches!(read_response(&mut downstream).status, 502 | 503));
     relay.wait().check_clean();
 }

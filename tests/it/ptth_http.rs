@@ -577,7 +577,7 @@ const STEPS: [&[&str]; 8] = [
 ];
 
 /// The next call of a tunnel.
-fn next_call(relay: SocketAddr, what: &str, id: &str) -> TcpStream {
+pub(super) fn next_call(relay: SocketAddr, what: &str, id: &str) -> TcpStream {
     let (who, headers) = match what {
         "accept" => (HOME, ""),
         "downstream" => (HOME, "Transfer-Encoding: chunked\r\n"),
@@ -658,5 +658,24 @@ fn who_goes_before_anybody_came_leaves_no_trace() {
         });
         check_meeting(address, "23");
     }
+    relay.stop().check_clean();
+}
+
+#[test]
+fn calls_without_a_stream_have_no_body_of_any_length() {
+    let (_folder, relay) = relay();
+    let address = relay.address;
+    for (what, headers, body, expected) in [
+        ("connect/home/22", "Content-Length: 4097\r\n", 0, 413),
+        ("connect/home/22", "Transfer-Encoding: chunked\r\n", 0, 411),
+        ("connect/lab/22", "Content-Length: 4096\r\n", 4096, 404),
+    ] {
+        let mut stream = call(address, ALICE, what, headers);
+        stream.write_all(&vec![b'x'; body]).expect("sent");
+        assert_eq!(read_response(&mut stream).status, expected, "{headers}");
+    }
+    let endless = format!("X: {}", "y".repeat(17 << 10));
+    let mut stream = call(address, ALICE, "connect/home/22", &endless);
+    assert_eq!(read_response(&mut stream).status, 431);
     relay.stop().check_clean();
 }
