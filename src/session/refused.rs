@@ -138,6 +138,7 @@ pub enum Refused {
     RejectedByServer,
     /// Another part of the connection has gone.
     TunnelBroken,
+    OldHttp,
     /// The user has as many sessions as it may.
     TooManyOfUser,
     /// The user has more dialled than it may in a minute.
@@ -229,6 +230,7 @@ crate::labels!(Refused {
     NotAcceptedInTime = "not_accepted_in_time",
     RejectedByServer = "rejected_by_server",
     TunnelBroken = "tunnel_broken",
+    OldHttp = "old_http",
     TooManyOfUser = "too_many_of_user",
     TooManyDials = "too_many_dials",
     TooManyBinds = "too_many_binds",
@@ -282,6 +284,7 @@ impl Refused {
             | Self::TooManyWrong => 429,
             Self::TooManyHeaders | Self::HeadTooLong => 431,
             Self::RejectedByServer | Self::TunnelBroken => 502,
+            Self::OldHttp => 505,
             Self::TableFull
             | Self::TooManySpent
             | Self::OverMemory

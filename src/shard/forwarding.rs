@@ -659,6 +659,7 @@ impl From<CallError> for Refused {
     fn from(error: CallError) -> Self {
         match error {
             CallError::WrongMethod { .. } => Self::BadMethod,
+            CallError::OldVersion => Self::OldHttp,
             CallError::Name(_) => Self::MalformedPath,
             CallError::NotOurs | CallError::Unknown | CallError::Id(_) => Self::BadPath,
         }

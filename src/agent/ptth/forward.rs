@@ -84,6 +84,7 @@ fn refusal(status: u16) -> String {
         }
         502 => "the server rejects it: is its service running?",
         503 => "too many wait for this port, or the relay has no room",
+        505 => "a proxy on the way speaks HTTP/1.0, which has no chunks",
         504 => "the server is not there: is `midspan expose` running?",
         _ => return format!("the relay answers with status {status}"),
     };

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::connection_id::{ConnectionId, ConnectionIdError};
 use super::name::{Name, NameError};
-use crate::protocol::http_head::RequestHead;
+use crate::protocol::http_head::{HttpVersion, RequestHead};
 
 /// The header of the original HTTP relay, in which a key may stand; `Authorization: Bearer`
 /// is as good.
@@ -51,6 +51,10 @@ pub enum CallError {
         /// The methods, as the header `Allow` lists them.
         allow: &'static str,
     },
+    /// The answer would stream, and HTTP/1.0 has no chunks, without which its end could not be
+    /// told from one that was cut: 505.
+    #[error("this call takes HTTP/1.1")]
+    OldVersion,
     /// A name is none: 400.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -87,9 +91,12 @@ impl Call {
             ["downstream", id] => Self::Downstream(id.parse()?),
             _ => return Err(CallError::Unknown),
         };
-        match allow.split(", ").any(|method| method == head.method) {
-            true => Ok(call),
-            false => Err(CallError::WrongMethod { allow }),
+        if !allow.split(", ").any(|method| method == head.method) {
+            return Err(CallError::WrongMethod { allow });
+        }
+        match matches!(call, Self::Connect { .. } | Self::Accept(_)) {
+            true if head.version == HttpVersion::Http10 => Err(CallError::OldVersion),
+            _ => Ok(call),
         }
     }
 
@@ -169,5 +176,21 @@ mod tests {
         ] {
             check(line, &expected);
         }
+    }
+
+    #[test]
+    fn an_answer_that_streams_takes_chunks() {
+        let version = |line: &str| {
+            let wire = format!("{line} HTTP/1.0\r\n\r\n");
+            let mut slots = HeaderSlots::<4>::new();
+            match RequestHead::decode(wire.as_bytes(), HeadPolicy::HTTP, &mut slots) {
+                Ok(Progress::Complete { value, .. }) => Call::from_head(&value).map(|_| ()),
+                other => panic!("{other:?}"),
+            }
+        };
+        let old = Err(CallError::OldVersion);
+        assert_eq!(version("POST /ptth/v1/connect/home/22"), old);
+        assert_eq!(version(&format!("POST /ptth/v1/accept/{ID}")), old);
+        assert_eq!(version("POST /ptth/v1/listen/22"), Ok(()));
     }
 }
