@@ -34,6 +34,7 @@ mod pinned;
 mod proxied;
 mod ptth_admin;
 mod ptth_agents;
+mod ptth_ends;
 mod ptth_gateways;
 mod ptth_http;
 mod relay_process;

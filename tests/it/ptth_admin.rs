@@ -187,7 +187,8 @@ fn a_tunnel_is_seen_while_it_runs_and_has_one_line_when_it_has_ended() {
         ],
     );
     // Whoever goes is told of by one line as well, of who it was.
-    let tunnel = Tunnel::open(address, "22");
+    let mut tunnel = Tunnel::open(address, "22");
+    tunnel.pass_up(b"2\r\nhi\r\n");
     reset(tunnel.accept);
     let line = relay.wait_for_line("tunnel ended");
     check_line(

@@ -24,7 +24,7 @@ pub(super) const LAB: u8 = 2;
 pub(super) const ALICE: u8 = 3;
 
 /// A relay with the servers home and lab, and the client alice, who reaches home alone.
-fn relay() -> (tempfile::TempDir, Relay) {
+pub(super) fn relay() -> (tempfile::TempDir, Relay) {
     relay_with("", &[])
 }
 
@@ -555,27 +555,6 @@ fn whoever_has_all_of_an_answer_may_go_by_a_reset() {
     relay.stop().check_clean();
 }
 
-/// Ends a connection in one of two ways.
-fn end(stream: TcpStream, by_reset: bool) {
-    match by_reset {
-        true => reset(stream),
-        false => drop(stream),
-    }
-}
-
-/// What of a tunnel is there when one of it goes: the calls behind `connect`, in the order in
-/// which they come.
-const STEPS: [&[&str]; 8] = [
-    &["accept"],
-    &["downstream"],
-    &["downstream", "accept"],
-    &["accept", "upstream"],
-    &["accept", "downstream"],
-    &["downstream", "accept", "upstream"],
-    &["accept", "downstream", "upstream"],
-    &["accept", "upstream", "downstream"],
-];
-
 /// The next call of a tunnel.
 pub(super) fn next_call(relay: SocketAddr, what: &str, id: &str) -> TcpStream {
     let (who, headers) = match what {
@@ -584,81 +563,6 @@ pub(super) fn next_call(relay: SocketAddr, what: &str, id: &str) -> TcpStream {
         _ => (ALICE, "Transfer-Encoding: chunked\r\n"),
     };
     call(relay, who, &format!("{what}/{id}"), headers)
-}
-
-#[test]
-fn whichever_goes_at_whichever_step_the_others_end() {
-    let (_folder, relay) = relay();
-    let ways = [true, false];
-    for (calls, by_reset) in STEPS
-        .into_iter()
-        .flat_map(|step| ways.map(|way| (step, way)))
-    {
-        for gone in 0..=calls.len() {
-            let mut listen = call(relay.address, HOME, "listen/22", "");
-            let mut all = vec![call(relay.address, ALICE, "connect/home/22", "")];
-            let id = read_response(&mut listen).body;
-            for what in calls {
-                all.push(next_call(relay.address, what, &id));
-                if *what == "accept" {
-                    read_head(&mut all[0]);
-                }
-            }
-            end(all.remove(gone), by_reset);
-            // A body that has ended too soon is seen once it is read.
-            for what in ["accept", "upstream", "downstream"] {
-                if calls.contains(&what) {
-                    continue;
-                }
-                all.push(next_call(relay.address, what, &id));
-                if what == "accept" && gone > 0 && !by_reset {
-                    read_head(&mut all[0]);
-                }
-            }
-            for (index, stream) in all.iter_mut().enumerate() {
-                assert!(
-                    is_cut(stream),
-                    "{calls:?} {by_reset}: {gone} went, not {index}"
-                );
-            }
-        }
-    }
-    assert!(relay.stop().status.success());
-}
-
-/// Has a client and a server find each other, whoever went before: a server may be offered a
-/// connection that is just about to go.
-fn check_meeting(relay: SocketAddr, port: &str) {
-    let mut connect = call(relay, ALICE, &format!("connect/home/{port}"), "");
-    until("one that is still there", || {
-        let mut listen = call(relay, HOME, &format!("listen/{port}"), "");
-        let id = read_response(&mut listen).body;
-        (status(relay, HOME, &format!("reject/{id}")) == 204).then_some(())
-    });
-    assert_eq!(read_response(&mut connect).status, 502);
-}
-
-#[test]
-fn who_goes_before_anybody_came_leaves_no_trace() {
-    let (_folder, relay) = relay();
-    let address = relay.address;
-    for by_reset in [true, false] {
-        // A client, and then a server, of whom nobody has heard.
-        end(call(address, ALICE, "connect/home/22", ""), by_reset);
-        end(call(address, HOME, "listen/23", ""), by_reset);
-        check_meeting(address, "22");
-        check_meeting(address, "23");
-        // One that was offered, and has gone since.
-        let mut listen = call(address, HOME, "listen/23", "");
-        let connect = call(address, ALICE, "connect/home/23", "");
-        let id = read_response(&mut listen).body;
-        end(connect, by_reset);
-        until("the end of the offer", || {
-            (status(address, HOME, &format!("accept/{id}")) == 404).then_some(())
-        });
-        check_meeting(address, "23");
-    }
-    relay.stop().check_clean();
 }
 
 #[test]
@@ -673,6 +577,15 @@ fn calls_without_a_stream_have_no_body_of_any_length() {
         let mut stream = call(address, ALICE, what, headers);
         stream.write_all(&vec![b'x'; body]).expect("sent");
         assert_eq!(read_response(&mut stream).status, expected, "{headers}");
+    }
+    for (what, expected) in [("connect/home/22", 505), ("connect/nowhere/22", 505)] {
+        let old = format!(
+            "POST /ptth/v1/{what} HTTP/1.0\r\nX-ApiKey: {}\r\n\r\n",
+            key(ALICE)
+        );
+        let mut stream = dial(address);
+        stream.write_all(old.as_bytes()).expect("sent");
+        assert_eq!(read_response(&mut stream).status, expected);
     }
     let endless = format!("X: {}", "y".repeat(17 << 10));
     let mut stream = call(address, ALICE, "connect/home/22", &endless);
