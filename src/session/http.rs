@@ -256,11 +256,6 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
     if body_bytes > BODY_BYTES_MAX {
         return Err(Refused::BodyTooLong);
     }
-    let persistence = if is_current && !head.headers.has_token("Connection", "close") {
-        Persistence::KeepAlive
-    } else {
-        Persistence::Close
-    };
     let asked = RestRequest::from_head(&head);
     let (knock, web) = match asked {
         Err(RestError::UnknownPath) if call.is_none() => (
@@ -277,7 +272,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refused> {
         web,
         forwarded_for: forwarded_for(&head),
         key: presented_key(&head),
-        persistence,
+        persistence: Persistence::of(head.version, head.headers),
         upgrade: Upgrade::from_head(&head).map(|upgrade| Switching::to(&upgrade)),
     };
     Ok(Some(Parsed {

@@ -39,6 +39,7 @@ mod server_listens;
 pub mod session_log;
 pub mod sessions;
 mod settle;
+pub mod sever;
 pub mod share;
 pub mod status;
 mod stretch;

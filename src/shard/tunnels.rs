@@ -16,12 +16,12 @@ use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::session_log::TunnelEnded;
 use super::sessions::Origin;
+use super::sever::sever;
 use super::status::{SESSIONS_TOLD_MAX, TunnelStatus};
 use crate::association::idle::Idleness;
 use crate::protocol::ptth_http::{Name, Place};
 use crate::relay::CloseReason;
 use crate::runtime::clock;
-use crate::runtime::executor::{spawn, yield_now};
 use crate::time::Timestamp;
 
 /// Which way a session of a tunnel goes, in the lowest bit of its number.
@@ -162,14 +162,7 @@ impl RelayService {
             }
             return;
         }
-        // The planes are still telling what has ended.
-        let service = Rc::clone(self);
-        spawn(async move {
-            yield_now().await;
-            let other = Origin::Forwarded(number ^ DOWN);
-            let is_meant = |session: &Origin| *session == other;
-            service.world.end_sessions(CloseReason::Severed, is_meant);
-        });
+        sever(&self.world, Origin::Forwarded(number ^ DOWN));
     }
 
     /// Ends tunnels that have carried nothing for as long as they may.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::asking::{ANSWER_TIMEOUT, AskError, Asked, Relay};
-use super::tunnel::{self, Ends, TUNNEL_CONNECTIONS, TunnelWorld, Tunnels, Way};
+use super::tunnel::{self, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::error::AgentError;
 use crate::agent::leg;
 use crate::agent::proxy::Proxy;
@@ -197,8 +197,8 @@ impl ExposeService {
         let since = self.world.reactor.now();
         let _serving = self.serving.enter();
         let target = &self.services[index].target;
-        let open = self.world.reactor.watched() + TUNNEL_CONNECTIONS * (self.serving.count() - 1);
-        if open + TUNNEL_CONNECTIONS > self.connections_max {
+        let coming = self.serving.count() - 1;
+        if !tunnel::has_room(&self.world, coming, self.connections_max) {
             self.world.count_refused(Refused::TooManyConnections);
             warn!(
                 connections_max = self.connections_max,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::asking::{AskError, Asked, Relay};
-use super::tunnel::{self, Ends, TUNNEL_CONNECTIONS, TunnelWorld, Tunnels, Way};
+use super::tunnel::{self, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::leg::LegError;
 use crate::agent::proxy::Proxy;
 use crate::agent::reconnect::Backoff;
@@ -191,8 +191,7 @@ impl Proxy for ForwardService {
     }
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {
-        let open = self.world.reactor.watched() + TUNNEL_CONNECTIONS * self.connecting.count();
-        if open + TUNNEL_CONNECTIONS > self.connections_max {
+        if !tunnel::has_room(&self.world, self.connecting.count(), self.connections_max) {
             return self.world.count_refused(Refused::TooManyConnections);
         }
         let local = Stream::new(Rc::clone(&self.world.reactor), socket);

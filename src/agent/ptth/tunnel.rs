@@ -17,11 +17,11 @@ use tracing::debug;
 use crate::protocol::http_head::Body;
 use crate::relay::codec::HttpBody;
 use crate::relay::{CloseReason, Half};
-use crate::runtime::executor::{spawn, yield_now};
 use crate::runtime::stream::Stream;
 use crate::session::link::Link;
 use crate::shard::leg::Leg;
 use crate::shard::peer_address::PeerAddress;
+use crate::shard::sever::sever;
 use crate::shard::world::World;
 use crate::time::Timestamp;
 
@@ -30,7 +30,7 @@ use crate::time::Timestamp;
 pub(super) struct Way(u64);
 
 /// Descriptors of one tunnel: two of the local connection, and one of each request.
-pub(super) const TUNNEL_CONNECTIONS: usize = 4;
+const TUNNEL_CONNECTIONS: usize = 4;
 
 /// One shard of a proxy.
 pub(super) type TunnelWorld<M> = World<Way, M>;
@@ -116,23 +116,23 @@ pub(super) fn handle_ended<M: Send + 'static>(
     way: Way,
     reason: CloseReason,
 ) {
-    if matches!(reason, CloseReason::Finished(_)) {
-        return;
+    if !matches!(reason, CloseReason::Finished(_)) {
+        sever(world, way.other());
     }
-    // The planes are still telling what has ended.
-    let world = Rc::clone(world);
-    spawn(async move {
-        yield_now().await;
-        sever(&world, way);
-    });
+}
+
+/// Whether there are descriptors for one tunnel more, beside `coming` that are not whole yet.
+pub(super) fn has_room<M: Send + 'static>(
+    world: &TunnelWorld<M>,
+    coming: usize,
+    connections_max: usize,
+) -> bool {
+    let open = world.reactor.watched() + TUNNEL_CONNECTIONS * coming;
+    open + TUNNEL_CONNECTIONS <= connections_max
 }
 
 impl Way {
     const fn other(self) -> Self {
         Self(self.0 ^ 1)
     }
-}
-
-fn sever<M: Send + 'static>(world: &TunnelWorld<M>, way: Way) {
-    world.end_sessions(CloseReason::Severed, |running| *running == way.other());
 }

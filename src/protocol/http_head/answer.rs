@@ -3,6 +3,8 @@
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
+use super::{Headers, HttpVersion};
+
 /// One response. No cache may keep it unless it says so: what we answer is of this moment,
 /// and an id in it is a credential. There is no `Date`, since a core reads no clock.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,6 +42,18 @@ pub enum Persistence {
     KeepAlive,
     /// It ends.
     Close,
+}
+
+impl Persistence {
+    /// What whoever sent this head wants: RFC 9112 §9.3. An older one has to ask for more
+    /// than this, which nobody needs.
+    #[must_use]
+    pub fn of(version: HttpVersion, headers: Headers<'_, '_>) -> Self {
+        match version {
+            HttpVersion::Http11 if !headers.has_token("Connection", "close") => Self::KeepAlive,
+            _ => Self::Close,
+        }
+    }
 }
 
 impl Answer {

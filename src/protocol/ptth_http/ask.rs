@@ -8,8 +8,7 @@ use super::call::Call;
 use super::connection_id::{ConnectionId, ConnectionIdError};
 use crate::protocol::Progress;
 use crate::protocol::http_head::{
-    Body, FramingError, HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, HttpVersion, Persistence,
-    ResponseHead,
+    Body, FramingError, HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, Persistence, ResponseHead,
 };
 
 /// The head of a relay's answer, as far as a proxy cares.
@@ -83,16 +82,11 @@ impl Answered {
         };
         let id = head.headers.find(ID_HEADER);
         let id = id.map(|id| str::from_utf8(id).map_err(|_| ConnectionIdError)?.parse());
-        let ends =
-            head.version == HttpVersion::Http10 || head.headers.has_token("Connection", "close");
         let value = Self {
             status: head.status,
             id: id.transpose()?,
             body: head.body("POST")?,
-            persistence: match ends {
-                true => Persistence::Close,
-                false => Persistence::KeepAlive,
-            },
+            persistence: Persistence::of(head.version, head.headers),
         };
         Ok(Progress::Complete { value, consumed })
     }
