@@ -121,7 +121,15 @@ impl Column {
     ];
 
     /// For proxies that are asked where to dial.
-    pub(crate) const SOCKS: [Self; 3] = [Self::Messages, Self::EchoAlone, Self::Connects];
+    pub(crate) const SOCKS: [Self; 4] = [
+        Self::Bulk {
+            pairs: 1,
+            sink: "discard",
+        },
+        Self::Messages,
+        Self::EchoAlone,
+        Self::Connects,
+    ];
 
     /// For legs whose bytes are bodies of HTTP.
     pub(crate) const HTTP: [Self; 4] = [
