@@ -11,6 +11,7 @@
 mod direct;
 pub mod error;
 pub mod expose;
+pub mod fleet;
 pub mod forward;
 pub mod leg;
 pub mod meeting;

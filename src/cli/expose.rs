@@ -238,12 +238,12 @@ fn run_jet(
     if let Some(report) = ExposeReport::reusable(&settings, bound.direct()) {
         print(&report);
     }
-    agent::serve_admin(admin, bound.inquirer())?;
+    agent::serve_admin(admin, bound.fleet.inquirer())?;
     let told = settings.clone();
     let announce = Box::new(move |ticket| {
         print(&ExposeReport::once(&told, Ticket::Once(ticket)));
     });
-    if let Some(pulse) = bound.take_pulse() {
+    if let Some(pulse) = bound.fleet.take_pulse() {
         // Whether the relay is there is for the log to tell: a proxy waits for it as long
         // as it takes, and no other unit should wait with it.
         let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);

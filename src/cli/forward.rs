@@ -155,8 +155,8 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
         listening: bound.address(),
         through: format!("through {relay}"),
     });
-    agent::serve_admin(admin, bound.inquirer())?;
-    if let Some(pulse) = bound.take_pulse() {
+    agent::serve_admin(admin, bound.fleet.inquirer())?;
+    if let Some(pulse) = bound.fleet.take_pulse() {
         let status = format!("forwards {} through {relay}", bound.address());
         Notifier::from_env(status).watch(pulse);
     }

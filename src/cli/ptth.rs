@@ -94,8 +94,8 @@ pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow:
     let admin = agent::bind_admin(&settings.agent)?;
     let log = logging::init(settings.agent.log)?;
     print(&ExposeReport(settings));
-    agent::serve_admin(admin, bound.inquirer())?;
-    if let Some(pulse) = bound.take_pulse() {
+    agent::serve_admin(admin, bound.fleet.inquirer())?;
+    if let Some(pulse) = bound.fleet.take_pulse() {
         let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
         Notifier::from_env(status).watch(pulse);
     }
@@ -119,8 +119,8 @@ pub(super) fn forward(settings: &PtthForwardSettings, signals: Signals) -> anyho
         listening: bound.address(),
         through: format!("to {to} through {relay}"),
     });
-    agent::serve_admin(admin, bound.inquirer())?;
-    if let Some(pulse) = bound.take_pulse() {
+    agent::serve_admin(admin, bound.fleet.inquirer())?;
+    if let Some(pulse) = bound.fleet.take_pulse() {
         let status = format!("forwards {} to {to} through {relay}", bound.address());
         Notifier::from_env(status).watch(pulse);
     }

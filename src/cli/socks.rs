@@ -204,12 +204,12 @@ pub(super) fn run(args: &SocksArgs) -> anyhow::Result<()> {
         relays: &settings.relays,
         is_open: settings.local_user.is_none(),
     });
-    agent::serve_admin(admin, bound.inquirer())?;
+    agent::serve_admin(admin, bound.fleet.inquirer())?;
     let notifier = Notifier::from_env(format!("serves SOCKS5 at {}", bound.address()));
     if let Some(reloader) = bound.take_reloader() {
         watch(args.clone(), reloader, notifier.clone());
     }
-    if let Some(pulse) = bound.take_pulse() {
+    if let Some(pulse) = bound.fleet.take_pulse() {
         notifier.watch(pulse);
     }
     for (path, list) in settings.rules.lists() {
