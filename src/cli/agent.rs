@@ -1,18 +1,24 @@
 //! The arguments that all proxies share, and what they do alike.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use tracing::info;
 
+use super::logging::{self, LogQueue};
+use super::notify::Notifier;
 use super::{Advise, print};
 use crate::admin::{Admin, AdminError};
+use crate::agent::fleet::Fleet;
 use crate::agent::settings::AgentSettings;
 use crate::agent::target::HostPort;
 use crate::config::limits::Limits;
 use crate::config::settings::{HostFacts, LogSettings};
 use crate::config::{CoreChoice, DataPlane, ListenAddress, LogFormat, LogLevel, Period, Problem};
 use crate::shard::status::Inquirer;
+use crate::shard::world::ShardSnapshot;
 
 /// Arguments of all proxies.
 #[derive(Clone, Debug, Args)]
@@ -95,25 +101,53 @@ impl AgentArgs {
     }
 }
 
-/// Claims the address for operators, if there is to be one.
-pub(super) fn bind_admin(settings: &AgentSettings) -> Result<Option<Admin>, AdminError> {
-    settings
-        .admin
-        .map(|address| Admin::bind(address.0))
-        .transpose()
+/// A proxy that has said where it is, and that operators and systemd see.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) notifier: Notifier,
+    log: LogQueue,
+}
+
+/// Shows a proxy that is bound, before it serves: logs from now on, says `report`, lets operators
+/// in, and tells systemd `status`.
+pub(super) fn show<M: Send + 'static>(
+    settings: &AgentSettings,
+    fleet: &mut Fleet<M>,
+    report: Option<impl Display>,
+    status: String,
+) -> anyhow::Result<Shown> {
+    let admin = settings.admin.map(|address| Admin::bind(address.0));
+    let admin = admin.transpose()?;
+    let log = logging::init(settings.log)?;
+    if let Some(report) = report {
+        print(&report);
+    }
+    if let Some(admin) = admin {
+        serve_admin(admin, fleet.inquirer())?;
+    }
+    // Whether the relay is there is for the log to tell: a proxy waits for it as long as it
+    // takes, and no other unit should wait with it.
+    let notifier = Notifier::from_env(status);
+    if let Some(pulse) = fleet.take_pulse() {
+        notifier.clone().watch(pulse);
+    }
+    Ok(Shown { notifier, log })
+}
+
+impl Shown {
+    /// It has served, and counted this.
+    pub(super) fn end(self, counted: &ShardSnapshot) {
+        info!(counters = %counted, "stopped");
+        self.log.flush();
+    }
 }
 
 /// Lets operators in, and says where.
-pub(super) fn serve_admin<M: Send + 'static>(
-    admin: Option<Admin>,
-    inquirer: Inquirer<M>,
-) -> Result<(), AdminError> {
-    if let Some(admin) = admin {
-        let address = admin.address();
-        admin.serve(inquirer)?;
-        print(&format_args!(
-            "for operators: http://{address}/ (midspan status --admin {address})\n"
-        ));
-    }
+fn serve_admin<M: Send + 'static>(admin: Admin, inquirer: Inquirer<M>) -> Result<(), AdminError> {
+    let address = admin.address();
+    admin.serve(inquirer)?;
+    print(&format_args!(
+        "for operators: http://{address}/ (midspan status --admin {address})\n"
+    ));
     Ok(())
 }

@@ -7,12 +7,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use tracing::info;
 
 use super::any_relay::AnyRelay;
-use super::notify::Notifier;
 use super::ptth::{self, ProxyKeyArgs};
-use super::{Advise, AgentArgs, StateDir, agent, host, logging, print, quoted};
+use super::{Advise, AgentArgs, StateDir, agent, host, print, quoted};
 use crate::agent::expose::SERVICES_MAX;
 use crate::agent::process::BoundExpose;
 use crate::agent::ptth::url::PtthUrl;
@@ -233,25 +231,14 @@ fn run_jet(
     let settings = args.settings(relay, host)?;
     let _claim = args.claim(host)?;
     let mut bound = BoundExpose::bind(&settings, signals)?;
-    let admin = agent::bind_admin(&settings.agent)?;
-    let log = logging::init(settings.agent.log)?;
-    if let Some(report) = ExposeReport::reusable(&settings, bound.direct()) {
-        print(&report);
-    }
-    agent::serve_admin(admin, bound.fleet.inquirer())?;
+    let report = ExposeReport::reusable(&settings, bound.direct());
+    let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
+    let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
     let told = settings.clone();
     let announce = Box::new(move |ticket| {
         print(&ExposeReport::once(&told, Ticket::Once(ticket)));
     });
-    if let Some(pulse) = bound.fleet.take_pulse() {
-        // Whether the relay is there is for the log to tell: a proxy waits for it as long
-        // as it takes, and no other unit should wait with it.
-        let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
-        Notifier::from_env(status).watch(pulse);
-    }
-    let counted = bound.serve(announce)?;
-    info!(counters = %counted, "stopped");
-    log.flush();
+    shown.end(&bound.serve(announce)?);
     Ok(())
 }
 

@@ -7,13 +7,11 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use tracing::info;
 
 use super::any_relay::AnyRelay;
 use super::local_listener::LocalListener;
-use super::notify::Notifier;
 use super::ptth::{self, ProxyKeyArgs};
-use super::{Advise, AgentArgs, agent, host, logging, print, secret_file};
+use super::{Advise, AgentArgs, agent, host, secret_file};
 use crate::agent::process::BoundForward;
 use crate::agent::ptth::url::PtthUrl;
 use crate::agent::settings::{ForwardSettings, PtthForwardSettings};
@@ -148,21 +146,14 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
     let ticket = env::var(TICKET_VARIABLE).ok();
     let settings = args.settings(&host, ticket)?;
     let mut bound = BoundForward::bind(&settings, signals)?;
-    let admin = agent::bind_admin(&settings.agent)?;
-    let log = logging::init(settings.agent.log)?;
     let relay = settings.ticket.relay();
-    print(&ForwardReport {
+    let report = ForwardReport {
         listening: bound.address(),
         through: format!("through {relay}"),
-    });
-    agent::serve_admin(admin, bound.fleet.inquirer())?;
-    if let Some(pulse) = bound.fleet.take_pulse() {
-        let status = format!("forwards {} through {relay}", bound.address());
-        Notifier::from_env(status).watch(pulse);
-    }
-    let counted = bound.serve()?;
-    info!(counters = %counted, "stopped");
-    log.flush();
+    };
+    let status = format!("forwards {} through {relay}", bound.address());
+    let shown = agent::show(&settings.agent, &mut bound.fleet, Some(report), status)?;
+    shown.end(&bound.serve()?);
     Ok(())
 }
 

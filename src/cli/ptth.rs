@@ -5,11 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
-use tracing::info;
 
 use super::forward::ForwardReport;
-use super::notify::Notifier;
-use super::{Advise, agent, logging, print, quoted, secret_file};
+use super::{Advise, agent, quoted, secret_file};
 use crate::agent::ptth::DEFAULT_PORT;
 use crate::agent::ptth::asking::Key;
 use crate::agent::ptth::process::{BoundExpose, BoundForward};
@@ -91,17 +89,10 @@ pub(super) fn server_name(written: &str) -> anyhow::Result<Name> {
 /// A proxy that cannot start, or that the relay does not let listen.
 pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow::Result<()> {
     let mut bound = BoundExpose::bind(settings, signals)?;
-    let admin = agent::bind_admin(&settings.agent)?;
-    let log = logging::init(settings.agent.log)?;
-    print(&ExposeReport(settings));
-    agent::serve_admin(admin, bound.fleet.inquirer())?;
-    if let Some(pulse) = bound.fleet.take_pulse() {
-        let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
-        Notifier::from_env(status).watch(pulse);
-    }
-    let counted = bound.serve()?;
-    info!(counters = %counted, "stopped");
-    log.flush();
+    let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
+    let report = Some(ExposeReport(settings));
+    let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
+    shown.end(&bound.serve()?);
     Ok(())
 }
 
@@ -112,21 +103,14 @@ pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow:
 /// A proxy that cannot start.
 pub(super) fn forward(settings: &PtthForwardSettings, signals: Signals) -> anyhow::Result<()> {
     let mut bound = BoundForward::bind(settings, signals)?;
-    let admin = agent::bind_admin(&settings.agent)?;
-    let log = logging::init(settings.agent.log)?;
     let (to, relay) = (&settings.destination, &settings.relay);
-    print(&ForwardReport {
+    let report = ForwardReport {
         listening: bound.address(),
         through: format!("to {to} through {relay}"),
-    });
-    agent::serve_admin(admin, bound.fleet.inquirer())?;
-    if let Some(pulse) = bound.fleet.take_pulse() {
-        let status = format!("forwards {} to {to} through {relay}", bound.address());
-        Notifier::from_env(status).watch(pulse);
-    }
-    let counted = bound.serve()?;
-    info!(counters = %counted, "stopped");
-    log.flush();
+    };
+    let status = format!("forwards {} to {to} through {relay}", bound.address());
+    let shown = agent::show(&settings.agent, &mut bound.fleet, Some(report), status)?;
+    shown.end(&bound.serve()?);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::local_listener::LocalListener;
 use super::notify::Notifier;
-use super::{Advise, AgentArgs, agent, host, logging, print, secret_file};
+use super::{Advise, AgentArgs, agent, host, secret_file};
 use crate::access::PasswordDigest;
 use crate::access::routing::{LIST_BYTES_MAX, RoutingRules};
 use crate::agent::process::{BoundSocks, SocksReloader};
@@ -197,27 +197,20 @@ pub(super) fn run(args: &SocksArgs) -> anyhow::Result<()> {
     let password = env::var(PASSWORD_VARIABLE).ok();
     let settings = args.settings(&host::facts()?, password)?;
     let mut bound = BoundSocks::bind(&settings, signals)?;
-    let admin = agent::bind_admin(&settings.agent)?;
-    let log = logging::init(settings.agent.log)?;
-    print(&SocksReport {
+    let report = SocksReport {
         listening: bound.address(),
         relays: &settings.relays,
         is_open: settings.local_user.is_none(),
-    });
-    agent::serve_admin(admin, bound.fleet.inquirer())?;
-    let notifier = Notifier::from_env(format!("serves SOCKS5 at {}", bound.address()));
+    };
+    let status = format!("serves SOCKS5 at {}", bound.address());
+    let shown = agent::show(&settings.agent, &mut bound.fleet, Some(report), status)?;
     if let Some(reloader) = bound.take_reloader() {
-        watch(args.clone(), reloader, notifier.clone());
-    }
-    if let Some(pulse) = bound.fleet.take_pulse() {
-        notifier.watch(pulse);
+        watch(args.clone(), reloader, shown.notifier.clone());
     }
     for (path, list) in settings.rules.lists() {
         info!(list = %path.display(), used = list.used_count(), ignored = list.ignored_count(), "list");
     }
-    let counted = bound.serve()?;
-    info!(counters = %counted, "stopped");
-    log.flush();
+    shown.end(&bound.serve()?);
     Ok(())
 }
 
