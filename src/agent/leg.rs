@@ -238,8 +238,6 @@ async fn request<C: Copy, M: Send + 'static>(
     version: Version,
 ) -> Result<Granted, LegError> {
     let mut stream = reach(world, &relay.url.address, relay.via.as_ref()).await?;
-    // Best effort: without it a dead relay is noticed later.
-    let _ = stream.socket().set_keepalive(Keepalive::DEFAULT);
     let request = Request {
         message,
         version,
@@ -267,6 +265,8 @@ pub(super) async fn reach<C: Copy, M: Send + 'static>(
     via: Option<&HostPort>,
 ) -> Result<Stream, LegError> {
     let mut stream = dial_host(world, via.unwrap_or(relay)).await?;
+    // Best effort: without it a dead relay is noticed later.
+    let _ = stream.socket().set_keepalive(Keepalive::DEFAULT);
     if via.is_some() {
         let until = world.reactor.now() + HANDSHAKE_TIMEOUT;
         let passing = pass_proxy(&mut stream, relay);

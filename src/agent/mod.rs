@@ -27,4 +27,5 @@ pub mod way;
 
 mod proxy;
 mod random;
+mod relay_host;
 mod relay_watch;

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use super::url::PtthUrl;
 use crate::agent::leg::{self, LegError};
+use crate::agent::relay_host::RelayHost;
 use crate::agent::settings::AgentSettings;
-use crate::agent::target::HostPort;
-use crate::agent::way::{self, WayError};
+use crate::agent::way::WayError;
 use crate::protocol::Progress;
 use crate::protocol::http_head::{Body, Persistence};
 use crate::protocol::ptth_http::{AnswerError, Answered, Call};
-use crate::runtime::socket::Keepalive;
-use crate::session::approach::{ApproachError, Asking, Trusted};
+use crate::session::approach::{ApproachError, Asking};
 use crate::session::link::Link;
 use crate::shard::world::World;
 
@@ -39,9 +38,7 @@ pub struct KeyError;
 #[derive(Clone, Debug)]
 pub(super) struct Relay {
     url: PtthUrl,
-    authority: String,
-    trusted: Option<Trusted>,
-    via: Option<HostPort>,
+    host: RelayHost,
     key: Key,
 }
 
@@ -102,16 +99,9 @@ impl fmt::Debug for Key {
 
 impl Relay {
     pub(super) fn new(url: &PtthUrl, key: &Key, agent: &AgentSettings) -> Result<Self, WayError> {
-        let authorities = agent.relay_ca.as_deref();
-        let trusted = match url.is_tls {
-            true => Some(way::trusted(url.pin, &url.address.host, authorities)?),
-            false => None,
-        };
         Ok(Self {
-            authority: url.address.to_string(),
-            trusted,
-            via: agent.via.clone(),
             url: url.clone(),
+            host: RelayHost::new(&url.address, url.is_tls, url.pin, agent)?,
             key: key.clone(),
         })
     }
@@ -126,10 +116,8 @@ impl Relay {
         C: Copy,
         M: Send + 'static,
     {
-        let mut stream = leg::reach(world, &self.url.address, self.via.as_ref()).await?;
-        // Best effort: without it a dead relay is noticed later.
-        let _ = stream.socket().set_keepalive(Keepalive::DEFAULT);
-        let asking = Asking::new(self.trusted.as_ref(), self.words(call))?;
+        let mut stream = self.host.reach(world).await?;
+        let asking = Asking::new(self.host.trusted(), self.words(call))?;
         let asked: Result<_, AskError> = leg::converse(world, &mut stream, asking).await;
         let (tls, early) = asked?;
         let link = Link::from_parts(stream, tls, early);
@@ -144,7 +132,7 @@ impl Relay {
     }
 
     fn words(&self, call: &Call) -> Vec<u8> {
-        call.encode(&self.authority, &self.key.0)
+        call.encode(self.host.authority(), &self.key.0)
     }
 }
 
@@ -258,10 +246,7 @@ impl AskError {
 
 impl fmt::Display for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.via {
-            Some(via) => write!(f, "{} via {via}", self.url),
-            None => self.url.fmt(f),
-        }
+        self.host.fmt_with(&self.url, f)
     }
 }
 

@@ -109,7 +109,7 @@ impl SocksService {
         let waiting = either(local.departure(), inquiry.next_reply());
         match self.stop.or_raised(waiting).await {
             Some(Either::Second(Ok(reply))) => accepted(pool, &reply),
-            Some(Either::Second(Err(error))) => Err(error.refusal(pool.gateway())),
+            Some(Either::Second(Err(error))) => Err(error.refusal(pool.gateway().authority())),
             Some(Either::First(departure)) => Err(Refusal::by_proxy(departure.into())),
             None => Err(Refusal::by_proxy(Refused::Draining)),
         }

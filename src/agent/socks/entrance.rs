@@ -10,16 +10,14 @@ use super::refusal::{Refusal, Why};
 use crate::access::PasswordDigest;
 use crate::agent::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
 use crate::agent::random::random_bytes;
-use crate::agent::settings::SocksSettings;
+use crate::agent::relay_host::RelayHost;
+use crate::agent::settings::AgentSettings;
 use crate::agent::socks::url::WebsocksUrl;
-use crate::agent::target::HostPort;
-use crate::agent::way::{self, WayError};
+use crate::agent::way::WayError;
 use crate::protocol::socks5::{Client, ClientError, Pace, Reply, ReplyCode, Request};
 use crate::protocol::websocket::AnswerError;
 use crate::protocol::websocks::{MAX_FRAME, PONG, SubProtocol};
 use crate::runtime::clock;
-use crate::runtime::socket::Keepalive;
-use crate::session::approach::Trusted;
 use crate::session::entry::{Entered, Entry, EntryError, Visitor};
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::WrappedStream;
@@ -42,9 +40,7 @@ const _: () = assert!(
 #[derive(Clone, Debug)]
 pub(in crate::agent) struct Gateway {
     url: WebsocksUrl,
-    authority: String,
-    trusted: Option<Trusted>,
-    via: Option<HostPort>,
+    host: RelayHost,
 }
 
 /// A connection that a relay has let in, and that was asked for nothing yet.
@@ -96,17 +92,10 @@ pub(super) enum AskError {
 }
 
 impl Gateway {
-    pub(super) fn new(url: &WebsocksUrl, settings: &SocksSettings) -> Result<Self, WayError> {
-        let authorities = settings.agent.relay_ca.as_deref();
-        let trusted = match url.is_tls {
-            true => Some(way::trusted(url.pin, &url.address.host, authorities)?),
-            false => None,
-        };
+    pub(super) fn new(url: &WebsocksUrl, agent: &AgentSettings) -> Result<Self, WayError> {
         Ok(Self {
-            authority: url.address.to_string(),
-            trusted,
-            via: settings.agent.via.clone(),
             url: url.clone(),
+            host: RelayHost::new(&url.address, url.is_tls, url.pin, agent)?,
         })
     }
 
@@ -117,7 +106,7 @@ impl Gateway {
 
     /// Its host and port.
     pub(super) fn authority(&self) -> &str {
-        &self.authority
+        self.host.authority()
     }
 
     /// Goes in, by a password of which `password` was kept.
@@ -127,16 +116,14 @@ impl Gateway {
         protocol: SubProtocol,
         password: &PasswordDigest,
     ) -> Result<Entrance, EnterError> {
-        let mut stream = leg::reach(world, &self.url.address, self.via.as_ref()).await?;
-        // Best effort: without it a dead relay is noticed later.
-        let _ = stream.socket().set_keepalive(Keepalive::DEFAULT);
+        let mut stream = self.host.reach(world).await?;
         let visitor = Visitor {
-            authority: &self.authority,
+            authority: self.authority(),
             user: &self.url.user,
             proof: &password.proof(clock::unix_time()),
             protocol,
         };
-        let entry = Entry::new(self.trusted.as_ref(), visitor, random_bytes())?;
+        let entry = Entry::new(self.host.trusted(), visitor, random_bytes())?;
         let entered: Result<_, EnterError> = leg::converse(world, &mut stream, entry).await;
         let Entered { codec, early } = entered?;
         let stream = WrappedStream::new(stream, codec, early, &world.workshop);
@@ -237,9 +224,9 @@ impl AskError {
         }
     }
 
-    /// What the local client is told, and what is counted.
-    pub(super) fn refusal(&self, gateway: &Gateway) -> Refusal {
-        let relay = gateway.authority.clone();
+    /// What the local client is told, and what is counted. `relay` is its host and port.
+    pub(super) fn refusal(&self, relay: &str) -> Refusal {
+        let relay = relay.to_owned();
         let (code, refused, why) = match (self, self.trouble()) {
             (_, Some(Trouble::Unreachable)) => return Refusal::no_relay(),
             (_, Some(Trouble::Refuses)) => {
@@ -322,10 +309,7 @@ const fn status_advice(status: u16) -> &'static str {
 
 impl fmt::Display for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.via {
-            Some(via) => write!(f, "{} via {via}", self.url),
-            None => self.url.fmt(f),
-        }
+        self.host.fmt_with(&self.url, f)
     }
 }
 
@@ -335,15 +319,9 @@ mod tests {
 
     #[test]
     fn only_a_relay_that_cannot_be_reached_is_none() {
-        let gateway = Gateway {
-            url: "websocks+ws://a@r:1".parse().expect("a relay"),
-            authority: "r:1".to_owned(),
-            trusted: None,
-            via: None,
-        };
         let check = |error: AskError, trouble, code, refused| {
             assert_eq!(error.trouble(), trouble, "{error}");
-            let refusal = error.refusal(&gateway);
+            let refusal = error.refusal("r:1");
             assert_eq!((refusal.code, refusal.refused), (code, refused), "{error}");
         };
         let enter = |error: EnterError| AskError::Enter(error);

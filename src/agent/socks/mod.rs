@@ -128,7 +128,7 @@ struct Granted<'a> {
 
 impl SocksOptions {
     pub(super) fn new(settings: &SocksSettings) -> Result<Self, WayError> {
-        let gateway = |url| Gateway::new(url, settings);
+        let gateway = |url| Gateway::new(url, &settings.agent);
         let gateways: Result<_, _> = settings.relays.iter().map(gateway).collect();
         Ok(Self {
             gateways: gateways?,
@@ -339,7 +339,7 @@ impl SocksService {
                     debug!(relay = %pool.gateway(), %error, "no way out here");
                     // It is that there is no relay only where none can be reached.
                     if refusal.refused == Refused::NoRelay {
-                        refusal = error.refusal(pool.gateway());
+                        refusal = error.refusal(pool.gateway().authority());
                     }
                 }
             }
