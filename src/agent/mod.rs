@@ -16,6 +16,7 @@ pub mod forward;
 pub mod leg;
 pub mod meeting;
 pub mod once;
+pub mod pin;
 pub mod process;
 pub mod ptth;
 pub mod reconnect;

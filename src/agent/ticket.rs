@@ -28,13 +28,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
 
+use super::pin::{PIN, PinError, parse_pin};
 use super::target::{HostPort, TargetError, parse_port};
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::protocol::jet::Transport;
 use crate::tls::identity::Fingerprint;
-
-/// The parameter with the fingerprint of the relay's certificate.
-const PIN: &str = "pin";
 
 /// The parameter with the address of whoever exposes.
 const DIRECT: &str = "direct";
@@ -66,12 +64,9 @@ pub enum TicketError {
     /// Not a UUID.
     #[error("the {which} id is not a UUID; was the ticket copied whole?")]
     Id { which: &'static str },
-    /// Something other than a certificate's fingerprint.
-    #[error("a pin is the SHA-256 of the relay's certificate, 64 hexadecimal digits")]
-    Pin,
-    /// A pin where there is no certificate.
-    #[error("a pin is for relays over TLS: jet+tls and jet+wss")]
-    PinWithoutTls,
+    /// A pin that is wrong, or where none belongs.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// More parts than a ticket has.
     #[error("the ticket has more parts than it should")]
     TooManyParts,
@@ -314,14 +309,11 @@ impl<'a> Parts<'a> {
         for parameter in parameters {
             match parameter.split_once('=') {
                 Some((PIN, value)) if pin.is_none() => {
-                    pin = Some(value.parse().map_err(|_| TicketError::Pin)?);
+                    pin = Some(parse_pin(value, transport.is_tls(), "jet+tls and jet+wss")?);
                 }
                 Some((DIRECT, value)) if direct.is_none() => direct = Some(value.parse()?),
                 _ => return Err(TicketError::Parameter),
             }
-        }
-        if pin.is_some() && !transport.is_tls() {
-            return Err(TicketError::PinWithoutTls);
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let relay = RelayUrl {

@@ -3,11 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::agent::pin::{PIN, PinError, parse_pin};
 use crate::agent::target::{HostPort, TargetError};
 use crate::tls::identity::Fingerprint;
-
-/// The parameter with the fingerprint of the relay's certificate.
-const PIN: &str = "pin=";
 
 /// A PTTH relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +33,9 @@ pub enum PtthUrlError {
     /// Something behind the port.
     #[error("behind the port a PTTH relay's URL has ?pin=… or nothing")]
     Rest,
-    /// Something other than a certificate's fingerprint.
-    #[error("a pin is the SHA-256 of the relay's certificate, 64 hexadecimal digits")]
-    Pin,
-    /// A pin where there is no certificate.
-    #[error("a pin is for relays over TLS: ptth+https")]
-    PinWithoutTls,
+    /// A pin that is wrong, or where none belongs.
+    #[error(transparent)]
+    Pin(#[from] PinError),
 }
 
 impl PtthUrl {
@@ -69,16 +64,11 @@ impl FromStr for PtthUrl {
         if address.contains('@') {
             return Err(PtthUrlError::User);
         }
-        let pin = match parameter {
+        let pin = match parameter.map(|parameter| parameter.split_once('=')) {
             None => None,
-            Some(parameter) => {
-                let pin = parameter.strip_prefix(PIN).ok_or(PtthUrlError::Rest)?;
-                Some(pin.parse().map_err(|_| PtthUrlError::Pin)?)
-            }
+            Some(Some((PIN, pin))) => Some(parse_pin(pin, is_tls, "ptth+https")?),
+            Some(_) => return Err(PtthUrlError::Rest),
         };
-        if pin.is_some() && !is_tls {
-            return Err(PtthUrlError::PinWithoutTls);
-        }
         let address = match address.parse() {
             Err(TargetError::NoPort { written }) => HostPort {
                 host: written.parse()?,

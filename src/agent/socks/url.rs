@@ -3,11 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::agent::pin::{PIN, PinError, parse_pin};
 use crate::agent::target::{HostPort, TargetError};
 use crate::tls::identity::Fingerprint;
-
-/// The parameter with the fingerprint of the relay's certificate.
-const PIN: &str = "pin=";
 
 /// A WebSocks relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +38,9 @@ pub enum WebsocksUrlError {
     /// Something behind the port.
     #[error("behind the port a WebSocks relay's URL has ?pin=… or nothing")]
     Rest,
-    /// Something other than a certificate's fingerprint.
-    #[error(
-        "a pin is the SHA-256 of the relay's certificate, 64 hexadecimal digits, with or without \
-         colons: as the relay tells it at its start, or openssl x509 -noout -fingerprint -sha256 \
-         behind its ="
-    )]
-    Pin,
-    /// A pin where there is no certificate.
-    #[error("a pin is for relays over TLS: websocks+wss")]
-    PinWithoutTls,
+    /// A pin that is wrong, or where none belongs.
+    #[error(transparent)]
+    Pin(#[from] PinError),
 }
 
 impl FromStr for WebsocksUrl {
@@ -77,16 +68,11 @@ impl FromStr for WebsocksUrl {
         if address.contains('/') {
             return Err(WebsocksUrlError::Rest);
         }
-        let pin = match parameter {
+        let pin = match parameter.map(|parameter| parameter.split_once('=')) {
             None => None,
-            Some(parameter) => {
-                let pin = parameter.strip_prefix(PIN).ok_or(WebsocksUrlError::Rest)?;
-                Some(pin.parse().map_err(|_| WebsocksUrlError::Pin)?)
-            }
+            Some(Some((PIN, pin))) => Some(parse_pin(pin, is_tls, "websocks+wss")?),
+            Some(_) => return Err(WebsocksUrlError::Rest),
         };
-        if pin.is_some() && !is_tls {
-            return Err(WebsocksUrlError::PinWithoutTls);
-        }
         Ok(Self {
             address: address.parse()?,
             is_tls,
