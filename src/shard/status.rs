@@ -98,7 +98,7 @@ pub struct SessionStatus {
     pub kind: &'static str,
     /// Whose it is.
     pub peer: PeerAddress,
-    /// Where to, as it was asked.
+    /// Where to, as it was asked, or else as it is dialled.
     pub target: Option<Box<str>>,
     /// By which way.
     pub way: Option<Box<str>>,

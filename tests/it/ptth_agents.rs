@@ -9,14 +9,17 @@ use std::thread;
 
 use midspan::access::ApiKey;
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
+use super::admin::status;
 use super::agent_process::{Program, relay as relay_at};
 use super::agents::{
     check_echo, check_greetings, dial, echo, greet_and_count, read_banner, service,
 };
+use super::agents_admin::{admin, told};
 use super::agents_ssh::check_ssh_and_scp;
 use super::agents_transports::{FINGERPRINT, connect_proxy};
-use super::patience::PATIENCE;
+use super::patience::{PATIENCE, until};
 
 /// What a test has running, and where the relay is.
 pub(super) struct Meeting {
@@ -299,5 +302,69 @@ fn tls_with_a_pin_and_by_an_http_proxy() {
     stranger.logged("ask for the SHA-256 that it has now");
     for program in [forward, expose, meeting.relay] {
         assert!(program.stop().success());
+    }
+}
+
+#[test]
+fn operators_see_where_tunnels_lead() {
+    let meeting = Meeting::new(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = listener.local_addr().expect("bound").to_string();
+    let operators = ["--admin", "127.0.0.1:0"];
+    let options = [&["--to", &target], &operators[..]].concat();
+    let expose = meeting.expose_with("home", &options);
+    let of_expose = admin(&expose);
+    expose.logged("listening at the relay");
+    let options = [&["--to", "home"], &operators[..]].concat();
+    let (forward, local) = meeting.forward_with("alice", &options);
+    let of_forward = admin(&forward);
+
+    let mut client = dial(local);
+    let (mut service, _) = listener.accept().expect("a connection");
+    client.write_all(b"hello").expect("taken");
+    let peer = client.local_addr().expect("connected").to_string();
+    let relay = meeting.address.to_string();
+    let seen_at = |operators: SocketAddr, pairs: u64, bytes: [u64; 2]| {
+        let seen = until("so many pairs and bytes", || {
+            let seen = status(operators);
+            let session = &seen["sessions"][0];
+            let carried = [&session["left_bytes"], &session["right_bytes"]];
+            let is_there = carried == bytes.map(Value::from).each_ref() && seen["pairs"] == pairs;
+            is_there.then_some(seen)
+        });
+        assert_eq!(seen["sessions_count"], 1);
+        seen["sessions"].clone()
+    };
+    let check = |pairs: u64, bytes: [u64; 2]| {
+        for (operators, peer, target) in [
+            (of_forward, &peer, "home:default"),
+            (of_expose, &relay, &*target),
+        ] {
+            let sessions = seen_at(operators, pairs, bytes);
+            let lasted_s = &sessions[0]["lasted_s"];
+            let [left_bytes, right_bytes] = bytes;
+            let expected = json!([{
+                "kind": "tunnel", "peer": peer, "target": target, "way": meeting.url,
+                "left_bytes": left_bytes, "right_bytes": right_bytes, "lasted_s": lasted_s,
+            }]);
+            assert_eq!(sessions, expected);
+        }
+    };
+    check(2, [5, 0]);
+    service.write_all(b"welcome").expect("taken");
+    check(2, [5, 7]);
+    let line = format!("{peer} to home:default by {}, 5 and 7 bytes", meeting.url);
+    let said = told(of_forward);
+    assert!(said.contains(&line), "{line:?} is missing: {said}");
+    // What a way carried that has ended is told until the other has.
+    client.shutdown(Shutdown::Write).expect("connected");
+    check(1, [5, 7]);
+    drop((client, service));
+    for operators in [of_forward, of_expose] {
+        let seen = until("its end", || {
+            let seen = status(operators);
+            (seen["sessions_count"] == 0).then_some(seen)
+        });
+        assert_eq!((&seen["sessions"], &seen["pairs"]), (&json!([]), &0.into()));
     }
 }

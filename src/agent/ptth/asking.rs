@@ -106,6 +106,11 @@ impl Relay {
         })
     }
 
+    /// Where it is.
+    pub(super) const fn url(&self) -> &PtthUrl {
+        &self.url
+    }
+
     /// Sends a request on a connection of its own.
     pub(super) async fn ask<C, M>(
         &self,

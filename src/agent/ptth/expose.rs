@@ -18,7 +18,7 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::asking::{ANSWER_TIMEOUT, AskError, Asked, Relay};
-use super::tunnel::{self, Ends, TunnelWorld, Tunnels, Way};
+use super::tunnel::{self, Client, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::error::AgentError;
 use crate::agent::leg;
 use crate::agent::proxy::Proxy;
@@ -32,6 +32,7 @@ use crate::runtime::executor::spawn;
 use crate::runtime::flag::{Flag, both};
 use crate::session::link::Link;
 use crate::session::refused::Refused;
+use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::tally::Tally;
 
 /// How often each port is listened on, over all shards.
@@ -66,13 +67,14 @@ impl ExposeService {
         services: Vec<PtthService>,
         connections_max: usize,
     ) -> Rc<Self> {
+        let tunnels = Tunnels::new(Client::Remote, relay.url());
         Rc::new(Self {
             world,
             relay,
             services,
             connections_max,
             presence: Presence::default(),
-            tunnels: Tunnels::default(),
+            tunnels,
             stop: Flag::default(),
             serving: Tally::default(),
             failure: RefCell::default(),
@@ -221,7 +223,7 @@ impl ExposeService {
                     request,
                     answer,
                 };
-                self.tunnels.join(&self.world, ends, since);
+                self.tunnels.join(&self.world, ends, target, since);
             }
             Err(error) => {
                 local.reset();
@@ -275,8 +277,14 @@ impl Proxy for ExposeService {
         match message {}
     }
 
-    fn end_session(&self, way: Way, reason: CloseReason, _bytes: [u64; 2]) {
-        tunnel::handle_ended(&self.world, way, reason);
+    fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
+        if detail == Detail::Sessions {
+            status.sessions = Some(self.tunnels.statuses(&self.world));
+        }
+    }
+
+    fn end_session(&self, way: Way, reason: CloseReason, bytes: [u64; 2]) {
+        self.tunnels.end_way(&self.world, way, reason, bytes);
     }
 
     fn stop(&self) {

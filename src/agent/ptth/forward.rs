@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::asking::{AskError, Asked, Relay};
-use super::tunnel::{self, Ends, TunnelWorld, Tunnels, Way};
+use super::tunnel::{self, Client, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::leg::LegError;
 use crate::agent::proxy::Proxy;
 use crate::agent::reconnect::Backoff;
@@ -26,6 +26,7 @@ use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
+use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::tally::Tally;
 
 /// How long the relay may take until a server has accepted: it gives up after 30 s, and the
@@ -107,12 +108,13 @@ impl ForwardService {
         destination: PtthDestination,
         connections_max: usize,
     ) -> Rc<Self> {
+        let tunnels = Tunnels::new(Client::Local, relay.url());
         Rc::new(Self {
             world,
             relay,
             destination,
             connections_max,
-            tunnels: Tunnels::default(),
+            tunnels,
             stop: Flag::default(),
             connecting: Tally::default(),
         })
@@ -134,7 +136,8 @@ impl ForwardService {
                     request,
                     answer,
                 };
-                self.tunnels.join(&self.world, ends, since);
+                self.tunnels
+                    .join(&self.world, ends, &self.destination, since);
             }
             Err(error) => {
                 let (relay, to) = (&self.relay, &self.destination);
@@ -201,8 +204,14 @@ impl Proxy for ForwardService {
         spawn(Rc::clone(self).forward(local));
     }
 
-    fn end_session(&self, way: Way, reason: CloseReason, _bytes: [u64; 2]) {
-        tunnel::handle_ended(&self.world, way, reason);
+    fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
+        if detail == Detail::Sessions {
+            status.sessions = Some(self.tunnels.statuses(&self.world));
+        }
+    }
+
+    fn end_session(&self, way: Way, reason: CloseReason, bytes: [u64; 2]) {
+        self.tunnels.end_way(&self.world, way, reason, bytes);
     }
 
     fn stop(&self) {
