@@ -9,6 +9,7 @@ pub mod access;
 pub mod association;
 pub mod config;
 pub mod protocol;
+pub mod slab;
 pub mod time;
 pub mod tuning;
 pub mod web;

@@ -29,8 +29,8 @@ const PURE: [&str; 6] = [
     "tuning",
     "web",
 ];
-/// Below everything: `time` names nothing, `metrics` only `time`.
-const GROUND: [&str; 2] = ["time", "metrics"];
+/// Below everything: `time` and `slab` name nothing, `metrics` only `time`.
+const GROUND: [&str; 3] = ["time", "slab", "metrics"];
 /// A protocol core builds on others only as listed here.
 const CORES: [(&str, &[&str]); 10] = [
     ("proxy_protocol", &[]),

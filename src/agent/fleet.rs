@@ -19,10 +19,11 @@ use crate::runtime::listener::{HandOut, Listener, bind_group, claim_address};
 use crate::runtime::resolver::Resolver;
 use crate::runtime::signal::Signals;
 use crate::shard::control::{Envelope, Operator};
+use crate::shard::drive::drive;
 use crate::shard::pulse::Pulse;
 use crate::shard::share::{engine_share, share, to_usize};
 use crate::shard::status::{Inquirer, Legacies};
-use crate::shard::world::{Service, ShardSnapshot, World, WorldSettings, drive};
+use crate::shard::world::{Service, ShardSnapshot, World, WorldSettings};
 
 /// The shards of an agent that does not serve yet. `M` is what they are told while it does.
 #[derive(Debug)]

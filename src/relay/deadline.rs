@@ -6,8 +6,8 @@ use super::direction::State;
 use super::engine::Engine;
 use super::gate::Gate;
 use super::pair::{Pair, Side};
-use super::slab::Key;
 use super::streaming::{Decision, Flow, Observation, TICK};
+use crate::slab::Key;
 
 /// A direction under the streaming rule.
 #[derive(Debug)]

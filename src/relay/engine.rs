@@ -37,10 +37,10 @@ use super::leg_io::{GateHold, LegIo};
 use super::means::{Ends, Means};
 use super::pair::{Pair, Side};
 use super::pipe_pool::{PipePool, PipePoolLimits};
-use super::slab::{Key, Slab};
 use super::spill::SpillPool;
 use super::streaming::TICK;
 use super::transform::{Route, Transforms};
+use crate::slab::{Key, Slab};
 
 /// Copies in one turn of a direction that copies.
 const SMALL_MOVES_PER_TURN: u8 = 4;
@@ -202,7 +202,7 @@ pub(super) struct Session {
     pub(super) transforms: Option<Box<Transforms>>,
 }
 
-const _: () = assert!(size_of::<super::slab::Slot<Session>>() <= 104);
+const _: () = assert!(size_of::<crate::slab::Slot<Session>>() <= 104);
 
 impl Engine {
     /// An engine without pairs.

@@ -24,7 +24,7 @@ use super::engine::{Ended, EngineSettings};
 use super::leg_io::{GateHold, LegIo};
 use super::pair::Side;
 use super::planes::Planes;
-use super::slab::Key;
+use crate::slab::Key;
 
 /// The planes, their polls, and a clock that stands still unless told. The
 /// reactor carries the ring's transfers alone.

@@ -13,7 +13,7 @@ use super::gate::UNACKNOWLEDGED_MAX;
 use super::leg_io::{GateHold, LegIo};
 use super::pair::Side;
 use super::planes::PlanesCounts;
-use super::slab::Key;
+use crate::slab::Key;
 
 const PLANES: [DataPlane; 4] = [
     DataPlane::Auto,

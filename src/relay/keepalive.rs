@@ -14,7 +14,7 @@ use super::codec::Life;
 use super::direction::State;
 use super::engine::{Engine, Session};
 use super::pair::Side;
-use super::slab::Key;
+use crate::slab::Key;
 
 /// Parts of the pairs, each swept at a time of its own.
 const PARTS: u32 = 16;

@@ -8,7 +8,7 @@ use super::close::CloseReason;
 use super::direction::Direction;
 use super::engine::{Engine, Session};
 use super::pair::{Pair, Side};
-use super::slab::Key;
+use crate::slab::Key;
 
 impl Engine {
     /// The next pair that the ring plane is to take over: its prefixes and

@@ -47,7 +47,6 @@ mod means;
 mod passing;
 mod pipe_pool;
 pub mod ring_plane;
-pub(crate) mod slab;
 mod spill;
 mod splice;
 mod transform;
@@ -67,10 +66,10 @@ mod ring_pair_tests;
 #[cfg(test)]
 mod stream_tests;
 
+pub use crate::slab::Key as PairKey;
 pub use close::{CloseReason, How};
 pub use engine::{Ended, Engine, EngineSettings, Usage};
 pub use half::Half;
 pub use leg_io::{GateHold, LegIo};
 pub use pair::Side;
 pub use planes::{Planes, PlanesCounts};
-pub use slab::Key as PairKey;

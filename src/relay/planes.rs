@@ -19,12 +19,12 @@ use super::engine::{Ended, Engine, EngineSettings, Usage};
 use super::leg_io::LegIo;
 use super::pair::Side;
 use super::ring_plane::RingPlane;
-use super::slab::Key;
 use crate::config::DataPlane;
 use crate::runtime::reactor::Reactor;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::ring::Sleep;
 use crate::runtime::transfer::Progress;
+use crate::slab::Key;
 use crate::time::Timestamp;
 
 /// The pairs of one shard.

@@ -26,13 +26,13 @@ use super::engine::Engine;
 use super::means::Ends;
 use super::pair::Side;
 use super::ring_pair::{Action, RingPair};
-use super::slab::Key;
 use crate::runtime::Owner;
 use crate::runtime::provided::{BufferSize, Segment};
 use crate::runtime::reactor::Reactor;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::runtime::transfer::{Progress, Step, TransferKey};
+use crate::slab::Key;
 
 /// The pairs that the ring moves.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use super::engine::{
     Usage,
 };
 use super::engine_rig::{Peer, Rig, connection, joined};
-use super::slab::Key;
 use super::streaming::TICK;
+use crate::slab::Key;
 
 #[test]
 fn a_quantum_is_bounded_and_pairs_take_turns() {

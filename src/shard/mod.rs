@@ -1,7 +1,7 @@
 //! One core's world: accept, associate, pair, hand off, shut down.
 //!
 //! [`world`] is what every shard has, whatever it serves: the reactor, the
-//! relay engine, the sessions, the loop. A [`world::Service`] says what to do
+//! relay engine, the sessions; [`mod@drive`] is its loop. A [`world::Service`] says what to do
 //! with a connection: [`rendezvous`] is the relay's; the agents bring their
 //! own.
 //!
@@ -16,6 +16,7 @@ mod bind;
 mod call_handoff;
 pub mod control;
 mod datagrams;
+pub mod drive;
 mod ear;
 pub mod errand;
 mod forwarding;

@@ -44,7 +44,6 @@ use crate::metrics::counters::Label;
 use crate::protocol::jet::{self, Accept, AcceptDetails, AcceptPlace, Connect, Place, Transport};
 use crate::relay::CloseReason;
 use crate::relay::codec::CodecError;
-use crate::relay::slab::{Key, Slab};
 use crate::runtime::Owner;
 use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
@@ -58,6 +57,7 @@ use crate::session::handshake::{Failure, Opening, ReadBuffer, read_opening, refu
 use crate::session::link::Link;
 use crate::session::proxied::read_proxy_header;
 use crate::session::refused::Refused;
+use crate::slab::{Key, Slab};
 use crate::time::Timestamp;
 
 /// Owner tag of acceptors that wait; the token is their index.

@@ -12,6 +12,7 @@ use ahash::RandomState;
 use rustls::ServerConfig;
 
 use super::control::{Envelope, Operator};
+use super::drive::drive;
 use super::listeners::{Listeners, check_addresses};
 use super::pulse::Pulse;
 use super::reload::Reloader;
@@ -19,7 +20,7 @@ use super::rendezvous::{Message, Random, RelayService};
 use super::rendezvous_settings::{ForwardingLimits, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
 use super::status::{Inquirer, Legacies};
-use super::world::{ShardSnapshot, World, WorldSettings, drive};
+use super::world::{ShardSnapshot, World, WorldSettings};
 use crate::association::key::ShardId;
 use crate::association::owner::Owner;
 use crate::association::rendezvous::Rendezvous;

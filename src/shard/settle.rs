@@ -13,10 +13,10 @@ use super::waiting::WaitingLeg;
 use crate::association::key::{AssociationKey, RendezvousKey};
 use crate::association::table::{Accepted, Joined, OnUnknown};
 use crate::protocol::jet::{self, Accept, AcceptPlace, Connect, Place};
-use crate::relay::slab::Key;
 use crate::runtime::Owner;
 use crate::session::handshake::refuse;
 use crate::session::refused::Refused;
+use crate::slab::Key;
 
 /// What became of a request in the table.
 enum Settled {

@@ -12,12 +12,12 @@ use crate::association::table::CandidateRef;
 use crate::protocol::websocket::CloseCode;
 use crate::relay::codec::{Codec, Heard};
 use crate::relay::keepalive::PingSettings;
-use crate::relay::slab::Key;
 use crate::relay::{GateHold, LegIo};
 use crate::runtime::PollKey;
 use crate::runtime::reactor::Closing;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
+use crate::slab::Key;
 use crate::time::Timestamp;
 
 /// One acceptor that waits.

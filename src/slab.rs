@@ -7,7 +7,7 @@ use std::fmt;
 const CHUNK_SLOTS: usize = 1024;
 
 /// Names one entry for as long as it lives; afterwards it names nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The slot, used again by later entries.
     pub index: u32,
