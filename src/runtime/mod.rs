@@ -41,6 +41,7 @@ pub mod stream;
 mod task_socket;
 pub mod timer_wheel;
 pub mod transfer;
+pub mod udp_group;
 
 pub use poll_table::{Owner, PollKey};
 

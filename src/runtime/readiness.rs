@@ -21,6 +21,8 @@ pub enum Interest {
     /// What comes in: of a datagram socket, which would else tell of room each time that a
     /// datagram has left it.
     Input,
+    /// Room for what goes out: of the same, for as long as there was none.
+    Output,
 }
 
 impl Interest {
@@ -29,6 +31,7 @@ impl Interest {
         match self {
             Self::Both => Readiness::INTEREST,
             Self::Input => PollFlags::IN,
+            Self::Output => PollFlags::OUT,
         }
     }
 }

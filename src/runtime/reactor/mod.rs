@@ -229,6 +229,12 @@ impl Reactor {
         self.watch_for(socket.as_fd(), Owner::TASK, Interest::Input)
     }
 
+    /// As [`Self::watch`], for a datagram socket of the shard's loop: one poll tells of what
+    /// comes in, and another, while it is wanted, of room for what goes out.
+    pub fn watch_datagrams(&self, socket: &Socket, owner: Owner, interest: Interest) -> PollKey {
+        self.watch_for(socket.as_fd(), owner, interest)
+    }
+
     /// Watches any descriptor that is never closed while the reactor lives,
     /// such as a signalfd.
     pub fn watch_fd(&self, fd: BorrowedFd<'_>, owner: Owner) -> PollKey {
