@@ -18,6 +18,7 @@ pub mod metrics;
 
 pub mod runtime;
 
+pub mod quic;
 pub mod tls;
 
 pub mod relay;

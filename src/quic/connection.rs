@@ -1,0 +1,153 @@
+//! One connection of a driver's, and the names of connections and streams.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn_proto::{ConnectionHandle, ReadError, ReadableError, StreamId, WriteError};
+
+use super::driver::{Read, Write};
+use crate::slab::Key;
+use crate::time::Timestamp;
+
+/// Names a connection for as long as it is there.
+pub type ConnectionKey = Key;
+
+/// Names a stream of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    pub connection: ConnectionKey,
+    /// The number by which the peer knows it.
+    pub id: StreamId,
+}
+
+impl StreamKey {
+    /// Whether it is the first that the client of its connection has opened.
+    #[must_use]
+    pub fn is_first_of_client(self) -> bool {
+        self.id == StreamId::new(quinn_proto::Side::Client, quinn_proto::Dir::Bi, 0)
+    }
+}
+
+/// How a connection fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The estimate of the round trip.
+    pub round_trip: Duration,
+    /// Bytes that may be on their way.
+    pub congestion_window: u64,
+    /// Packets that were declared lost.
+    pub packets_lost: u64,
+    /// Packets that were sent.
+    pub packets_sent: u64,
+    /// The longest datagram that is sent, in bytes.
+    pub mtu: u16,
+    /// Since when something was sent and nothing has come.
+    pub unanswered_since: Option<Timestamp>,
+    /// The handshake is not over.
+    pub is_handshaking: bool,
+}
+
+/// A connection, and what the driver notes of it.
+pub(super) struct Connection {
+    pub(super) proto: quinn_proto::Connection,
+    pub(super) handle: ConnectionHandle,
+    pub(super) port: usize,
+    /// It stands in the driver's queue.
+    pub(super) is_dirty: bool,
+    /// As it stands in the driver's list.
+    pub(super) deadline: Option<Instant>,
+    unanswered_since: Option<Timestamp>,
+}
+
+impl Connection {
+    pub(super) const fn new(
+        proto: quinn_proto::Connection,
+        handle: ConnectionHandle,
+        port: usize,
+    ) -> Self {
+        Self {
+            proto,
+            handle,
+            port,
+            is_dirty: false,
+            deadline: None,
+            unanswered_since: None,
+        }
+    }
+
+    /// Something came.
+    pub(super) const fn heard(&mut self) {
+        self.unanswered_since = None;
+    }
+
+    /// Something was sent.
+    pub(super) const fn sent(&mut self, now: Timestamp) {
+        if self.unanswered_since.is_none() {
+            self.unanswered_since = Some(now);
+        }
+    }
+
+    /// Reads into `chunks`; and whether the peer is to be told of the room.
+    pub(super) fn read(
+        &mut self,
+        id: StreamId,
+        bytes_max: usize,
+        chunks: &mut Vec<Bytes>,
+    ) -> (Read, bool) {
+        let mut stream = self.proto.recv_stream(id);
+        let mut source = match stream.read(true) {
+            Ok(source) => source,
+            Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => {
+                return (Read::Gone, false);
+            }
+        };
+        let mut left = bytes_max;
+        let read = loop {
+            if left == 0 {
+                break Read::More;
+            }
+            match source.next(left) {
+                Ok(Some(chunk)) => {
+                    left -= chunk.bytes.len();
+                    chunks.push(chunk.bytes);
+                }
+                Ok(None) => break Read::Ended,
+                Err(ReadError::Blocked) => break Read::Blocked,
+                Err(ReadError::Reset(code)) => break Read::Reset(code.into_inner()),
+            }
+        };
+        (read, source.finalize().should_transmit())
+    }
+
+    pub(super) fn write(&mut self, id: StreamId, bytes: &mut Bytes) -> Write {
+        if self.proto.is_closed() {
+            return Write::Gone;
+        }
+        while !bytes.is_empty() {
+            let mut chunks = [std::mem::take(bytes)];
+            let written = self.proto.send_stream(id).write_chunks(&mut chunks);
+            let [rest] = chunks;
+            *bytes = rest;
+            match written {
+                Ok(_) => {}
+                Err(WriteError::Blocked) => return Write::Blocked,
+                Err(WriteError::Stopped(code)) => return Write::Stopped(code.into_inner()),
+                Err(WriteError::ClosedStream) => return Write::Gone,
+            }
+        }
+        Write::Done
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let stats = self.proto.stats();
+        Health {
+            round_trip: self.proto.rtt(),
+            congestion_window: stats.path.cwnd,
+            packets_lost: stats.path.lost_packets,
+            packets_sent: stats.path.sent_packets,
+            mtu: self.proto.current_mtu(),
+            unanswered_since: self.unanswered_since,
+            is_handshaking: self.proto.is_handshaking(),
+        }
+    }
+}

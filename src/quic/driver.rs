@@ -1,0 +1,788 @@
+//! Drives the QUIC endpoints of one shard, turn by turn.
+//!
+//! ```text
+//! receive   datagrams into connections
+//! expire    deadlines that have come
+//! poll_event                               what the shard has to act on
+//! (read, write, open, close …)             what it does
+//! flush     what all connections have to send, in bursts
+//! ```
+//!
+//! Each step does what there is for all connections before the next begins: what comes on one
+//! connection and goes out on another leaves in the same turn, and acknowledgements ride on
+//! it. Whoever uses a connection between two steps makes it *dirty*; [`Driver::flush`] asks
+//! all dirty ones what they have to send and when they next want to be asked.
+//!
+//! A connection sends at most [`BURSTS_MAX`] bursts before the others have had their turn.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{
+    ClientConfig, ConnectError, ConnectionError, ConnectionHandle, DatagramEvent, Dir,
+    EndpointConfig, Event, Incoming, ServerConfig, StreamEvent, Transmit, VarInt,
+};
+
+use super::connection::{Connection, ConnectionKey, Health, StreamKey};
+use super::connection_id::{self, SteeredIds};
+use super::counts::Counts;
+use super::keys::SharedKeys;
+use super::port::{Batch, Port};
+use crate::runtime::Owner;
+use crate::runtime::clock::Epoch;
+use crate::runtime::reactor::Reactor;
+use crate::runtime::socket::Socket;
+use crate::slab::Slab;
+use crate::time::Timestamp;
+
+/// Batches that a port reads in one turn.
+const BATCHES_MAX: usize = 4;
+/// Bursts of one connection before the others have their turn.
+pub const BURSTS_MAX: usize = 8;
+/// The longest UDP payload that is taken, in bytes: as long as they come. The sender's limit is
+/// what decides.
+const PAYLOAD_BYTES_MAX: u16 = 65_527;
+/// Between two stateless resets of an endpoint. After a restart every client needs one.
+const RESET_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// What the shard has to act on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QuicEvent {
+    /// The handshake is over.
+    Connected(ConnectionKey),
+    /// The connection is gone; its key names nothing from now on.
+    Lost(ConnectionKey, ConnectionError),
+    /// The peer has opened a stream, which may have bytes already.
+    Opened(StreamKey),
+    /// There may be something to read.
+    Readable(StreamKey),
+    /// There may be room to write.
+    Writable(StreamKey),
+    /// The peer reads no more; why, in its own numbers.
+    Stopped(StreamKey, u64),
+    /// The peer has all that was written, to the end.
+    Finished(StreamKey),
+    /// Streams may be opened again.
+    Available(ConnectionKey),
+}
+
+/// What is to become of somebody who wants to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Accept,
+    /// He is to prove his address, which costs him a round trip and us nothing.
+    Retry,
+    /// He is told that he may not.
+    Refuse,
+}
+
+/// A datagram that came to a shard other than its connection's.
+#[derive(Debug)]
+pub struct Stray {
+    /// The shard that it is for.
+    pub shard: u16,
+    port: usize,
+    peer: SocketAddr,
+    to: Option<std::net::IpAddr>,
+    ecn: Option<quinn_proto::EcnCodepoint>,
+    bytes: BytesMut,
+}
+
+/// The QUIC endpoints of one shard, and their connections.
+pub struct Driver {
+    reactor: Rc<Reactor>,
+    epoch: Epoch,
+    /// The sockets' owner tag; the token is twice the port's index, and one more for room.
+    tag: u8,
+    shard: u16,
+    shards: u16,
+    keys: SharedKeys,
+    ids: SteeredIds,
+    endpoints: Vec<Endpoint>,
+    connections: Slab<Connection>,
+    dirty: VecDeque<ConnectionKey>,
+    deadlines: BTreeSet<(Instant, ConnectionKey)>,
+    events: VecDeque<QuicEvent>,
+    strays: Vec<Stray>,
+    counts: Counts,
+    batch: Option<Box<Batch>>,
+    /// Room for one burst, or for one answer of an endpoint.
+    burst: Vec<u8>,
+}
+
+struct Endpoint {
+    proto: quinn_proto::Endpoint,
+    port: Port,
+    by_handle: HashMap<ConnectionHandle, ConnectionKey, ahash::RandomState>,
+    /// Answers to no connection's datagrams, while a burst waits for room.
+    answers: VecDeque<(Transmit, Vec<u8>)>,
+}
+
+/// Answers that one endpoint keeps while its socket has no room; more are lost, as they might
+/// be on their way.
+const ANSWERS_MAX: usize = 64;
+
+impl Driver {
+    /// The driver of one of so many shards. Its sockets are watched under `tag`.
+    #[must_use]
+    pub fn new(reactor: Rc<Reactor>, tag: u8, shard: u16, shards: u16, keys: SharedKeys) -> Self {
+        Self {
+            reactor,
+            epoch: Epoch::read(),
+            tag,
+            shard,
+            shards,
+            ids: SteeredIds::new(shard, shards, &keys),
+            keys,
+            endpoints: Vec::new(),
+            connections: Slab::new(),
+            dirty: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+            events: VecDeque::new(),
+            strays: Vec::new(),
+            counts: Counts::default(),
+            batch: None,
+            burst: Vec::new(),
+        }
+    }
+
+    /// Adds a socket, which also serves those who connect to it, if there is a configuration
+    /// for them. Returns the port's index.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be set up.
+    pub fn add_port(
+        &mut self,
+        socket: Socket,
+        server: Option<Arc<ServerConfig>>,
+    ) -> io::Result<usize> {
+        let index = self.endpoints.len();
+        let token = u32::try_from(index * 2).unwrap_or(u32::MAX);
+        let owner = |token| Owner {
+            tag: self.tag,
+            token,
+        };
+        let port = Port::new(
+            Rc::clone(&self.reactor),
+            socket,
+            owner(token),
+            owner(token + 1),
+        )?;
+        let mut config = EndpointConfig::new(self.keys.reset_key());
+        let ids = self.ids.clone();
+        config
+            .cid_generator(move || Box::new(ids.clone()))
+            .min_reset_interval(RESET_INTERVAL)
+            .supported_versions(vec![1]);
+        config
+            .max_udp_payload_size(PAYLOAD_BYTES_MAX)
+            .expect("a payload that UDP can carry");
+        let may_probe = !port.may_fragment();
+        self.endpoints.push(Endpoint {
+            proto: quinn_proto::Endpoint::new(Arc::new(config), server, may_probe, None),
+            port,
+            by_handle: HashMap::default(),
+            answers: VecDeque::new(),
+        });
+        Ok(index)
+    }
+
+    /// What those who connect from now on are served by.
+    pub fn set_server_config(&mut self, server: &Arc<ServerConfig>) {
+        for endpoint in &mut self.endpoints {
+            endpoint.proto.set_server_config(Some(Arc::clone(server)));
+        }
+    }
+
+    /// Begins to connect from a port.
+    ///
+    /// # Errors
+    ///
+    /// When name or address cannot be connected to.
+    pub fn connect(
+        &mut self,
+        port: usize,
+        config: ClientConfig,
+        to: SocketAddr,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<ConnectionKey, ConnectError> {
+        let now = self.epoch.instant(now);
+        let (handle, proto) = self.endpoints[port].proto.connect(now, config, to, name)?;
+        Ok(self.take_in(port, handle, proto))
+    }
+
+    fn take_in(
+        &mut self,
+        port: usize,
+        handle: ConnectionHandle,
+        proto: quinn_proto::Connection,
+    ) -> ConnectionKey {
+        let key = self
+            .connections
+            .insert(Connection::new(proto, handle, port));
+        self.endpoints[port].by_handle.insert(handle, key);
+        self.mark_dirty(key);
+        key
+    }
+
+    /// A socket of the driver's triggered.
+    pub fn handle_ready(&mut self, token: u32) {
+        let Some(endpoint) = self.endpoints.get_mut(token as usize / 2) else {
+            return;
+        };
+        match token % 2 {
+            0 => endpoint.port.is_readable = true,
+            _ => endpoint.port.handle_room(&mut self.counts),
+        }
+    }
+
+    /// Takes in what has come, within limits; `admit` decides about those who want to connect,
+    /// by their address and whether they have proved it.
+    pub fn receive(
+        &mut self,
+        now: Timestamp,
+        mut admit: impl FnMut(SocketAddr, bool) -> Admission,
+    ) {
+        let now = self.epoch.instant(now);
+        for index in 0..self.endpoints.len() {
+            for _ in 0..BATCHES_MAX {
+                if !self.endpoints[index].port.is_readable {
+                    break;
+                }
+                let mut batch = self.batch.take().unwrap_or_else(|| Box::new(Batch::new()));
+                let count = self.endpoints[index]
+                    .port
+                    .receive(&mut batch, &mut self.counts);
+                for buffer in 0..count {
+                    let (meta, bytes) = batch.received(buffer);
+                    let ecn = meta
+                        .ecn
+                        .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
+                    let mut rest = BytesMut::from(bytes);
+                    while !rest.is_empty() {
+                        let datagram = rest.split_to(meta.stride.min(rest.len()));
+                        let stray = Stray {
+                            shard: self.shard,
+                            port: index,
+                            peer: meta.addr,
+                            to: meta.dst_ip,
+                            ecn,
+                            bytes: datagram,
+                        };
+                        self.counts.datagrams_received += 1;
+                        match self.owner_of(&stray.bytes) {
+                            Some(shard) if shard != self.shard => {
+                                self.strays.push(Stray { shard, ..stray });
+                            }
+                            _ => self.take_datagram(stray, now, &mut admit),
+                        }
+                    }
+                }
+                self.batch = Some(batch);
+            }
+        }
+        self.settle();
+    }
+
+    /// Datagrams that are for other shards.
+    pub fn take_strays(&mut self) -> Vec<Stray> {
+        std::mem::take(&mut self.strays)
+    }
+
+    /// Takes in a datagram that came to another shard.
+    pub fn handle_stray(&mut self, stray: Stray, now: Timestamp) {
+        let now = self.epoch.instant(now);
+        self.counts.strays_taken += 1;
+        if stray.port < self.endpoints.len() {
+            // It is for a connection that there is, or was.
+            self.take_datagram(stray, now, &mut |_, _| Admission::Refuse);
+        }
+        self.settle();
+    }
+
+    fn owner_of(&self, datagram: &[u8]) -> Option<u16> {
+        if self.shards == 1 {
+            return None;
+        }
+        self.ids.shard_of(connection_id::destination(datagram)?)
+    }
+
+    fn take_datagram(
+        &mut self,
+        datagram: Stray,
+        now: Instant,
+        admit: &mut impl FnMut(SocketAddr, bool) -> Admission,
+    ) {
+        let Stray {
+            port,
+            peer,
+            to,
+            ecn,
+            bytes,
+            ..
+        } = datagram;
+        let endpoint = &mut self.endpoints[port];
+        self.burst.clear();
+        match endpoint
+            .proto
+            .handle(now, peer, to, ecn, bytes, &mut self.burst)
+        {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(key) = endpoint.by_handle.get(&handle).copied()
+                    && let Some(connection) = self.connections.get_mut(key)
+                {
+                    connection.heard();
+                    connection.proto.handle_event(event);
+                    self.mark_dirty(key);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                let admission = admit(peer, incoming.remote_address_validated());
+                self.answer_incoming(port, incoming, admission, now);
+            }
+            Some(DatagramEvent::Response(transmit)) => self.answer(port, transmit),
+            None => self.counts.unroutable += 1,
+        }
+    }
+
+    fn answer_incoming(
+        &mut self,
+        port: usize,
+        incoming: Incoming,
+        admission: Admission,
+        now: Instant,
+    ) {
+        let proto = &mut self.endpoints[port].proto;
+        self.burst.clear();
+        match admission {
+            Admission::Accept => match proto.accept(incoming, now, &mut self.burst, None) {
+                Ok((handle, connection)) => {
+                    self.take_in(port, handle, connection);
+                }
+                Err(error) => {
+                    if let Some(transmit) = error.response {
+                        self.answer(port, transmit);
+                    }
+                }
+            },
+            Admission::Retry => match proto.retry(incoming, &mut self.burst) {
+                Ok(transmit) => {
+                    self.counts.retries += 1;
+                    self.answer(port, transmit);
+                }
+                // He did so already.
+                Err(error) => {
+                    let incoming = error.into_incoming();
+                    self.answer_incoming(port, incoming, Admission::Accept, now);
+                }
+            },
+            Admission::Refuse => {
+                let transmit = proto.refuse(incoming, &mut self.burst);
+                self.answer(port, transmit);
+            }
+        }
+    }
+
+    /// Sends what an endpoint has put into the burst's room.
+    fn answer(&mut self, port: usize, transmit: Transmit) {
+        let endpoint = &mut self.endpoints[port];
+        if !endpoint.port.is_blocked() {
+            return endpoint.port.send(transmit, &self.burst, &mut self.counts);
+        }
+        if endpoint.answers.len() < ANSWERS_MAX {
+            endpoint.answers.push_back((transmit, self.burst.clone()));
+        }
+    }
+
+    /// Tells connections whose deadlines have come.
+    pub fn expire(&mut self, now: Timestamp) {
+        let now = self.epoch.instant(now);
+        while let Some((deadline, key)) = self.deadlines.first().copied() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            connection.deadline = None;
+            connection.proto.handle_timeout(now);
+            self.mark_dirty(key);
+        }
+        self.settle();
+    }
+
+    /// Takes the next event; call until `None`.
+    pub fn poll_event(&mut self) -> Option<QuicEvent> {
+        self.events.pop_front()
+    }
+
+    /// Passes on what dirty connections have to say to their endpoints and to the shard.
+    fn settle(&mut self) {
+        for index in 0..self.dirty.len() {
+            self.settle_one(self.dirty[index]);
+        }
+    }
+
+    fn settle_one(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let endpoint = &mut self.endpoints[connection.port];
+        while let Some(event) = connection.proto.poll_endpoint_events() {
+            if let Some(event) = endpoint.proto.handle_event(connection.handle, event) {
+                connection.proto.handle_event(event);
+            }
+        }
+        let stream = |id| StreamKey {
+            connection: key,
+            id,
+        };
+        while let Some(event) = connection.proto.poll() {
+            let event = match event {
+                Event::Connected => QuicEvent::Connected(key),
+                Event::ConnectionLost { reason } => QuicEvent::Lost(key, reason),
+                Event::Stream(StreamEvent::Opened { dir: Dir::Bi }) => {
+                    while let Some(id) = connection.proto.streams().accept(Dir::Bi) {
+                        self.events.push_back(QuicEvent::Opened(stream(id)));
+                    }
+                    continue;
+                }
+                Event::Stream(StreamEvent::Readable { id }) => QuicEvent::Readable(stream(id)),
+                Event::Stream(StreamEvent::Writable { id }) => QuicEvent::Writable(stream(id)),
+                Event::Stream(StreamEvent::Finished { id }) => QuicEvent::Finished(stream(id)),
+                Event::Stream(StreamEvent::Stopped { id, error_code }) => {
+                    QuicEvent::Stopped(stream(id), error_code.into_inner())
+                }
+                Event::Stream(StreamEvent::Available { dir: Dir::Bi }) => QuicEvent::Available(key),
+                // Neither streams of one direction nor datagrams are on offer.
+                Event::Stream(_)
+                | Event::HandshakeDataReady
+                | Event::DatagramReceived
+                | Event::DatagramsUnblocked => continue,
+            };
+            self.events.push_back(event);
+        }
+    }
+
+    /// Sends what connections have to send, and notes when they want to be asked again.
+    pub fn flush(&mut self, now: Timestamp) {
+        let instant = self.epoch.instant(now);
+        for endpoint in &mut self.endpoints {
+            if endpoint.port.has_to_look_for_room() {
+                endpoint.port.handle_room(&mut self.counts);
+            }
+            while !endpoint.port.is_blocked()
+                && let Some((transmit, bytes)) = endpoint.answers.pop_front()
+            {
+                endpoint.port.send(transmit, &bytes, &mut self.counts);
+            }
+        }
+        for _ in 0..self.dirty.len() {
+            let Some(key) = self.dirty.pop_front() else {
+                break;
+            };
+            self.settle_one(key);
+            self.flush_one(key, instant, now);
+        }
+    }
+
+    fn flush_one(&mut self, key: ConnectionKey, instant: Instant, now: Timestamp) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.is_dirty = false;
+        let endpoint = &mut self.endpoints[connection.port];
+        let mut has_more = true;
+        for _ in 0..BURSTS_MAX {
+            if endpoint.port.is_blocked() {
+                break;
+            }
+            self.burst.clear();
+            let mtu = connection.proto.current_mtu();
+            let datagrams = endpoint.port.burst_datagrams(mtu);
+            let burst = &mut self.burst;
+            let Some(transmit) = connection.proto.poll_transmit(instant, datagrams, burst) else {
+                has_more = false;
+                break;
+            };
+            connection.sent(now);
+            endpoint.port.send(transmit, &self.burst, &mut self.counts);
+        }
+        if has_more {
+            connection.is_dirty = true;
+            self.dirty.push_back(key);
+        }
+        // What was sent may have ended it.
+        self.settle_one(key);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.proto.is_drained() {
+            return self.forget(key);
+        }
+        let deadline = connection.proto.poll_timeout();
+        if deadline != connection.deadline {
+            if let Some(former) = connection.deadline {
+                self.deadlines.remove(&(former, key));
+            }
+            connection.deadline = deadline;
+            self.deadlines
+                .extend(deadline.map(|deadline| (deadline, key)));
+        }
+    }
+
+    fn forget(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.remove(key) else {
+            return;
+        };
+        self.counts.packets_lost += connection.proto.stats().path.lost_packets;
+        self.endpoints[connection.port]
+            .by_handle
+            .remove(&connection.handle);
+        if let Some(deadline) = connection.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
+    }
+
+    /// Whether there is something to do before the next sleep.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        let is_waiting = |key: &ConnectionKey| {
+            self.connections
+                .get(*key)
+                .is_some_and(|connection| !self.endpoints[connection.port].port.is_blocked())
+        };
+        self.endpoints
+            .iter()
+            .any(|endpoint| endpoint.port.is_readable || endpoint.port.has_to_look_for_room())
+            || !self.events.is_empty()
+            || self.dirty.iter().any(is_waiting)
+    }
+
+    /// When [`Self::expire`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let (deadline, _) = self.deadlines.first()?;
+        Some(self.epoch.timestamp(*deadline))
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Connections, those that are closing too.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.connections.len() == 0
+    }
+
+    /// The connections, those that are closing too.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionKey> {
+        self.connections.keys()
+    }
+
+    /// Goes on from another socket: each connection of the port moves there.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be set up.
+    pub fn rebind(&mut self, port: usize, socket: Socket) -> io::Result<()> {
+        let owner = |token| Owner {
+            tag: self.tag,
+            token,
+        };
+        let token = u32::try_from(port * 2).unwrap_or(u32::MAX);
+        self.endpoints[port].port = Port::new(
+            Rc::clone(&self.reactor),
+            socket,
+            owner(token),
+            owner(token + 1),
+        )?;
+        for key in Vec::from_iter(self.connections.keys()) {
+            let is_there = |one: &Connection| one.port == port;
+            if self.connections.get(key).is_some_and(is_there) {
+                self.with(key, quinn_proto::Connection::local_address_changed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a port's socket is.
+    #[must_use]
+    pub fn local_address(&self, port: usize) -> Option<SocketAddr> {
+        self.endpoints.get(port)?.port.socket().local_address()
+    }
+
+    fn mark_dirty(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !std::mem::replace(&mut connection.is_dirty, true)
+        {
+            self.dirty.push_back(key);
+        }
+    }
+
+    /// Something with a connection that may have it send.
+    fn with<R>(
+        &mut self,
+        key: ConnectionKey,
+        act: impl FnOnce(&mut quinn_proto::Connection) -> R,
+    ) -> Option<R> {
+        let result = act(&mut self.connections.get_mut(key)?.proto);
+        self.mark_dirty(key);
+        Some(result)
+    }
+
+    /// Opens a stream; `None` when the peer allows no more, or is gone.
+    pub fn open(&mut self, connection: ConnectionKey) -> Option<StreamKey> {
+        let id = self.with(connection, |proto| proto.streams().open(Dir::Bi))??;
+        Some(StreamKey { connection, id })
+    }
+
+    /// Reads what has come in order, at most so many bytes, as they came: into `chunks`.
+    pub fn read(&mut self, stream: StreamKey, bytes_max: usize, chunks: &mut Vec<Bytes>) -> Read {
+        let Some(connection) = self.connections.get_mut(stream.connection) else {
+            return Read::Gone;
+        };
+        let (read, is_to_tell) = connection.read(stream.id, bytes_max, chunks);
+        if is_to_tell {
+            self.mark_dirty(stream.connection);
+        }
+        read
+    }
+
+    /// Writes as much as there is room for, which `bytes` loses.
+    pub fn write(&mut self, stream: StreamKey, bytes: &mut Bytes) -> Write {
+        let Some(connection) = self.connections.get_mut(stream.connection) else {
+            return Write::Gone;
+        };
+        let write = connection.write(stream.id, bytes);
+        self.mark_dirty(stream.connection);
+        write
+    }
+
+    /// Nothing more is written: the peer will read an end.
+    pub fn finish(&mut self, stream: StreamKey) {
+        // An error means that the peer reads no more, which is told by its own event.
+        let _ = self.with(stream.connection, |proto| {
+            proto.send_stream(stream.id).finish()
+        });
+    }
+
+    /// Breaks off what is written; `code` tells why.
+    pub fn reset(&mut self, stream: StreamKey, code: u32) {
+        let code = VarInt::from_u32(code);
+        // An error means that it has ended already.
+        let _ = self.with(stream.connection, |proto| {
+            proto.send_stream(stream.id).reset(code)
+        });
+    }
+
+    /// Has the peer break off what it writes; `code` tells why.
+    pub fn stop(&mut self, stream: StreamKey, code: u32) {
+        let code = VarInt::from_u32(code);
+        // As for `reset`.
+        let _ = self.with(stream.connection, |proto| {
+            proto.recv_stream(stream.id).stop(code)
+        });
+    }
+
+    /// Asks the peer whether it is still there.
+    pub fn ping(&mut self, connection: ConnectionKey) {
+        self.with(connection, quinn_proto::Connection::ping);
+    }
+
+    /// Closes a connection, which is told to the peer but not as an event. What is written and
+    /// not acknowledged is lost.
+    pub fn close(
+        &mut self,
+        connection: ConnectionKey,
+        code: u32,
+        reason: &'static str,
+        now: Timestamp,
+    ) {
+        let now = self.epoch.instant(now);
+        let reason = Bytes::from_static(reason.as_bytes());
+        self.with(connection, |proto| {
+            proto.close(now, VarInt::from_u32(code), reason);
+        });
+    }
+
+    /// The peer's certificates, its own first; none when it showed none.
+    #[must_use]
+    pub fn peer_certificates(
+        &self,
+        connection: ConnectionKey,
+    ) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+        let connection = self.connections.get(connection);
+        let identity = connection.and_then(|one| one.proto.crypto_session().peer_identity());
+        let certificates = identity.and_then(|identity| identity.downcast().ok());
+        certificates
+            .map(|certificates| *certificates)
+            .unwrap_or_default()
+    }
+
+    /// Where the peer is now.
+    #[must_use]
+    pub fn peer_address(&self, connection: ConnectionKey) -> Option<SocketAddr> {
+        Some(self.connections.get(connection)?.proto.remote_address())
+    }
+
+    /// How a connection fares.
+    #[must_use]
+    pub fn health(&self, connection: ConnectionKey) -> Option<Health> {
+        Some(self.connections.get(connection)?.health())
+    }
+}
+
+/// Where a read stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// At the limit: there may be more.
+    More,
+    /// There is no more now.
+    Blocked,
+    /// The stream has ended, and all of it was read.
+    Ended,
+    /// The peer broke it off, with its code.
+    Reset(u64),
+    /// There is no such stream any more.
+    Gone,
+}
+
+/// How a write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// All is written.
+    Done,
+    /// There is no room for the rest.
+    Blocked,
+    /// The peer reads no more, with its code.
+    Stopped(u64),
+    /// There is no such stream any more.
+    Gone,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver")
+            .field("shard", &self.shard)
+            .field("connections", &self.connections.len())
+            .finish_non_exhaustive()
+    }
+}

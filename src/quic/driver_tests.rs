@@ -1,0 +1,437 @@
+//! Two drivers, or three, on one ring over loopback.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn_proto::ConnectionError;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::connection::{ConnectionKey, StreamKey};
+use super::driver::{Admission, Driver, QuicEvent, Read, Write};
+use super::keys::SharedKeys;
+use super::transport::{Congestion, Transport};
+use crate::runtime::clock;
+use crate::runtime::reactor::{Event, Reactor};
+use crate::runtime::ring::{RingSize, Sleep};
+use crate::runtime::udp_group::{bind_udp, bind_udp_group, claim_udp_address};
+
+const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const KEYS: SharedKeys = SharedKeys {
+    reset: [7; 32],
+    token: [8; 32],
+};
+const TRANSPORT: Transport = Transport {
+    stream_window: 1 << 20,
+    connection_window: 4 << 20,
+    send_window: 4 << 20,
+    streams_max: 100,
+    idle_timeout: Duration::from_secs(20),
+    keep_alive: None,
+    mtu_max: 1452,
+    congestion: Congestion::Cubic,
+};
+/// A test that waits longer than this waits for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Identity {
+    certificate: CertificateDer<'static>,
+    server: Arc<rustls::ServerConfig>,
+}
+
+impl Identity {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["relay.test".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        server.alpn_protocols = vec![b"test".to_vec()];
+        Self {
+            certificate,
+            server: Arc::new(server),
+        }
+    }
+
+    fn client(&self) -> Arc<rustls::ClientConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"test".to_vec()];
+        Arc::new(client)
+    }
+}
+
+/// Drivers by index; the last is the client.
+struct Rig {
+    reactor: Rc<Reactor>,
+    drivers: Vec<Driver>,
+    identity: Identity,
+    address: SocketAddr,
+    admission: Admission,
+    /// What happened, with whose it was.
+    events: Vec<(usize, QuicEvent)>,
+}
+
+impl Rig {
+    /// A server of so many shards, whose group is not steered, and a client.
+    fn new(shards: u16) -> Self {
+        let reactor = Reactor::new(RingSize::default()).unwrap();
+        let identity = Identity::new();
+        let address = claim_udp_address(LOCALHOST).unwrap();
+        let sockets = bind_udp_group(address, usize::from(shards)).unwrap();
+        let mut drivers: Vec<Driver> = Vec::new();
+        for (shard, socket) in (0..shards).zip(sockets) {
+            let tag = u8::try_from(shard).unwrap();
+            let mut driver = Driver::new(Rc::clone(&reactor), tag, shard, shards, KEYS);
+            let server = TRANSPORT
+                .server(Arc::clone(&identity.server), &KEYS)
+                .unwrap();
+            driver.add_port(socket, Some(server)).unwrap();
+            drivers.push(driver);
+        }
+        let tag = u8::try_from(shards).unwrap();
+        let mut client = Driver::new(Rc::clone(&reactor), tag, 0, 1, KEYS);
+        client.add_port(bind_udp(LOCALHOST).unwrap(), None).unwrap();
+        drivers.push(client);
+        Self {
+            reactor,
+            drivers,
+            identity,
+            address,
+            admission: Admission::Accept,
+            events: Vec::new(),
+        }
+    }
+
+    fn client(&mut self) -> &mut Driver {
+        self.drivers.last_mut().unwrap()
+    }
+
+    fn connect(&mut self) -> ConnectionKey {
+        let config = TRANSPORT.client(self.identity.client(), 0).unwrap();
+        let address = self.address;
+        let now = clock::now();
+        let connection = self.client().connect(0, config, address, "relay.test", now);
+        connection.unwrap()
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) {
+        for driver in &mut self.drivers {
+            driver.flush(clock::now());
+        }
+        let deadline = self.drivers.iter().filter_map(Driver::next_deadline).min();
+        let late = clock::now() + Duration::from_millis(100);
+        let deadline = deadline.map_or(late, |deadline| deadline.min(late));
+        let sleep = match self.drivers.iter().any(Driver::has_work) {
+            true => Sleep::No,
+            false => Sleep::UntilOne,
+        };
+        self.reactor.turn(sleep, Some(deadline));
+        while let Some(event) = self.reactor.poll_event() {
+            if let Event::Ready { owner, .. } = event {
+                self.drivers[usize::from(owner.tag)].handle_ready(owner.token);
+            }
+        }
+        let now = clock::now();
+        let admission = self.admission;
+        let mut strays = Vec::new();
+        for driver in &mut self.drivers {
+            driver.receive(now, |_, is_validated| match is_validated {
+                true => Admission::Accept,
+                false => admission,
+            });
+            driver.expire(now);
+            strays.append(&mut driver.take_strays());
+        }
+        for stray in strays {
+            self.drivers[usize::from(stray.shard)].handle_stray(stray, now);
+        }
+        for (index, driver) in self.drivers.iter_mut().enumerate() {
+            while let Some(event) = driver.poll_event() {
+                self.events.push((index, event));
+            }
+        }
+    }
+
+    /// Turns until something is so.
+    fn until<R>(&mut self, mut is_so: impl FnMut(&mut Self) -> Option<R>) -> R {
+        let end = clock::now() + PATIENCE;
+        loop {
+            if let Some(result) = is_so(self) {
+                return result;
+            }
+            assert!(clock::now() < end, "waited in vain; saw {:?}", self.events);
+            self.turn();
+        }
+    }
+
+    /// Waits for the first event of a driver that is meant.
+    fn event<R>(&mut self, whose: usize, is_meant: impl Fn(&QuicEvent) -> Option<R>) -> R {
+        self.until(|rig| {
+            let position = rig
+                .events
+                .iter()
+                .position(|(index, event)| *index == whose && is_meant(event).is_some())?;
+            let (_, event) = rig.events.remove(position);
+            is_meant(&event)
+        })
+    }
+
+    fn write_all(&mut self, whose: usize, stream: StreamKey, bytes: &[u8]) {
+        let mut bytes = Bytes::copy_from_slice(bytes);
+        self.until(|rig| match rig.drivers[whose].write(stream, &mut bytes) {
+            Write::Done => Some(()),
+            Write::Blocked => None,
+            other => panic!("{other:?}"),
+        });
+    }
+
+    /// Reads until a stream has ended, or as many bytes as are wanted.
+    fn read(&mut self, whose: usize, stream: StreamKey, bytes: usize) -> (Vec<u8>, Read) {
+        let mut got = Vec::new();
+        self.until(|rig| {
+            let mut chunks = Vec::new();
+            let left = bytes - got.len();
+            let read = rig.drivers[whose].read(stream, left, &mut chunks);
+            chunks.iter().for_each(|chunk| got.extend_from_slice(chunk));
+            match read {
+                Read::More if got.len() == bytes => Some((std::mem::take(&mut got), read)),
+                Read::More | Read::Blocked => None,
+                _ => Some((std::mem::take(&mut got), read)),
+            }
+        })
+    }
+}
+
+fn connected(event: &QuicEvent) -> Option<ConnectionKey> {
+    match event {
+        QuicEvent::Connected(key) => Some(*key),
+        _ => None,
+    }
+}
+
+fn opened(event: &QuicEvent) -> Option<StreamKey> {
+    match event {
+        QuicEvent::Opened(stream) => Some(*stream),
+        _ => None,
+    }
+}
+
+fn lost(event: &QuicEvent) -> Option<ConnectionError> {
+    match event {
+        QuicEvent::Lost(_, why) => Some(why.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_stream_carries_bytes_both_ways_and_ends_each_by_itself() {
+    let mut rig = Rig::new(1);
+    let connection = rig.connect();
+    assert_eq!(rig.event(1, connected), connection);
+    let stream = rig.client().open(connection).unwrap();
+    assert!(stream.is_first_of_client());
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    // More than all windows hold: the server reads while the client writes.
+    let mut left = Bytes::from(sent.clone());
+    rig.client().write(stream, &mut left);
+    let there = rig.event(0, opened);
+    let mut got = Vec::new();
+    rig.until(|rig| {
+        if !left.is_empty() {
+            rig.drivers[1].write(stream, &mut left);
+            if left.is_empty() {
+                rig.drivers[1].finish(stream);
+            }
+        }
+        let mut chunks = Vec::new();
+        let read = rig.drivers[0].read(there, 64 << 10, &mut chunks);
+        chunks.iter().for_each(|chunk| got.extend_from_slice(chunk));
+        (read == Read::Ended).then_some(())
+    });
+    assert!(got == sent, "bytes differ");
+    rig.write_all(0, there, b"and back");
+    rig.drivers[0].finish(there);
+    assert_eq!(
+        rig.read(1, stream, 100),
+        (b"and back".to_vec(), Read::Ended)
+    );
+    rig.event(0, |event| {
+        (*event == QuicEvent::Finished(there)).then_some(())
+    });
+    assert!(rig.drivers[0].counts().datagrams_received > 2000);
+    assert!(
+        rig.drivers[0].counts().batches_received < 2000,
+        "datagrams come in batches"
+    );
+}
+
+#[test]
+fn both_kinds_of_breaking_off_carry_their_code() {
+    let mut rig = Rig::new(1);
+    let connection = rig.connect();
+    rig.event(1, connected);
+    let stream = rig.client().open(connection).unwrap();
+    rig.write_all(1, stream, b"hello");
+    let there = rig.event(0, opened);
+    assert_eq!(rig.read(0, there, 5).0, b"hello");
+    rig.client().reset(stream, 43);
+    assert_eq!(rig.read(0, there, 1).1, Read::Reset(43));
+    rig.client().stop(stream, 52);
+    rig.event(0, |event| {
+        (*event == QuicEvent::Stopped(there, 52)).then_some(())
+    });
+    assert_eq!(
+        rig.drivers[0].write(there, &mut Bytes::from_static(b"x")),
+        Write::Stopped(52)
+    );
+}
+
+#[test]
+fn a_close_tells_the_other_side_why() {
+    let mut rig = Rig::new(1);
+    let connection = rig.connect();
+    rig.event(1, connected);
+    // Until the handshake is confirmed, a close does not say why (RFC 9000 §10.2.3).
+    let stream = rig.client().open(connection).unwrap();
+    rig.write_all(1, stream, b"hello");
+    let there = rig.event(0, opened);
+    rig.write_all(0, there, b"hello");
+    rig.read(1, stream, 5);
+    rig.client()
+        .close(connection, 0x13, "stopping", clock::now());
+    match rig.event(0, lost) {
+        ConnectionError::ApplicationClosed(close) => {
+            assert_eq!(close.error_code.into_inner(), 0x13);
+            assert_eq!(&close.reason[..], b"stopping");
+        }
+        other => panic!("{other:?}"),
+    }
+    rig.until(|rig| rig.drivers.iter().all(Driver::is_empty).then_some(()));
+    assert_eq!(rig.drivers[0].next_deadline(), None);
+}
+
+#[test]
+fn who_has_to_prove_his_address_does_so_once() {
+    let mut rig = Rig::new(1);
+    rig.admission = Admission::Retry;
+    rig.connect();
+    rig.event(1, connected);
+    assert_eq!(rig.drivers[0].counts().retries, 1);
+}
+
+#[test]
+fn who_is_refused_learns_it_at_once() {
+    let mut rig = Rig::new(1);
+    rig.admission = Admission::Refuse;
+    rig.connect();
+    assert!(matches!(
+        rig.event(1, lost),
+        ConnectionError::ConnectionClosed(_)
+    ));
+    assert!(rig.drivers[0].is_empty());
+}
+
+#[test]
+fn a_relay_that_has_forgotten_a_connection_says_so() {
+    let mut rig = Rig::new(1);
+    let connection = rig.connect();
+    rig.event(1, connected);
+    let stream = rig.client().open(connection).unwrap();
+    rig.write_all(1, stream, b"hello");
+    rig.event(0, opened);
+    // As after a kill: the socket is the same, the connections are gone, the keys are kept.
+    let mut fresh = Driver::new(Rc::clone(&rig.reactor), 0, 0, 1, KEYS);
+    let former = rig.drivers.remove(0);
+    drop(former);
+    // The ring lets go of the socket.
+    for _ in 0..2 {
+        rig.reactor.turn(Sleep::No, None);
+    }
+    let server = TRANSPORT
+        .server(Arc::clone(&rig.identity.server), &KEYS)
+        .unwrap();
+    let socket = bind_udp(rig.address).unwrap();
+    fresh.add_port(socket, Some(server)).unwrap();
+    rig.drivers.insert(0, fresh);
+    rig.write_all(1, stream, b"are you there?");
+    assert_eq!(rig.event(1, lost), ConnectionError::Reset);
+}
+
+#[test]
+fn datagrams_find_their_shard_from_any_other() {
+    let mut rig = Rig::new(2);
+    let connection = rig.connect();
+    rig.event(2, connected);
+    let stream = rig.client().open(connection).unwrap();
+    rig.write_all(2, stream, b"hello");
+    let shard = rig.until(|rig| {
+        let mut events = rig.events.iter();
+        let (shard, _) = events.find(|(_, event)| opened(event).is_some())?;
+        Some(*shard)
+    });
+    // From another port, which the kernel may give to the other shard, as of a client whose
+    // router has forgotten it: sooner or later it does.
+    for _ in 0..64 {
+        let moved = bind_udp(LOCALHOST).unwrap();
+        let address = moved.local_address().unwrap();
+        rig.client().rebind(0, moved).unwrap();
+        rig.write_all(2, stream, b" again");
+        rig.until(|rig| {
+            let driver = &rig.drivers[shard];
+            let mut connections = driver.connections();
+            connections
+                .any(|key| driver.peer_address(key) == Some(address))
+                .then_some(())
+        });
+        if rig.drivers[shard].counts().strays_taken > 0 {
+            return;
+        }
+    }
+    panic!("no datagram has come to another shard in 64 times");
+}
+
+#[test]
+fn garbage_is_counted_and_costs_nothing() {
+    let mut rig = Rig::new(1);
+    let stranger = UdpSocket::bind(LOCALHOST).unwrap();
+    let mut random = fastrand::Rng::with_seed(5);
+    for length in 0..200 {
+        let bytes: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
+        stranger.send_to(&bytes, rig.address).unwrap();
+    }
+    rig.until(|rig| (rig.drivers[0].counts().datagrams_received >= 199).then_some(()));
+    assert!(rig.drivers[0].is_empty());
+    assert!(rig.drivers[0].counts().unroutable > 150);
+    rig.connect();
+    rig.event(1, connected);
+}
+
+#[test]
+fn a_deadline_below_a_millisecond_is_kept() {
+    let mut rig = Rig::new(1);
+    let connection = rig.connect();
+    rig.event(1, connected);
+    let stream = rig.client().open(connection).unwrap();
+    rig.write_all(1, stream, b"hello");
+    // Something is on its way: the loss timer is the round trip, a fraction of a millisecond.
+    rig.client().flush(clock::now());
+    let deadline = rig.client().next_deadline().unwrap();
+    let asked = deadline.since(clock::now());
+    rig.reactor.turn(Sleep::UntilOne, Some(deadline));
+    assert!(asked < Duration::from_secs(1));
+}
