@@ -10,6 +10,7 @@ pub mod http_proxy;
 pub mod jet;
 pub mod proxy_protocol;
 pub mod ptth_http;
+pub mod ptth_name;
 pub mod socks5;
 pub mod websocket;
 pub mod websocks;

@@ -3,8 +3,8 @@
 use thiserror::Error;
 
 use super::connection_id::{ConnectionId, ConnectionIdError};
-use super::name::{Name, NameError};
 use crate::protocol::http_head::{HttpVersion, RequestHead};
+use crate::protocol::ptth_name::{Name, NameError};
 
 /// The header of the original HTTP relay, in which a key may stand; `Authorization: Bearer`
 /// is as good.

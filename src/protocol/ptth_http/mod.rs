@@ -11,7 +11,6 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `call` | a request, by its method and path |
-//! | `name` | servers' names, and those of their ports |
 //! | `connection_id` | what the relay calls one connection |
 //! | `answer` | the heads of what is answered |
 //! | `ask` | the proxies' side of both |
@@ -25,7 +24,6 @@ mod answer;
 mod ask;
 mod call;
 mod connection_id;
-mod name;
 mod switchboard;
 mod tally;
 
@@ -33,6 +31,7 @@ pub use answer::{accepted, connected, offered};
 pub use ask::{AnswerError, Answered};
 pub use call::{Call, CallError, presented_key};
 pub use connection_id::{ConnectionId, ConnectionIdError};
-pub use name::{Name, NameError};
 pub use switchboard::{Late, Place, Refusal, Switchboard, SwitchboardLimits, Whole};
 pub use tally::{TunnelCensus, TunnelTally};
+
+pub use super::ptth_name::{Name, NameError};

@@ -16,8 +16,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::connection_id::ConnectionId;
-use super::name::Name;
 use super::tally::{TunnelCensus, TunnelTally};
+use crate::protocol::ptth_name::Name;
 use crate::time::Timestamp;
 
 /// One port of one server.
