@@ -11,6 +11,7 @@ pub mod jet;
 pub mod proxy_protocol;
 pub mod ptth_http;
 pub mod ptth_name;
+pub mod ptth_quic;
 pub mod socks5;
 pub mod websocket;
 pub mod websocks;
