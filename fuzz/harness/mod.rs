@@ -12,6 +12,7 @@ mod jet_request;
 mod prefixes;
 mod proxy_header;
 mod ptth_http;
+mod ptth_quic;
 mod socks5;
 mod tls_handshake;
 mod tls_records;
@@ -29,7 +30,7 @@ mod tls_sides;
 /// something.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 14] = [
+pub(crate) const TARGETS: [Target; 15] = [
     ("access_token", access_token::run),
     ("http_request_head", http_request_head::run),
     ("http_response_head", http_response_head::run),
@@ -37,6 +38,7 @@ pub(crate) const TARGETS: [Target; 14] = [
     ("jet_request", jet_request::run),
     ("proxy_header", proxy_header::run),
     ("ptth_http", ptth_http::run),
+    ("ptth_quic", ptth_quic::run),
     ("socks5", socks5::run),
     ("tls_handshake", tls_handshake::run),
     ("tls_records", tls_records::run),
