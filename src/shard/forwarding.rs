@@ -46,7 +46,7 @@ use crate::time::Timestamp;
 const UNASKED_BYTES_MAX: usize = 4 << 10;
 
 /// What a request is answered that has nothing more to hear: RFC 9110 §15.3.5.
-const DONE: u16 = 204;
+const NO_CONTENT: u16 = 204;
 
 /// One request whose caller may ask what it asks.
 #[derive(Debug)]
@@ -282,7 +282,7 @@ impl RelayService {
                     Ok(connect) => self.forwards.waiting.deliver(connect, News::Rejected),
                     Err(refusal) => return Err((caller, refusal.into())),
                 }
-                Ok(self.answer(caller, &Answer::new(DONE)).await)
+                Ok(self.answer(caller, &Answer::new(NO_CONTENT)).await)
             }
             Call::Accept(id) => {
                 let accepted = board.borrow_mut().accept(id, &name, waiting.id(), now);
@@ -343,7 +343,7 @@ impl RelayService {
         // Before the answer, which the server's next request may follow at once.
         drop(listening);
         let Some(id) = offered else {
-            return Ok(self.answer(caller, &Answer::new(DONE)).await);
+            return Ok(self.answer(caller, &Answer::new(NO_CONTENT)).await);
         };
         let persistence = self.persistence_behind(&caller);
         let answer = ptth_http::offered(id);

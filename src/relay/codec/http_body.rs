@@ -19,7 +19,7 @@ use super::{CodecError, Heard};
 use crate::protocol::http_head::{Body, BodyPart, BodyReader};
 
 /// What a request is answered whose body has arrived: RFC 9110 §15.3.1.
-const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n\
+const BODY_ARRIVED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n\
     Connection: close\r\n\r\n";
 
 /// The shortest chunks that pass unseen: to skip one costs a few system calls, which for less
@@ -178,7 +178,7 @@ impl HttpBody {
     /// Says that nothing follows.
     pub(super) fn take_end(&mut self, wire: &mut Vec<u8>) {
         match self {
-            Self::Request(_) => wire.extend_from_slice(DONE),
+            Self::Request(_) => wire.extend_from_slice(BODY_ARRIVED),
             Self::Answer(answer) => answer.take_end(wire),
             Self::Sent(sent) => sent.chunks.take_end(wire),
             Self::Fetched(_) => {}

@@ -7,7 +7,7 @@ use crate::protocol::Progress;
 use crate::protocol::http_head::{HEADERS_MAX, HeadPolicy, HeaderSlots, ResponseHead};
 
 /// The statuses of a request that was done: RFC 9110 §15.3.
-const DONE: std::ops::RangeInclusive<u16> = 200..=299;
+const SUCCESS_STATUSES: std::ops::RangeInclusive<u16> = 200..=299;
 
 /// Such a body, and what has come of the answer to it.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl SentBody {
             return Ok(());
         };
         match value.status {
-            status if !DONE.contains(&status) => Err(CodecError::Refused { status }),
+            status if !SUCCESS_STATUSES.contains(&status) => Err(CodecError::Refused { status }),
             // Whoever has read all of a body knows where it ends.
             _ if !self.chunks.is_over => Err(CodecError::Unasked),
             _ => {
