@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use rustix::io::Errno;
 
-use super::wrapped_stream::WrappedStream;
+use super::wrapped_stream::{WORDS_BYTES_MAX, WrappedStream};
 use crate::protocol::websocks::datagram_frame::FRAME_BYTES_MAX;
 use crate::relay::codec::Life;
 use crate::relay::keepalive::PingSettings;
@@ -25,9 +25,6 @@ pub const UNSENT_BYTES_MAX: usize = 64 << 10;
 
 /// The longest such piece: a datagram, and longer than a read and a head of HTTP together.
 const PIECE_BYTES_MAX: usize = FRAME_BYTES_MAX;
-
-/// Words that the peer asked for and does not read, such as pongs.
-const WORDS_BYTES_MAX: usize = 16 << 10;
 
 /// Bytes that may wait with them. The sixteenth part is what a codec puts around each piece.
 pub const UNSENT_BYTES_LIMIT: usize =

@@ -20,6 +20,9 @@ use crate::runtime::stream::Stream;
 /// Bytes that are read, or written, at a time through a codec.
 const PIECE_BYTES: usize = 4 << 10;
 
+/// Words that the peer asked for and does not read, such as pongs.
+pub(super) const WORDS_BYTES_MAX: usize = 16 << 10;
+
 /// Bytes that a peer may say while it is to wait.
 const EARLY_BYTES_MAX: usize = 4 << 10;
 
@@ -323,7 +326,7 @@ impl WrappedStream {
         for count in 1_usize.. {
             let mut early = std::mem::take(&mut self.unread);
             let read = self.try_read_into(&mut early, None);
-            // What was decoded before a word of ours found no room.
+            // What was decoded before a word of ours could not be sent.
             early.append(&mut self.unread);
             self.unread = early;
             match read {
@@ -361,8 +364,7 @@ impl WrappedStream {
         }
         for _ in 0..READS_IN_A_ROW_MAX {
             match self.try_read(None) {
-                // A word of ours may have found no room behind what came.
-                Err(Errno::AGAIN) if self.unread.is_empty() => return Sight::Nothing,
+                Err(Errno::AGAIN) => return Sight::Nothing,
                 // What came may be nobody's data.
                 Ok(()) if self.unread.is_empty() && !self.has_ended() => {}
                 _ => return Sight::Something,
@@ -387,35 +389,62 @@ impl WrappedStream {
         result
     }
 
-    fn read_once(&mut self, kept_words: Option<&mut Vec<u8>>) -> Result<(), Errno> {
+    fn read_once(&mut self, mut kept_words: Option<&mut Vec<u8>>) -> Result<(), Errno> {
         if self.has_ended() {
             return Ok(());
         }
+        // There may be room now for what found none.
+        self.say(kept_words.as_deref_mut())?;
         let Some(Wrapping { codec, workshop }) = &mut self.wrapping else {
             return Ok(());
         };
-        let socket = self.stream.socket();
-        let mut workshop = workshop.0.borrow_mut();
-        let landing = workshop.landing(Some(codec), PIECE_BYTES);
-        let heard = match socket.recv(landing)? {
-            0 => codec.end_of_input(),
-            count => {
-                self.has_come = true;
-                let heard = workshop.decode(Some(codec), count);
-                workshop.copy_decoded(&mut self.unread);
-                heard
-            }
+        {
+            let mut workshop = workshop.0.borrow_mut();
+            let landing = workshop.landing(Some(codec), PIECE_BYTES);
+            let heard = match self.stream.socket().recv(landing)? {
+                0 => codec.end_of_input(),
+                count => {
+                    self.has_come = true;
+                    let heard = workshop.decode(Some(codec), count);
+                    workshop.copy_decoded(&mut self.unread);
+                    heard
+                }
+            };
+            heard.map_err(|_| Errno::PROTO)?;
+        }
+        self.say(kept_words)
+    }
+
+    /// Says what the codec has to say, as far as there is room, or appends it to `kept`. What
+    /// was sealed and finds no room goes out later, as the peer counts records.
+    fn say(&mut self, kept: Option<&mut Vec<u8>>) -> Result<(), Errno> {
+        let Some(Wrapping { codec, workshop }) = &mut self.wrapping else {
+            return Ok(());
         };
-        if heard.is_err() || workshop.take_words(codec, false).is_err() {
-            return Err(Errno::PROTO);
+        if !codec.has_words() {
+            return Ok(());
         }
+        let mut workshop = workshop.0.borrow_mut();
+        let taken = workshop.take_words(codec, false);
+        taken.map_err(|_| Errno::PROTO)?;
         let words = workshop.wire();
-        if let Some(kept) = kept_words {
+        if let Some(kept) = kept {
             kept.extend_from_slice(words);
-        } else if !words.is_empty() && socket.send(words)? != words.len() {
+            return Ok(());
+        }
+        let sent = match self.stream.socket().send(words) {
+            Err(Errno::AGAIN) => 0,
+            sent => sent?,
+        };
+        let left = &words[sent..];
+        if left.len() > WORDS_BYTES_MAX {
             return Err(Errno::PROTO);
         }
-        Ok(())
+        match left.is_empty() || codec.put_back_sealed(left) || sent == 0 {
+            true => Ok(()),
+            // A frame that is cut, and nowhere to keep the rest.
+            false => Err(Errno::PROTO),
+        }
     }
 
     /// Who is at the other end.

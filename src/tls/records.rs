@@ -271,6 +271,11 @@ impl Session {
         wire.push(&std::mem::take(&mut self.words));
     }
 
+    /// Has some of what was taken be sent before anything else after all.
+    pub fn put_back_words(&mut self, words: &[u8]) {
+        self.words.splice(..0, words.iter().copied());
+    }
+
     /// Seals `plain` behind what is to be sent before it.
     ///
     /// # Errors

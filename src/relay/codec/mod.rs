@@ -361,6 +361,16 @@ impl Codec {
             || self.websocket.as_ref().is_some_and(WebSocket::has_words)
     }
 
+    /// Has words that were taken and sealed go before anything that is sealed later; false
+    /// without TLS, where no record would be missing.
+    pub fn put_back_sealed(&mut self, words: &[u8]) -> bool {
+        match &mut self.tls {
+            Some(tls) => tls.put_back_words(words),
+            None => return false,
+        }
+        true
+    }
+
     /// Takes the words for the leg, and behind them that nothing follows, if
     /// `is_end`.
     ///
