@@ -37,6 +37,7 @@ mod ptth_agents;
 mod ptth_ends;
 mod ptth_gateways;
 mod ptth_http;
+mod ptth_memory;
 mod relay_process;
 mod reload;
 mod require;

@@ -26,11 +26,11 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, chunk: &[u8]) {
 }
 
 impl Tunnel {
-    fn pass_up(&mut self, chunk: &[u8]) {
+    pub(super) fn pass_up(&mut self, chunk: &[u8]) {
         pass(&mut self.upstream, &mut self.accept, chunk);
     }
 
-    fn pass_down(&mut self, chunk: &[u8]) {
+    pub(super) fn pass_down(&mut self, chunk: &[u8]) {
         pass(&mut self.downstream, &mut self.connect, chunk);
     }
 
@@ -69,7 +69,7 @@ fn is_open(stream: &TcpStream) -> bool {
     told.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
-fn waits_until(admin: SocketAddr, name: &str, count: f64) {
+pub(super) fn waits_until(admin: SocketAddr, name: &str, count: f64) {
     until(name, || (metrics(admin)[name] == count).then_some(()));
 }
 

@@ -137,8 +137,18 @@ impl Relay {
 
     /// Memory that it has in use.
     pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it ever had in use.
+    pub(crate) fn resident_bytes_peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// A line of proc_pid_status(5), in bytes.
+    fn memory(&self, name: &str) -> u64 {
         let status = fs::read_to_string(self.proc("status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         1024 * kib.expect("a number")
     }

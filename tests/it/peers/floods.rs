@@ -5,17 +5,18 @@ use std::net::TcpStream;
 
 use crate::patience::Deadline;
 
-/// Sends until that fails, and gives the bytes that were taken and the error.
+/// Sends until that fails, before so many bytes were taken, and gives the error.
 #[track_caller]
-pub(crate) fn flood(mut stream: TcpStream) -> (u64, Error) {
+pub(crate) fn flood(mut stream: TcpStream, bytes_max: u64) -> Error {
     let deadline = Deadline::new();
     let bytes = vec![b'x'; 64 << 10];
     let mut taken = 0;
     loop {
         match stream.write(&bytes) {
             Ok(count) => taken += count as u64,
-            Err(error) => return (taken, error),
+            Err(error) => return error,
         }
-        assert!(!deadline.is_over(), "the flood is taken in without an end");
+        let is_endless = taken >= bytes_max || deadline.is_over();
+        assert!(!is_endless, "{taken} bytes of the flood are taken in");
     }
 }
