@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, ReadError, ReadableError, StreamId, WriteError};
 
-use super::driver::{Read, Write};
+use super::calls::{Read, Write};
 use crate::slab::Key;
 use crate::time::Timestamp;
 
@@ -94,6 +94,8 @@ impl Connection {
         bytes_max: usize,
         chunks: &mut Vec<Bytes>,
     ) -> (Read, bool) {
+        // What has come before is read all the same.
+        let is_closed = self.proto.is_closed();
         let mut stream = self.proto.recv_stream(id);
         let mut source = match stream.read(true) {
             Ok(source) => source,
@@ -112,6 +114,7 @@ impl Connection {
                     chunks.push(chunk.bytes);
                 }
                 Ok(None) => break Read::Ended,
+                Err(ReadError::Blocked) if is_closed => break Read::Gone,
                 Err(ReadError::Blocked) => break Read::Blocked,
                 Err(ReadError::Reset(code)) => break Read::Reset(code.into_inner()),
             }

@@ -22,13 +22,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quinn_proto::{
     ClientConfig, ConnectError, ConnectionError, ConnectionHandle, DatagramEvent, Dir,
-    EndpointConfig, Event, Incoming, ServerConfig, StreamEvent, Transmit, VarInt,
+    EndpointConfig, Event, Incoming, ServerConfig, StreamEvent, Transmit,
 };
 
-use super::connection::{Connection, ConnectionKey, Health, StreamKey};
+use super::connection::{Connection, ConnectionKey, StreamKey};
 use super::connection_id::{self, SteeredIds};
 use super::counts::Counts;
 use super::keys::SharedKeys;
@@ -96,7 +96,7 @@ pub struct Stray {
 /// The QUIC endpoints of one shard, and their connections.
 pub struct Driver {
     reactor: Rc<Reactor>,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     /// The sockets' owner tag; the token is twice the port's index, and one more for room.
     tag: u8,
     shard: u16,
@@ -104,7 +104,7 @@ pub struct Driver {
     keys: SharedKeys,
     ids: SteeredIds,
     endpoints: Vec<Endpoint>,
-    connections: Slab<Connection>,
+    pub(super) connections: Slab<Connection>,
     dirty: VecDeque<ConnectionKey>,
     deadlines: BTreeSet<(Instant, ConnectionKey)>,
     events: VecDeque<QuicEvent>,
@@ -470,6 +470,10 @@ impl Driver {
             };
             self.events.push_back(event);
         }
+        // Its endpoint may give its handle to another one from now on.
+        if connection.proto.is_drained() {
+            self.forget(key);
+        }
     }
 
     /// Sends what connections have to send, and notes when they want to be asked again.
@@ -525,9 +529,6 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.proto.is_drained() {
-            return self.forget(key);
-        }
         let deadline = connection.proto.poll_timeout();
         if deadline != connection.deadline {
             if let Some(former) = connection.deadline {
@@ -592,6 +593,15 @@ impl Driver {
         self.connections.len() == 0
     }
 
+    /// A port from which an address can be dialled.
+    #[must_use]
+    pub fn port_of_family(&self, to: SocketAddr) -> Option<usize> {
+        self.endpoints.iter().position(|endpoint| {
+            let local = endpoint.port.socket().local_address();
+            local.is_some_and(|local| local.is_ipv4() == to.is_ipv4())
+        })
+    }
+
     /// The connections, those that are closing too.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionKey> {
         self.connections.keys()
@@ -629,7 +639,7 @@ impl Driver {
         self.endpoints.get(port)?.port.socket().local_address()
     }
 
-    fn mark_dirty(&mut self, key: ConnectionKey) {
+    pub(super) fn mark_dirty(&mut self, key: ConnectionKey) {
         if let Some(connection) = self.connections.get_mut(key)
             && !std::mem::replace(&mut connection.is_dirty, true)
         {
@@ -638,7 +648,7 @@ impl Driver {
     }
 
     /// Something with a connection that may have it send.
-    fn with<R>(
+    pub(super) fn with<R>(
         &mut self,
         key: ConnectionKey,
         act: impl FnOnce(&mut quinn_proto::Connection) -> R,
@@ -647,135 +657,6 @@ impl Driver {
         self.mark_dirty(key);
         Some(result)
     }
-
-    /// Opens a stream; `None` when the peer allows no more, or is gone.
-    pub fn open(&mut self, connection: ConnectionKey) -> Option<StreamKey> {
-        let id = self.with(connection, |proto| proto.streams().open(Dir::Bi))??;
-        Some(StreamKey { connection, id })
-    }
-
-    /// Reads what has come in order, at most so many bytes, as they came: into `chunks`.
-    pub fn read(&mut self, stream: StreamKey, bytes_max: usize, chunks: &mut Vec<Bytes>) -> Read {
-        let Some(connection) = self.connections.get_mut(stream.connection) else {
-            return Read::Gone;
-        };
-        let (read, is_to_tell) = connection.read(stream.id, bytes_max, chunks);
-        if is_to_tell {
-            self.mark_dirty(stream.connection);
-        }
-        read
-    }
-
-    /// Writes as much as there is room for, which `bytes` loses.
-    pub fn write(&mut self, stream: StreamKey, bytes: &mut Bytes) -> Write {
-        let Some(connection) = self.connections.get_mut(stream.connection) else {
-            return Write::Gone;
-        };
-        let write = connection.write(stream.id, bytes);
-        self.mark_dirty(stream.connection);
-        write
-    }
-
-    /// Nothing more is written: the peer will read an end.
-    pub fn finish(&mut self, stream: StreamKey) {
-        // An error means that the peer reads no more, which is told by its own event.
-        let _ = self.with(stream.connection, |proto| {
-            proto.send_stream(stream.id).finish()
-        });
-    }
-
-    /// Breaks off what is written; `code` tells why.
-    pub fn reset(&mut self, stream: StreamKey, code: u32) {
-        let code = VarInt::from_u32(code);
-        // An error means that it has ended already.
-        let _ = self.with(stream.connection, |proto| {
-            proto.send_stream(stream.id).reset(code)
-        });
-    }
-
-    /// Has the peer break off what it writes; `code` tells why.
-    pub fn stop(&mut self, stream: StreamKey, code: u32) {
-        let code = VarInt::from_u32(code);
-        // As for `reset`.
-        let _ = self.with(stream.connection, |proto| {
-            proto.recv_stream(stream.id).stop(code)
-        });
-    }
-
-    /// Asks the peer whether it is still there.
-    pub fn ping(&mut self, connection: ConnectionKey) {
-        self.with(connection, quinn_proto::Connection::ping);
-    }
-
-    /// Closes a connection, which is told to the peer but not as an event. What is written and
-    /// not acknowledged is lost.
-    pub fn close(
-        &mut self,
-        connection: ConnectionKey,
-        code: u32,
-        reason: &'static str,
-        now: Timestamp,
-    ) {
-        let now = self.epoch.instant(now);
-        let reason = Bytes::from_static(reason.as_bytes());
-        self.with(connection, |proto| {
-            proto.close(now, VarInt::from_u32(code), reason);
-        });
-    }
-
-    /// The peer's certificates, its own first; none when it showed none.
-    #[must_use]
-    pub fn peer_certificates(
-        &self,
-        connection: ConnectionKey,
-    ) -> Vec<rustls::pki_types::CertificateDer<'static>> {
-        let connection = self.connections.get(connection);
-        let identity = connection.and_then(|one| one.proto.crypto_session().peer_identity());
-        let certificates = identity.and_then(|identity| identity.downcast().ok());
-        certificates
-            .map(|certificates| *certificates)
-            .unwrap_or_default()
-    }
-
-    /// Where the peer is now.
-    #[must_use]
-    pub fn peer_address(&self, connection: ConnectionKey) -> Option<SocketAddr> {
-        Some(self.connections.get(connection)?.proto.remote_address())
-    }
-
-    /// How a connection fares.
-    #[must_use]
-    pub fn health(&self, connection: ConnectionKey) -> Option<Health> {
-        Some(self.connections.get(connection)?.health())
-    }
-}
-
-/// Where a read stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
-    /// At the limit: there may be more.
-    More,
-    /// There is no more now.
-    Blocked,
-    /// The stream has ended, and all of it was read.
-    Ended,
-    /// The peer broke it off, with its code.
-    Reset(u64),
-    /// There is no such stream any more.
-    Gone,
-}
-
-/// How a write went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// All is written.
-    Done,
-    /// There is no room for the rest.
-    Blocked,
-    /// The peer reads no more, with its code.
-    Stopped(u64),
-    /// There is no such stream any more.
-    Gone,
 }
 
 impl std::fmt::Debug for Driver {

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use quinn_proto::ConnectionError;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::calls::{Read, Write};
 use super::connection::{ConnectionKey, StreamKey};
-use super::driver::{Admission, Driver, QuicEvent, Read, Write};
+use super::driver::{Admission, Driver, QuicEvent};
 use super::keys::SharedKeys;
 use super::transport::{Congestion, Transport};
 use crate::runtime::clock;
@@ -370,6 +371,9 @@ fn a_relay_that_has_forgotten_a_connection_says_so() {
     rig.drivers.insert(0, fresh);
     rig.write_all(1, stream, b"are you there?");
     assert_eq!(rig.event(1, lost), ConnectionError::Reset);
+    // The next one has the same handle, and comes about all the same.
+    let successor = rig.connect();
+    assert_eq!(rig.event(1, connected), successor);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! A stream is not a descriptor: what comes on it is memory already, and what it may hold is
 //! bounded by flow control. Whoever does not read has the peer wait.
 
+pub mod calls;
 pub mod connection;
 pub mod connection_id;
 pub mod counts;

@@ -1,0 +1,147 @@
+//! What may be done with connections and streams.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use quinn_proto::{Dir, VarInt};
+use rustls::pki_types::CertificateDer;
+
+use super::connection::{ConnectionKey, Health, StreamKey};
+use super::driver::Driver;
+use crate::time::Timestamp;
+
+/// Where a read stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// At the limit: there may be more.
+    More,
+    /// There is no more now.
+    Blocked,
+    /// The stream has ended, and all of it was read.
+    Ended,
+    /// The peer broke it off, with its code.
+    Reset(u64),
+    /// There is no such stream any more.
+    Gone,
+}
+
+/// How a write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// All is written.
+    Done,
+    /// There is no room for the rest.
+    Blocked,
+    /// The peer reads no more, with its code.
+    Stopped(u64),
+    /// There is no such stream any more.
+    Gone,
+}
+
+impl Driver {
+    /// Opens a stream; `None` when the peer allows no more, or is gone.
+    pub fn open(&mut self, connection: ConnectionKey) -> Option<StreamKey> {
+        let id = self.with(connection, |proto| proto.streams().open(Dir::Bi))??;
+        Some(StreamKey { connection, id })
+    }
+
+    /// Reads what has come in order, at most so many bytes, as they came: into `chunks`.
+    pub fn read(&mut self, stream: StreamKey, bytes_max: usize, chunks: &mut Vec<Bytes>) -> Read {
+        let Some(connection) = self.connections.get_mut(stream.connection) else {
+            return Read::Gone;
+        };
+        let (read, is_to_tell) = connection.read(stream.id, bytes_max, chunks);
+        if is_to_tell {
+            self.mark_dirty(stream.connection);
+        }
+        read
+    }
+
+    /// Writes as much as there is room for, which `bytes` loses.
+    pub fn write(&mut self, stream: StreamKey, bytes: &mut Bytes) -> Write {
+        let Some(connection) = self.connections.get_mut(stream.connection) else {
+            return Write::Gone;
+        };
+        let write = connection.write(stream.id, bytes);
+        self.mark_dirty(stream.connection);
+        write
+    }
+
+    /// Nothing more is written: the peer will read an end.
+    pub fn finish(&mut self, stream: StreamKey) {
+        // An error means that the peer reads no more, which is told by its own event.
+        let _ = self.with(stream.connection, |proto| {
+            proto.send_stream(stream.id).finish()
+        });
+    }
+
+    /// Breaks off what is written; `code` tells why, in at most 62 bits.
+    pub fn reset(&mut self, stream: StreamKey, code: u64) {
+        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
+        // An error means that it has ended already.
+        let _ = self.with(stream.connection, |proto| {
+            proto.send_stream(stream.id).reset(code)
+        });
+    }
+
+    /// Has the peer break off what it writes; `code` tells why, in at most 62 bits.
+    pub fn stop(&mut self, stream: StreamKey, code: u64) {
+        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
+        // As for `reset`.
+        let _ = self.with(stream.connection, |proto| {
+            proto.recv_stream(stream.id).stop(code)
+        });
+    }
+
+    /// The code with which the peer broke a stream off, also before what came ahead of it was
+    /// read; `None` when it did not.
+    pub fn received_reset(&mut self, stream: StreamKey) -> Option<u64> {
+        let connection = self.connections.get_mut(stream.connection)?;
+        let reset = connection.proto.recv_stream(stream.id).received_reset();
+        Some(reset.ok()??.into_inner())
+    }
+
+    /// Asks the peer whether it is still there.
+    pub fn ping(&mut self, connection: ConnectionKey) {
+        self.with(connection, quinn_proto::Connection::ping);
+    }
+
+    /// Closes a connection, which is told to the peer but not as an event. What is written and
+    /// not acknowledged is lost.
+    pub fn close(
+        &mut self,
+        connection: ConnectionKey,
+        code: u32,
+        reason: &'static str,
+        now: Timestamp,
+    ) {
+        let now = self.epoch.instant(now);
+        let reason = Bytes::from_static(reason.as_bytes());
+        self.with(connection, |proto| {
+            proto.close(now, VarInt::from_u32(code), reason);
+        });
+    }
+
+    /// The peer's certificates, its own first; none when it showed none.
+    #[must_use]
+    pub fn peer_certificates(&self, connection: ConnectionKey) -> Vec<CertificateDer<'static>> {
+        let connection = self.connections.get(connection);
+        let identity = connection.and_then(|one| one.proto.crypto_session().peer_identity());
+        let certificates = identity.and_then(|identity| identity.downcast().ok());
+        certificates
+            .map(|certificates| *certificates)
+            .unwrap_or_default()
+    }
+
+    /// Where the peer is now.
+    #[must_use]
+    pub fn peer_address(&self, connection: ConnectionKey) -> Option<SocketAddr> {
+        Some(self.connections.get(connection)?.proto.remote_address())
+    }
+
+    /// How a connection fares.
+    #[must_use]
+    pub fn health(&self, connection: ConnectionKey) -> Option<Health> {
+        Some(self.connections.get(connection)?.health())
+    }
+}
