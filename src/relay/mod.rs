@@ -12,6 +12,7 @@
 //! - `copy`, `splice` and `transform` do the system calls that [`direction`] asks
 //!   for, with what `spill` and `pipe_pool` keep for the whole shard; `passing` looks at
 //!   what is spliced between legs with HTTP bodies;
+//! - [`stream_plane`] moves what comes or goes by streams of QUIC, which are no sockets;
 //! - [`codec`] knows what a leg's bytes are wrapped in.
 //!
 //! Rules of the room:
@@ -35,6 +36,7 @@ pub mod keepalive;
 pub mod pair;
 pub mod planes;
 pub mod ring_pair;
+pub mod stream_plane;
 pub mod streaming;
 
 mod action;
