@@ -11,7 +11,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use aws_lc_rs::rand;
+
+use crate::quic::keys::{self, SharedKeys};
 
 /// How long every key is.
 const KEY_BYTES: usize = 16;
@@ -144,6 +147,35 @@ impl StateDir {
             Ok(None) => Err(StateDirError::InUse { path }),
             Err(source) => Err(StateDirError::Read { path, source }),
         }
+    }
+
+    /// The keys of QUIC: with them a relay that is restarted ends at once what it has
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// See [`StateDirError`].
+    pub fn quic_keys(&self) -> anyhow::Result<SharedKeys> {
+        let key = |file_name: &str| {
+            let path = self.path.join(file_name);
+            let kept = self.kept(file_name, || {
+                let mut key = vec![0; keys::KEY_BYTES];
+                fill(&mut key, &path)?;
+                Ok(key)
+            })?;
+            <[u8; keys::KEY_BYTES]>::try_from(kept.as_slice()).map_err(|_| {
+                anyhow!(
+                    "{} has {} bytes instead of {}; another one is made if it is gone",
+                    path.display(),
+                    kept.len(),
+                    keys::KEY_BYTES
+                )
+            })
+        };
+        Ok(SharedKeys {
+            reset: key("quic-reset.key")?,
+            token: key("quic-token.key")?,
+        })
     }
 
     /// The content of the file `file_name`, which `make` makes if it is not there.

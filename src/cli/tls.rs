@@ -15,13 +15,16 @@ use super::Advise;
 use super::state_dir::StateDir;
 use crate::config::certificates::CertificateFiles;
 use crate::config::settings::RelaySettings;
+use crate::protocol::ptth_quic::ALPN;
 use crate::tls::identity::{Fingerprint, Identity};
-use crate::tls::server::{ClientCertificates, Tickets, server_config};
+use crate::tls::server::{ClientCertificates, Tickets, quic_server_config, server_config};
 
 /// What comes of the settings' certificates.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) config: Arc<ServerConfig>,
+    /// For those who come by QUIC.
+    pub(super) quic: Arc<ServerConfig>,
     /// Of a certificate that was made here, and that nobody vouches for.
     pub(super) fingerprint: Option<Fingerprint>,
 }
@@ -49,6 +52,7 @@ pub(super) fn load(
         Some(path) => ClientCertificates::Required(Arc::new(roots(path)?)),
     };
     Ok(Loaded {
+        quic: quic_server_config(identities.clone(), ALPN)?,
         config: server_config(identities, &clients, tickets)?,
         fingerprint,
     })

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::similar;
 use super::forwarding::WrittenPtth;
 use super::limits::WrittenLimits;
+use super::quic_settings::WrittenQuic;
 use super::web::WrittenWeb;
 use super::websocks::{WrittenEgress, WrittenWebsocks};
 use super::{
@@ -104,6 +105,8 @@ pub(super) struct Written {
     pub(super) egress: WrittenEgress,
     #[serde(default)]
     pub(super) ptth: WrittenPtth,
+    #[serde(default)]
+    pub(super) quic: WrittenQuic,
     #[serde(default)]
     pub(super) web: WrittenWeb,
 }

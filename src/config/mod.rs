@@ -21,6 +21,7 @@ pub mod keys;
 pub mod limits;
 mod listener;
 mod listening;
+pub mod quic_settings;
 mod resolve;
 pub mod settings;
 

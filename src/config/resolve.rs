@@ -10,6 +10,7 @@ use super::forwarding::forwarding;
 use super::keys::keyring;
 use super::limits::{Limits, handshakes_for, spec_of, spill_for, web_for};
 use super::listening::{admin, listeners};
+use super::quic_settings::quic;
 use super::settings::{Flags, HostFacts, JetSettings, LogSettings, RelaySettings, SPIN_US_MAX};
 use super::urls::{networks, stun, urls};
 use super::web::web;
@@ -84,6 +85,7 @@ impl RelaySettings {
                 urls: urls(file)?,
                 stun: stun(file)?,
             },
+            quic: quic(flags, file)?,
             web: web(file, &limits)?,
             limits,
             keyring: keyring(file)?,

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::certificates::{CertificateFiles, TlsSettings};
 use super::forwarding;
 use super::limits::{LimitFlag, Limits};
+use super::quic_settings::QuicSettings;
 use super::web;
 use super::websocks::{self, UsersFile};
 use super::{
@@ -82,6 +83,8 @@ pub struct RelaySettings {
     pub egress: Egress,
     /// Whose ports it forwards, by PTTH, and to whom.
     pub forwarding: Forwarding,
+    /// Where it speaks QUIC.
+    pub quic: QuicSettings,
     /// What those get who ask over HTTP for none of the relay's own paths.
     pub web: Web,
 }
@@ -114,6 +117,8 @@ pub struct JetSettings {
 pub struct Flags {
     /// `--listen`, repeated; replaces the file's list as a whole.
     pub listen: Vec<Listener>,
+    /// `--quic-listen`, repeated; replaces the file's list as a whole.
+    pub quic_listen: Vec<ListenAddress>,
     /// `--admin`
     pub admin: Option<ListenAddress>,
     /// `--open`
@@ -194,6 +199,7 @@ impl RelaySettings {
         }
         keep! {
             "listen" listen,
+            "quic.listen" quic.listen,
             "admin" admin,
             "cores" cores,
             "data_plane" data_plane,
@@ -314,6 +320,7 @@ impl fmt::Display for RelaySettings {
         }
         websocks::Shown(&self.users, &self.awaiting, &self.egress).fmt(f)?;
         forwarding::Shown(&self.forwarding).fmt(f)?;
+        self.quic.fmt(f)?;
         web::Shown(&self.web).fmt(f)?;
         self.tls.fmt(f)
     }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme, WantsVerifier,
 };
 
 use super::identity::Fingerprint;
@@ -27,21 +30,37 @@ pub enum Trust {
 ///
 /// When this build has no version of TLS.
 pub fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, Error> {
-    let provider = default_provider();
-    let algorithms = provider.signature_verification_algorithms;
-    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()?;
-    let config = match trust {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    Ok(Arc::new(trusting(
+        builder.with_safe_default_protocol_versions()?,
+        trust,
+    )))
+}
+
+/// The configuration for QUIC, to speak `protocol`; see [`super::server::quic_server_config`].
+///
+/// # Errors
+///
+/// When this build has no TLS 1.3.
+pub fn quic_client_config(trust: Trust, protocol: &[u8]) -> Result<Arc<ClientConfig>, Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let mut config = trusting(builder.with_protocol_versions(&[&TLS13])?, trust);
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn trusting(builder: ConfigBuilder<ClientConfig, WantsVerifier>, trust: Trust) -> ClientConfig {
+    match trust {
         Trust::Roots(roots) => builder.with_root_certificates(roots).with_no_client_auth(),
         Trust::Pinned(fingerprint) => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Pinned {
                 fingerprint,
-                algorithms,
+                algorithms: default_provider().signature_verification_algorithms,
             }))
             .with_no_client_auth(),
-    };
-    Ok(Arc::new(config))
+    }
 }
 
 /// Knows one certificate. That its owner has the key is checked as always.

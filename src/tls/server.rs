@@ -9,6 +9,7 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::identity::Identity;
@@ -65,6 +66,27 @@ impl ResolvesServerCert for Identities {
             .and_then(|name| self.0.iter().find(|identity| identity.is_for(name)));
         named.or(self.0.first()).map(Identity::certified)
     }
+}
+
+/// The configuration for QUIC, for those who speak `protocol`: of TLS 1.3, as RFC 9001 has it,
+/// and each handshake whole, as what comes early could be replayed.
+///
+/// # Errors
+///
+/// When this build has no TLS 1.3.
+pub fn quic_server_config(
+    identities: Vec<Identity>,
+    protocol: &[u8],
+) -> Result<Arc<ServerConfig>, ServerError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Identities(identities)));
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
 }
 
 /// The configuration for all that listens. `identities` are one at least, of which
