@@ -138,6 +138,10 @@ pub enum Refused {
     RejectedByServer,
     /// Another part of the connection has gone.
     TunnelBroken,
+    /// A stream of QUIC began with no message of PTTH.
+    NotAMessage,
+    /// No connection of the server's is there.
+    ServerAbsent,
     OldHttp,
     /// The user has as many sessions as it may.
     TooManyOfUser,
@@ -230,6 +234,8 @@ crate::labels!(Refused {
     NotAcceptedInTime = "not_accepted_in_time",
     RejectedByServer = "rejected_by_server",
     TunnelBroken = "tunnel_broken",
+    NotAMessage = "not_a_message",
+    ServerAbsent = "server_absent",
     OldHttp = "old_http",
     TooManyOfUser = "too_many_of_user",
     TooManyDials = "too_many_dials",

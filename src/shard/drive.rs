@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::control::{Control, Envelope, Operator};
 use super::status::{self, Legacies};
+use super::streams::{TAG_QUIC, TAG_STREAM, run_streams};
 use super::world::{Phase, Service, ShardSnapshot, TAG_DRAIN, TAG_PAIR, TAG_SIGNALS, World};
 use crate::metrics::counters::Count;
 use crate::metrics::latency::record;
@@ -45,26 +46,34 @@ pub async fn drive<S: Service>(
     }
     let mut runnable = run_woken_tasks().await;
     loop {
+        world.streams.flush();
         let (mut sleep, planes_deadline) = {
             let planes = world.planes.borrow();
             (planes.sleep(), planes.next_deadline())
         };
+        if sleep != Sleep::No && world.streams.wants_promptness() {
+            sleep = Sleep::UntilOne;
+        }
         if runnable
+            || world.streams.has_work()
             || (sleep != Sleep::No
                 && !world.settings.spin.is_zero()
                 && reactor.spin(world.settings.spin))
         {
             sleep = Sleep::No;
         }
-        let deadline = match (planes_deadline, service.next_deadline()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        let deadlines = [
+            planes_deadline,
+            world.streams.next_deadline(),
+            service.next_deadline(),
+        ];
+        let deadline = deadlines.into_iter().flatten().min();
         reactor.turn(sleep, deadline);
         while let Some(event) = reactor.poll_event() {
             handle_event(&service, &world, &inbox, &mut operator, event);
         }
         run_pairs(&service, &world);
+        run_streams(&service, &world);
         service.handle_turn(reactor.now());
         runnable = run_woken_tasks().await;
         let is_needed = operator.is_some() && world.has_others_to_stop();
@@ -72,6 +81,7 @@ pub async fn drive<S: Service>(
             break;
         }
     }
+    world.streams.flush();
     // Bells that the last turn rang are still in the queue, and the ends of the last
     // pairs: one turn submits them, the next runs what comes of it.
     for _ in 0..2 {
@@ -121,6 +131,20 @@ fn handle_event<S: Service>(
                 }
             }
         }
+        Event::Ready {
+            owner: Owner {
+                tag: TAG_QUIC,
+                token,
+            },
+            ..
+        } => world.streams.handle_port(token),
+        Event::Ready {
+            owner: Owner {
+                tag: TAG_STREAM,
+                token,
+            },
+            readiness,
+        } => world.streams.handle_socket(token, readiness),
         Event::Ready { owner, readiness } => service.handle_ready(owner, readiness),
         Event::Accepted { listener, socket } => {
             counts.increment(Count::Accepted);

@@ -23,12 +23,14 @@ use super::host_addresses::HostAddresses;
 use super::http_connection::{Client, Requests};
 use super::peer_address::PeerAddress;
 use super::per_address::{CountedAddress, PerAddress};
+use super::quic_guests::QuicGuests;
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::{Ask, Told};
 use super::server_listens::Listen;
 use super::session_log::Session;
 use super::sessions::Origin;
 use super::status::{Detail, ShardStatus};
+use super::streams::StreamSession;
 use super::tally::Tally;
 use super::user_sessions::SessionId;
 use super::users::ShardUsers;
@@ -42,6 +44,7 @@ use crate::association::session_ends::SessionEnds;
 use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::Label;
 use crate::protocol::jet::{self, Accept, AcceptDetails, AcceptPlace, Connect, Place, Transport};
+use crate::quic::driver::{Admission, QuicEvent};
 use crate::relay::CloseReason;
 use crate::relay::codec::CodecError;
 use crate::runtime::Owner;
@@ -111,6 +114,7 @@ pub struct RelayService {
     pub(super) users: ShardUsers,
     pub(super) host_addresses: HostAddresses,
     pub(super) forwards: Forwards,
+    pub(super) quic: QuicGuests,
     /// Connections with a request about a forwarded port.
     pub(super) callers: Tally,
     /// Connections for which the relay is to dial, or does.
@@ -171,6 +175,7 @@ impl RelayService {
             users: ShardUsers::default(),
             host_addresses: HostAddresses::default(),
             forwards: Forwards::new(&settings.forwarding_limits),
+            quic: QuicGuests::default(),
             callers: Tally::default(),
             visitors: Tally::default(),
             asking_visitors: Tally::default(),
@@ -439,7 +444,8 @@ impl RelayService {
         // three, its own and two for datagrams.
         let visitors = 2 * self.visitors.count() + self.datagram_visits.count();
         let unpaired = self.handshakes.get() + self.callers.count();
-        unpaired + visitors + self.waiting.borrow().len() + 2 * self.world.pairs() + leaving
+        let paired = 2 * self.world.pairs() + self.world.streams.pairs();
+        unpaired + visitors + self.waiting.borrow().len() + paired + self.quic.count() + leaving
     }
 }
 
@@ -546,6 +552,14 @@ impl Service for RelayService {
         }
     }
 
+    fn admit(&self, peer: SocketAddr, is_validated: bool) -> Admission {
+        self.admit_quic(peer, is_validated)
+    }
+
+    fn handle_quic(self: &Rc<Self>, event: QuicEvent) {
+        self.take_quic_event(event);
+    }
+
     fn handle_turn(self: &Rc<Self>, now: Timestamp) {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.close_expired();
@@ -577,8 +591,20 @@ impl Service for RelayService {
         .min()
     }
 
+    fn handle_streams_ended(
+        self: &Rc<Self>,
+        _session: &StreamSession,
+        _reason: CloseReason,
+        _bytes: [u64; 2],
+    ) {
+        if self.world.is_draining() {
+            self.dismiss_quic();
+        }
+    }
+
     fn handle_drain(self: &Rc<Self>) {
         self.draining.raise();
+        self.dismiss_quic();
         let legs: Vec<Key> = self.waiting.borrow().keys().collect();
         for leg in legs {
             self.lose_waiting(leg);

@@ -20,6 +20,7 @@ use super::rendezvous::{Message, Random, RelayService};
 use super::rendezvous_settings::{ForwardingLimits, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
 use super::status::{Inquirer, Legacies};
+use super::udp_listeners::{QuicIdentity, UdpListeners};
 use super::world::{ShardSnapshot, World, WorldSettings};
 use crate::association::key::ShardId;
 use crate::association::owner::Owner;
@@ -28,6 +29,7 @@ use crate::association::table::{Limits as TableLimits, OnUnknown, Table};
 use crate::config::settings::RelaySettings;
 use crate::config::{JetV1, URLS_MAX};
 use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, Transport};
+use crate::quic::keys::SharedKeys;
 use crate::runtime::cores::{Cores, CoresError};
 use crate::runtime::executor::{ExecutorError, run_shards};
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
@@ -35,6 +37,7 @@ use crate::runtime::inherited::InheritedSocket;
 use crate::runtime::listener::{Listener, listen_advice};
 use crate::runtime::resolver::Resolver;
 use crate::runtime::signal::Signals;
+use crate::runtime::socket::Socket;
 
 /// Why the relay did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,10 @@ pub enum ServeError {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error("quic.listen takes at most 256 shards, and there are {shards}")]
+    TooManyShards { shards: NonZeroU16 },
+    #[error("this build has no cipher that QUIC can begin with")]
+    NoInitialCipher,
     #[error("websocks.bind.addresses: cannot listen at {ip}")]
     Await { ip: IpAddr, source: io::Error },
     #[error(
@@ -94,6 +101,9 @@ pub struct BoundRelay {
     seeds: Vec<Seed>,
     addresses: Vec<SocketAddr>,
     congestion_control: String,
+    quic_addresses: Vec<SocketAddr>,
+    /// See [`UdpListeners::kept`].
+    quic_kept: Vec<Socket>,
     reloader: Option<Reloader>,
     pulse: Option<Pulse<Message>>,
     inquirer: Option<Inquirer<Message>>,
@@ -108,6 +118,9 @@ struct Seed {
     owner: Owner,
     random: Random,
     listeners: Vec<Listener>,
+    quic: Vec<Socket>,
+    quic_server: Option<Arc<quinn_proto::ServerConfig>>,
+    quic_keys: SharedKeys,
     resolver: Resolver,
     legacies: Legacies,
     inbox: Inbox<Envelope<Message>>,
@@ -119,8 +132,8 @@ impl BoundRelay {
     /// Claims the addresses, or takes those of `sockets` if there are any, and makes
     /// everything that the shards need.
     ///
-    /// `tls` is for those who come over it, `owner_secret` keys the owner function;
-    /// `random` must be fit for credentials.
+    /// `tls` is for those who come over it, `quic` for those who come by that; `owner_secret`
+    /// keys the owner function; `random` must be fit for credentials.
     ///
     /// # Errors
     ///
@@ -128,6 +141,7 @@ impl BoundRelay {
     pub fn bind(
         settings: &RelaySettings,
         tls: Arc<ServerConfig>,
+        quic: &QuicIdentity,
         owner_secret: [u8; 16],
         random: Random,
         signals: Signals,
@@ -153,6 +167,11 @@ impl BoundRelay {
             false => Listeners::adopt(settings, sockets, shard_count)?,
         };
         check_addresses(&settings.awaiting.addresses, &[])?;
+        let udp = UdpListeners::bind(settings, shard_count)?;
+        let quic_server = match udp.addresses.is_empty() {
+            true => None,
+            false => Some(quic.server()?),
+        };
         let congestion_control = listeners.congestion_control();
         let addresses = listeners.addresses;
         let mut mailboxes = Vec::new();
@@ -166,8 +185,12 @@ impl BoundRelay {
         let resolver = Resolver::start().map_err(ServeError::Setup)?;
         let legacies = Legacies::new(inboxes.len());
         let mut seeds = Vec::new();
-        for (inbox, listeners) in inboxes.into_iter().zip(listeners.by_shard) {
+        let sockets = listeners.by_shard.into_iter().zip(udp.by_shard);
+        for (inbox, (listeners, udp)) in inboxes.into_iter().zip(sockets) {
             seeds.push(Seed {
+                quic: udp,
+                quic_server: quic_server.clone(),
+                quic_keys: quic.keys,
                 world: world_settings(settings, shard_count),
                 service: service.clone(),
                 table: table_limits(settings, shard_count),
@@ -199,6 +222,8 @@ impl BoundRelay {
             }),
             inquirer: Some(inquirer),
             addresses,
+            quic_addresses: udp.addresses,
+            quic_kept: udp.kept,
             congestion_control,
         })
     }
@@ -224,6 +249,12 @@ impl BoundRelay {
         &self.addresses
     }
 
+    /// Where it speaks QUIC, with the ports that the kernel chose.
+    #[must_use]
+    pub fn quic_addresses(&self) -> &[SocketAddr] {
+        &self.quic_addresses
+    }
+
     /// The cores that it will run on.
     #[must_use]
     pub fn cores(&self) -> &Cores {
@@ -243,6 +274,7 @@ impl BoundRelay {
     /// When the shards cannot be started.
     pub fn serve(self) -> Result<ShardSnapshot, ServeError> {
         let snapshots = run_shards(&self.cores, self.seeds, run_shard)?;
+        drop(self.quic_kept);
         let mut total = ShardSnapshot::zero();
         for snapshot in snapshots {
             total.merge(&snapshot.map_err(ServeError::Setup)?);
@@ -261,6 +293,9 @@ async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
     let rendezvous = Rendezvous::new(seed.owner, shard, table);
     for listener in seed.listeners {
         world.reactor.listen(listener);
+    }
+    if let Some(server) = seed.quic_server {
+        world.speak_quic(seed.quic_keys, seed.quic, Some(&server))?;
     }
     let service = RelayService::new(world, seed.service, rendezvous, seed.random);
     Ok(drive(service, seed.inbox, seed.operator, &seed.legacies).await)

@@ -144,7 +144,7 @@ impl<C> Session<C> {
     }
 }
 
-fn ended_by(reason: CloseReason) -> &'static str {
+pub(super) fn ended_by(reason: CloseReason) -> &'static str {
     match reason.ended_by() {
         Some(Side::Left) => "left",
         Some(Side::Right) => "right",

@@ -15,12 +15,15 @@ use super::leg::Leg;
 use super::names::Names;
 use super::session_log::Session;
 use super::status::{Detail, ShardStatus};
+use super::streams::{StreamSession, Streams};
 use super::stretch::Stretch;
 use super::tally::Tally;
 use crate::association::key::ShardId;
 use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
 use crate::metrics::latency::{Latencies, record};
+use crate::protocol::ptth_quic::StreamCode;
+use crate::quic::driver::{Admission, QuicEvent};
 use crate::relay::{CloseReason, EngineSettings, PairKey, Planes, PlanesCounts, Side, Usage};
 use crate::runtime::Owner;
 use crate::runtime::clock;
@@ -105,6 +108,24 @@ pub trait Service: 'static {
         bytes: [u64; 2],
     );
 
+    /// What is to become of somebody who wants to connect by QUIC. Nothing is to be done with
+    /// the world's streams here.
+    fn admit(&self, _peer: SocketAddr, _is_validated: bool) -> Admission {
+        Admission::Refuse
+    }
+
+    /// A connection of QUIC has come about, or is gone, or its peer has opened a stream.
+    fn handle_quic(self: &Rc<Self>, _event: QuicEvent) {}
+
+    /// What was joined with a stream has ended; its socket is taken care of.
+    fn handle_streams_ended(
+        self: &Rc<Self>,
+        _session: &StreamSession,
+        _reason: CloseReason,
+        _bytes: [u64; 2],
+    ) {
+    }
+
     /// Called once a turn, and when [`Self::next_deadline`] has come.
     fn handle_turn(self: &Rc<Self>, now: Timestamp);
 
@@ -133,6 +154,7 @@ pub struct World<C, M> {
     pub workshop: SharedWorkshop,
     /// Room for one datagram, in use only within one call.
     pub datagram_space: RefCell<Box<[u8]>>,
+    pub streams: Streams,
     pub(super) planes: RefCell<Planes>,
     /// By the index of the pair's key.
     pub(super) sessions: RefCell<Vec<Option<Session<C>>>>,
@@ -192,6 +214,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             names: RefCell::default(),
             workshop: SharedWorkshop::default(),
             datagram_space: RefCell::new(vec![0; DATAGRAM_BYTES_MAX].into()),
+            streams: Streams::default(),
             planes: RefCell::new(planes),
             sessions: RefCell::new(Vec::new()),
             phase: Cell::new(Phase::Running),
@@ -368,10 +391,12 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
     pub(super) fn end(&self) {
         self.phase.set(Phase::Ending);
         self.ending.raise();
+        let joined = self.streams.end(CloseReason::Drained, StreamCode::SHUTDOWN);
         let pairs = self
             .planes
             .borrow_mut()
             .abort_if(CloseReason::Drained, |_| true);
+        let pairs = pairs + joined;
         if pairs > 0 {
             warn!(
                 shard = self.shard.0,
@@ -391,7 +416,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
     }
 
     pub(super) fn has_pairs(&self) -> bool {
-        self.pairs() > 0
+        self.pairs() > 0 || self.streams.pairs() > 0
     }
 }
 

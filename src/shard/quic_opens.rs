@@ -1,0 +1,207 @@
+//! What the proxies' connections are for: a client-side proxy opens a stream to a server, and
+//! the relay one to that server's proxy; once both have agreed, they are joined.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::peer_address::PeerAddress;
+use super::quic_guests::{Guest, RelayStream};
+use super::rendezvous::RelayService;
+use super::streams::{NoMessage, StreamEnd, StreamSession};
+use crate::protocol::ptth_name::Name;
+use crate::protocol::ptth_quic::{Answer, Inner, Open, Refusal, Role, WireId};
+use crate::runtime::clock;
+use crate::session::refused::Refused;
+use crate::time::Timestamp;
+
+/// How long a message may take until it is whole.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a server's proxy may take to answer: it tries to connect for 5 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a client asks for, and may.
+struct Granted {
+    client: Rc<Guest>,
+    server: Rc<Guest>,
+    /// The port of the program that connected, and what it is to be connected with, where
+    /// that is said to us.
+    inner: Option<Inner>,
+}
+
+impl RelayService {
+    /// A stream that is to become somebody's connection.
+    pub(super) async fn serve_open(self: Rc<Self>, stream: RelayStream) {
+        let since = self.world.reactor.now();
+        let reading = stream.read_message(Open::decode);
+        let open = match self.within(since, MESSAGE_TIMEOUT, reading).await {
+            Some(Ok(open)) => open,
+            Some(Err(NoMessage::Wrong(error))) => {
+                self.world.count_refused(Refused::NotAMessage);
+                debug!(%error, "a stream begins with something else");
+                stream.write(&error.answer()).await;
+                return stream.finish(Refusal::Malformed.into());
+            }
+            Some(Err(_)) => return,
+            None => {
+                self.world.count_refused(Refused::TooSlow);
+                return stream.break_off(Refusal::TimedOut.into());
+            }
+        };
+        let answered = match self.grant_open(&stream, &open) {
+            Ok(granted) => self
+                .offer(&open, &granted, since)
+                .await
+                .map(|it| (granted, it)),
+            Err(refusal) => Err(Answer::Refused(refusal)),
+        };
+        let mut words = Vec::new();
+        match answered {
+            Ok((granted, there)) => {
+                Answer::Accepted.encode(open.question(), &mut words);
+                if stream.write(&words).await {
+                    self.join_quic(granted, stream, there, since);
+                }
+            }
+            Err(answer) => {
+                answer.encode(open.question(), &mut words);
+                stream.write(&words).await;
+                let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
+                self.world.count_refused(counted(refusal));
+                stream.finish(refusal.into());
+            }
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        since: Timestamp,
+        timeout: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        self.world.reactor.deadline(since + timeout, future).await
+    }
+
+    /// Whether somebody may have what he asks for, and whether it is there.
+    fn grant_open(&self, stream: &RelayStream, open: &Open) -> Result<Granted, Refusal> {
+        let guest = self.quic.guest(stream.key().connection);
+        let client = guest
+            .filter(|guest| guest.role == Role::ClientSide)
+            .ok_or(Refusal::Unauthenticated)?;
+        let Open::Layered { server, inner } = open else {
+            // Numbers name nobody here.
+            return Err(Refusal::Forbidden);
+        };
+        let names = |server: &WireId, target: &WireId| Some((server.to_name()?, target.to_name()?));
+        let (server, target) = names(server, &inner.target).ok_or(Refusal::Forbidden)?;
+        self.may_reach(&client.name, &server, &target)?;
+        if self.world.is_draining() {
+            return Err(Refusal::LimitReached);
+        }
+        let server = self.quic.server(&server).ok_or(Refusal::NotConnected)?;
+        Ok(Granted {
+            client,
+            server,
+            inner: Some(inner.clone()),
+        })
+    }
+
+    fn may_reach(&self, client: &Name, server: &Name, target: &Name) -> Result<(), Refusal> {
+        let settings = self.settings();
+        let mut clients = settings.forwarding.clients().iter();
+        let client = clients
+            .find(|known| known.name == *client)
+            .ok_or(Refusal::Unauthenticated)?;
+        settings
+            .forwarding
+            .check(client, server, target)
+            .map_err(|_| Refusal::Forbidden)
+    }
+
+    /// Has the server's proxy connect.
+    async fn offer(
+        &self,
+        open: &Open,
+        granted: &Granted,
+        since: Timestamp,
+    ) -> Result<RelayStream, Answer> {
+        let connection = granted.server.connection;
+        let key = self
+            .world
+            .streams
+            .with_driver(|driver| driver.open(connection));
+        let key = key.ok_or(Answer::Refused(Refusal::LimitReached))?;
+        let stream = RelayStream::new(Rc::clone(&self.world), key);
+        let offer = open.to_offer(&granted.client.name, None);
+        let mut words = Vec::new();
+        offer.encode(&mut words);
+        let asking = async {
+            stream.write(&words).await;
+            let decode = |bytes: &[u8]| Answer::decode(bytes, offer.question());
+            stream.read_message(decode).await
+        };
+        match self.within(since, ANSWER_TIMEOUT, asking).await {
+            Some(Ok(Answer::Accepted)) => Ok(stream),
+            Some(Ok(answer)) => {
+                let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
+                stream.finish(refusal.into());
+                Err(as_from_a_server(answer))
+            }
+            Some(Err(NoMessage::Wrong(error))) => {
+                debug!(%error, server = %granted.server.name, "no answer to an offer");
+                stream.break_off(Refusal::Malformed.into());
+                Err(Answer::Refused(Refusal::Internal))
+            }
+            Some(Err(_)) => Err(Answer::Refused(Refusal::NotConnected)),
+            None => {
+                stream.break_off(Refusal::TimedOut.into());
+                Err(Answer::Refused(Refusal::TimedOut))
+            }
+        }
+    }
+
+    fn join_quic(&self, granted: Granted, here: RelayStream, there: RelayStream, since: Timestamp) {
+        let peer = |stream: &RelayStream| {
+            let connection = stream.key().connection;
+            PeerAddress::from(self.world.streams.peer_address(connection))
+        };
+        let inner = granted.inner.as_ref();
+        let session = StreamSession {
+            peers: [peer(&here), peer(&there)],
+            client: Some(granted.client.name.as_str().into()),
+            client_port: inner.map_or(0, |inner| inner.client_port),
+            server: Some(granted.server.name.as_str().into()),
+            target: inner.map(|inner| inner.target.as_str().into()),
+            waiting_since: since,
+            joined_at: clock::now(),
+        };
+        let ends = [StreamEnd::Stream(here), StreamEnd::Stream(there)];
+        self.world.join_streams(ends, session);
+    }
+}
+
+/// A server's proxy refuses for itself alone: that a client is unknown, or a server not there,
+/// is for the relay to say.
+fn as_from_a_server(answer: Answer) -> Answer {
+    match answer {
+        Answer::Refused(Refusal::Unauthenticated | Refusal::NotConnected | Refusal::Malformed)
+        | Answer::InnerRefused(
+            Refusal::Unauthenticated | Refusal::NotConnected | Refusal::Malformed,
+        ) => Answer::Refused(Refusal::Internal),
+        answer => answer,
+    }
+}
+
+const fn counted(refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::Malformed => Refused::NotAMessage,
+        Refusal::Unauthenticated => Refused::UnknownKey,
+        Refusal::Forbidden => Refused::OutOfScope,
+        Refusal::NotConnected => Refused::ServerAbsent,
+        Refusal::TimedOut => Refused::NotAcceptedInTime,
+        Refusal::TargetRefused | Refusal::Internal => Refused::RejectedByServer,
+        Refusal::LimitReached => Refused::TooManyConnections,
+    }
+}

@@ -1,0 +1,363 @@
+//! QUIC in a shard's world: its connections, their streams, and what streams are joined with.
+//!
+//! A stream is a task's until it is joined: the task reads and writes messages
+//! ([`QuicStream`]). From then on its bytes are the plane's
+//! ([`crate::relay::stream_plane`]). What concerns connections is the service's.
+
+mod session;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+use quinn_proto::ServerConfig;
+
+pub use session::StreamSession;
+pub use stream::{NoMessage, QuicStream};
+
+use super::world::{Service, World};
+use crate::metrics::counters::Count;
+use crate::protocol::ptth_quic::StreamCode;
+use crate::quic::connection::{ConnectionKey, StreamKey};
+use crate::quic::driver::{Driver, QuicEvent};
+use crate::quic::keys::SharedKeys;
+use crate::relay::stream_plane::{End, StreamPlane};
+use crate::relay::{CloseReason, How, Side};
+use crate::runtime::clock;
+use crate::runtime::executor::wake;
+use crate::runtime::reactor::Closing;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::runtime::stream::Stream;
+use crate::runtime::{Owner, PollKey};
+use crate::slab::Key;
+use crate::time::Timestamp;
+
+/// Owner tag of the sockets of QUIC; the token is the driver's.
+pub(super) const TAG_QUIC: u8 = 4;
+/// Owner tag of sockets that are joined with a stream; the token is the pair's index and side.
+pub(super) const TAG_STREAM: u8 = 5;
+
+/// A world's part of QUIC; empty where nothing speaks it.
+#[derive(Debug, Default)]
+pub struct Streams {
+    inner: RefCell<Option<Inner>>,
+    /// Those that are joined; to be asked for while something comes in, too.
+    pairs: Cell<usize>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    driver: Driver,
+    plane: StreamPlane,
+    sessions: HashMap<Key, Joined, ahash::RandomState>,
+    /// Tasks that wait for a stream.
+    waiting: HashMap<StreamKey, Waker, ahash::RandomState>,
+    /// What the service is to hear.
+    events: VecDeque<QuicEvent>,
+}
+
+#[derive(Debug)]
+struct Joined {
+    session: Rc<StreamSession>,
+    polls: [Option<PollKey>; 2],
+}
+
+/// What is joined.
+#[derive(Debug)]
+pub enum StreamEnd<C: Copy, M: Send + 'static> {
+    Stream(QuicStream<C, M>),
+    Socket(Stream),
+}
+
+impl Streams {
+    fn enable(&self, driver: Driver) {
+        self.inner.replace(Some(Inner {
+            driver,
+            plane: StreamPlane::default(),
+            sessions: HashMap::default(),
+            waiting: HashMap::default(),
+            events: VecDeque::new(),
+        }));
+    }
+
+    /// Something with the driver, which is there.
+    pub fn with_driver<R>(&self, act: impl FnOnce(&mut Driver) -> R) -> R {
+        let mut inner = self.inner.borrow_mut();
+        match &mut *inner {
+            Some(inner) => act(&mut inner.driver),
+            None => unreachable!("whoever has a connection has enabled it"),
+        }
+    }
+
+    /// Closes a connection; what its streams are joined with is broken off with `code`.
+    pub fn close(
+        &self,
+        connection: ConnectionKey,
+        why: u32,
+        reason: &'static str,
+        code: StreamCode,
+    ) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(inner) = &mut *inner else {
+            return;
+        };
+        inner.plane.handle_lost(&mut inner.driver, connection, code);
+        inner.driver.close(connection, why, reason, clock::now());
+        inner.wake_all_of(connection);
+    }
+
+    /// Where a connection's peer is.
+    pub fn peer_address(&self, connection: ConnectionKey) -> Option<SocketAddr> {
+        self.inner
+            .borrow()
+            .as_ref()?
+            .driver
+            .peer_address(connection)
+    }
+
+    /// Streams that are joined.
+    pub fn pairs(&self) -> usize {
+        self.pairs.get()
+    }
+
+    /// Every session, with the bytes that came from the left, from the right.
+    pub fn sessions(&self) -> Vec<(Rc<StreamSession>, [u64; 2])> {
+        let inner = self.inner.borrow();
+        let Some(inner) = &*inner else {
+            return Vec::new();
+        };
+        let session = |(key, joined): (&Key, &Joined)| {
+            Some((Rc::clone(&joined.session), inner.plane.bytes(*key)?))
+        };
+        inner.sessions.iter().filter_map(session).collect()
+    }
+
+    /// Breaks off all that are joined.
+    pub(super) fn end(&self, reason: CloseReason, code: StreamCode) -> usize {
+        let mut inner = self.inner.borrow_mut();
+        let Some(Inner { driver, plane, .. }) = &mut *inner else {
+            return 0;
+        };
+        plane.break_off_if(driver, reason, code, |_| true)
+    }
+
+    /// Whether there is something to do before the next sleep.
+    pub(super) fn has_work(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner
+            .as_ref()
+            .is_some_and(|inner| inner.driver.has_work() || inner.plane.has_work())
+    }
+
+    /// Whether a connection is there, whose timers and datagrams are to be seen at once.
+    pub(super) fn wants_promptness(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.as_ref().is_some_and(|inner| !inner.driver.is_empty())
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        self.inner.borrow().as_ref()?.driver.next_deadline()
+    }
+
+    /// Sends what there is to send.
+    pub(super) fn flush(&self) {
+        if let Some(inner) = &mut *self.inner.borrow_mut() {
+            inner.driver.flush(clock::now());
+        }
+    }
+
+    pub(super) fn handle_port(&self, token: u32) {
+        if let Some(inner) = &mut *self.inner.borrow_mut() {
+            inner.driver.handle_ready(token);
+        }
+    }
+
+    pub(super) fn handle_socket(&self, token: u32, readiness: Readiness) {
+        if let Some(Inner { driver, plane, .. }) = &mut *self.inner.borrow_mut() {
+            let side = match token & 1 {
+                0 => Side::Left,
+                _ => Side::Right,
+            };
+            plane.handle_readiness(driver, token >> 1, side, readiness);
+        }
+    }
+}
+
+impl Inner {
+    /// Gives what concerns streams to whoever has them, and keeps the rest.
+    fn sort_events(&mut self) {
+        while let Some(event) = self.driver.poll_event() {
+            match event {
+                QuicEvent::Readable(stream)
+                | QuicEvent::Writable(stream)
+                | QuicEvent::Finished(stream) => {
+                    self.plane.handle_stream(&mut self.driver, stream);
+                    self.wake(stream);
+                }
+                QuicEvent::Stopped(stream, code) => {
+                    let code = StreamCode::from_wire(code);
+                    self.plane.handle_stopped(&mut self.driver, stream, code);
+                    self.wake(stream);
+                }
+                QuicEvent::Lost(connection, _) => {
+                    let code = StreamCode::PEER_LOST;
+                    self.plane.handle_lost(&mut self.driver, connection, code);
+                    self.wake_all_of(connection);
+                    self.events.push_back(event);
+                }
+                QuicEvent::Connected(_) | QuicEvent::Opened(_) | QuicEvent::Available(_) => {
+                    self.events.push_back(event);
+                }
+            }
+        }
+    }
+
+    fn wake_all_of(&mut self, connection: ConnectionKey) {
+        let of_it = |stream: &StreamKey| stream.connection == connection;
+        let waiting: Vec<_> = self.waiting.keys().copied().filter(of_it).collect();
+        waiting.into_iter().for_each(|stream| self.wake(stream));
+    }
+
+    fn wake(&mut self, stream: StreamKey) {
+        if let Some(waker) = self.waiting.remove(&stream) {
+            wake(waker);
+        }
+    }
+}
+
+impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
+    /// Begins to speak QUIC by these sockets, of which there is one at least, and serves those
+    /// who connect to them, if there is a configuration for that.
+    ///
+    /// # Errors
+    ///
+    /// When a socket cannot be set up.
+    pub fn speak_quic(
+        &self,
+        keys: SharedKeys,
+        sockets: impl IntoIterator<Item = Socket>,
+        server: Option<&Arc<ServerConfig>>,
+    ) -> io::Result<()> {
+        let reactor = Rc::clone(&self.reactor);
+        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
+        let mut driver = Driver::new(reactor, TAG_QUIC, self.shard.0, shards, keys);
+        for socket in sockets {
+            driver.add_port(socket, server.cloned())?;
+        }
+        self.streams.enable(driver);
+        Ok(())
+    }
+
+    /// Joins two ends: from now on their bytes are the plane's business.
+    pub fn join_streams(&self, ends: [StreamEnd<C, M>; 2], session: StreamSession) {
+        let mut polls = [None; 2];
+        let ends = {
+            let mut polls = polls.iter_mut();
+            ends.map(|end| match (end, polls.next()) {
+                (StreamEnd::Socket(stream), Some(poll)) => {
+                    let watched = stream.into_watched(Owner::TASK);
+                    *poll = Some(watched.poll);
+                    // What was reported is found out by the first read and the first write.
+                    End::Socket(watched.socket)
+                }
+                (StreamEnd::Stream(stream), _) => End::Stream(stream.give_up()),
+                (StreamEnd::Socket(_), None) => unreachable!("there are two of each"),
+            })
+        };
+        let mut inner = self.streams.inner.borrow_mut();
+        let Some(inner) = &mut *inner else {
+            unreachable!("whoever has a stream has enabled it");
+        };
+        let key = inner.plane.start(ends, [Bytes::new(), Bytes::new()]);
+        for (poll, side) in polls.into_iter().zip([0, 1]) {
+            let owner = Owner {
+                tag: TAG_STREAM,
+                token: key.index << 1 | side,
+            };
+            if let Some(poll) = poll {
+                self.reactor.set_owner(poll, owner);
+            }
+        }
+        let session = Rc::new(session);
+        inner.sessions.insert(key, Joined { session, polls });
+        self.streams.pairs.set(inner.plane.len());
+        self.counters.counts.increment(Count::Paired);
+    }
+}
+
+/// Takes in what has come by QUIC, and does what there is to do about it.
+pub(super) fn run_streams<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Message>>) {
+    let now = clock::now();
+    {
+        let mut inner = world.streams.inner.borrow_mut();
+        let Some(inner) = &mut *inner else {
+            return;
+        };
+        inner
+            .driver
+            .receive(now, |peer, is_validated| service.admit(peer, is_validated));
+        inner.driver.expire(now);
+        inner.sort_events();
+    }
+    // Whoever hears of one may use the driver.
+    while let Some(event) = next_event(world) {
+        service.handle_quic(event);
+    }
+    loop {
+        let ended = {
+            let mut inner = world.streams.inner.borrow_mut();
+            let Some(Inner { driver, plane, .. }) = &mut *inner else {
+                return;
+            };
+            match plane.poll_ended() {
+                Some(ended) => ended,
+                None => {
+                    plane.run(driver);
+                    match plane.poll_ended() {
+                        Some(ended) => ended,
+                        None => return,
+                    }
+                }
+            }
+        };
+        let joined = {
+            let mut inner = world.streams.inner.borrow_mut();
+            inner.as_mut().and_then(|inner| {
+                world.streams.pairs.set(inner.plane.len());
+                inner.sessions.remove(&ended.pair)
+            })
+        };
+        let Some(Joined { session, polls }) = joined else {
+            unreachable!("every pair has its session");
+        };
+        session.log(ended.reason, ended.bytes);
+        world.counters.ended.increment(ended.reason);
+        for (socket, poll) in ended.sockets.into_iter().zip(polls) {
+            if let (Some((socket, how)), Some(poll)) = (socket, poll) {
+                let closing = match how {
+                    How::Reset => Closing::Reset,
+                    How::Clean | How::Parting => Closing::Clean,
+                };
+                world.reactor.retire(poll, socket, closing);
+            }
+        }
+        service.handle_streams_ended(&session, ended.reason, ended.bytes);
+    }
+}
+
+fn next_event<C: Copy, M: Send + 'static>(world: &World<C, M>) -> Option<QuicEvent> {
+    world
+        .streams
+        .inner
+        .borrow_mut()
+        .as_mut()?
+        .events
+        .pop_front()
+}

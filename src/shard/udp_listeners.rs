@@ -1,0 +1,98 @@
+//! The relay's sockets of UDP, one for each shard and address, and what its QUIC is set to.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::serve::ServeError;
+use crate::config::settings::RelaySettings;
+use crate::quic::keys::SharedKeys;
+use crate::quic::transport::{Congestion, Transport};
+use crate::runtime::socket::Socket;
+use crate::runtime::udp_group::{STEERED_SHARDS_MAX, bind_udp_group, claim_udp_address, steer};
+
+/// What a relay's connections are set to. A client that never reads holds at most its
+/// connection's window; what 40 ms need at 1 Gbit/s fits into a stream's.
+const TRANSPORT: Transport = Transport {
+    stream_window: 2 << 20,
+    connection_window: 16 << 20,
+    send_window: 8 << 20,
+    streams_max: 4096,
+    idle_timeout: Duration::from_secs(20),
+    // One side is enough, and it is the proxies that want to know.
+    keep_alive: None,
+    mtu_max: 1452,
+    congestion: Congestion::Cubic,
+};
+
+/// Who the relay is to those who come by QUIC.
+#[derive(Clone, Debug)]
+pub struct QuicIdentity {
+    pub tls: Arc<rustls::ServerConfig>,
+    pub keys: SharedKeys,
+}
+
+/// Sockets that are bound, and that no shard serves yet.
+#[derive(Debug)]
+pub(super) struct UdpListeners {
+    /// In the order of the settings, with the ports that the kernel chose.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// Each shard's, in the order of the addresses.
+    pub(super) by_shard: Vec<Vec<Socket>>,
+    /// A second descriptor of each, to be kept until all shards have ended: a socket that is
+    /// closed before the others of its group changes whose datagrams are whose.
+    pub(super) kept: Vec<Socket>,
+}
+
+impl UdpListeners {
+    /// Claims the addresses and binds them.
+    pub(super) fn bind(settings: &RelaySettings, shards: NonZeroU16) -> Result<Self, ServeError> {
+        let mut by_shard: Vec<_> = (0..shards.get()).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        let mut kept = Vec::new();
+        if shards.get() > STEERED_SHARDS_MAX && !settings.quic.listen.is_empty() {
+            return Err(ServeError::TooManyShards { shards });
+        }
+        for listener in &settings.quic.listen {
+            let address = listener.0;
+            let mut bind = || {
+                let claimed = claim_udp_address(address)?;
+                let sockets = bind_udp_group(claimed, by_shard.len())?;
+                for socket in &sockets {
+                    kept.push(socket.duplicate()?);
+                }
+                if let Some(socket) = sockets.first()
+                    && shards.get() > 1
+                    && let Err(error) = steer(socket, shards.get())
+                {
+                    warn!(%address, %error, "datagrams are steered by shards instead of the kernel");
+                }
+                Ok((claimed, sockets))
+            };
+            let bound: std::io::Result<_> = bind();
+            let (claimed, sockets) =
+                bound.map_err(|source| ServeError::Listen { address, source })?;
+            addresses.push(claimed);
+            for (own, socket) in by_shard.iter_mut().zip(sockets) {
+                own.push(socket);
+            }
+        }
+        Ok(Self {
+            addresses,
+            by_shard,
+            kept,
+        })
+    }
+}
+
+impl QuicIdentity {
+    /// What the endpoints of all shards serve by.
+    pub(super) fn server(&self) -> Result<Arc<quinn_proto::ServerConfig>, ServeError> {
+        TRANSPORT
+            .server(Arc::clone(&self.tls), &self.keys)
+            .map_err(|_| ServeError::NoInitialCipher)
+    }
+}
