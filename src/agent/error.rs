@@ -38,6 +38,13 @@ pub enum AgentError {
         status: u16,
         next: Option<&'static str>,
     },
+    /// The relay does not let this proxy in.
+    #[error("{relay} does not let this proxy in: {why}")]
+    NotJoined {
+        relay: String,
+        why: String,
+        next: Option<&'static str>,
+    },
     /// The relay cannot be reached by anybody whom we trust.
     #[error(transparent)]
     Way(#[from] WayError),
@@ -68,7 +75,7 @@ impl AgentError {
                  (--create-on-accept)"
                     .into()
             }
-            Self::NotListed { next, .. } => (*next)?.into(),
+            Self::NotListed { next, .. } | Self::NotJoined { next, .. } => (*next)?.into(),
             Self::NotJet { .. } => "check the scheme, the host and the port of the relay".into(),
             Self::Way(WayError::NoAuthorities) => {
                 "install ca-certificates, pass --relay-ca FILE, or pin the relay's certificate \

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use crate::quic::driver::QuicEvent;
 use crate::relay::CloseReason;
 use crate::runtime::Owner;
 use crate::runtime::readiness::Readiness;
@@ -12,6 +13,7 @@ use crate::runtime::socket::Socket;
 use crate::shard::errand::Errand;
 use crate::shard::session_log::Session;
 use crate::shard::status::{Detail, ShardStatus};
+use crate::shard::streams::StreamSession;
 use crate::shard::world::{Service, World};
 use crate::time::Timestamp;
 
@@ -47,6 +49,12 @@ pub trait Proxy: 'static {
 
     /// A session ended, see [`Service::handle_session_ended`].
     fn end_session(&self, _session: Self::Session, _reason: CloseReason, _bytes: [u64; 2]) {}
+
+    /// See [`Service::handle_quic`].
+    fn take_quic(self: &Rc<Self>, _event: QuicEvent) {}
+
+    /// What was joined with a stream has ended.
+    fn streams_ended(&self) {}
 
     /// Give up what only waits.
     fn stop(&self) {}
@@ -94,6 +102,19 @@ impl<P: Proxy> Service for P {
         bytes: [u64; 2],
     ) {
         self.end_session(session.context, reason, bytes);
+    }
+
+    fn handle_quic(self: &Rc<Self>, event: QuicEvent) {
+        self.take_quic(event);
+    }
+
+    fn handle_streams_ended(
+        self: &Rc<Self>,
+        _session: &StreamSession,
+        _reason: CloseReason,
+        _bytes: [u64; 2],
+    ) {
+        self.streams_ended();
     }
 
     fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}

@@ -89,11 +89,21 @@ pub(super) fn trusted(
     host: &Host,
     authorities: Option<&Path>,
 ) -> Result<Trusted, WayError> {
+    let (trust, name) = trust(pin, host, authorities)?;
+    Ok((client_config(trust)?, name))
+}
+
+/// Whom to trust, and by which name; see [`trusted`].
+pub(super) fn trust(
+    pin: Option<Fingerprint>,
+    host: &Host,
+    authorities: Option<&Path>,
+) -> Result<(Trust, ServerName<'static>), WayError> {
     let trust = match pin {
         Some(pin) => Trust::Pinned(pin),
         None => Trust::Roots(Arc::new(roots(authorities)?)),
     };
-    Ok((client_config(trust)?, server_name(host)?))
+    Ok((trust, server_name(host)?))
 }
 
 fn roots(authorities: Option<&Path>) -> Result<RootCertStore, WayError> {

@@ -18,7 +18,8 @@ pub(super) enum AnyRelay {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AnyRelayError {
     #[error(
-        "scheme \"{0}\" is none of jet+tcp, jet+tls, jet+ws, jet+wss, ptth+http and ptth+https"
+        "scheme \"{0}\" is none of jet+tcp, jet+tls, jet+ws, jet+wss, ptth+quic, ptth+https \
+         and ptth+http"
     )]
     Scheme(String),
     #[error(transparent)]

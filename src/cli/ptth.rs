@@ -8,10 +8,10 @@ use clap::Args;
 
 use super::forward::ForwardReport;
 use super::{Advise, agent, quoted, secret_file};
-use crate::agent::ptth::DEFAULT_PORT;
 use crate::agent::ptth::asking::Key;
 use crate::agent::ptth::process::{BoundExpose, BoundForward};
-use crate::agent::ptth::url::PtthUrl;
+use crate::agent::ptth::url::{PtthUrl, PtthWay};
+use crate::agent::ptth::{DEFAULT_PORT, quic};
 use crate::agent::settings::{PtthExposeSettings, PtthForwardSettings, PtthService};
 use crate::agent::target::Service;
 use crate::config::settings::HostFacts;
@@ -88,11 +88,17 @@ pub(super) fn server_name(written: &str) -> anyhow::Result<Name> {
 ///
 /// A proxy that cannot start, or that the relay does not let listen.
 pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow::Result<()> {
-    let mut bound = BoundExpose::bind(settings, signals)?;
     let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
     let report = Some(ExposeReport(settings));
-    let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
-    shown.end(&bound.serve()?);
+    if settings.relay.way == PtthWay::Quic {
+        let mut bound = quic::process::BoundExpose::bind(settings, signals)?;
+        let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
+        shown.end(&bound.serve()?);
+    } else {
+        let mut bound = BoundExpose::bind(settings, signals)?;
+        let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
+        shown.end(&bound.serve()?);
+    }
     Ok(())
 }
 
@@ -102,15 +108,24 @@ pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow:
 ///
 /// A proxy that cannot start.
 pub(super) fn forward(settings: &PtthForwardSettings, signals: Signals) -> anyhow::Result<()> {
-    let mut bound = BoundForward::bind(settings, signals)?;
     let (to, relay) = (&settings.destination, &settings.relay);
-    let report = ForwardReport {
-        listening: bound.address(),
-        through: format!("to {to} through {relay}"),
+    let through = format!("to {to} through {relay}");
+    let status = |listening| format!("forwards {listening} {through}");
+    let report = |listening| {
+        let through = through.clone();
+        Some(ForwardReport { listening, through })
     };
-    let status = format!("forwards {} to {to} through {relay}", bound.address());
-    let shown = agent::show(&settings.agent, &mut bound.fleet, Some(report), status)?;
-    shown.end(&bound.serve()?);
+    if relay.way == PtthWay::Quic {
+        let mut bound = quic::process::BoundForward::bind(settings, signals)?;
+        let at = bound.address();
+        let shown = agent::show(&settings.agent, &mut bound.fleet, report(at), status(at))?;
+        shown.end(&bound.serve()?);
+    } else {
+        let mut bound = BoundForward::bind(settings, signals)?;
+        let at = bound.address();
+        let shown = agent::show(&settings.agent, &mut bound.fleet, report(at), status(at))?;
+        shown.end(&bound.serve()?);
+    }
     Ok(())
 }
 

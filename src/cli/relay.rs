@@ -27,6 +27,7 @@ use crate::config::{
 use crate::runtime::kernel::{self, Features};
 use crate::runtime::signal::Signals;
 use crate::shard::serve::BoundRelay;
+use crate::shard::udp_listeners::QuicIdentity;
 use crate::tls::server::Tickets;
 
 /// Run the relay at which others meet
@@ -49,6 +50,11 @@ pub struct RelayArgs {
     /// 127.0.0.1:8080]
     #[arg(long, value_name = "[jet+WAY://]ADDR:PORT")]
     listen: Vec<Listener>,
+
+    /// Forward ports by PTTH over QUIC on this address of UDP, as 0.0.0.0:443; repeat for
+    /// several
+    #[arg(long, value_name = "ADDR:PORT")]
+    quic_listen: Vec<ListenAddress>,
 
     /// Show metrics, status and histograms to operators here, on loopback
     #[arg(long, value_name = "ADDR:PORT")]
@@ -152,6 +158,7 @@ impl RelayArgs {
         let args = self.clone();
         Flags {
             listen: args.listen,
+            quic_listen: args.quic_listen,
             admin: args.admin,
             open: args.open,
             create_on_accept: args.create_on_accept,
@@ -198,9 +205,14 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let stamps = tls::stamps(&settings);
     let loaded = tls::load(&settings, &state, tickets.clone())?;
     let owner_secret = state.owner_key()?;
+    let quic = QuicIdentity {
+        tls: Arc::clone(&loaded.quic),
+        keys: state.quic_keys()?,
+    };
     let mut relay = BoundRelay::bind(
         &settings,
         Arc::clone(&loaded.config),
+        &quic,
         owner_secret,
         random_id,
         signals,
@@ -214,6 +226,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let log = logging::init(settings.log)?;
     let facts = StartupFacts {
         listening: relay.addresses().to_vec(),
+        quic: relay.quic_addresses().to_vec(),
         cores: relay.cores().as_slice().to_vec(),
         congestion_control: relay.congestion_control().to_owned(),
         admin: admin.as_ref().map(Admin::address),

@@ -15,6 +15,8 @@ use crate::protocol::jet::Transport;
 pub struct StartupFacts {
     /// The addresses as bound, with the ports that the kernel chose.
     pub listening: Vec<SocketAddr>,
+    /// The addresses of UDP as bound.
+    pub quic: Vec<SocketAddr>,
     /// Where operators look.
     pub admin: Option<SocketAddr>,
     /// The cores that shards run on.
@@ -155,6 +157,9 @@ impl fmt::Display for StartupReport<'_> {
                 None => writeln!(f, "  listening    {address} ({reach})")?,
             }
         }
+        for address in &self.facts.quic {
+            writeln!(f, "  quic         {address} over UDP (PTTH; who has a key)")?;
+        }
         let cores: Vec<String> = self.facts.cores.iter().map(usize::to_string).collect();
         if let Some(admin) = self.facts.admin {
             writeln!(
@@ -250,6 +255,7 @@ mod tests {
                 .iter()
                 .map(|a| a.parse().expect("an address"))
                 .collect(),
+            quic: Vec::new(),
             cores: vec![0, 1],
             congestion_control: "cubic".into(),
             admin: Some("127.0.0.1:9".parse().expect("an address")),

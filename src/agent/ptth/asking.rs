@@ -12,6 +12,7 @@ use crate::agent::way::WayError;
 use crate::protocol::Progress;
 use crate::protocol::http_head::{Body, Persistence};
 use crate::protocol::ptth_http::{AnswerError, Answered, Call};
+use crate::protocol::ptth_quic::ShownKey;
 use crate::session::approach::{ApproachError, Asking};
 use crate::session::link::Link;
 use crate::shard::world::World;
@@ -91,6 +92,14 @@ impl Key {
 }
 
 /// Without itself.
+impl Key {
+    /// As it is shown over QUIC.
+    pub(super) fn shown(&self) -> ShownKey {
+        // A key that an HTTP header can carry is text, and is not that long.
+        self.0.parse().expect("a key that can be shown")
+    }
+}
+
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key")
@@ -101,7 +110,7 @@ impl Relay {
     pub(super) fn new(url: &PtthUrl, key: &Key, agent: &AgentSettings) -> Result<Self, WayError> {
         Ok(Self {
             url: url.clone(),
-            host: RelayHost::new(&url.address, url.is_tls, url.pin, agent)?,
+            host: RelayHost::new(&url.address, url.way.is_tls(), url.pin, agent)?,
             key: key.clone(),
         })
     }

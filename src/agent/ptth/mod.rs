@@ -12,6 +12,7 @@ pub mod asking;
 mod expose;
 mod forward;
 pub mod process;
+pub mod quic;
 mod tunnel;
 pub mod url;
 

@@ -1,4 +1,4 @@
-//! Where a PTTH relay is: `ptth+https://HOST[:PORT]`, or `ptth+http`.
+//! Where a PTTH relay is: `ptth+quic://HOST[:PORT]`, `ptth+https`, or `ptth+http`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,17 +12,33 @@ use crate::tls::identity::Fingerprint;
 pub struct PtthUrl {
     /// Its host and port.
     pub address: HostPort,
-    /// Whether it is reached over TLS.
-    pub is_tls: bool,
+    /// How it is reached.
+    pub way: PtthWay,
     /// The certificate by which it is known, whoever vouches for it: `?pin=…`.
     pub pin: Option<Fingerprint>,
+}
+
+/// How a relay is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PtthWay {
+    Http,
+    Https,
+    Quic,
+}
+
+impl PtthWay {
+    /// Whether it is over TLS.
+    #[must_use]
+    pub const fn is_tls(self) -> bool {
+        !matches!(self, Self::Http)
+    }
 }
 
 /// Why a URL is none of a PTTH relay.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PtthUrlError {
     /// No scheme, or another one.
-    #[error("a PTTH relay is written ptth+https://HOST:PORT, or ptth+http://…")]
+    #[error("a PTTH relay is written ptth+quic://HOST:PORT, ptth+https://…, or ptth+http://…")]
     Scheme,
     /// No such relay.
     #[error(transparent)]
@@ -48,9 +64,10 @@ impl FromStr for PtthUrl {
 
     fn from_str(written: &str) -> Result<Self, PtthUrlError> {
         let (scheme, rest) = written.split_once("://").ok_or(PtthUrlError::Scheme)?;
-        let (is_tls, default_port) = match &*scheme.to_ascii_lowercase() {
-            "ptth+http" => (false, 80),
-            "ptth+https" => (true, 443),
+        let (way, default_port) = match &*scheme.to_ascii_lowercase() {
+            "ptth+http" => (PtthWay::Http, 80),
+            "ptth+https" => (PtthWay::Https, 443),
+            "ptth+quic" => (PtthWay::Quic, 443),
             _ => return Err(PtthUrlError::Scheme),
         };
         let (address, parameter) = match rest.split_once('?') {
@@ -66,7 +83,9 @@ impl FromStr for PtthUrl {
         }
         let pin = match parameter.map(|parameter| parameter.split_once('=')) {
             None => None,
-            Some(Some((PIN, pin))) => Some(parse_pin(pin, is_tls, "ptth+https")?),
+            Some(Some((PIN, pin))) => {
+                Some(parse_pin(pin, way.is_tls(), "ptth+quic and ptth+https")?)
+            }
             Some(_) => return Err(PtthUrlError::Rest),
         };
         let address = match address.parse() {
@@ -76,20 +95,17 @@ impl FromStr for PtthUrl {
             },
             address => address?,
         };
-        Ok(Self {
-            address,
-            is_tls,
-            pin,
-        })
+        Ok(Self { address, way, pin })
     }
 }
 
 /// Without the pin, which says nothing to a person.
 impl fmt::Display for PtthUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.is_tls {
-            true => "ptth+https",
-            false => "ptth+http",
+        let scheme = match self.way {
+            PtthWay::Http => "ptth+http",
+            PtthWay::Https => "ptth+https",
+            PtthWay::Quic => "ptth+quic",
         };
         write!(f, "{scheme}://{}", self.address)
     }
@@ -116,10 +132,11 @@ mod tests {
         check("PTTH+https://[::1]:8443/", Ok("ptth+https://[::1]:8443"));
         check("ptth+https://relay", Ok("ptth+https://relay:443"));
         check("ptth+http://[::1]", Ok("ptth+http://[::1]:80"));
+        check("ptth+quic://relay", Ok("ptth+quic://relay:443"));
         let pinned = format!("ptth+https://relay:443?pin={pin}");
         check(&pinned, Ok("ptth+https://relay:443"));
-        check("https://relay", Err("is written ptth+https://"));
-        check("relay:443", Err("is written ptth+https://"));
+        check("https://relay", Err("is written ptth+quic://"));
+        check("relay:443", Err("is written ptth+quic://"));
         check("ptth+https://", Err("is not a host name"));
         check("ptth+https://key@relay", Err("--key-file"));
         check("ptth+https://relay:443/path", Err("behind the port"));

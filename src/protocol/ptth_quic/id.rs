@@ -29,6 +29,19 @@ pub enum WireIdError {
 }
 
 impl WireId {
+    /// What stands for the name that goes with a proxy's credential, where it does not know it:
+    /// `-`, which is nobody's name.
+    #[must_use]
+    pub fn of_key() -> Self {
+        Self("-".into())
+    }
+
+    /// Whether it leaves the name to the credential.
+    #[must_use]
+    pub fn is_of_key(&self) -> bool {
+        &*self.0 == "-"
+    }
+
     /// As it was written.
     #[must_use]
     pub const fn as_str(&self) -> &str {

@@ -1,0 +1,214 @@
+//! The server-side proxy: it leads each stream that the relay opens to a service.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::link::Link;
+use crate::agent::error::AgentError;
+use crate::agent::leg;
+use crate::agent::proxy::Proxy;
+use crate::agent::settings::PtthService;
+use crate::protocol::ptth_quic::{Answer, Inner, Offer, Refusal};
+use crate::quic::driver::QuicEvent;
+use crate::runtime::clock;
+use crate::runtime::executor::{run_or_spawn, spawn};
+use crate::runtime::flag::Flag;
+use crate::runtime::stream::Stream;
+use crate::session::refused::Refused;
+use crate::shard::peer_address::PeerAddress;
+use crate::shard::streams::{NoMessage, QuicStream, StreamEnd, StreamSession};
+use crate::shard::tally::Tally;
+use crate::shard::world::World;
+
+/// How long an offer may take until it is whole.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a service may take to be connected.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(5);
+
+type OfferStream = QuicStream<(), Infallible>;
+
+/// The proxy, on its one core.
+#[derive(Debug)]
+pub(super) struct ExposeService {
+    world: Rc<World<(), Infallible>>,
+    link: Link<(), Infallible>,
+    services: Vec<PtthService>,
+    connections_max: usize,
+    serving: Tally,
+    stop: Flag,
+    failure: RefCell<Option<AgentError>>,
+}
+
+impl ExposeService {
+    pub(super) fn new(
+        world: Rc<World<(), Infallible>>,
+        link: Link<(), Infallible>,
+        services: Vec<PtthService>,
+        connections_max: usize,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            world,
+            link,
+            services,
+            connections_max,
+            serving: Tally::default(),
+            stop: Flag::default(),
+            failure: RefCell::default(),
+        })
+    }
+
+    /// Begins to keep the connection to the relay.
+    pub(super) fn start(self: &Rc<Self>) {
+        let service = Rc::clone(self);
+        spawn(async move {
+            if let Some(error) = service.stop.or_raised(service.link.keep()).await {
+                service.failure.replace(Some(AgentError::NotJoined {
+                    relay: service.link.relay().to_string(),
+                    next: error.next_step(),
+                    why: error.to_string(),
+                }));
+                service.world.drain();
+            }
+        });
+    }
+
+    /// Why the proxy gave up, if it did.
+    pub(super) fn take_failure(&self) -> Option<AgentError> {
+        self.failure.take()
+    }
+
+    async fn serve(self: Rc<Self>, stream: OfferStream) {
+        let _serving = self.serving.enter();
+        let since = self.world.reactor.now();
+        let reading = stream.read_message(Offer::decode);
+        let read = self.world.reactor.deadline(since + OFFER_TIMEOUT, reading);
+        let offer = match read.await {
+            Some(Ok(offer)) => offer,
+            Some(Err(NoMessage::Wrong(error))) => {
+                self.world.count_refused(Refused::NotAMessage);
+                stream.write(&error.answer()).await;
+                return stream.finish(Refusal::Malformed.into());
+            }
+            Some(Err(_)) => return,
+            None => return stream.break_off(Refusal::TimedOut.into()),
+        };
+        let mut words = Vec::new();
+        match self.connect(&offer).await {
+            Ok((local, inner)) => {
+                Answer::Accepted.encode(offer.question(), &mut words);
+                stream.write(&words).await;
+                let Offer::Layered { client, .. } = &offer else {
+                    unreachable!("only those name a service");
+                };
+                let relay = self.world.streams.peer_address(stream.key().connection);
+                let service = PeerAddress::from(local.socket().peer_address());
+                let session = StreamSession {
+                    peers: [PeerAddress::from(relay), service],
+                    client: Some(client.as_str().into()),
+                    client_port: inner.client_port,
+                    server: None,
+                    target: Some(inner.target.as_str().into()),
+                    waiting_since: since,
+                    joined_at: clock::now(),
+                };
+                let ends = [StreamEnd::Stream(stream), StreamEnd::Socket(local)];
+                self.world.join_streams(ends, session);
+            }
+            Err(refusal) => {
+                let answer = match offer {
+                    Offer::Layered { .. } => Answer::InnerRefused(refusal),
+                    Offer::Legacy { .. } => Answer::Refused(refusal),
+                };
+                answer.encode(offer.question(), &mut words);
+                stream.write(&words).await;
+                stream.finish(refusal.into());
+            }
+        }
+    }
+
+    /// Connects to what is asked for.
+    async fn connect<'a>(&self, offer: &'a Offer) -> Result<(Stream, &'a Inner), Refusal> {
+        let Offer::Layered { inner, client } = offer else {
+            // Numbers name no service here.
+            return Err(Refusal::Forbidden);
+        };
+        let named = |service: &&PtthService| service.port.as_str() == inner.target.as_str();
+        let Some(service) = self.services.iter().find(named) else {
+            self.world.count_refused(Refused::NotFound);
+            warn!(
+                client = client.as_str(),
+                port = inner.target.as_str(),
+                "a client asks for a port that is not exposed"
+            );
+            return Err(Refusal::Forbidden);
+        };
+        if self.world.reactor.watched() + self.serving.count() > self.connections_max {
+            self.world.count_refused(Refused::TooManyConnections);
+            return Err(Refusal::LimitReached);
+        }
+        let until = self.world.reactor.now() + SERVICE_TIMEOUT;
+        let dialling = leg::dial_target(&self.world, &service.target);
+        let target = &service.target;
+        match self.world.reactor.deadline(until, dialling).await {
+            Some(Ok(local)) => Ok((local.into_parts().0, inner)),
+            Some(Err(error)) => {
+                self.world.count_refused(Refused::DialFailed);
+                warn!(%target, %error, "cannot reach the service");
+                Err(Refusal::TargetRefused)
+            }
+            None => {
+                self.world.count_refused(Refused::DialFailed);
+                warn!(%target, "the service does not answer");
+                Err(Refusal::TimedOut)
+            }
+        }
+    }
+}
+
+impl Proxy for ExposeService {
+    type Session = ();
+    type Message = Infallible;
+
+    fn own_world(&self) -> &Rc<World<(), Infallible>> {
+        &self.world
+    }
+
+    fn take_message(&self, message: Infallible) {
+        match message {}
+    }
+
+    fn take_quic(self: &Rc<Self>, event: QuicEvent) {
+        match event {
+            QuicEvent::Opened(key) => {
+                let stream = OfferStream::new(Rc::clone(&self.world), key);
+                if self.stop.is_raised() {
+                    debug!("an offer while the proxy stops");
+                    return stream.break_off(Refusal::LimitReached.into());
+                }
+                run_or_spawn(Rc::clone(self).serve(stream));
+            }
+            event => self.link.handle(event),
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.raise();
+        if self.world.streams.pairs() == 0 {
+            self.link.leave();
+        }
+    }
+
+    fn streams_ended(&self) {
+        if self.stop.is_raised() && self.world.streams.pairs() == 0 {
+            self.link.leave();
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.serving.count() > 0
+    }
+}

@@ -1,0 +1,248 @@
+//! The client-side proxy: each local connection becomes a stream to one port of a server.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::link::Link;
+use crate::agent::error::AgentError;
+use crate::agent::proxy::Proxy;
+use crate::agent::settings::PtthDestination;
+use crate::protocol::ptth_quic::{Answer, AnswerError, Inner, Open, Refusal};
+use crate::quic::connection::ConnectionKey;
+use crate::quic::driver::QuicEvent;
+use crate::runtime::clock;
+use crate::runtime::executor::{run_or_spawn, spawn};
+use crate::runtime::flag::Flag;
+use crate::runtime::socket::Socket;
+use crate::runtime::stream::Stream;
+use crate::session::refused::Refused;
+use crate::shard::peer_address::PeerAddress;
+use crate::shard::streams::{NoMessage, QuicStream, StreamEnd, StreamSession};
+use crate::shard::tally::Tally;
+use crate::shard::world::World;
+
+/// How long a local connection waits for the relay to be there.
+const RELAY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it waits for its server: the server's proxy tries to connect for 5 s, and the
+/// relay waits for that for 10 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// The proxy, on its one core.
+#[derive(Debug)]
+pub(super) struct ForwardService {
+    world: Rc<World<(), Infallible>>,
+    link: Link<(), Infallible>,
+    destination: PtthDestination,
+    connections_max: usize,
+    connecting: Tally,
+    stop: Flag,
+    failure: RefCell<Option<AgentError>>,
+}
+
+/// Why a local connection leads nowhere.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("the relay is away")]
+    Away,
+    #[error("{}", told(*.0))]
+    Refused(Refusal),
+    #[error("the relay allows no more streams")]
+    NoStream,
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("the relay's answer: {0}")]
+    Answer(#[from] NoMessage<AnswerError>),
+}
+
+fn told(refusal: Refusal) -> String {
+    let why = match refusal {
+        Refusal::Unauthenticated => "the relay does not know this client any more",
+        Refusal::Forbidden => {
+            "there is no such server or port, or this key may not reach it: see `may` in the \
+             relay's [[ptth.clients]]"
+        }
+        Refusal::NotConnected => "the server is not there: is `midspan expose` running?",
+        Refusal::TimedOut => "the server's service does not answer",
+        Refusal::TargetRefused => "the server cannot reach its service: is it running?",
+        Refusal::LimitReached => "there are too many connections",
+        Refusal::Malformed | Refusal::Internal => "the relay or the server's proxy is at fault",
+    };
+    format!("{why} (status {})", refusal.status())
+}
+
+impl ForwardService {
+    pub(super) fn new(
+        world: Rc<World<(), Infallible>>,
+        link: Link<(), Infallible>,
+        destination: PtthDestination,
+        connections_max: usize,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            world,
+            link,
+            destination,
+            connections_max,
+            connecting: Tally::default(),
+            stop: Flag::default(),
+            failure: RefCell::default(),
+        })
+    }
+
+    /// Begins to keep the connection to the relay.
+    pub(super) fn start(self: &Rc<Self>) {
+        let service = Rc::clone(self);
+        spawn(async move {
+            if let Some(error) = service.stop.or_raised(service.link.keep()).await {
+                service.failure.replace(Some(AgentError::NotJoined {
+                    relay: service.link.relay().to_string(),
+                    next: error.next_step(),
+                    why: error.to_string(),
+                }));
+                service.world.drain();
+            }
+        });
+    }
+
+    /// Why the proxy gave up, if it did.
+    pub(super) fn take_failure(&self) -> Option<AgentError> {
+        self.failure.take()
+    }
+
+    async fn forward(self: Rc<Self>, local: Stream) {
+        let _connecting = self.connecting.enter();
+        let since = self.world.reactor.now();
+        let peer = local.socket().peer_address();
+        let client_port = peer.map_or(0, |peer| peer.port());
+        match self.open(client_port).await {
+            Ok(stream) => {
+                let relay = self.world.streams.peer_address(stream.key().connection);
+                let session = StreamSession {
+                    peers: [PeerAddress::from(peer), PeerAddress::from(relay)],
+                    client: None,
+                    client_port,
+                    server: Some(self.destination.server.as_str().into()),
+                    target: Some(self.destination.port.as_str().into()),
+                    waiting_since: since,
+                    joined_at: clock::now(),
+                };
+                let ends = [StreamEnd::Socket(local), StreamEnd::Stream(stream)];
+                self.world.join_streams(ends, session);
+            }
+            Err(error) => {
+                self.world.count_refused(match error {
+                    ConnectError::Refused(_) => Refused::RelayRefuses,
+                    _ => Refused::NoRelay,
+                });
+                warn!(to = %self.destination, %error, "cannot connect");
+                local.reset();
+            }
+        }
+    }
+
+    /// Opens a stream that leads to the destination. Where the connection to the relay is lost
+    /// before anybody has answered, the next one is as good.
+    async fn open(&self, client_port: u16) -> Result<QuicStream<(), Infallible>, ConnectError> {
+        let reactor = &self.world.reactor;
+        loop {
+            let until = reactor.now() + RELAY_TIMEOUT;
+            let joined = reactor.deadline(until, self.link.joined()).await;
+            let connection = joined.ok_or(ConnectError::Away)?;
+            match self.open_by(connection, client_port).await {
+                Err(ConnectError::Answer(NoMessage::Lost)) => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_by(
+        &self,
+        connection: ConnectionKey,
+        client_port: u16,
+    ) -> Result<QuicStream<(), Infallible>, ConnectError> {
+        let reactor = &self.world.reactor;
+        let key = self
+            .world
+            .streams
+            .with_driver(|driver| driver.open(connection));
+        let key = key.ok_or(ConnectError::NoStream)?;
+        let stream = QuicStream::new(Rc::clone(&self.world), key);
+        let open = Open::Layered {
+            server: (&self.destination.server).into(),
+            inner: Inner {
+                client_port,
+                target: (&self.destination.port).into(),
+            },
+        };
+        let asking = async {
+            let mut words = Vec::new();
+            open.encode(&mut words);
+            stream.write(&words).await;
+            let decode = |bytes: &[u8]| Answer::decode(bytes, open.question());
+            stream.read_message(decode).await
+        };
+        let until = reactor.now() + ANSWER_TIMEOUT;
+        let answer = reactor.deadline(until, asking).await;
+        let answer = answer.ok_or(ConnectError::TimedOut)??;
+        answer.verdict().map_err(ConnectError::Refused)?;
+        Ok(stream)
+    }
+}
+
+impl Proxy for ForwardService {
+    type Session = ();
+    type Message = Infallible;
+
+    fn own_world(&self) -> &Rc<World<(), Infallible>> {
+        &self.world
+    }
+
+    fn take_message(&self, message: Infallible) {
+        match message {}
+    }
+
+    fn accept_local(self: &Rc<Self>, socket: Socket) {
+        let local = Stream::new(Rc::clone(&self.world.reactor), socket);
+        if self.world.reactor.watched() + self.connecting.count() > self.connections_max {
+            self.world.count_refused(Refused::TooManyConnections);
+            warn!(
+                connections_max = self.connections_max,
+                "connection rejected: too many connections"
+            );
+            return local.reset();
+        }
+        run_or_spawn(Rc::clone(self).forward(local));
+    }
+
+    fn take_quic(self: &Rc<Self>, event: QuicEvent) {
+        match event {
+            // A relay opens none to a client.
+            QuicEvent::Opened(key) => {
+                let stream: QuicStream<(), Infallible> =
+                    QuicStream::new(Rc::clone(&self.world), key);
+                stream.break_off(Refusal::Malformed.into());
+            }
+            event => self.link.handle(event),
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.raise();
+        if self.world.streams.pairs() == 0 {
+            self.link.leave();
+        }
+    }
+
+    fn streams_ended(&self) {
+        if self.stop.is_raised() && self.world.streams.pairs() == 0 {
+            self.link.leave();
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.connecting.count() > 0
+    }
+}
