@@ -38,6 +38,8 @@ mod ptth_ends;
 mod ptth_gateways;
 mod ptth_http;
 mod ptth_memory;
+mod ptth_quic;
+mod ptth_quic_sad;
 mod relay_process;
 mod reload;
 mod require;

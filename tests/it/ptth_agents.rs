@@ -30,14 +30,14 @@ pub(super) struct Meeting {
     pub(super) url: String,
 }
 
-fn key(name: &str) -> ApiKey {
+pub(super) fn key(name: &str) -> ApiKey {
     let mut bytes = [b'-'; 24];
     bytes[..name.len()].copy_from_slice(name.as_bytes());
     ApiKey::from_random(bytes)
 }
 
 /// Writes the key of `name`, which the relay lists or not.
-fn key_file(folder: &Path, name: &str) -> String {
+pub(super) fn key_file(folder: &Path, name: &str) -> String {
     let path = folder.join(format!("{name}.key"));
     fs::write(&path, key(name).to_string()).expect("written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
@@ -45,7 +45,7 @@ fn key_file(folder: &Path, name: &str) -> String {
 }
 
 /// Starts a relay which knows the servers home and lab, and alice, who reaches home alone.
-fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, SocketAddr) {
+pub(super) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, SocketAddr) {
     let listed = |kind: &str, name: &str, more: &str| {
         let hash = key(name).hash();
         format!("[[ptth.{kind}]]\nname = \"{name}\"\nsha256 = \"{hash}\"\n{more}\n")
@@ -73,7 +73,7 @@ impl Meeting {
         }
     }
 
-    fn expose_with(&self, name: &str, options: &[&str]) -> Program {
+    pub(super) fn expose_with(&self, name: &str, options: &[&str]) -> Program {
         let key = key_file(self.folder.path(), name);
         let args = ["expose", name, "--relay", &self.url, "--key-file", &key];
         Program::start(&[&args, options].concat())
@@ -87,7 +87,7 @@ impl Meeting {
         expose
     }
 
-    fn forward_with(&self, name: &str, options: &[&str]) -> (Program, SocketAddr) {
+    pub(super) fn forward_with(&self, name: &str, options: &[&str]) -> (Program, SocketAddr) {
         let key = key_file(self.folder.path(), name);
         let args = ["forward", "0", "--relay", &self.url, "--key-file", &key];
         let forward = Program::start(&[&args, options].concat());

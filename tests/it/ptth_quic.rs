@@ -1,0 +1,79 @@
+//! PTTH over QUIC: relay and both proxies as five processes.
+
+use std::net::SocketAddr;
+use std::thread;
+
+use super::agent_process::Program;
+use super::agents::{check_echo, check_greetings, dial, echo, greet_and_count, service};
+use super::agents_ssh::check_ssh_and_scp;
+use super::agents_transports::FINGERPRINT;
+use super::ptth_agents::{Meeting, relay};
+
+/// What a relay says of where it speaks QUIC.
+const QUIC: &str = "  quic         ";
+
+/// Has a relay, at a port of UDP that it chose, and what proxies come by.
+pub(super) fn meeting(options: &[&str]) -> Meeting {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = ["--quic-listen", "127.0.0.1:0"];
+    let (relay, address) = relay(folder.path(), "127.0.0.1:0", &[&own, options].concat());
+    let at: SocketAddr = relay.reported(QUIC).parse().expect("an address");
+    let pin = relay.reported(FINGERPRINT);
+    Meeting {
+        folder,
+        relay,
+        address,
+        url: format!("ptth+quic://{at}?pin={pin}"),
+    }
+}
+
+pub(super) fn expose(meeting: &Meeting, targets: &[&str]) -> Program {
+    let options: Vec<&str> = targets.iter().flat_map(|target| ["--to", target]).collect();
+    let expose = meeting.expose_with("home", &options);
+    expose.logged("joined the relay");
+    expose
+}
+
+#[test]
+fn many_sessions_at_once_and_after_each_other() {
+    let meeting = meeting(&["--cores", "1"]);
+    let _expose = expose(&meeting, &[&service(echo).to_string()]);
+    let (_forward, local) = meeting.forward("home");
+    thread::scope(|scope| {
+        for client in 0..100 {
+            scope.spawn(move || check_echo(local, client, 50_000));
+        }
+    });
+    for client in 100..104 {
+        check_echo(local, client, 3_000_000);
+    }
+}
+
+#[test]
+fn a_server_greets_first_and_each_side_ends_by_itself() {
+    let meeting = meeting(&["--cores", "1"]);
+    let _expose = expose(&meeting, &[&service(greet_and_count).to_string()]);
+    let (_forward, local) = meeting.forward("home");
+    check_greetings(local);
+}
+
+#[test]
+fn ssh_and_scp() {
+    let meeting = meeting(&["--cores", "1"]);
+    check_ssh_and_scp(meeting.folder.path(), |target| {
+        let expose = expose(&meeting, &[target]);
+        let (forward, local) = meeting.forward("home");
+        (vec![expose, forward], local)
+    });
+}
+
+#[test]
+fn a_client_may_be_there_before_its_server() {
+    let meeting = meeting(&["--cores", "1"]);
+    let (forward, local) = meeting.forward("home");
+    forward.logged("joined the relay");
+    drop(dial(local));
+    forward.logged("the server is not there");
+    let _expose = expose(&meeting, &[&service(echo).to_string()]);
+    check_echo(local, 1, 1000);
+}
