@@ -90,6 +90,24 @@ pub enum Count {
     DatagramsDropped,
     /// Datagrams to where no rule lets the relay send.
     DatagramsDenied,
+    /// Datagrams of QUIC that came.
+    QuicReceived,
+    /// Datagrams of QUIC that left.
+    QuicSent,
+    /// Bursts of them that found no room.
+    QuicSendsBlocked,
+    /// Errors of the sockets of QUIC.
+    QuicSocketErrors,
+    /// Datagrams that were for no connection and began none.
+    QuicUnroutable,
+    /// Clients of QUIC that were asked to prove their address.
+    QuicRetries,
+    /// Packets that were lost, by connections that have ended.
+    QuicPacketsLost,
+    /// Datagrams that were passed on to the shard that they are for.
+    QuicStrays,
+    /// Those that were not, as that shard had too many of them.
+    QuicStraysDropped,
     /// HTTP requests that an agent passed on, or began to.
     RequestsPassed,
     /// Bytes of them and of their responses.
@@ -113,6 +131,15 @@ labels!(Count {
     DatagramsRelayed = "datagrams_relayed",
     DatagramsDropped = "datagrams_dropped",
     DatagramsDenied = "datagrams_denied",
+    QuicReceived = "quic_received",
+    QuicSent = "quic_sent",
+    QuicSendsBlocked = "quic_sends_blocked",
+    QuicSocketErrors = "quic_socket_errors",
+    QuicUnroutable = "quic_unroutable",
+    QuicRetries = "quic_retries",
+    QuicPacketsLost = "quic_packets_lost",
+    QuicStrays = "quic_strays",
+    QuicStraysDropped = "quic_strays_dropped",
     RequestsPassed = "requests_passed",
     BytesPassed = "bytes_passed",
 });

@@ -66,6 +66,8 @@ pub struct StreamPlane {
     ended: VecDeque<StreamsEnded>,
     scratch: Box<[u8]>,
     chunks: Vec<Bytes>,
+    /// By pairs that have ended.
+    bytes_relayed: u64,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl Default for StreamPlane {
             ended: VecDeque::new(),
             scratch: vec![0; STEP_BYTES].into(),
             chunks: Vec::new(),
+            bytes_relayed: 0,
         }
     }
 }
@@ -164,6 +167,13 @@ impl StreamPlane {
     #[must_use]
     pub fn has_work(&self) -> bool {
         !self.ready.is_empty() || !self.ended.is_empty()
+    }
+
+    /// Bytes that all pairs have delivered.
+    #[must_use]
+    pub fn bytes_relayed(&self) -> u64 {
+        let pairs = self.pairs.keys().filter_map(|key| self.bytes(key));
+        self.bytes_relayed + pairs.flatten().sum::<u64>()
     }
 
     /// Bytes that came from the left, from the right, so far.
@@ -339,6 +349,7 @@ impl StreamPlane {
             return;
         };
         let bytes = pair.ways.map(|way| way.bytes);
+        self.bytes_relayed += bytes.iter().sum::<u64>();
         let sockets = pair.ends.map(|end| match end {
             End::Stream(stream) => {
                 self.by_stream.remove(&stream);

@@ -6,6 +6,8 @@ use std::sync::mpsc::Sender;
 
 use super::pulse::Beat;
 use super::status::StatusQuestion;
+use crate::association::key::ShardId;
+use crate::quic::driver::Stray;
 use crate::runtime::signal::Signals;
 
 /// A message in a shard's inbox.
@@ -19,6 +21,10 @@ pub enum Envelope<M> {
     Pulse(Sender<Beat>),
     /// Somebody asks how the shard is.
     Status(StatusQuestion),
+    /// Datagrams of QUIC came to another shard.
+    Strays { from: ShardId, strays: Vec<Stray> },
+    /// So many of them were taken in.
+    StraysTaken { by: ShardId, count: usize },
     /// A name was resolved.
     Resolved {
         question: u64,

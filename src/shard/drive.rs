@@ -169,6 +169,8 @@ fn handle_event<S: Service>(
                     Envelope::Control(control) => handle_control(service, world, control),
                     Envelope::Pulse(asker) => world.beat(&asker),
                     Envelope::Status(question) => status::tell(&**service, &question),
+                    Envelope::Strays { from, strays } => world.take_strays(from, strays),
+                    Envelope::StraysTaken { by, count } => world.handle_strays_taken(by, count),
                     Envelope::Resolved { question, answer } => {
                         world.questions.deliver(question, answer);
                     }

@@ -369,8 +369,10 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         counts.set(Count::MovedToRing, moved_to_ring);
         counts.set(Count::PipeShortages, pipe_shortages);
         counts.set(Count::SpillShortages, spill_shortages);
+        let bytes_relayed = bytes_relayed + self.streams.bytes_relayed();
         counts.set(Count::BytesRelayed, bytes_relayed);
         counts.set(Count::BytesSpliced, bytes_spliced);
+        self.streams.count(counts);
         self.counters.snapshot()
     }
 

@@ -5,6 +5,7 @@
 //! ([`crate::relay::stream_plane`]). What concerns connections is the service's.
 
 mod session;
+mod strays;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -19,12 +20,14 @@ use bytes::Bytes;
 use quinn_proto::ServerConfig;
 
 pub use session::StreamSession;
+use strays::Outstanding;
 pub use stream::{NoMessage, QuicStream};
 
 use super::world::{Service, World};
-use crate::metrics::counters::Count;
+use crate::metrics::counters::{Count, Labelled};
 use crate::protocol::ptth_quic::StreamCode;
 use crate::quic::connection::{ConnectionKey, StreamKey};
+use crate::quic::counts::Counts;
 use crate::quic::driver::{Driver, QuicEvent};
 use crate::quic::keys::SharedKeys;
 use crate::relay::stream_plane::{End, StreamPlane};
@@ -61,6 +64,7 @@ struct Inner {
     waiting: HashMap<StreamKey, Waker, ahash::RandomState>,
     /// What the service is to hear.
     events: VecDeque<QuicEvent>,
+    outstanding: Outstanding,
 }
 
 #[derive(Debug)]
@@ -84,6 +88,7 @@ impl Streams {
             sessions: HashMap::default(),
             waiting: HashMap::default(),
             events: VecDeque::new(),
+            outstanding: Outstanding::default(),
         }));
     }
 
@@ -125,6 +130,45 @@ impl Streams {
     /// Streams that are joined.
     pub fn pairs(&self) -> usize {
         self.pairs.get()
+    }
+
+    /// Bytes that streams and what they are joined with have taken.
+    pub(super) fn bytes_relayed(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner
+            .as_ref()
+            .map_or(0, |inner| inner.plane.bytes_relayed())
+    }
+
+    /// Puts what was counted by the driver among a shard's counts.
+    pub(super) fn count(&self, counts: &Labelled<Count>) {
+        let inner = self.inner.borrow();
+        let Some(inner) = &*inner else {
+            return;
+        };
+        let Counts {
+            datagrams_received,
+            batches_received: _,
+            datagrams_sent,
+            batches_sent: _,
+            sends_blocked,
+            socket_errors,
+            unroutable,
+            retries,
+            strays_taken: _,
+            packets_lost,
+        } = inner.driver.counts();
+        for (count, value) in [
+            (Count::QuicReceived, datagrams_received),
+            (Count::QuicSent, datagrams_sent),
+            (Count::QuicSendsBlocked, sends_blocked),
+            (Count::QuicSocketErrors, socket_errors),
+            (Count::QuicUnroutable, unroutable),
+            (Count::QuicRetries, retries),
+            (Count::QuicPacketsLost, packets_lost),
+        ] {
+            counts.set(count, value);
+        }
     }
 
     /// Every session, with the bytes that came from the left, from the right.
@@ -306,6 +350,7 @@ pub(super) fn run_streams<S: Service>(service: &Rc<S>, world: &Rc<World<S::Conte
         inner.driver.expire(now);
         inner.sort_events();
     }
+    world.pass_strays_on();
     // Whoever hears of one may use the driver.
     while let Some(event) = next_event(world) {
         service.handle_quic(event);
