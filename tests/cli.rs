@@ -1,6 +1,10 @@
 //! The program's own exit codes and where it writes, for what ends at once.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
+
+use midspan::access::Presented;
 
 fn midspan(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_midspan"))
@@ -195,6 +199,87 @@ fn keys_of_forwarded_ports_are_lines_of_one_file() {
     ] {
         check(arguments, 2, "", error);
     }
+}
+
+#[test]
+fn a_key_goes_to_a_file_that_is_new() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("home.key");
+    let file = path.to_str().expect("text");
+    let arguments = ["key", "home", "--for", "ptth-server", "--key-file", file];
+    let output = midspan(&arguments);
+    assert_eq!(output.status.code(), Some(0));
+    let key = std::fs::read_to_string(&path).expect("written");
+    assert!(key.starts_with("midspan_") && key.ends_with('\n'), "{key}");
+    assert_eq!(key.lines().count(), 1);
+    let mode = path.metadata().expect("a file").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(
+        told,
+        format!("The key of \"home\" is in {file}, for whoever is to have it\n")
+    );
+    let hash = Presented::new(key.trim()).hash();
+    let lines = format!("[[ptth.servers]]\nname = \"home\"\nsha256 = \"{hash}\"\n");
+    assert_eq!(String::from_utf8(output.stdout).expect("text"), lines);
+
+    check(
+        &arguments,
+        1,
+        "",
+        "home.key is there already\n  next: choose another name",
+    );
+    assert_eq!(std::fs::read_to_string(&path).expect("kept"), key);
+    let nowhere = [
+        "key",
+        "home",
+        "--for",
+        "ptth-server",
+        "--key-file",
+        "/nonexistent/key",
+    ];
+    check(
+        &nowhere,
+        1,
+        "",
+        "cannot write the key file /nonexistent/key: ",
+    );
+    let wrong = folder.path().join("wrong.key");
+    let wrong = wrong.to_str().expect("text");
+    check(
+        &["key", "a/b", "--for", "ptth-server", "--key-file", wrong],
+        2,
+        "",
+        "is none",
+    );
+    assert!(!std::fs::exists(wrong).expect("a folder"));
+}
+
+#[test]
+fn what_is_no_key_has_a_next_step() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("home.key");
+    let file = path.to_str().expect("text");
+    std::fs::write(&path, "The key of \"home\":\nabc\n").expect("written");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+    let relay = "ptth+http://127.0.0.1:1";
+    let arguments = [
+        "forward",
+        "0",
+        "--to",
+        "home",
+        "--relay",
+        relay,
+        "--key-file",
+        file,
+    ];
+    check(
+        &arguments,
+        2,
+        "",
+        "home.key: a key is one word of visible ASCII",
+    );
+    check(&arguments, 2, "", "\n  next: have it hold the key alone, ");
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use aws_lc_rs::rand;
 use clap::{Args, ValueEnum};
 
-use super::{Advise, print};
+use super::{Advise, print, secret_file};
 use crate::access::forwarding::{Client, Reachable, Server};
 use crate::access::{ApiKey, KeyEntry, KeyHash, Scope};
 use crate::protocol::ptth_http::Name;
@@ -18,16 +19,20 @@ const NAME_BYTES_MAX: usize = 64;
 /// Make a key for a relay's HTTP interface, or for forwarded ports
 ///
 /// Prints the lines for the relay's configuration, which hold only the key's hash, on
-/// standard output, and the key, which nobody can print again, on standard error.
+/// standard output, and the key, which nobody can print again, on standard error, or writes
+/// it to --key-file.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
   midspan key signalling --scope create >> /etc/midspan/midspan.toml
   curl -H 'Authorization: Bearer KEY' http://relay.example:8080/jet/create
 
-  midspan key home --for ptth-server >> /etc/midspan/midspan.toml
-  midspan key alice --for ptth-client --may home:22 >> /etc/midspan/midspan.toml
-  curl -X POST -H 'X-ApiKey: KEY' http://relay.example:8080/ptth/v1/connect/home/22")]
+  midspan key home --for ptth-server --key-file home.key >> /etc/midspan/midspan.toml
+  midspan expose home --to 127.0.0.1:22 --relay ptth+https://relay.example --key-file home.key
+
+  midspan key alice --for ptth-client --may home:22 --key-file alice.key \\
+      >> /etc/midspan/midspan.toml
+  midspan forward 2222 --to home:22 --relay ptth+https://relay.example --key-file alice.key")]
 pub struct KeyArgs {
     /// Whose key it is; a server's name is the one by which clients ask for it
     name: String,
@@ -44,6 +49,11 @@ pub struct KeyArgs {
     /// several
     #[arg(long, value_name = "SERVER[:PORT]")]
     may: Vec<Reachable>,
+
+    /// Write the key alone to this new file, which its owner alone can read, instead of
+    /// printing it
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
 }
 
 /// Who shows a key.
@@ -61,20 +71,30 @@ enum Role {
 ///
 /// # Errors
 ///
-/// A name that is none, what does not go together, or a system without randomness.
+/// A name that is none, what does not go together, a file that is there already, or a system
+/// without randomness.
 pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
     let mut random = [0; 24];
     rand::fill(&mut random)
         .ok()
         .context("the system gives no random bytes")?;
     let key = ApiKey::from_random(random);
-    print(&lines(args, key.hash()).usage()?);
-    writeln!(
-        io::stderr().lock(),
-        "The key of \"{}\", shown this once, for whoever is to have it:\n{key}",
-        args.name
-    )
-    .context("cannot print the key")
+    let name = &args.name;
+    let lines = lines(args, key.hash()).usage()?;
+    let told = match &args.key_file {
+        // First of all: nobody is to list a key that went nowhere.
+        Some(path) => {
+            secret_file::create("key", path, &key)?;
+            let path = path.display();
+            format!("The key of \"{name}\" is in {path}, for whoever is to have it\n")
+        }
+        None => {
+            format!("The key of \"{name}\", shown this once, for whoever is to have it:\n{key}\n")
+        }
+    };
+    print(&lines);
+    let printed = io::stderr().lock().write_all(told.as_bytes());
+    printed.context("cannot print the key")
 }
 
 /// What the relay keeps.

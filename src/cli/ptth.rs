@@ -44,7 +44,10 @@ impl ProxyKeyArgs {
             Some(path) => format!("the key file {}", path.display()),
             None => KEY_VARIABLE.to_owned(),
         };
-        Key::new(&text).context(from).usage()
+        Key::new(&text).context(from).usage().advise(
+            "have it hold the key alone, which is the last line that `midspan key` prints; \
+             `midspan key … --key-file FILE` writes such a file",
+        )
     }
 
     /// Refuses a key where none is asked for.

@@ -1,8 +1,9 @@
 //! Files that hold a secret and nothing else.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
@@ -14,6 +15,9 @@ const FILE_BYTES_MAX: u64 = 4096;
 
 /// Bits of a file's mode that let others read it.
 const OTHERS_READ: u32 = 0o044;
+
+/// The mode of a file that its owner alone reads and writes.
+const OWN_MODE: u32 = 0o600;
 
 /// Reads the file that holds the secret called `what`.
 ///
@@ -36,4 +40,28 @@ pub(super) fn read(what: &str, path: &Path) -> anyhow::Result<String> {
         .read_to_string(&mut secret)
         .with_context(reading)?;
     Ok(secret)
+}
+
+/// Makes a file of the secret called `what`, for its owner alone.
+///
+/// # Errors
+///
+/// When there is such a file, which stays as it is, or none can be made.
+pub(super) fn create(what: &str, path: &Path, secret: &impl Display) -> anyhow::Result<()> {
+    let shown = path.display();
+    let writing = || format!("cannot write the {what} file {shown}");
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(OWN_MODE)
+        .open(path);
+    let mut file = match made {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(anyhow!("the {what} file {shown} is there already"))
+                .advise("choose another name, or remove it if nobody uses what it holds");
+        }
+        made => made.with_context(writing)?,
+    };
+    let written = writeln!(file, "{secret}").and_then(|()| file.sync_all());
+    written.with_context(writing)
 }
