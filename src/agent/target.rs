@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::protocol::ptth_http::{Name, NameError};
+
 /// The longest host name (RFC 1035 §2.3.4).
 const HOST_NAME_BYTES_MAX: usize = 253;
 
@@ -23,6 +25,9 @@ pub enum TargetError {
     /// A port that is no number from 1 to 65535.
     #[error("port \"{port}\" is not a number from 1 to 65535")]
     Port { port: String },
+    /// What stands before a service is no name of a port.
+    #[error("port \"{port}\" is none: {error}")]
+    PortName { port: String, error: NameError },
     /// An empty or impossible host.
     #[error("\"{host}\" is not a host name or an address")]
     Host { host: String },
@@ -61,12 +66,13 @@ pub enum Target {
     Unix(PathBuf),
 }
 
-/// One exposed service: `[PORT=]TARGET`.
+/// One exposed service: `[PORT=]TARGET`. Its port is a number by JET, and a name, of which
+/// numbers are some, by PTTH.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Service {
+pub struct Service<P = u16> {
     /// The port by which the other side asks for it; without one, the service
     /// is the only one exposed.
-    pub port: Option<u16>,
+    pub port: Option<P>,
     /// Where it answers.
     pub target: Target,
 }
@@ -148,7 +154,7 @@ impl FromStr for Target {
     }
 }
 
-impl FromStr for Service {
+impl FromStr for Service<Name> {
     type Err = TargetError;
 
     fn from_str(written: &str) -> Result<Self, TargetError> {
@@ -157,17 +163,44 @@ impl FromStr for Service {
             .split_once('=')
             .filter(|_| !written.starts_with("unix:"));
         if let Some((port, target)) = named {
+            let wrong = |error| TargetError::PortName {
+                port: port.to_owned(),
+                error,
+            };
             return Ok(Self {
-                port: Some(parse_port(port)?),
+                port: Some(port.parse().map_err(wrong)?),
                 target: target.parse()?,
             });
         }
         let target: Target = written.parse()?;
-        let port = match &target {
-            Target::Tcp(address) => Some(address.port),
-            Target::Unix(_) => None,
-        };
+        let port = target.port().map(Name::from);
         Ok(Self { port, target })
+    }
+}
+
+impl Service<Name> {
+    /// The same by JET.
+    ///
+    /// # Errors
+    ///
+    /// When its port has a name that is no number.
+    pub fn numbered(&self) -> Result<Service, TargetError> {
+        let port = self.port.as_ref().map(|port| parse_port(port.as_str()));
+        Ok(Service {
+            port: port.transpose()?,
+            target: self.target.clone(),
+        })
+    }
+}
+
+impl Target {
+    /// Its TCP port.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port),
+            Self::Unix(_) => None,
+        }
     }
 }
 
@@ -207,9 +240,9 @@ impl fmt::Display for Target {
     }
 }
 
-impl fmt::Display for Service {
+impl<P: fmt::Display> fmt::Display for Service<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
+        match &self.port {
             Some(port) => write!(f, "{port}={}", self.target),
             None => self.target.fmt(f),
         }
@@ -257,15 +290,28 @@ mod tests {
 
     #[test]
     fn services() {
-        check::<Service>("127.0.0.1:22", Ok("22=127.0.0.1:22"));
-        check::<Service>("80=nas:8080", Ok("80=nas:8080"));
-        check::<Service>("80=[::1]:8080", Ok("80=[::1]:8080"));
-        check::<Service>("unix:/run/a=b.sock", Ok("unix:/run/a=b.sock"));
-        check::<Service>("5432=unix:/run/db.sock", Ok("5432=unix:/run/db.sock"));
-        check::<Service>("0=a:1", Err("is not a number from 1"));
-        check::<Service>("ssh=a:1", Err("is not a number from 1"));
-        check::<Service>("unix:run", Err("absolute"));
-        check::<Service>(&format!("unix:/{}", "a".repeat(107)), Err("absolute"));
-        check::<Service>("80=", Err("has no port"));
+        check::<Service<Name>>("127.0.0.1:22", Ok("22=127.0.0.1:22"));
+        check::<Service<Name>>("80=nas:8080", Ok("80=nas:8080"));
+        check::<Service<Name>>("80=[::1]:8080", Ok("80=[::1]:8080"));
+        check::<Service<Name>>("ssh=a:1", Ok("ssh=a:1"));
+        check::<Service<Name>>("unix:/run/a=b.sock", Ok("unix:/run/a=b.sock"));
+        check::<Service<Name>>("5432=unix:/run/db.sock", Ok("5432=unix:/run/db.sock"));
+        check::<Service<Name>>("=a:1", Err("port \"\" is none: a name has 1 to 63"));
+        check::<Service<Name>>("a/b=a:1", Err("port \"a/b\" is none: a name is of"));
+        check::<Service<Name>>("unix:run", Err("absolute"));
+        check::<Service<Name>>(&format!("unix:/{}", "a".repeat(107)), Err("absolute"));
+        check::<Service<Name>>("80=", Err("has no port"));
+    }
+
+    #[test]
+    fn some_ports_are_numbers() {
+        let numbered = |written: &str| written.parse::<Service<Name>>().expect(written).numbered();
+        for (written, port) in [("22=a:1", Some(22)), ("a:1", Some(1)), ("unix:/s", None)] {
+            assert_eq!(numbered(written).expect(written).port, port);
+        }
+        for written in ["ssh=a:1", "0=a:1", "65536=a:1"] {
+            let error = numbered(written).expect_err(written);
+            assert!(matches!(error, TargetError::Port { .. }), "{error}");
+        }
     }
 }

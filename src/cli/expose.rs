@@ -19,6 +19,7 @@ use crate::agent::target::{HostPort, Service};
 use crate::agent::ticket::{OnceTicket, RelayUrl, ReusableTicket, Secret, Ticket};
 use crate::config::ListenAddress;
 use crate::config::settings::HostFacts;
+use crate::protocol::ptth_http::Name;
 use crate::runtime::kernel;
 use crate::runtime::signal::Signals;
 
@@ -40,9 +41,10 @@ pub struct ExposeArgs {
     name: String,
 
     /// A service to expose, as HOST:PORT or unix:/path; PORT= is the port by
-    /// which the other side asks for it; repeat for several
+    /// which the other side asks for it, at a relay of PTTH a number or a name; repeat for
+    /// several
     #[arg(long, required = true, value_name = "[PORT=]TARGET")]
-    to: Vec<Service>,
+    to: Vec<Service<Name>>,
 
     /// The relay at which to meet: jet+WAY://HOST:PORT, or ptth+https://HOST:PORT, which lists
     /// NAME and its key
@@ -86,6 +88,8 @@ impl ExposeArgs {
     fn settings(&self, relay: &RelayUrl, host: &HostFacts) -> anyhow::Result<ExposeSettings> {
         self.key.check_none().usage()?;
         self.check().usage()?;
+        let services = self.numbered_services()?;
+        check_ports(&services).usage()?;
         let agent = self.agent.settings(host)?;
         let sessions = match self.once {
             true => Sessions::Once,
@@ -97,7 +101,7 @@ impl ExposeArgs {
         Ok(ExposeSettings {
             name: self.name.clone(),
             relay: relay.clone(),
-            services: self.to.clone(),
+            services,
             sessions,
             direct: self.direct.map(|listen| Direct {
                 listen,
@@ -123,7 +127,8 @@ impl ExposeArgs {
                 !self.once && self.direct.is_none(),
                 "--once and --direct are for relays of JET: who may connect, a relay of PTTH decides"
             );
-            self.check()
+            self.check()?;
+            check_ports(&self.to)
         };
         check().usage()?;
         Ok(PtthExposeSettings {
@@ -133,6 +138,16 @@ impl ExposeArgs {
             services: ptth::services(&self.to),
             agent: self.agent.settings(host)?,
         })
+    }
+
+    /// What is exposed by JET.
+    fn numbered_services(&self) -> anyhow::Result<Vec<Service>> {
+        let numbered = |service: &Service<Name>| {
+            let numbered = service.numbered();
+            let numbered = numbered.with_context(|| format!("--to {service}")).usage();
+            numbered.advise("call the port by its number: names are for relays of PTTH")
+        };
+        self.to.iter().map(numbered).collect()
     }
 
     /// Claims the ticket, see [`StateDir::claim_ticket`]. One session has one of
@@ -183,23 +198,29 @@ impl ExposeArgs {
             "at most {SERVICES_MAX} services have one ticket; {} were given",
             self.to.len()
         );
-        for (index, service) in self.to.iter().enumerate() {
-            match service.port {
-                None if self.to.len() > 1 => {
-                    bail!("--to {service}: with several services each needs its PORT=")
-                }
-                Some(port)
-                    if self.to[..index]
-                        .iter()
-                        .any(|other| other.port == Some(port)) =>
-                {
-                    bail!("--to {service}: port {port} is exposed already; choose another as PORT=")
-                }
-                _ => {}
-            }
-        }
         Ok(())
     }
+}
+
+/// Several services each have a port of their own.
+fn check_ports<P: fmt::Display + PartialEq>(services: &[Service<P>]) -> anyhow::Result<()> {
+    for (index, service) in services.iter().enumerate() {
+        let is_taken = |port| {
+            services[..index]
+                .iter()
+                .any(|other| other.port.as_ref() == Some(port))
+        };
+        match &service.port {
+            None if services.len() > 1 => {
+                bail!("--to {service}: with several services each needs its PORT=")
+            }
+            Some(port) if is_taken(port) => {
+                bail!("--to {service}: port {port} is exposed already; choose another as PORT=")
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Exposes until it is told to stop.
@@ -419,6 +440,15 @@ mod tests {
             "scheme \"https\" is none of jet+tcp, jet+tls",
         );
         check("x --to a:1 --relay jet+tcp://relay", "has no port");
+        check(
+            &format!("x --to web=a:1 {relay}"),
+            "--to web=a:1: port \"web\" is not a number from 1 to 65535\n  next: call the port by \
+             its number",
+        );
+        check(
+            &format!("x --to 22=a:1 --to 022=b:1 {relay}"),
+            "port 22 is exposed already",
+        );
         check(&format!("x --to a {relay}"), "has no port");
         check(
             &format!("x --to a:1 --to b:1 {relay}"),
@@ -442,6 +472,61 @@ mod tests {
         );
         check(&format!("x --to a:1 --direct-as a:1 {relay}"), "--direct");
         check(&format!("x --to a:1 {relay}"), "next: pass --state-dir DIR");
+    }
+
+    fn check_ptth(args: &str, expected: &str) {
+        let args = parse(&format!("home {args} --relay ptth+http://relay:1")).expect("valid");
+        let AnyRelay::Ptth(relay) = &args.relay else {
+            panic!("{args:?}");
+        };
+        let settings = args.ptth_settings(relay, &host(None), Some("key"));
+        let told = match settings {
+            Ok(settings) => ptth::ExposeReport(&settings).to_string(),
+            Err(error) => reported(&error),
+        };
+        assert!(told.contains(expected), "{told}");
+    }
+
+    #[test]
+    fn a_relay_of_ptth_takes_names_as_ports() {
+        check_ptth(
+            "--to web=unix:/s --to ssh=nas:22 --to 8080=nas:80",
+            "
+  port web leads to unix:/s
+  port ssh leads to nas:22
+  port 8080 leads to nas:80
+
+Where it is wanted, with the key of a client that the relay lists:
+  midspan forward 2222 --to home:web --relay ptth+http://relay:1 --key-file FILE
+  midspan forward 2222 --to home:ssh --relay ptth+http://relay:1 --key-file FILE
+  ssh -p 2222 127.0.0.1
+  midspan forward 8080 --to home:8080 --relay ptth+http://relay:1 --key-file FILE
+",
+        );
+        check_ptth(
+            "--to 22=nas:27022",
+            "
+  port 22 leads to nas:27022
+  port default leads to nas:27022
+
+Where it is wanted, with the key of a client that the relay lists:
+  midspan forward 2222 --to home:22 --relay ptth+http://relay:1 --key-file FILE
+  ssh -p 2222 127.0.0.1
+",
+        );
+        check_ptth(
+            "--to default=nas:80",
+            "
+  port default leads to nas:80
+
+Where it is wanted, with the key of a client that the relay lists:
+  midspan forward 8080 --to home --relay ptth+http://relay:1 --key-file FILE
+",
+        );
+        check_ptth(
+            "--to web=a:1 --to web=b:1",
+            "port web is exposed already; choose another",
+        );
     }
 
     #[test]

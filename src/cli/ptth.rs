@@ -62,22 +62,22 @@ impl ProxyKeyArgs {
 
 /// What listens for these services: each at its port, and one that is alone at the default as
 /// well.
-pub(super) fn services(services: &[Service]) -> Vec<PtthService> {
+pub(super) fn services(services: &[Service<Name>]) -> Vec<PtthService> {
+    let at = |port: &Name, service: &Service<Name>| PtthService {
+        port: port.clone(),
+        target: service.target.clone(),
+    };
     let mut listened: Vec<PtthService> = services
         .iter()
-        .filter_map(|service| Some(at(&service.port?.to_string(), service)))
+        .filter_map(|service| Some(at(service.port.as_ref()?, service)))
         .collect();
-    if let [alone] = services {
-        listened.push(at(DEFAULT_PORT, alone));
+    let default = DEFAULT_PORT.parse().expect("letters are a name");
+    if let [alone] = services
+        && alone.port.as_ref() != Some(&default)
+    {
+        listened.push(at(&default, alone));
     }
     listened
-}
-
-fn at(port: &str, service: &Service) -> PtthService {
-    PtthService {
-        port: port.parse().expect("digits and letters are a name"),
-        target: service.target.clone(),
-    }
 }
 
 /// The server's name at the relay.
@@ -152,20 +152,26 @@ impl fmt::Display for ExposeReport<'_> {
             f,
             "\nWhere it is wanted, with the key of a client that the relay lists:"
         )?;
-        let is_named =
-            |service: &&PtthService| services.len() == 1 || service.port.as_str() != DEFAULT_PORT;
-        for PtthService { port, .. } in services.iter().filter(is_named) {
+        // One that is alone has two ports, and is named by its own.
+        let is_named = |service: &&PtthService| {
+            service.port.as_str() != DEFAULT_PORT
+                || !services
+                    .iter()
+                    .any(|other| other.port != service.port && other.target == service.target)
+        };
+        for PtthService { port, target } in services.iter().filter(is_named) {
             let to = match port.as_str() {
                 DEFAULT_PORT => name.to_string(),
                 port => format!("{name}:{port}"),
             };
-            let local = super::expose::local_port(port.as_str().parse().ok());
+            let number = port.as_str().parse().ok().or(target.port());
+            let local = super::expose::local_port(number);
             let relay = quoted(&full_url(relay));
             writeln!(
                 f,
                 "  midspan forward {local} --to {to} --relay {relay} --key-file FILE"
             )?;
-            if port.as_str() == "22" {
+            if number == Some(22) {
                 writeln!(f, "  ssh -p {local} 127.0.0.1")?;
             }
         }

@@ -49,6 +49,13 @@ impl FromStr for Name {
     }
 }
 
+/// A port's number is its name.
+impl From<u16> for Name {
+    fn from(number: u16) -> Self {
+        Self(number.to_string().into())
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -158,11 +158,11 @@ fn a_service_may_end_first_and_hear_the_rest() {
 fn services_are_asked_for_by_port() {
     let meeting = Meeting::new(&[]);
     let echoing = format!("7={}", service(echo));
-    let greeting = format!("25={}", service(greet_and_count));
+    let greeting = format!("mail={}", service(greet_and_count));
     let _expose = meeting.expose(&[&echoing, &greeting]);
     let (_forward, local) = meeting.forward("home:7");
     check_echo(local, 1, 1000);
-    let (_forward, local) = meeting.forward("home:25");
+    let (_forward, local) = meeting.forward("home:mail");
     read_banner(&mut dial(local)).expect("a greeting");
 }
 
