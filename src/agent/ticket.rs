@@ -190,6 +190,15 @@ impl Ticket {
         }
     }
 
+    /// Which of the exposed services, where it says so.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Reusable(ticket) => ticket.port,
+            Self::Once(_) => None,
+        }
+    }
+
     /// Where whoever exposes can be asked without the relay.
     #[must_use]
     pub const fn direct(&self) -> Option<&HostPort> {

@@ -150,6 +150,7 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
     let report = ForwardReport {
         listening: bound.address(),
         through: format!("through {relay}"),
+        may_be_ssh: settings.ticket.port().is_none_or(|port| port == 22),
     };
     let status = format!("forwards {} through {relay}", bound.address());
     let shown = agent::show(&settings.agent, &mut bound.fleet, Some(report), status)?;
@@ -164,17 +165,26 @@ pub struct ForwardReport {
     pub listening: SocketAddr,
     /// The way, as `through RELAY`.
     pub through: String,
+    /// Whether SSH may answer: the port that is asked for is SSH's, or tells nothing.
+    pub may_be_ssh: bool,
 }
 
 impl fmt::Display for ForwardReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listening, through } = self;
+        let Self {
+            listening,
+            through,
+            may_be_ssh,
+        } = self;
         let ip = listening.ip();
         let reach = match ip.is_loopback() {
             true => "this host only",
             false => "other hosts can reach it",
         };
         writeln!(f, "forwarding {listening} ({reach}) {through}")?;
+        if !may_be_ssh {
+            return Ok(());
+        }
         let port = listening.port();
         let ip = match ip.is_unspecified() {
             true => IpAddr::from(Ipv4Addr::LOCALHOST),
@@ -256,6 +266,20 @@ mod tests {
         let id = "300f1c82-d33b-11e9-bb65-2a2ae2dbcce5";
         let plain = settings(&format!("1 --to jet+tcp://relay:1/{id}/{id}"), None);
         assert!(matches!(plain.expect("valid").ticket, Ticket::Once(_)));
+    }
+
+    #[test]
+    fn ssh_is_named_where_it_may_answer() {
+        let check = |may_be_ssh, expected| {
+            let report = ForwardReport {
+                listening: ([127, 0, 0, 1], 2222).into(),
+                through: "through jet+tcp://relay:1".into(),
+                may_be_ssh,
+            };
+            assert_eq!(report.to_string().contains("ssh -p 2222"), expected);
+        };
+        check(true, true);
+        check(false, false);
     }
 
     #[test]

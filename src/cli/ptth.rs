@@ -115,8 +115,11 @@ pub(super) fn forward(settings: &PtthForwardSettings, signals: Signals) -> anyho
     let through = format!("to {to} through {relay}");
     let status = |listening| format!("forwards {listening} {through}");
     let report = |listening| {
-        let through = through.clone();
-        Some(ForwardReport { listening, through })
+        Some(ForwardReport {
+            listening,
+            through: through.clone(),
+            may_be_ssh: matches!(to.port.as_str(), "22" | "ssh" | DEFAULT_PORT),
+        })
     };
     if relay.way == PtthWay::Quic {
         let mut bound = quic::process::BoundForward::bind(settings, signals)?;
