@@ -170,7 +170,7 @@ fn services_are_asked_for_by_port() {
 fn who_may_not_is_told_why() {
     let meeting = Meeting::new(&[]);
     for (name, to, reason) in [
-        ("alice", "lab:22", "this key may not reach it"),
+        ("alice", "lab:22", "this key may not reach this port"),
         ("alice", "nowhere:22", "there is no such server"),
         ("mallory", "home:22", "the relay does not know this key"),
     ] {

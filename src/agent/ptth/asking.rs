@@ -252,7 +252,8 @@ impl AskError {
             Self::Refused { status: 404 } => {
                 Some("see whether the relay forwards ports ([ptth]), and knows the server's name")
             }
-            Self::Refused { status: 502..=504 } | Self::Silent(_) | Self::Lost => None,
+            Self::Lost => Some("see whether the relay still runs, and takes HTTP at this port"),
+            Self::Refused { status: 502..=504 } | Self::Silent(_) => None,
             Self::Refused { .. } => Some("see the relay's log"),
         }
     }

@@ -80,8 +80,8 @@ fn refusal(status: u16) -> String {
     let why = match status {
         401 => "the relay does not know this key: its SHA-256 belongs under [[ptth.clients]]",
         404 => {
-            "there is no such server, or this key may not reach it: see `may` in the relay's \
-                [[ptth.clients]]"
+            "there is no such server, or this key may not reach this port of it: see `may` in \
+                the relay's [[ptth.clients]]"
         }
         502 => "the server rejects it: is its service running?",
         503 => "too many wait for this port, or the relay has no room",
