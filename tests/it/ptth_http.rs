@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use midspan::access::ApiKey;
@@ -396,49 +397,82 @@ fn chunks_that_are_none_and_bodies_that_break_off_are_no_end() {
     assert!(relay.stop().status.success());
 }
 
-/// Four lines of a shell, as the documentation has them.
+/// What the documentation has both sides do by hand.
+fn by_hand() -> [&'static str; 2] {
+    let text = include_str!("../../docs/protocols/ptth-http.md");
+    let (_, text) = text.split_once("\nBy hand").expect("the text");
+    let mut blocks = text.split("```\n").skip(1).step_by(2);
+    [(); 2].map(|()| blocks.next().expect("a block"))
+}
+
+/// Starts a script of a shell that asks this relay with these keys.
+fn start_shell(folder: &Path, relay: SocketAddr, [server, client]: [u8; 2], script: &str) -> Child {
+    Command::new("sh")
+        .args(["-c", script])
+        .current_dir(folder)
+        .env("RELAY", format!("http://{relay}/ptth/v1"))
+        .env("SERVER", key(server).to_string())
+        .env("CLIENT", key(client).to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a shell runs")
+}
+
 #[test]
 fn curl_plays_every_part() {
     let Some(_) = require("curl") else {
         return;
     };
     let (folder, relay) = relay();
-    let script = r#"set -e
-        listen() { curl -sS -m 30 -X POST -H "X-ApiKey: $SERVER" "$RELAY/listen/22"; }
-        call() { curl -sSN -m 30 -H "X-ApiKey: $KEY" "$@"; }
-        {
-            id=$(listen); KEY=$SERVER
-            call -X POST "$RELAY/accept/$id" > up &
-            echo "hello from the server" | call -X POST -T - "$RELAY/downstream/$id"
-            wait
-        } &
-        KEY=$CLIENT
-        call -X POST -D head "$RELAY/connect/home/22" -o down &
-        down=$!
-        until grep -qi '^x-ptth-connection-id' head 2> /dev/null; do :; done
-        id=$(sed -n 's/^x-ptth-connection-id: *\([A-Z2-7]*\).*/\1/Ip' head)
-        head -c 1000000 /dev/zero | call -X POST -T - "$RELAY/upstream/$id"
-        wait $down
-        cat down
-        wait"#;
-    let output = Command::new("bash")
-        .args(["-c", script])
-        .current_dir(folder.path())
-        .env("RELAY", format!("http://{}/ptth/v1", relay.address))
-        .env("SERVER", key(HOME).to_string())
-        .env("CLIENT", key(ALICE).to_string())
-        .output()
-        .expect("bash runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "hello from the server\n",
-        "{said}"
-    );
-    assert_eq!(
-        fs::read(folder.path().join("up")).expect("a file").len(),
-        1_000_000
-    );
+    let [server_script, client_script] = by_hand();
+    // Twice in the same folder.
+    for seed in [1, 2] {
+        let start = |script| start_shell(folder.path(), relay.address, [HOME, ALICE], script);
+        let (server, mut client) = (start(server_script), start(client_script));
+        let mut input = client.stdin.take().expect("a pipe");
+        let output = thread::scope(|scope| {
+            scope.spawn(move || input.write_all(&data(seed)).expect("taken"));
+            client.wait_with_output().expect("it ends")
+        });
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.stdout == data(seed),
+            "{} {said}",
+            output.stdout.len()
+        );
+        for ended in [output, server.wait_with_output().expect("it ends")] {
+            assert!(
+                ended.status.success() && ended.stderr.is_empty(),
+                "{ended:?}"
+            );
+        }
+    }
+    relay.stop().check_clean();
+}
+
+#[test]
+fn curl_ends_where_the_relay_says_no() {
+    let Some(_) = require("curl") else {
+        return;
+    };
+    let (folder, relay) = relay_with("", &["--limit", "ptth_connect_timeout_s=1"]);
+    let [server_script, client_script] = by_hand();
+    let elsewhere = client_script.replace("home", "lab");
+    for (keys, script, status) in [
+        ([9, ALICE], server_script, "401"),
+        ([HOME, 9], client_script, "401"),
+        ([HOME, ALICE], &elsewhere, "404"),
+        ([HOME, ALICE], client_script, "504"),
+    ] {
+        let child = start_shell(folder.path(), relay.address, keys, script);
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("curl: (22) The requested URL returned error: {status}");
+        assert!(said.starts_with(&expected), "{said}");
+        assert!(!output.status.success() && output.stdout.is_empty());
+    }
     relay.stop().check_clean();
 }
 
