@@ -12,8 +12,9 @@ use super::socks_gateways::start_nginx;
 
 /// As `docs/protocols/ptth-http.md` has them.
 const NGINX_SETTINGS: &str = "proxy_set_header Connection \"\";\n\
+    proxy_set_header X-Forwarded-For $remote_addr;\n\
     proxy_request_buffering off;\nproxy_buffering off;\nclient_max_body_size 0;\n\
-    proxy_read_timeout 1h;\nproxy_send_timeout 1h;\n";
+    client_body_timeout 1h;\nproxy_read_timeout 1h;\nproxy_send_timeout 1h;\n";
 
 fn check(program: &str, start: impl FnOnce(&Path, &Path, SocketAddr) -> (Program, SocketAddr)) {
     let Some(path) = require(program) else {
@@ -47,7 +48,8 @@ fn nginx_passes_on_what_its_settings_let_stream() {
 fn haproxy_passes_on_what_streams() {
     check("haproxy", |haproxy, folder, relay| {
         let lines = format!(
-            "    mode http\n    option http-no-delay\n    server relay {relay}\n    \
+            "    mode http\n    option http-no-delay\n    option forwardfor\n    \
+             server relay {relay}\n    \
              timeout connect 10s\n    \
              timeout client 1h\n    timeout server 1h\n"
         );
