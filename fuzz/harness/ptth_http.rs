@@ -14,7 +14,11 @@ pub(crate) fn run(data: &[u8]) {
     };
     let _ = presented_key(&value);
     if let Ok(call) = Call::from_head(&value) {
-        assert_eq!(read(&path(&call)), call, "its path asks for something else");
+        assert_eq!(
+            read(&path(&call), claim(&call)),
+            call,
+            "its path and claim ask for something else"
+        );
     }
     check_body(&data[consumed..]);
 }
@@ -22,7 +26,7 @@ pub(crate) fn run(data: &[u8]) {
 /// The path by which a call is asked for.
 fn path(call: &Call) -> String {
     match call {
-        Call::Listen { port } => format!("listen/{}", port.as_str()),
+        Call::Listen { port, .. } => format!("listen/{}", port.as_str()),
         Call::Connect { server, port } => {
             format!("connect/{}/{}", server.as_str(), port.as_str())
         }
@@ -33,8 +37,18 @@ fn path(call: &Call) -> String {
     }
 }
 
-fn read(path: &str) -> Call {
-    let text = format!("POST /ptth/v1/{path} HTTP/1.1\r\nHost: a\r\n\r\n");
+/// Whom a call says that it comes from.
+fn claim(call: &Call) -> Option<&str> {
+    match call {
+        Call::Listen { server, .. } => Some(server.as_ref()?.as_str()),
+        _ => None,
+    }
+}
+
+fn read(path: &str, claim: Option<&str>) -> Call {
+    let claim = claim.map(|server| format!("X-PTTH-Server: {server}\r\n"));
+    let claim = claim.unwrap_or_default();
+    let text = format!("POST /ptth/v1/{path} HTTP/1.1\r\nHost: a\r\n{claim}\r\n");
     let mut slots = HeaderSlots::<HEADERS_MAX>::new();
     match RequestHead::decode(text.as_bytes(), HeadPolicy::HTTP, &mut slots) {
         Ok(Progress::Complete { value, .. }) => Call::from_head(&value).expect("a call"),

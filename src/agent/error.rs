@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::ticket::RelayUrl;
 use super::way::WayError;
 use crate::protocol::jet::{ReplyError, Status};
+use crate::protocol::ptth_http::Name;
 use crate::runtime::cores::CoresError;
 use crate::runtime::executor::ExecutorError;
 use crate::runtime::listener::listen_advice;
@@ -45,6 +46,14 @@ pub enum AgentError {
         why: String,
         next: Option<&'static str>,
     },
+    /// The key is another server's.
+    #[error("{relay} knows this key as \"{known}\", and not as \"{name}\"")]
+    OtherServer {
+        relay: String,
+        name: Name,
+        known: Name,
+        next: Option<&'static str>,
+    },
     /// The relay cannot be reached by anybody whom we trust.
     #[error(transparent)]
     Way(#[from] WayError),
@@ -75,7 +84,9 @@ impl AgentError {
                  (--create-on-accept)"
                     .into()
             }
-            Self::NotListed { next, .. } | Self::NotJoined { next, .. } => (*next)?.into(),
+            Self::NotListed { next, .. }
+            | Self::NotJoined { next, .. }
+            | Self::OtherServer { next, .. } => (*next)?.into(),
             Self::NotJet { .. } => "check the scheme, the host and the port of the relay".into(),
             Self::Way(WayError::NoAuthorities) => {
                 "install ca-certificates, pass --relay-ca FILE, or pin the relay's certificate \

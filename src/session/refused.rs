@@ -132,6 +132,8 @@ pub enum Refused {
     PortBusy,
     /// As many requests of the server listen as may.
     TooManyListens,
+    /// The key that was shown is another server's than the one that it says it is.
+    OtherServer,
     /// The server did not accept a connection in time.
     NotAcceptedInTime,
     /// The server did not want it.
@@ -231,6 +233,7 @@ crate::labels!(Refused {
     LegInUse = "leg_in_use",
     PortBusy = "port_busy",
     TooManyListens = "too_many_listens",
+    OtherServer = "other_server",
     NotAcceptedInTime = "not_accepted_in_time",
     RejectedByServer = "rejected_by_server",
     TunnelBroken = "tunnel_broken",
@@ -274,7 +277,11 @@ impl Refused {
             | Self::SpentToken
             | Self::NoPassword
             | Self::WrongPassword => 401,
-            Self::V1Denied | Self::OutOfScope | Self::OtherAssociation | Self::TlsRequired => 403,
+            Self::V1Denied
+            | Self::OutOfScope
+            | Self::OtherAssociation
+            | Self::OtherServer
+            | Self::TlsRequired => 403,
             Self::NotFound | Self::BadPath => 404,
             Self::BadMethod => 405,
             Self::AlreadyConnected | Self::LegInUse => 409,

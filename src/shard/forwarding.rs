@@ -268,7 +268,14 @@ impl RelayService {
         let name = caller.request.name.clone();
         let board = &self.forwards.board;
         match caller.request.call.clone() {
-            Call::Listen { port } => {
+            Call::Listen {
+                server: Some(server),
+                ..
+            } if server != name => {
+                self.count_refused(caller.request.peer, Refused::OtherServer);
+                Ok(self.answer(caller, &ptth_http::other_server(&name)).await)
+            }
+            Call::Listen { port, .. } => {
                 let place = Place { server: name, port };
                 self.listen(waiting, caller, &place).await
             }
@@ -610,7 +617,7 @@ impl CallerRequest {
     pub(super) fn key(&self) -> Vec<u8> {
         let place = |server: &Name, port: &Name| format!("{server}/{port}").into_bytes();
         match &self.call {
-            Call::Listen { port } => place(&self.name, port),
+            Call::Listen { port, .. } => place(&self.name, port),
             Call::Connect { server, port } => place(server, port),
             Call::Accept(id) | Call::Reject(id) | Call::Upstream(id) | Call::Downstream(id) => {
                 id.0.to_vec()

@@ -186,6 +186,18 @@ fn who_may_not_is_told_why() {
 }
 
 #[test]
+fn a_server_is_exposed_by_the_name_of_its_key() {
+    let meeting = Meeting::new(&[]);
+    let key = key_file(meeting.folder.path(), "home");
+    let options = ["--relay", &meeting.url, "--key-file", &key];
+    let options = [&["expose", "hoem", "--to", "127.0.0.1:9"], &options[..]].concat();
+    let mut expose = Program::start(&options);
+    assert_eq!(expose.wait().code(), Some(1));
+    expose.logged("knows this key as \"home\", and not as \"hoem\"");
+    expose.logged("next: expose it by the NAME that the relay knows");
+}
+
+#[test]
 fn a_service_that_is_away_resets_the_client() {
     let meeting = Meeting::new(&[]);
     let expose = meeting.expose(&["unix:/nonexistent/socket"]);

@@ -345,6 +345,28 @@ fn what_is_not_to_be_is_refused_with_its_status() {
 }
 
 #[test]
+fn a_server_that_takes_itself_for_another_is_told_who_it_is() {
+    let (_folder, relay) = relay();
+    let claim = "X-PTTH-Server: home\r\n";
+    let mut stream = call(relay.address, LAB, "listen/22", claim);
+    let told = read_response(&mut stream);
+    let known = told.header("X-PTTH-Server");
+    assert_eq!((told.status, known), (403, Some("lab")));
+    // Whoever has nobody's key hears of nobody.
+    let told = read_response(&mut call(relay.address, 9, "listen/22", claim));
+    assert_eq!((told.status, told.header("X-PTTH-Server")), (401, None));
+    let mut listen = call(relay.address, HOME, "listen/22", claim);
+    let connect = call(relay.address, ALICE, "connect/home/22", "");
+    assert_eq!(read_response(&mut listen).status, 200);
+    drop(connect);
+    let wrong = call(relay.address, HOME, "listen/22", "X-PTTH-Server: a b\r\n");
+    assert_eq!(read_response(&mut { wrong }).status, 400);
+    let ended = relay.stop();
+    assert!(ended.status.success());
+    assert_eq!(ended.counters.count("refused.other_server"), 1);
+}
+
+#[test]
 fn a_second_use_of_a_leg_and_one_connection_too_many_are_refused() {
     let (_folder, relay) = relay();
     let address = relay.address;

@@ -11,7 +11,7 @@ use crate::agent::settings::AgentSettings;
 use crate::agent::way::WayError;
 use crate::protocol::Progress;
 use crate::protocol::http_head::{Body, Persistence};
-use crate::protocol::ptth_http::{AnswerError, Answered, Call};
+use crate::protocol::ptth_http::{AnswerError, Answered, Call, Name};
 use crate::protocol::ptth_quic::ShownKey;
 use crate::session::approach::{ApproachError, Asking};
 use crate::session::link::Link;
@@ -67,6 +67,9 @@ pub(super) enum AskError {
     /// An answer without chunks.
     #[error("the answer does not say where it ends; does a proxy on the way speak HTTP/1.0?")]
     NoEnd,
+    /// The key is another's than it should be.
+    #[error("the relay knows this key as \"{known}\", and not as \"{name}\"")]
+    OtherServer { name: Name, known: Name },
     /// The relay says no.
     #[error("the relay answers with status {status}")]
     Refused { status: u16 },
@@ -245,6 +248,10 @@ impl AskError {
             Self::Answer(_) | Self::NoId | Self::NoEnd => {
                 Some("see whether it is a relay that listens there, and check the URL's scheme")
             }
+            Self::OtherServer { .. } => Some(
+                "expose it by the NAME that the relay knows, or pass the key of this one: the \
+                      relay lists names and keys under [[ptth.servers]]",
+            ),
             Self::Refused { status: 401 } => Some(
                 "check the key: the relay lists its SHA-256 under [[ptth.servers]] for \
                       `expose`, and under [[ptth.clients]] for `forward`",

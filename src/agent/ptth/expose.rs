@@ -26,7 +26,7 @@ use crate::agent::reconnect::Backoff;
 use crate::agent::relay_watch::Presence;
 use crate::agent::settings::PtthService;
 use crate::protocol::http_head::Body;
-use crate::protocol::ptth_http::{Call, ConnectionId};
+use crate::protocol::ptth_http::{Call, ConnectionId, Name};
 use crate::relay::CloseReason;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::{Flag, both};
@@ -50,6 +50,8 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 pub(super) struct ExposeService {
     world: Rc<TunnelWorld<Infallible>>,
     relay: Relay,
+    /// What the relay is to know this server by.
+    name: Name,
     services: Vec<PtthService>,
     connections_max: usize,
     presence: Presence,
@@ -64,13 +66,14 @@ impl ExposeService {
     pub(super) fn new(
         world: Rc<TunnelWorld<Infallible>>,
         relay: Relay,
-        services: Vec<PtthService>,
+        (name, services): (Name, Vec<PtthService>),
         connections_max: usize,
     ) -> Rc<Self> {
         let tunnels = Tunnels::new(Client::Remote, relay.url());
         Rc::new(Self {
             world,
             relay,
+            name,
             services,
             connections_max,
             presence: Presence::default(),
@@ -137,6 +140,7 @@ impl ExposeService {
     ) -> Result<(Option<ConnectionId>, Option<Link>), AskError> {
         let call = Call::Listen {
             port: self.services[index].port.clone(),
+            server: Some(self.name.clone()),
         };
         let asked = match kept {
             Some(link) => self.relay.ask_on(link, &call).await?,
@@ -155,6 +159,12 @@ impl ExposeService {
         match answered.status {
             200 => Ok((Some(answered.id.ok_or(AskError::NoId)?), kept)),
             204 => Ok((None, kept)),
+            403 if let Some(known) = answered.server
+                && known != self.name =>
+            {
+                let name = self.name.clone();
+                Err(AskError::OtherServer { name, known })
+            }
             status => Err(AskError::Refused { status }),
         }
     }
@@ -175,18 +185,31 @@ impl ExposeService {
         let next = error.next_step();
         // A relay that served before may be restarting, with something before it that speaks
         // for it, or with a list that is being written.
-        if let AskError::Refused {
-            status: status @ 400..=499,
-        } = *error
-            && status != 429
-            && self.presence.is_new()
-        {
+        if self.presence.is_new() {
             let relay = self.relay.to_string();
-            return Err(AgentError::NotListed {
-                relay,
-                status,
-                next,
-            });
+            match error {
+                AskError::Refused { status: 429 } => {}
+                AskError::Refused {
+                    status: status @ 400..=499,
+                } => {
+                    let status = *status;
+                    return Err(AgentError::NotListed {
+                        relay,
+                        status,
+                        next,
+                    });
+                }
+                AskError::OtherServer { name, known } => {
+                    let [name, known] = [name, known].map(Name::clone);
+                    return Err(AgentError::OtherServer {
+                        relay,
+                        name,
+                        known,
+                        next,
+                    });
+                }
+                _ => {}
+            }
         }
         if self.presence.handle_failure() {
             warn!(relay = %self.relay, %error, next, "cannot listen at the relay; trying again");

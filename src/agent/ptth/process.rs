@@ -11,6 +11,7 @@ use crate::agent::fleet::{Ended, Fleet, Seed};
 use crate::agent::settings::{
     PtthDestination, PtthExposeSettings, PtthForwardSettings, PtthService,
 };
+use crate::protocol::ptth_http::Name;
 use crate::runtime::listener::{HandOut, Listener};
 use crate::runtime::signal::Signals;
 use crate::shard::world::ShardSnapshot;
@@ -21,6 +22,7 @@ pub struct BoundExpose {
     /// Its shards.
     pub fleet: Fleet,
     relay: Relay,
+    name: Name,
     services: Vec<PtthService>,
 }
 
@@ -35,6 +37,7 @@ impl BoundExpose {
         Ok(Self {
             fleet: Fleet::new(agent, signals, None)?,
             relay: Relay::new(&settings.relay, &settings.key, agent)?,
+            name: settings.name.clone(),
             services: settings.services.clone(),
         })
     }
@@ -45,7 +48,7 @@ impl BoundExpose {
     ///
     /// When the shards cannot be started, or the relay will not serve them.
     pub fn serve(self) -> Result<ShardSnapshot, AgentError> {
-        let own = iter::repeat((self.relay, self.services));
+        let own = iter::repeat((self.relay, (self.name, self.services)));
         self.fleet.run(own, run_expose)
     }
 }
@@ -99,10 +102,12 @@ impl BoundForward {
     }
 }
 
-async fn run_expose(index: u16, (seed, own): (Seed, (Relay, Vec<PtthService>))) -> Ended {
+async fn run_expose(
+    index: u16,
+    (seed, (relay, server)): (Seed, (Relay, (Name, Vec<PtthService>))),
+) -> Ended {
     let world = seed.world(index)?;
-    let (relay, services) = own;
-    let service = ExposeService::new(world, relay, services, seed.connections_max);
+    let service = ExposeService::new(world, relay, server, seed.connections_max);
     service.start(seed.shards());
     let counted = seed.drive(&service).await;
     Ok((counted, service.take_failure()))

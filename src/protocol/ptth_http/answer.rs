@@ -3,8 +3,10 @@
 //! A body that streams has chunks and no length, and nothing between relay and proxy is to
 //! collect it: `X-Accel-Buffering` tells nginx so.
 
+use super::call::SERVER_HEADER;
 use super::connection_id::ConnectionId;
 use crate::protocol::http_head::Answer;
+use crate::protocol::ptth_name::Name;
 
 /// In which header an id stands.
 pub(super) const ID_HEADER: &str = "X-PTTH-Connection-Id";
@@ -19,6 +21,12 @@ const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
 pub fn offered(id: ConnectionId) -> Answer {
     let text = id.to_string();
     Answer::with_body(200, "text/plain", text.clone()).with_header(ID_HEADER, text)
+}
+
+/// What `listen` is answered by a server that takes itself for another: who it is.
+#[must_use]
+pub fn other_server(server: &Name) -> Answer {
+    Answer::new(403).with_header(SERVER_HEADER, server.to_string())
 }
 
 /// The head of what `connect` is answered once the server has accepted.

@@ -4,20 +4,23 @@
 use thiserror::Error;
 
 use super::answer::ID_HEADER;
-use super::call::Call;
+use super::call::{Call, SERVER_HEADER};
 use super::connection_id::{ConnectionId, ConnectionIdError};
 use crate::protocol::Progress;
 use crate::protocol::http_head::{
     Body, FramingError, HEADERS_MAX, HeadError, HeadPolicy, HeaderSlots, Persistence, ResponseHead,
 };
+use crate::protocol::ptth_name::Name;
 
 /// The head of a relay's answer, as far as a proxy cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered {
     /// RFC 9110 §15.
     pub status: u16,
     /// The id of a connection, if it tells one.
     pub id: Option<ConnectionId>,
+    /// The server whose key the relay was shown, if it tells one.
+    pub server: Option<Name>,
     /// Where the body ends that follows.
     pub body: Body,
     /// What becomes of the connection behind it.
@@ -44,12 +47,19 @@ impl Call {
     #[must_use]
     pub fn encode(&self, authority: &str, key: &str) -> Vec<u8> {
         let (name, place) = match self {
-            Self::Listen { port } => ("listen", port.to_string()),
+            Self::Listen { port, .. } => ("listen", port.to_string()),
             Self::Connect { server, port } => ("connect", format!("{server}/{port}")),
             Self::Accept(id) => ("accept", id.to_string()),
             Self::Reject(id) => ("reject", id.to_string()),
             Self::Upstream(id) => ("upstream", id.to_string()),
             Self::Downstream(id) => ("downstream", id.to_string()),
+        };
+        let claim = match self {
+            Self::Listen {
+                server: Some(server),
+                ..
+            } => format!("{SERVER_HEADER}: {server}\r\n"),
+            _ => String::new(),
         };
         let body = match self.streams() {
             true => "Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked",
@@ -57,7 +67,7 @@ impl Call {
         };
         format!(
             "POST /ptth/v1/{name}/{place} HTTP/1.1\r\nHost: {authority}\r\n\
-             Authorization: Bearer {key}\r\n{body}\r\n\r\n"
+             Authorization: Bearer {key}\r\n{claim}{body}\r\n\r\n"
         )
         .into_bytes()
     }
@@ -82,9 +92,11 @@ impl Answered {
         };
         let id = head.headers.find(ID_HEADER);
         let id = id.map(|id| str::from_utf8(id).map_err(|_| ConnectionIdError)?.parse());
+        let server = head.headers.find(SERVER_HEADER);
         let value = Self {
             status: head.status,
             id: id.transpose()?,
+            server: server.and_then(|name| str::from_utf8(name).ok()?.parse().ok()),
             body: head.body("POST")?,
             persistence: Persistence::of(head.version, head.headers),
         };
@@ -94,7 +106,7 @@ impl Answered {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Name, accepted, connected, offered};
+    use super::super::{accepted, connected, offered, other_server};
     use super::*;
     use crate::protocol::http_head::{Answer, RequestHead};
 
@@ -104,7 +116,14 @@ mod tests {
     fn a_relay_reads_what_is_asked() {
         let name = |text: &str| text.parse::<Name>().unwrap();
         for call in [
-            Call::Listen { port: name("22") },
+            Call::Listen {
+                port: name("22"),
+                server: None,
+            },
+            Call::Listen {
+                port: name("22"),
+                server: Some(name("home")),
+            },
             Call::Connect {
                 server: name("home"),
                 port: name("22"),
@@ -134,12 +153,12 @@ mod tests {
     }
 
     /// However they are cut, of these bytes the answer is `consumed` long.
-    fn check(wire: &[u8], expected: Result<(Answered, usize), AnswerError>) {
+    fn check(wire: &[u8], expected: &Result<(Answered, usize), AnswerError>) {
         for cut in 0..wire.len() {
             let decoded = Answered::decode(&wire[..cut]);
             match (&decoded, expected) {
                 (Ok(Progress::Partial { .. }), _) => {}
-                (Ok(Progress::Complete { .. }), Ok((_, consumed))) if cut >= consumed => {}
+                (Ok(Progress::Complete { .. }), Ok((_, consumed))) if cut >= *consumed => {}
                 (Err(_), Err(_)) => {}
                 _ => panic!("{decoded:?} at {cut}"),
             }
@@ -148,7 +167,7 @@ mod tests {
             Progress::Complete { value, consumed } => (value, consumed),
             Progress::Partial { .. } => panic!("{wire:?}"),
         });
-        assert_eq!(decoded, expected);
+        assert_eq!(decoded, *expected);
     }
 
     #[test]
@@ -156,14 +175,16 @@ mod tests {
         let answered = |status, id, body, persistence| Answered {
             status,
             id,
+            server: None,
             body,
             persistence,
         };
         let whole = |wire: Vec<u8>, expected: Answered| {
             let bytes = wire.len();
             let continued = [b"HTTP/1.1 100 Continue\r\n\r\n", &wire[..], b"5\r\n"].concat();
-            check(&wire, Ok((expected, bytes)));
-            check(&continued, Ok((expected, continued.len() - 3)));
+            let behind = continued.len() - 3;
+            check(&wire, &Ok((expected.clone(), bytes)));
+            check(&continued, &Ok((expected, behind)));
         };
         let (close, keep) = (Persistence::Close, Persistence::KeepAlive);
         whole(connected(ID), answered(200, Some(ID), Body::Chunked, close));
@@ -174,15 +195,25 @@ mod tests {
         whole(head, answered(200, Some(ID), length, keep));
         let empty = Answer::new(204).encode(keep);
         whole(empty, answered(204, None, Body::Length(0), keep));
+        let lab: Name = "lab".parse().unwrap();
+        let other = other_server(&lab).encode(keep);
+        let other_expected = Answered {
+            server: Some(lab),
+            ..answered(403, None, Body::Length(0), keep)
+        };
+        whole(other, other_expected);
+        let strange =
+            b"HTTP/1.1 403 No\r\nX-PTTH-Server: a b\r\nContent-Length: 0\r\n\r\n".to_vec();
+        whole(strange, answered(403, None, Body::Length(0), keep));
         let old = b"HTTP/1.0 502 Bad Gateway\r\n\r\n".to_vec();
         whole(old, answered(502, None, Body::UntilClose, close));
         check(
             b"HTTP/1.1 200 OK\r\nX-PTTH-Connection-Id: x\r\n\r\n",
-            Err(ConnectionIdError.into()),
+            &Err(ConnectionIdError.into()),
         );
         check(
             b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
-            Err(FramingError::BadLength.into()),
+            &Err(FramingError::BadLength.into()),
         );
     }
 }

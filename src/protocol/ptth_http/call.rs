@@ -10,6 +10,9 @@ use crate::protocol::ptth_name::{Name, NameError};
 /// is as good.
 const KEY_HEADER: &str = "X-ApiKey";
 
+/// In which header a server may say whom it takes itself for, and a relay says who it is.
+pub(super) const SERVER_HEADER: &str = "X-PTTH-Server";
+
 /// One request of a proxy's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -17,6 +20,8 @@ pub enum Call {
     Listen {
         /// The server's own name for it.
         port: Name,
+        /// Whom the server takes itself for, if it says so: only that one is let listen.
+        server: Option<Name>,
     },
     /// `connect/<server>/<port>`: a client wants one. The answer's body is what the server
     /// sends.
@@ -80,6 +85,7 @@ impl Call {
         let call = match segments[..] {
             ["listen", port] => Self::Listen {
                 port: port.parse()?,
+                server: claimed_server(head)?,
             },
             ["connect", server, port] => Self::Connect {
                 server: server.parse()?,
@@ -107,6 +113,17 @@ impl Call {
     }
 }
 
+/// Whom a server takes itself for. What could be nobody's name is not read as no claim.
+fn claimed_server(head: &RequestHead<'_, '_>) -> Result<Option<Name>, NameError> {
+    let claimed = head.headers.find(SERVER_HEADER);
+    let parse = |name| {
+        str::from_utf8(name)
+            .map_err(|_| NameError::Letters)?
+            .parse()
+    };
+    claimed.map(parse).transpose()
+}
+
 /// The key that a request shows in the header of the original.
 #[must_use]
 pub fn presented_key<'bytes>(head: &RequestHead<'bytes, '_>) -> Option<&'bytes str> {
@@ -123,7 +140,11 @@ mod tests {
     const ID: &str = "GAYTEMZUGU3DOOBZMFRGGZDFMY";
 
     fn check(line: &str, expected: &Result<Call, CallError>) {
-        let wire = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+        check_with(line, "", expected);
+    }
+
+    fn check_with(line: &str, header: &str, expected: &Result<Call, CallError>) {
+        let wire = format!("{line} HTTP/1.1\r\nHost: a\r\n{header}\r\n");
         let mut slots = HeaderSlots::<4>::new();
         let head = RequestHead::decode(wire.as_bytes(), HeadPolicy::HTTP, &mut slots);
         let Ok(Progress::Complete { value, .. }) = head else {
@@ -136,7 +157,12 @@ mod tests {
     fn paths_and_methods_say_what_is_asked() {
         let name = |text: &str| text.parse::<Name>().unwrap();
         let id = ID.parse().unwrap();
-        let listen = || Ok(Call::Listen { port: name("22") });
+        let listen = || {
+            Ok(Call::Listen {
+                port: name("22"),
+                server: None,
+            })
+        };
         for (line, expected) in [
             ("POST /ptth/v1/listen/22", listen()),
             ("GET /ptth/v1/listen/22", listen()),
@@ -175,6 +201,26 @@ mod tests {
             ("POST /jet/create", Err(CallError::NotOurs)),
         ] {
             check(line, &expected);
+        }
+    }
+
+    #[test]
+    fn a_server_may_say_whom_it_takes_itself_for() {
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        for (header, expected) in [
+            ("X-PTTH-Server: home\r\n", Ok(Some(name("home")))),
+            ("x-ptth-server: lab\r\n", Ok(Some(name("lab")))),
+            ("X-PTTH-Server: a b\r\n", Err(NameError::Letters)),
+            ("X-PTTH-Server: \u{e4}\r\n", Err(NameError::Letters)),
+            ("X-PTTH-Server:\r\n", Err(NameError::Length(0))),
+        ] {
+            let port = name("22");
+            let expected = expected.map(|server| Call::Listen { port, server });
+            check_with(
+                "POST /ptth/v1/listen/22",
+                header,
+                &expected.map_err(CallError::from),
+            );
         }
     }
 

@@ -27,7 +27,7 @@ mod connection_id;
 mod switchboard;
 mod tally;
 
-pub use answer::{accepted, connected, offered};
+pub use answer::{accepted, connected, offered, other_server};
 pub use ask::{AnswerError, Answered};
 pub use call::{Call, CallError, presented_key};
 pub use connection_id::{ConnectionId, ConnectionIdError};
