@@ -183,7 +183,8 @@ limits! {
     ptth_listen_timeout_s: Fixed(25), 1, 3600;
     /// Seconds that a client waits until its connection is accepted.
     ptth_connect_timeout_s: Fixed(30), 1, 3600;
-    /// Seconds that a server may take to accept a connection that it was told of.
+    /// Seconds that a server may take to accept a connection that it was told of, before
+    /// another of its requests that listen is told.
     ptth_accept_timeout_s: Fixed(10), 1, 3600;
     /// Seconds from its acceptance until the other requests of a connection must be there.
     ptth_join_timeout_s: Fixed(10), 1, 3600;

@@ -88,6 +88,8 @@ enum News {
     Offered(ConnectionId),
     Accepted,
     Rejected,
+    /// Whoever was told did not take it; it is to be offered again, until then.
+    NotTaken(Timestamp),
     NotAccepted,
     Broken,
     Whole(Rc<Gathering>, Role),
@@ -168,16 +170,23 @@ impl Forwards {
             let mut board = self.board.borrow_mut();
             board.poll_late(now)
         } {
-            match late {
+            let (connect, news, downstream) = match late {
+                Late::NotTaken {
+                    connect,
+                    downstream,
+                    until,
+                } => (connect, News::NotTaken(until), downstream),
                 Late::NotAccepted {
                     connect,
                     downstream,
-                } => {
-                    self.waiting.deliver(connect, News::NotAccepted);
-                    self.tell_all(downstream.into_iter().collect(), &News::Broken);
+                } => (connect, News::NotAccepted, downstream),
+                Late::NotWhole(requests) => {
+                    self.tell_all(requests, &News::Broken);
+                    continue;
                 }
-                Late::NotWhole(requests) => self.tell_all(requests, &News::Broken),
-            }
+            };
+            self.waiting.deliver(connect, news);
+            self.tell_all(downstream.into_iter().collect(), &News::Broken);
         }
     }
 }
@@ -382,23 +391,34 @@ impl RelayService {
         mut caller: Caller,
         place: &Place,
     ) -> Result<(), (Caller, Refused)> {
-        let minted = self.rendezvous.borrow().mint(self.random);
-        let Ok(key) = minted else {
-            return Err((caller, Refused::TableFull));
-        };
-        let id = ConnectionId(key.0.into_bytes());
-        let client = caller.request.name.clone();
-        let now = self.world.reactor.now();
         let board = &self.forwards.board;
-        let placed = board
-            .borrow_mut()
-            .connect(id, place, client, waiting.id(), now);
-        match placed {
-            Ok(Some(listener)) => self.forwards.waiting.deliver(listener, News::Offered(id)),
-            Ok(None) => {}
-            Err(refusal) => return Err((caller, refusal.into())),
-        }
-        match self.wait(waiting, &mut caller, None).await {
+        let mut again = None;
+        let (id, waited) = loop {
+            let minted = self.rendezvous.borrow().mint(self.random);
+            let Ok(key) = minted else {
+                return Err((caller, Refused::TableFull));
+            };
+            let id = ConnectionId(key.0.into_bytes());
+            let (client, request) = (caller.request.name.clone(), waiting.id());
+            let now = self.world.reactor.now();
+            let placed = match again {
+                None => board.borrow_mut().connect(id, place, client, request, now),
+                Some(until) => {
+                    let mut board = board.borrow_mut();
+                    Ok(board.connect_again(id, place, client, request, until))
+                }
+            };
+            match placed {
+                Ok(Some(listener)) => self.forwards.waiting.deliver(listener, News::Offered(id)),
+                Ok(None) => {}
+                Err(refusal) => return Err((caller, refusal.into())),
+            }
+            match self.wait(waiting, &mut caller, None).await {
+                Waited::Told(News::NotTaken(until)) => again = Some(until),
+                waited => break (id, waited),
+            }
+        };
+        match waited {
             Waited::Told(News::Accepted) => {
                 self.stream(waiting, caller, id, ptth_http::connected(id))
                     .await;

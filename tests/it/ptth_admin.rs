@@ -335,7 +335,12 @@ fn whoever_waits_for_as_long_as_the_limits_let_is_told() {
     assert_eq!(read_response(&mut connect).status, 504);
     expect_events(
         admin,
-        &[("asked", 2.0), ("not_accepted", 1.0), ("not_offered", 1.0)],
+        &[
+            ("asked", 2.0),
+            ("not_accepted", 1.0),
+            ("not_offered", 1.0),
+            ("offered_again", 1.0),
+        ],
     );
 
     let (mut connect, id) = offer();
@@ -351,6 +356,7 @@ fn whoever_waits_for_as_long_as_the_limits_let_is_told() {
             ("broken", 1.0),
             ("not_accepted", 1.0),
             ("not_offered", 1.0),
+            ("offered_again", 1.0),
         ],
     );
     relay.stop().check_clean();

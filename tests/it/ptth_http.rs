@@ -345,6 +345,40 @@ fn what_is_not_to_be_is_refused_with_its_status() {
 }
 
 #[test]
+fn what_a_dead_listen_is_told_of_is_offered_to_one_that_lives() {
+    let limits = "[limits]\nptth_accept_timeout_s = 1\n";
+    let (_folder, relay) = relay_with(limits, &[]);
+    let address = relay.address;
+    // Of several ports, so that each shard has some.
+    for port in 20..24 {
+        let mut dead = call(address, HOME, &format!("listen/{port}"), "");
+        let mut connect = call(address, ALICE, &format!("connect/home/{port}"), "");
+        let lost = read_response(&mut dead).body;
+        let mut downstream = next_call(address, "downstream", &lost);
+        let mut listen = call(address, HOME, &format!("listen/{port}"), "");
+        let id = read_response(&mut listen).body;
+        assert_ne!(id, lost);
+        // Whoever accepts the first offer after all has nothing of the second's tunnel.
+        assert_eq!(read_response(&mut downstream).status, 502);
+        assert_eq!(status(address, HOME, &format!("accept/{lost}")), 404);
+        let mut accept = next_call(address, "accept", &id);
+        let head = read_head(&mut connect);
+        assert!(head.contains(&id), "{head}");
+        read_head(&mut accept);
+        let mut upstream = next_call(address, "upstream", &id);
+        let _downstream = next_call(address, "downstream", &id);
+        upstream.write_all(b"2\r\nhi\r\n").expect("sent");
+        accept.read_exact(&mut [0; 7]).expect("it flows");
+    }
+    // A client that goes meanwhile is waited for by nobody.
+    let mut dead = call(address, HOME, "listen/22", "");
+    let connect = call(address, ALICE, "connect/home/22", "");
+    assert_eq!(read_response(&mut dead).status, 200);
+    drop(connect);
+    assert!(relay.stop().status.success());
+}
+
+#[test]
 fn a_server_that_takes_itself_for_another_is_told_who_it_is() {
     let (_folder, relay) = relay();
     let claim = "X-PTTH-Server: home\r\n";

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //!   connect ── waits ── offered ── taken ── accepted ── whole
-//!                │  a listener is told  │       │  upstream, downstream
-//!                └── (nobody listens)   └───────┴── too late: 504, or the end of all
+//!                ^  a listener is told  │       │  upstream, downstream
+//!                └──── not accepted ────┤       │
+//!                                       └───────┴── too late: 504, or the end of all
 //! ```
+//!
+//! A listener that is told may be nobody any more: what it does not accept in time is offered to
+//! another one, under a fresh id, so that nothing of the first comes to the second's tunnel.
 //!
 //! `W` is the caller's handle of a request that waits. Whoever is given back has to be told;
 //! who has gone has to be withdrawn. Names were checked before: a server and a client are
@@ -36,7 +40,7 @@ pub struct SwitchboardLimits {
     pub connects_per_place_max: usize,
     /// How long a client waits until its connection is accepted.
     pub connect_timeout: Duration,
-    /// How long a server may take to accept what it was offered.
+    /// How long a server may take to accept what it was offered, before another one is.
     pub accept_timeout: Duration,
     /// How long the other requests may take once it has accepted.
     pub join_timeout: Duration,
@@ -85,6 +89,16 @@ pub enum Refusal {
 /// What became of a tunnel that did not become whole in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Late<W> {
+    /// The server that was told did not accept it, and its id is good for nothing any more. Its
+    /// client has time: see [`Switchboard::connect_again`].
+    NotTaken {
+        /// The client's request.
+        connect: W,
+        /// That of the server.
+        downstream: Option<W>,
+        /// How long the client waits.
+        until: Timestamp,
+    },
     /// Nobody accepted it: its client is told so.
     NotAccepted {
         /// The client's request.
@@ -109,10 +123,22 @@ struct Tunnel<W> {
     deadline: Timestamp,
     number: u64,
     is_offered: bool,
+    /// It had another id, under which it was offered in vain.
+    is_again: bool,
+    /// How long its client waits until somebody is told.
+    until: Timestamp,
     connect: W,
     accept: Option<W>,
     upstream: Option<W>,
     downstream: Option<W>,
+}
+
+/// What is known of a connection from its beginning.
+struct Asked<W> {
+    client: Name,
+    connect: W,
+    until: Timestamp,
+    is_again: bool,
 }
 
 impl<W> Default for Waiters<W> {
@@ -209,15 +235,64 @@ impl<W: Copy + PartialEq> Switchboard<W> {
             }
             waiters.connecting.push_back(id);
         }
+        self.tally.asked += 1;
+        let asked = Asked {
+            client,
+            connect,
+            until: now + self.limits.connect_timeout,
+            is_again: false,
+        };
+        Ok(self.begin(id, place, asked, listener))
+    }
+
+    /// A connection that was [not taken](Late::NotTaken) is to be had again, by the fresh name
+    /// `id`. Gives the listener that is to be told: the last that came, which is the likeliest
+    /// to be there. Without one the connection waits before all others.
+    pub fn connect_again(
+        &mut self,
+        id: ConnectionId,
+        place: &Place,
+        client: Name,
+        connect: W,
+        until: Timestamp,
+    ) -> Option<W> {
+        let waiters = self.places.entry(place.clone()).or_default();
+        let listener = waiters.listening.pop_back();
+        if listener.is_none() {
+            waiters.connecting.push_front(id);
+        }
+        let asked = Asked {
+            client,
+            connect,
+            until,
+            is_again: true,
+        };
+        self.begin(id, place, asked, listener)
+    }
+
+    fn begin(
+        &mut self,
+        id: ConnectionId,
+        place: &Place,
+        asked: Asked<W>,
+        listener: Option<W>,
+    ) -> Option<W> {
         self.tidy(place);
         self.begun += 1;
-        self.tally.asked += 1;
+        let Asked {
+            client,
+            connect,
+            until,
+            is_again,
+        } = asked;
         let tunnel = Tunnel {
             place: place.clone(),
             client,
-            deadline: now + self.limits.connect_timeout,
+            deadline: until,
             number: self.begun,
             is_offered: listener.is_some(),
+            is_again,
+            until,
             connect,
             accept: None,
             upstream: None,
@@ -226,7 +301,7 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         self.deadlines.insert(tunnel.deadline_of(id));
         let replaced = self.tunnels.insert(id, tunnel);
         debug_assert!(replaced.is_none(), "an id is fresh");
-        Ok(listener)
+        listener
     }
 
     /// The listener was told of the connection: it is to accept it before long.
@@ -368,7 +443,15 @@ impl<W: Copy + PartialEq> Switchboard<W> {
             return None;
         }
         let tunnel = self.remove(ConnectionId(id))?;
-        let became = match (tunnel.accept, tunnel.is_offered) {
+        if tunnel.accept.is_none() && tunnel.is_offered && now < tunnel.until {
+            self.tally.offered_again += 1;
+            return Some(Late::NotTaken {
+                connect: tunnel.connect,
+                downstream: tunnel.downstream,
+                until: tunnel.until,
+            });
+        }
+        let became = match (tunnel.accept, tunnel.is_offered || tunnel.is_again) {
             (None, false) => &mut self.tally.not_offered,
             (None, true) => &mut self.tally.not_accepted,
             (Some(_), _) => &mut self.tally.broken,

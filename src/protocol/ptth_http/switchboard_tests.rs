@@ -176,9 +176,10 @@ fn whoever_is_late_ends_what_was_begun() {
         "nobody waits any more"
     );
 
+    // Of a server that takes its time, when the client has none any more.
     let mut board = taken();
     assert_eq!(board.next_deadline(), Some(after(10)));
-    assert_eq!(board.poll_late(after(10)), Some(not_accepted));
+    assert_eq!(board.poll_late(after(30)), Some(not_accepted));
     assert_eq!(take(&mut board, Step::Accept), Err(Refusal::NotFound));
 
     let mut board = taken();
@@ -189,6 +190,65 @@ fn whoever_is_late_ends_what_was_begun() {
     board.handle_told(ID, after(9));
     let all = vec![CONNECT, ACCEPT, UPSTREAM];
     assert_eq!(board.poll_late(after(11)), Some(Late::NotWhole(all)));
+}
+
+#[test]
+fn what_is_not_accepted_is_offered_to_another_under_another_id() {
+    let home = name("home");
+    let again = |board: &mut Switchboard<u32>, id, until| {
+        board.connect_again(id, &place(), name("alice"), CONNECT, until)
+    };
+    let not_taken = |downstream| {
+        Some(Late::NotTaken {
+            connect: CONNECT,
+            downstream,
+            until: after(30),
+        })
+    };
+    let [second, third, later] = [1, 2, 3].map(|byte| ConnectionId([byte; 16]));
+    let mut board = taken();
+    assert_eq!(take(&mut board, Step::Downstream), Ok(()));
+    for listener in [11, 12] {
+        assert_eq!(board.listen(&place(), listener), None);
+    }
+    assert_eq!(board.poll_late(after(9)), None);
+    assert_eq!(board.poll_late(after(10)), not_taken(Some(DOWNSTREAM)));
+    assert_eq!((board.tunnels_count(), board.next_deadline()), (0, None));
+    // The listener that came last is told, and it alone.
+    assert_eq!(again(&mut board, second, after(30)), Some(12));
+    assert_eq!(board.next_deadline(), Some(after(30)));
+    board.handle_told(second, after(10));
+    // The first one was only slow: it is nobody's any more.
+    for step in [Step::Accept, Step::Downstream] {
+        assert_eq!(take(&mut board, step), Err(Refusal::NotFound), "{step:?}");
+    }
+    assert_eq!(board.reject(ID, &home), Err(Refusal::NotFound));
+
+    // Nobody takes it either: it waits before what came later, whatever the limit.
+    board.stop_listening(&place(), 11);
+    for (id, byte) in [(later, 23), (ID, 24)] {
+        let waits = board.connect(id, &place(), name("alice"), byte, after(11));
+        assert_eq!(waits, Ok(None));
+    }
+    assert_eq!(board.poll_late(after(20)), not_taken(None));
+    assert_eq!(again(&mut board, third, after(30)), None);
+    assert_eq!(board.accept(third, &home, 9, START), Err(Refusal::NotFound));
+    assert_eq!(board.listen(&place(), 13), Some(third));
+    board.handle_told(third, after(29));
+    assert_eq!(board.listen(&place(), 14), Some(later));
+    assert_eq!(board.accept(third, &home, ACCEPT, after(38)), Ok(CONNECT));
+    let tally = board.tally();
+    assert_eq!((tally.asked, tally.offered_again), (3, 2));
+
+    // Of one that was offered once, and then to nobody, it is said so.
+    let mut board = taken();
+    assert_eq!(board.poll_late(after(10)), not_taken(None));
+    assert_eq!(again(&mut board, second, after(30)), None);
+    let late = board.poll_late(after(30));
+    assert!(matches!(late, Some(Late::NotAccepted { .. })), "{late:?}");
+    let tally = board.tally();
+    assert_eq!((tally.not_accepted, tally.not_offered), (1, 0));
+    assert!(board.places.is_empty());
 }
 
 #[test]
@@ -280,6 +340,7 @@ fn each_connection_that_was_asked_for_comes_to_something() {
     while board.poll_late(after(30)).is_some() {}
     let tally = TunnelTally {
         asked: 6,
+        offered_again: 0,
         accepted: 2,
         rejected: 1,
         not_offered: 1,
@@ -288,7 +349,7 @@ fn each_connection_that_was_asked_for_comes_to_something() {
         whole: 1,
     };
     assert_eq!((board.tally(), board.census()), (tally, census(0, 0)));
-    let [(_, asked), _, others @ ..] = tally.named();
+    let [(_, asked), _, _, others @ ..] = tally.named();
     let others: u64 = others.iter().map(|(_, count)| count).sum();
     assert_eq!(asked, others);
 }

@@ -3,11 +3,13 @@
 use std::ops::AddAssign;
 
 /// What became of connections since a switchboard was made. Each that was asked for is one of
-/// the others in the end, but for `accepted`, which comes before some of them.
+/// the others in the end, but for `offered_again` and `accepted`, which come before some of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TunnelTally {
     /// Those that clients asked for, and that were let wait.
     pub asked: u64,
+    /// Offers that a server did not accept in time, and after which the connection waited on.
+    pub offered_again: u64,
     /// Those that a server accepted.
     pub accepted: u64,
     /// Those that a server did not want.
@@ -34,9 +36,10 @@ pub struct TunnelCensus {
 impl TunnelTally {
     /// With the names that counters have.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, u64); 7] {
+    pub const fn named(&self) -> [(&'static str, u64); 8] {
         [
             ("asked", self.asked),
+            ("offered_again", self.offered_again),
             ("accepted", self.accepted),
             ("rejected", self.rejected),
             ("not_offered", self.not_offered),
@@ -50,6 +53,7 @@ impl TunnelTally {
 impl AddAssign for TunnelTally {
     fn add_assign(&mut self, other: Self) {
         self.asked += other.asked;
+        self.offered_again += other.offered_again;
         self.accepted += other.accepted;
         self.rejected += other.rejected;
         self.not_offered += other.not_offered;
