@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::forwarding::{Caller, CallerRequest, Kept};
+use super::caller::{Caller, CallerRequest, Kept};
 use super::http_connection::Client;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService};

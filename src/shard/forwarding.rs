@@ -18,8 +18,8 @@ use std::rc::Rc;
 
 use tracing::debug;
 
+use super::caller::{Caller, CallerRequest, Kept};
 use super::leg::Leg;
-use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::ForwardingLimits;
 use super::server_listens::ServerListens;
@@ -37,41 +37,12 @@ use crate::relay::codec::HttpBody;
 use crate::runtime::clock;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::question::{Pending, Question};
-use crate::session::http::{CONTINUE, StreamedBody};
-use crate::session::link::Link;
+use crate::session::http::CONTINUE;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
-/// What somebody may say who is to listen, before it is given up.
-const UNASKED_BYTES_MAX: usize = 4 << 10;
-
 /// What a request is answered that has nothing more to hear: RFC 9110 §15.3.5.
 const NO_CONTENT: u16 = 204;
-
-/// One request whose caller may ask what it asks.
-#[derive(Debug)]
-pub(super) struct Caller {
-    pub(super) link: Link,
-    pub(super) request: CallerRequest,
-    /// What it has said while it was to wait: its next request, perhaps.
-    pub(super) unasked: Vec<u8>,
-}
-
-/// A connection on which all was answered, and what has come of its next request.
-pub(super) type Kept = (Link, Vec<u8>);
-
-/// What it asks, and who.
-#[derive(Debug)]
-pub(super) struct CallerRequest {
-    pub(super) call: Call,
-    /// The server, or the client.
-    pub(super) name: Name,
-    pub(super) stream: Option<StreamedBody>,
-    /// What the caller wants to become of the connection.
-    pub(super) persistence: Persistence,
-    pub(super) peer: PeerAddress,
-    pub(super) since: Timestamp,
-}
 
 /// The requests of one shard that wait.
 #[derive(Debug)]
@@ -606,7 +577,7 @@ impl RelayService {
     ) -> Waited {
         let heard = self
             .draining
-            .or_raised(either(waiting.answer(), is_gone(caller)));
+            .or_raised(either(waiting.answer(), caller.gone()));
         let heard = match until {
             None => Some(heard.await),
             Some(until) => self.world.reactor.deadline(until, heard).await,
@@ -616,32 +587,6 @@ impl RelayService {
             Some(Some(Either::Second(()))) => Waited::Gone,
             Some(None) => Waited::Draining,
             None => Waited::Late,
-        }
-    }
-}
-
-/// Returns when the peer has gone, or says too much of what nobody asked.
-async fn is_gone(caller: &mut Caller) {
-    let Caller { link, unasked, .. } = caller;
-    while unasked.len() < UNASKED_BYTES_MAX {
-        match link.try_read_into::<1024>(unasked) {
-            Ok(true) => {}
-            Ok(false) => link.more().await,
-            Err(_) => return,
-        }
-    }
-}
-
-impl CallerRequest {
-    /// What tells which shard it belongs to.
-    pub(super) fn key(&self) -> Vec<u8> {
-        let place = |server: &Name, port: &Name| format!("{server}/{port}").into_bytes();
-        match &self.call {
-            Call::Listen { port, .. } => place(&self.name, port),
-            Call::Connect { server, port } => place(server, port),
-            Call::Accept(id) | Call::Reject(id) | Call::Upstream(id) | Call::Downstream(id) => {
-                id.0.to_vec()
-            }
         }
     }
 }

@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 
-use super::forwarding::Kept;
+use super::caller::Kept;
 use super::peer_address::PeerAddress;
 use super::per_address::CountedAddress;
 use super::rendezvous::{HandshakePermit, RelayService};

@@ -14,6 +14,7 @@
 
 mod bind;
 mod call_handoff;
+mod caller;
 pub mod control;
 mod datagrams;
 pub mod drive;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::forwarding::{Caller, CallerRequest};
+use super::caller::{Caller, CallerRequest};
 use super::http_connection::Client;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService};

@@ -1,0 +1,64 @@
+//! A connection whose request asks something of forwarded ports.
+
+use super::peer_address::PeerAddress;
+use crate::protocol::http_head::Persistence;
+use crate::protocol::ptth_http::{Call, Name};
+use crate::session::http::StreamedBody;
+use crate::session::link::Link;
+use crate::time::Timestamp;
+
+/// What somebody may say who is to listen, before it is given up.
+const UNASKED_BYTES_MAX: usize = 4 << 10;
+
+/// One request whose caller may ask what it asks.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) link: Link,
+    pub(super) request: CallerRequest,
+    /// What it has said while it was to wait: its next request, perhaps.
+    pub(super) unasked: Vec<u8>,
+}
+
+/// A connection on which all was answered, and what has come of its next request.
+pub(super) type Kept = (Link, Vec<u8>);
+
+/// What it asks, and who.
+#[derive(Debug)]
+pub(super) struct CallerRequest {
+    pub(super) call: Call,
+    /// The server, or the client.
+    pub(super) name: Name,
+    pub(super) stream: Option<StreamedBody>,
+    /// What the caller wants to become of the connection.
+    pub(super) persistence: Persistence,
+    pub(super) peer: PeerAddress,
+    pub(super) since: Timestamp,
+}
+
+impl Caller {
+    /// Returns when the peer has gone, or says too much of what nobody asked.
+    pub(super) async fn gone(&mut self) {
+        let Self { link, unasked, .. } = self;
+        while unasked.len() < UNASKED_BYTES_MAX {
+            match link.try_read_into::<1024>(unasked) {
+                Ok(true) => {}
+                Ok(false) => link.more().await,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl CallerRequest {
+    /// What tells which shard it belongs to.
+    pub(super) fn key(&self) -> Vec<u8> {
+        let place = |server: &Name, port: &Name| format!("{server}/{port}").into_bytes();
+        match &self.call {
+            Call::Listen { port, .. } => place(&self.name, port),
+            Call::Connect { server, port } => place(server, port),
+            Call::Accept(id) | Call::Reject(id) | Call::Upstream(id) | Call::Downstream(id) => {
+                id.0.to_vec()
+            }
+        }
+    }
+}
