@@ -10,7 +10,8 @@ use crate::metrics::latency::Latencies;
 use crate::relay::Usage;
 use crate::runtime::allocator::allocated_bytes;
 use crate::shard::status::{
-    Forwarded, Meetings, RelayStatus, SessionStatus, SessionStatuses, ShardStatus, TunnelStatus,
+    Forwarded, Meetings, PlaceStatus, RelayStatus, SessionStatus, SessionStatuses, ShardStatus,
+    TunnelStatus,
 };
 use crate::shard::world::ShardSnapshot;
 
@@ -36,6 +37,8 @@ pub(super) struct Summed {
     pub(super) forwarded: Option<Forwarded>,
     /// Where they were asked for, of a relay.
     pub(super) tunnels: Option<Vec<TunnelStatus>>,
+    /// As `tunnels`.
+    pub(super) places: Vec<PlaceStatus>,
     /// Where they were asked for, and are known.
     pub(super) sessions: Option<SessionStatuses>,
     /// Each once, whichever shards go out by it.
@@ -68,6 +71,7 @@ impl Summed {
             meetings: None,
             forwarded: None,
             tunnels: None,
+            places: Vec::new(),
             sessions: None,
             relays: Vec::new(),
         };
@@ -96,6 +100,7 @@ impl Summed {
             if let Some(tunnels) = status.tunnels {
                 sum.tunnels.get_or_insert_default().extend(tunnels);
             }
+            sum.places.extend(status.places);
             if let Some(sessions) = status.sessions {
                 let sum = sum.sessions.get_or_insert_default();
                 sum.told.extend(sessions.told);
@@ -199,6 +204,9 @@ pub struct ForwardedView {
     /// Those that are whole, one by one.
     #[serde(default)]
     pub running: Vec<TunnelView>,
+    /// The ports at which somebody waits, in order, so many of each shard.
+    #[serde(default)]
+    pub ports: Vec<PortView>,
 }
 
 /// One tunnel that runs.
@@ -213,6 +221,16 @@ pub struct TunnelView {
     pub left_bytes: u64,
     pub right_bytes: u64,
     pub lasted_s: u64,
+}
+
+/// One port of a server, at which somebody waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortView {
+    pub server: String,
+    pub port: String,
+    pub listens_waiting: u64,
+    /// Connections that wait for one who listens.
+    pub connects_waiting: u64,
 }
 
 /// One relay by which an agent goes out.
@@ -312,7 +330,7 @@ impl Overview {
             associations: sum.meetings.map(Associations::of),
             forwarded: sum
                 .forwarded
-                .map(|forwarded| ForwardedView::of(forwarded, sum.tunnels.as_deref())),
+                .map(|forwarded| ForwardedView::of(forwarded, sum)),
             memory_bytes: allocated_bytes(),
             spill_bytes: sum.usage.spill_bytes,
             pipes_in_use: sum.usage.pipes_in_use as u64,
@@ -338,7 +356,7 @@ impl ForwardedView {
         self.listens_waiting > 0 || self.events.iter().any(|event| event.count > 0)
     }
 
-    fn of(forwarded: Forwarded, running: Option<&[TunnelStatus]>) -> Self {
+    fn of(forwarded: Forwarded, sum: &Summed) -> Self {
         let Forwarded {
             tunnels,
             census,
@@ -348,16 +366,27 @@ impl ForwardedView {
             name: name.to_owned(),
             count,
         };
+        let running = sum.tunnels.iter().flatten();
+        let mut ports: Vec<_> = sum.places.iter().map(PortView::of).collect();
+        ports.sort_by(|one, other| (&one.server, &one.port).cmp(&(&other.server, &other.port)));
         Self {
             tunnels,
             listens_waiting: census.listens_waiting,
             connects_waiting: census.connects_waiting,
             events: tally.named().map(event).into(),
-            running: running
-                .unwrap_or_default()
-                .iter()
-                .map(TunnelView::of)
-                .collect(),
+            running: running.map(TunnelView::of).collect(),
+            ports,
+        }
+    }
+}
+
+impl PortView {
+    fn of(status: &PlaceStatus) -> Self {
+        Self {
+            server: status.place.server.to_string(),
+            port: status.place.port.to_string(),
+            listens_waiting: status.listens,
+            connects_waiting: status.connects,
         }
     }
 }

@@ -164,6 +164,13 @@ fn show_forwarded(f: &mut fmt::Formatter<'_>, of: &ForwardedView) -> fmt::Result
     for one in of.events.iter().filter(|one| one.count > 0) {
         writeln!(f, "  tunnels      {} {}", one.count, one.name)?;
     }
+    for port in &of.ports {
+        writeln!(
+            f,
+            "  port         {}:{}, {} listens waiting, {} connects waiting",
+            port.server, port.port, port.listens_waiting, port.connects_waiting
+        )?;
+    }
     for tunnel in &of.running {
         writeln!(
             f,

@@ -1,10 +1,14 @@
 //! A connection whose request asks something of forwarded ports.
 
+use tracing::{debug, field};
+
 use super::peer_address::PeerAddress;
+use crate::metrics::counters::Label;
 use crate::protocol::http_head::Persistence;
 use crate::protocol::ptth_http::{Call, Name};
 use crate::session::http::StreamedBody;
 use crate::session::link::Link;
+use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
 /// What somebody may say who is to listen, before it is given up.
@@ -61,4 +65,24 @@ impl CallerRequest {
             }
         }
     }
+}
+
+/// Tells operators who is refused what, as far as either is known: `name` is whose key was
+/// shown. Ids are not told, by which others could come.
+pub(super) fn log_refused(peer: PeerAddress, call: &Call, name: Option<&Name>, refused: Refused) {
+    let (client, server, port) = match call {
+        Call::Listen { port, .. } => (None, name, Some(port)),
+        Call::Connect { server, port } => (name, Some(server), Some(port)),
+        Call::Upstream(_) => (name, None, None),
+        Call::Accept(_) | Call::Reject(_) | Call::Downstream(_) => (None, name, None),
+    };
+    debug!(
+        %peer,
+        call = call.name(),
+        client = client.map(field::display),
+        server = server.map(field::display),
+        port = port.map(field::display),
+        reason = refused.as_str(),
+        "call refused"
+    );
 }

@@ -18,13 +18,14 @@ use std::rc::Rc;
 
 use tracing::debug;
 
-use super::caller::{Caller, CallerRequest, Kept};
+use super::caller::{Caller, CallerRequest, Kept, log_refused};
 use super::leg::Leg;
+use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::ForwardingLimits;
 use super::server_listens::ServerListens;
 use super::sessions::Origin;
-use super::status::Forwarded;
+use super::status::{Forwarded, PlaceStatus, SESSIONS_TOLD_MAX};
 use super::tunnels::{Tunnel, Tunnels};
 use crate::access::Presented;
 use crate::access::forwarding::NotForwarded;
@@ -135,6 +136,18 @@ impl Forwards {
         }
     }
 
+    /// Where somebody waits, as far as it is told.
+    pub(super) fn place_statuses(&self) -> Vec<PlaceStatus> {
+        let board = self.board.borrow();
+        let told = board.places().take(SESSIONS_TOLD_MAX);
+        told.map(|(place, [listens, connects])| PlaceStatus {
+            place: place.clone(),
+            listens: listens as u64,
+            connects: connects as u64,
+        })
+        .collect()
+    }
+
     /// Tells those who have.
     pub(super) fn end_late(&self, now: Timestamp) {
         while let Some(late) = {
@@ -173,22 +186,33 @@ impl RelayService {
         &self,
         call: Call,
         key: Option<&Presented>,
+        peer: PeerAddress,
     ) -> Result<(Call, Name), Refused> {
         let settings = self.settings();
         let forwarding = &settings.forwarding;
-        let name = match &call {
+        let (name, may) = match &call {
             Call::Listen { .. } | Call::Accept(_) | Call::Reject(_) | Call::Downstream(_) => {
-                &forwarding.server(key)?.name
+                let server = forwarding.server(key);
+                (server.map(|server| &server.name), Ok(()))
             }
-            Call::Upstream(_) => &forwarding.client(key)?.name,
+            Call::Upstream(_) => {
+                let client = forwarding.client(key);
+                (client.map(|client| &client.name), Ok(()))
+            }
             Call::Connect { server, port } => {
-                let client = forwarding.client(key)?;
-                forwarding.check(client, server, port)?;
-                &client.name
+                let client = forwarding.client(key);
+                let may = client.and_then(|client| forwarding.check(client, server, port));
+                (client.map(|client| &client.name), may)
             }
         };
-        let name = name.clone();
-        Ok((call, name))
+        match name.and_then(|name| may.map(|()| name.clone())) {
+            Ok(name) => Ok((call, name)),
+            Err(why) => {
+                let refused = why.into();
+                log_refused(peer, &call, name.ok(), refused);
+                Err(refused)
+            }
+        }
     }
 
     /// Serves a request whose tunnel is here; gives the connection if it may have another one.
@@ -197,11 +221,16 @@ impl RelayService {
         match Box::pin(self.serve_waiting(&waiting, caller)).await {
             Ok(kept) => kept,
             Err((caller, refused)) => {
-                self.count_refused(caller.request.peer, refused);
+                self.count_refused_call(&caller.request, refused);
                 self.answer(caller, &Answer::new(refused.http_status()))
                     .await
             }
         }
+    }
+
+    fn count_refused_call(&self, request: &CallerRequest, refused: Refused) {
+        log_refused(request.peer, &request.call, Some(&request.name), refused);
+        self.count_refused(request.peer, refused);
     }
 
     /// Answers a request; gives the connection if it may have another one.
@@ -252,7 +281,7 @@ impl RelayService {
                 server: Some(server),
                 ..
             } if server != name => {
-                self.count_refused(caller.request.peer, Refused::OtherServer);
+                self.count_refused_call(&caller.request, Refused::OtherServer);
                 Ok(self.answer(caller, &ptth_http::other_server(&name)).await)
             }
             Call::Listen { port, .. } => {

@@ -177,7 +177,7 @@ impl RelayService {
                 _ => request.asked,
             };
             let call = request.call.filter(|_| self.forwards_ports());
-            let called = call.map(|call| self.check_call(call?, request.key.as_ref()));
+            let called = call.map(|call| self.check_call(call?, request.key.as_ref(), peer));
             let called = match called {
                 Some(Ok((call, name))) => {
                     let early = take_early(&mut reader, &mut link);

@@ -63,6 +63,8 @@ pub struct ShardStatus {
     pub forwarded: Option<Forwarded>,
     /// Of a relay's, where they are asked for.
     pub tunnels: Option<Vec<TunnelStatus>>,
+    /// As `tunnels`.
+    pub places: Vec<PlaceStatus>,
     /// Of an agent's that knows where they go, where they are asked for.
     pub sessions: Option<SessionStatuses>,
     /// Those by which an agent goes out.
@@ -80,6 +82,16 @@ pub struct TunnelStatus {
     /// Those that came from either.
     pub bytes: [u64; 2],
     pub lasted: Duration,
+}
+
+/// A forwarded port at which somebody waits. Up to [`SESSIONS_TOLD_MAX`] of a shard's are told.
+#[derive(Clone, Debug)]
+pub struct PlaceStatus {
+    pub place: Place,
+    /// Requests of its server that listen.
+    pub listens: u64,
+    /// Connections that wait for one.
+    pub connects: u64,
 }
 
 /// Sessions that run.
@@ -259,6 +271,7 @@ fn common<S: Service>(service: &S) -> ShardStatus {
         meetings: None,
         forwarded: None,
         tunnels: None,
+        places: Vec::new(),
         sessions: None,
         relays: Vec::new(),
     }
@@ -284,6 +297,7 @@ impl RelayService {
         status.forwarded = Some(self.forwards.status());
         if detail == Detail::Sessions {
             status.tunnels = Some(self.tunnel_statuses());
+            status.places = self.forwards.place_statuses();
         }
     }
 }

@@ -7,6 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use super::admin::{metrics, status as overview};
 use super::patience::until;
@@ -145,6 +146,11 @@ fn a_tunnel_is_seen_while_it_runs_and_has_one_line_when_it_has_ended() {
     }
     assert_eq!(running[0]["left_bytes"], 7, "{running}");
     assert_eq!(running[0]["right_bytes"], 8, "{running}");
+    let ports = json!([
+        {"server": "home", "port": "443", "listens_waiting": 0, "connects_waiting": 1},
+        {"server": "home", "port": "80", "listens_waiting": 1, "connects_waiting": 0},
+    ]);
+    assert_eq!(seen["ports"], ports);
     let seen = metrics(admin);
     assert_eq!(seen["midspan_tunnels"], 1.0);
     assert_eq!(seen["midspan_listens_waiting"], 1.0);
@@ -156,6 +162,8 @@ fn a_tunnel_is_seen_while_it_runs_and_has_one_line_when_it_has_ended() {
     let said = String::from_utf8(said.stdout).expect("text");
     let expected = format!("alice at {left} to home:22 at {right}, 7 and 8 bytes");
     assert!(said.contains(&expected), "{said}");
+    let expected = "home:80, 1 listens waiting, 0 connects waiting";
+    assert!(said.contains(expected), "{said}");
 
     tunnel.end_down();
     tunnel.end_up();
@@ -203,6 +211,39 @@ fn a_tunnel_is_seen_while_it_runs_and_has_one_line_when_it_has_ended() {
         "{}",
         ended.log
     );
+}
+
+#[test]
+fn who_is_refused_what_stands_in_the_log() {
+    let (_folder, mut relay) = relay_with("", &["--log-level", "debug"]);
+    let address = relay.address;
+    for (who, what, expected, fields) in [
+        (
+            9,
+            "listen/22",
+            401,
+            "call=listen port=22 reason=unknown_key",
+        ),
+        (
+            ALICE,
+            "connect/lab/80",
+            404,
+            "call=connect client=alice server=lab port=80 reason=not_found",
+        ),
+        (
+            HOME,
+            "accept/GAYTEMZUGU3DOOBZMFRGGZDFMY",
+            404,
+            "call=accept server=home reason=not_found",
+        ),
+    ] {
+        assert_eq!(status(address, who, what), expected);
+        let line = relay.wait_for_line("call refused");
+        let fields: Vec<_> = fields.split(' ').map(str::to_owned).collect();
+        check_line(&line, &fields);
+        assert!(!line.contains("GAYTEM"), "an id is a credential: {line}");
+    }
+    assert!(relay.stop().status.success());
 }
 
 #[test]

@@ -46,13 +46,13 @@ impl Call {
     /// proxy's. A body that streams is to follow in chunks; the others have none.
     #[must_use]
     pub fn encode(&self, authority: &str, key: &str) -> Vec<u8> {
-        let (name, place) = match self {
-            Self::Listen { port, .. } => ("listen", port.to_string()),
-            Self::Connect { server, port } => ("connect", format!("{server}/{port}")),
-            Self::Accept(id) => ("accept", id.to_string()),
-            Self::Reject(id) => ("reject", id.to_string()),
-            Self::Upstream(id) => ("upstream", id.to_string()),
-            Self::Downstream(id) => ("downstream", id.to_string()),
+        let name = self.name();
+        let place = match self {
+            Self::Listen { port, .. } => port.to_string(),
+            Self::Connect { server, port } => format!("{server}/{port}"),
+            Self::Accept(id) | Self::Reject(id) | Self::Upstream(id) | Self::Downstream(id) => {
+                id.to_string()
+            }
         };
         let claim = match self {
             Self::Listen {

@@ -106,6 +106,19 @@ impl Call {
         }
     }
 
+    /// What its path calls it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Listen { .. } => "listen",
+            Self::Connect { .. } => "connect",
+            Self::Accept(_) => "accept",
+            Self::Reject(_) => "reject",
+            Self::Upstream(_) => "upstream",
+            Self::Downstream(_) => "downstream",
+        }
+    }
+
     /// Whether the request's body is a stream, and not something to be read away.
     #[must_use]
     pub const fn streams(&self) -> bool {

@@ -187,6 +187,15 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         }
     }
 
+    /// Where somebody waits: how many listen there, and how many connections wait for one who
+    /// does.
+    pub fn places(&self) -> impl Iterator<Item = (&Place, [usize; 2])> {
+        self.places.iter().map(|(place, waiters)| {
+            let counts = [waiters.listening.len(), waiters.connecting.len()];
+            (place, counts)
+        })
+    }
+
     /// How many tunnels are not whole yet.
     #[cfg(test)]
     fn tunnels_count(&self) -> usize {

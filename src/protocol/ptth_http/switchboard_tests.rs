@@ -319,6 +319,7 @@ fn each_connection_that_was_asked_for_comes_to_something() {
     let busy = board.connect(ID, &at, name("alice"), 3, START);
     assert_eq!(busy, Err(Refusal::Busy));
     assert_eq!(board.census(), census(0, 2));
+    assert_eq!(board.places().collect::<Vec<_>>(), [(&at, [0, 2])]);
     assert!(board.withdraw(gone, 2).is_empty());
     assert!(board.poll_late(after(30)).is_some());
     assert!(board.withdraw(never_offered, 1).is_empty());
@@ -327,6 +328,7 @@ fn each_connection_that_was_asked_for_comes_to_something() {
         assert_eq!(board.listen(&at, listener), None);
     }
     assert_eq!(board.census(), census(4, 0));
+    assert_eq!(board.places().collect::<Vec<_>>(), [(&at, [4, 0])]);
     let home = name("home");
     let ids: Vec<_> = (4..8).map(|byte| connect(&mut board, byte)).collect();
     assert_eq!(board.census(), census(0, 4));
