@@ -186,6 +186,21 @@ fn who_may_not_is_told_why() {
 }
 
 #[test]
+fn a_port_that_is_not_exposed_is_told_from_a_server_that_is_away() {
+    let meeting = Meeting::new(&["--limit", "ptth_connect_timeout_s=1"]);
+    let _expose = meeting.expose(&["7=127.0.0.1:9", "8=127.0.0.1:9"]);
+    for (to, reason) in [
+        ("home:80", "and does it expose 80? (status 504)"),
+        ("home", "it is asked for each by home:PORT (status 504)"),
+    ] {
+        let (forward, local) = meeting.forward(to);
+        assert_reset(dial(local));
+        let line = forward.logged("no session");
+        assert!(line.contains(reason), "{line}");
+    }
+}
+
+#[test]
 fn a_server_is_exposed_by_the_name_of_its_key() {
     let meeting = Meeting::new(&[]);
     let key = key_file(meeting.folder.path(), "home");

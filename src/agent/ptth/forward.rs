@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::DEFAULT_PORT;
 use super::asking::{AskError, Asked, Relay};
 use super::tunnel::{self, Client, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::leg::LegError;
@@ -53,8 +54,11 @@ pub(super) struct ForwardService {
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
     /// The relay, or the server, does not connect.
-    #[error("{}", refusal(*.0))]
-    Refused(u16),
+    #[error("{}", refusal(*.status, .to))]
+    Refused {
+        status: u16,
+        to: Box<PtthDestination>,
+    },
     /// The relay cannot be had.
     #[error(transparent)]
     Relay(AskError),
@@ -71,12 +75,13 @@ impl ConnectError {
     fn next_step(&self) -> Option<&'static str> {
         match self {
             Self::Relay(error) => error.next_step(),
-            Self::Refused(_) | Self::LocalGone | Self::Stopping => None,
+            Self::Refused { .. } | Self::LocalGone | Self::Stopping => None,
         }
     }
 }
 
-fn refusal(status: u16) -> String {
+fn refusal(status: u16, to: &PtthDestination) -> String {
+    let PtthDestination { server, port } = to;
     let why = match status {
         401 => "the relay does not know this key: its SHA-256 belongs under [[ptth.clients]]",
         404 => {
@@ -85,20 +90,22 @@ fn refusal(status: u16) -> String {
         }
         502 => "the server rejects it: is its service running?",
         503 => "too many wait for this port, or the relay has no room",
+        504 if port.as_str() == DEFAULT_PORT => {
+            return format!(
+                "nobody listens for {server} without a port: is `midspan expose` running? With \
+                 several services it is asked for each by {server}:PORT (status {status})"
+            );
+        }
+        504 => {
+            return format!(
+                "nobody listens for port {port} of {server}: is `midspan expose` running, and does \
+                 it expose {port}? (status {status})"
+            );
+        }
         505 => "a proxy on the way speaks HTTP/1.0, which has no chunks",
-        504 => "the server is not there: is `midspan expose` running?",
         _ => return format!("the relay answers with status {status}"),
     };
     format!("{why} (status {status})")
-}
-
-impl From<AskError> for ConnectError {
-    fn from(error: AskError) -> Self {
-        match error {
-            AskError::Refused { status } => Self::Refused(status),
-            error => Self::Relay(error),
-        }
-    }
 }
 
 impl ForwardService {
@@ -164,7 +171,11 @@ impl ForwardService {
                     AskError::Leg(LegError::Connect { .. } | LegError::Closed)
                     | AskError::Refused { status: 503 },
                 ) if reactor.now() < until => backoff.rest(reactor).await,
-                connected => return Ok(connected?),
+                Err(AskError::Refused { status }) => {
+                    let to = Box::new(self.destination.clone());
+                    return Err(ConnectError::Refused { status, to });
+                }
+                connected => return connected.map_err(ConnectError::Relay),
             }
         }
     }
