@@ -10,8 +10,8 @@ use crate::metrics::latency::Latencies;
 use crate::relay::Usage;
 use crate::runtime::allocator::allocated_bytes;
 use crate::shard::status::{
-    Forwarded, Meetings, PlaceStatus, RelayStatus, SessionStatus, SessionStatuses, ShardStatus,
-    TunnelStatus,
+    Entrances, Forwarded, Meetings, PlaceStatus, RelayStatus, SessionStatus, SessionStatuses,
+    ShardStatus, TunnelStatus,
 };
 use crate::shard::world::ShardSnapshot;
 
@@ -125,10 +125,12 @@ impl Summed {
             return self.relays.push(SummedRelay { sum, shards_down });
         };
         *down += shards_down;
-        sum.ready += relay.ready;
-        sum.opened += relay.opened;
-        for (sum, used) in sum.used.iter_mut().zip(relay.used) {
-            *sum += used;
+        if let (Some(sum), Some(entrances)) = (&mut sum.entrances, relay.entrances) {
+            sum.ready += entrances.ready;
+            sum.opened += entrances.opened;
+            for (sum, used) in sum.used.iter_mut().zip(entrances.used) {
+                *sum += used;
+            }
         }
         for ((_, sum), (_, count)) in sum.failures.iter_mut().zip(relay.failures) {
             *sum += count;
@@ -239,13 +241,21 @@ pub struct RelayView {
     pub relay: String,
     /// Shards for which it could not be had, and has not been had since.
     pub shards_down: u64,
+    /// Of an agent that keeps some.
+    #[serde(flatten)]
+    pub entrances: Option<EntrancesView>,
+    pub failures: Vec<Named>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<FailureView>,
+}
+
+/// Connections into a relay.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct EntrancesView {
     pub entrances_ready: u64,
     pub entrances_opened: u64,
     pub entrances_used_ready: u64,
     pub entrances_used_fresh: u64,
-    pub failures: Vec<Named>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<FailureView>,
 }
 
 /// Why a relay could not be had.
@@ -411,7 +421,6 @@ impl TunnelView {
 impl RelayView {
     fn of(relay: &SummedRelay) -> Self {
         let SummedRelay { sum, shards_down } = relay;
-        let [entrances_used_ready, entrances_used_fresh] = sum.used;
         let failures = sum.failures.iter().map(|(name, count)| Named {
             name: (*name).to_owned(),
             count: *count,
@@ -424,12 +433,25 @@ impl RelayView {
         Self {
             relay: sum.url.to_string(),
             shards_down: *shards_down,
-            entrances_ready: sum.ready,
-            entrances_opened: sum.opened,
-            entrances_used_ready,
-            entrances_used_fresh,
+            entrances: sum.entrances.map(EntrancesView::of),
             failures: failures.collect(),
             last_failure,
+        }
+    }
+}
+
+impl EntrancesView {
+    const fn of(entrances: Entrances) -> Self {
+        let Entrances {
+            ready,
+            opened,
+            used: [used_ready, used_fresh],
+        } = entrances;
+        Self {
+            entrances_ready: ready,
+            entrances_opened: opened,
+            entrances_used_ready: used_ready,
+            entrances_used_fresh: used_fresh,
         }
     }
 }
@@ -492,9 +514,11 @@ mod tests {
         let seen = |url: &str, is_down, last_failure| RelayStatus {
             url: url.into(),
             is_down,
-            ready: 4,
-            opened: 5,
-            used: [1, 2],
+            entrances: Some(Entrances {
+                ready: 4,
+                opened: 5,
+                used: [1, 2],
+            }),
             failures: vec![("mute", 3), ("refuses", 0)],
             last_failure,
         };
@@ -506,13 +530,19 @@ mod tests {
         let [a, b] = &views[..] else {
             panic!("{views:?}");
         };
-        assert_eq!((&*a.relay, a.shards_down, a.entrances_ready), ("a", 1, 8));
-        let used = (a.entrances_used_ready, a.entrances_used_fresh);
-        assert_eq!((a.entrances_opened, used), (10, (2, 4)));
+        assert_eq!((&*a.relay, a.shards_down), ("a", 1));
+        let entrances = a.entrances.expect("some");
+        let used = [
+            entrances.entrances_used_ready,
+            entrances.entrances_used_fresh,
+        ];
+        let counts = (entrances.entrances_ready, entrances.entrances_opened);
+        assert_eq!((counts, used), ((8, 10), [2, 4]));
         assert_eq!(a.failures[0].count, 6);
         let last = a.last_failure.as_ref().expect("one");
         assert_eq!((&*last.why, last.ago_s), ("mute", 2));
-        assert_eq!((&*b.relay, b.entrances_opened), ("b", 5));
+        let opened = b.entrances.map(|entrances| entrances.entrances_opened);
+        assert_eq!((&*b.relay, opened), ("b", Some(5)));
         assert!(b.last_failure.is_none());
     }
 }

@@ -201,20 +201,27 @@ fn relay_lines(text: &mut String, relays: &[SummedRelay]) {
             "relay_entrances_ready",
             "gauge",
             "Entrances, connections into the relay, that are kept ready.",
-            |relay| vec![(String::new(), relay.sum.ready)],
+            |relay| {
+                let entrances = relay.sum.entrances.iter();
+                entrances.map(|one| (String::new(), one.ready)).collect()
+            },
         ),
         (
             "relay_entrances_opened_total",
             "counter",
             "Entrances that the relay has given.",
-            |relay| vec![(String::new(), relay.sum.opened)],
+            |relay| {
+                let entrances = relay.sum.entrances.iter();
+                entrances.map(|one| (String::new(), one.opened)).collect()
+            },
         ),
         (
             "relay_entrances_used_total",
             "counter",
             "Entrances by which somebody was served.",
             |relay| {
-                let used = ["ready", "fresh"].into_iter().zip(relay.sum.used);
+                let used = relay.sum.entrances.iter().flat_map(|one| one.used);
+                let used = ["ready", "fresh"].into_iter().zip(used);
                 used.map(|(was, count)| (format!(",was=\"{was}\""), count))
                     .collect()
             },
@@ -231,7 +238,10 @@ fn relay_lines(text: &mut String, relays: &[SummedRelay]) {
             },
         ),
     ];
-    for (name, kind, help, samples) in families.into_iter().filter(|_| !relays.is_empty()) {
+    for (name, kind, help, samples) in families {
+        if relays.iter().all(|relay| samples(relay).is_empty()) {
+            continue;
+        }
         let name = format!("midspan_{name}");
         metric(text, &name, kind, help);
         for relay in relays {
@@ -304,18 +314,27 @@ fn line(text: &mut String, name: &str, labels: &str, value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::status::RelayStatus;
+    use crate::shard::status::{Entrances, RelayStatus};
 
     #[test]
     fn a_relay_has_its_samples_and_one_that_is_none_has_no_family() {
         let sum = RelayStatus {
             url: "ws://a\\u{22}@b:1".into(),
             is_down: false,
-            ready: 4,
-            opened: 5,
-            used: [6, 7],
+            entrances: Some(Entrances {
+                ready: 4,
+                opened: 5,
+                used: [6, 7],
+            }),
             failures: vec![("mute", 8)],
             last_failure: None,
+        };
+        let without = SummedRelay {
+            sum: RelayStatus {
+                entrances: None,
+                ..sum.clone()
+            },
+            shards_down: 1,
         };
         let relay = SummedRelay {
             sum,
@@ -324,6 +343,8 @@ mod tests {
         let mut text = String::new();
         relay_lines(&mut text, &[]);
         assert_eq!(text, "");
+        relay_lines(&mut text, &[without]);
+        assert!(text.contains("midspan_relay_down{") && !text.contains("entrances"));
         relay_lines(&mut text, &[relay]);
         let url = "ws://a\\\\u{22}@b:1";
         for sample in [

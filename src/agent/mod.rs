@@ -29,4 +29,5 @@ pub mod way;
 mod proxy;
 mod random;
 mod relay_host;
+mod relay_trouble;
 mod relay_watch;

@@ -45,6 +45,10 @@ impl Presence {
         self.0.replace(State::Down) != State::Down
     }
 
+    pub(super) fn is_down(&self) -> bool {
+        self.0.get() == State::Down
+    }
+
     /// Whether it never was found to be there, or not.
     pub(super) fn is_new(&self) -> bool {
         self.0.get() == State::New

@@ -189,17 +189,20 @@ fn show_forwarded(f: &mut fmt::Formatter<'_>, of: &ForwardedView) -> fmt::Result
 }
 
 fn show_relay(f: &mut fmt::Formatter<'_>, relay: &RelayView) -> fmt::Result {
-    write!(
-        f,
-        "  relay        {}: {} entrances ready, {} opened, {} used that were ready and {} fresh",
-        relay.relay,
-        relay.entrances_ready,
-        relay.entrances_opened,
-        relay.entrances_used_ready,
-        relay.entrances_used_fresh
-    )?;
-    if relay.shards_down > 0 {
-        write!(f, "; down for {} cores", relay.shards_down)?;
+    write!(f, "  relay        {}: ", relay.relay)?;
+    if let Some(of) = relay.entrances {
+        write!(
+            f,
+            "{} entrances ready, {} opened, {} used that were ready and {} fresh; ",
+            of.entrances_ready,
+            of.entrances_opened,
+            of.entrances_used_ready,
+            of.entrances_used_fresh
+        )?;
+    }
+    match relay.shards_down {
+        0 => write!(f, "not down")?,
+        down => write!(f, "down for {down} cores")?,
     }
     if let Some(last) = &relay.last_failure {
         // Others' words may be in it.

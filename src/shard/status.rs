@@ -125,15 +125,22 @@ pub struct RelayStatus {
     pub url: Box<str>,
     /// It could not be had, and has not been had since.
     pub is_down: bool,
-    /// Entrances into it that are kept ready.
-    pub ready: u64,
-    /// Entrances that it has given.
-    pub opened: u64,
-    /// Entrances that served somebody: those that were ready, and those that were not.
-    pub used: [u64; 2],
+    /// Of an agent that keeps some.
+    pub entrances: Option<Entrances>,
     /// How often it could not be had, by why: a closed set.
     pub failures: Vec<(&'static str, u64)>,
     pub last_failure: Option<RelayFailure>,
+}
+
+/// Connections into a relay that are asked for something later.
+#[derive(Clone, Copy, Debug)]
+pub struct Entrances {
+    /// Those that are kept ready.
+    pub ready: u64,
+    /// Those that the relay has given.
+    pub opened: u64,
+    /// Those that served somebody: ready ones, and others.
+    pub used: [u64; 2],
 }
 
 /// Why a relay could not be had.

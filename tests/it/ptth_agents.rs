@@ -11,7 +11,7 @@ use midspan::access::ApiKey;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::admin::status;
+use super::admin::{metrics, status};
 use super::agent_process::{Program, relay as relay_at};
 use super::agents::{
     check_echo, check_greetings, dial, echo, greet_and_count, read_banner, service,
@@ -329,6 +329,54 @@ fn tls_with_a_pin_and_by_an_http_proxy() {
     stranger.logged("ask for the SHA-256 that it has now");
     for program in [forward, expose, meeting.relay] {
         assert!(program.stop().success());
+    }
+}
+
+#[test]
+fn operators_see_whether_the_relay_is_there() {
+    let mut meeting = Meeting::new(&[]);
+    let operators = ["--admin", "127.0.0.1:0"];
+    let target = service(greet_and_count).to_string();
+    let expose = meeting.expose_with("home", &[&["--to", &target], &operators[..]].concat());
+    let of_expose = admin(&expose);
+    expose.logged("listening at the relay");
+    let options = [&["--to", "home"], &operators[..]].concat();
+    let (forward, local) = meeting.forward_with("alice", &options);
+    let of_forward = admin(&forward);
+    check_greetings(local);
+    let is_seen = |at: SocketAddr, is_down: bool| {
+        until("whether the relay is there", || {
+            let seen = status(at)["relays"][0].clone();
+            assert_eq!(seen["relay"], meeting.url);
+            assert_eq!(seen.get("entrances_ready"), None, "{seen}");
+            (seen["shards_down"] == u64::from(is_down)).then_some(seen)
+        })
+    };
+    for at in [of_expose, of_forward] {
+        assert_eq!(is_seen(at, false).get("last_failure"), None);
+    }
+    meeting.relay.signal(Signal::KILL);
+    meeting.relay.wait();
+    // The kernel may close its sockets a little later.
+    until("nobody listens there", || {
+        TcpStream::connect(meeting.address).err()
+    });
+    let waiting = thread::spawn(move || read_banner(&mut dial(local)));
+    for at in [of_expose, of_forward] {
+        assert_eq!(is_seen(at, true)["last_failure"]["why"], "unreachable");
+        let relay = &meeting.url;
+        let counted = metrics(at);
+        let failures =
+            format!("midspan_relay_failures_total{{relay=\"{relay}\",reason=\"unreachable\"}}");
+        assert!(counted[&failures] >= 1.0, "{counted:?}");
+        let said = told(at);
+        let line = format!("  relay        {relay}: down for 1 cores; last failure");
+        assert!(said.contains(&line), "{said}");
+    }
+    let (_second, _) = relay(meeting.folder.path(), &meeting.address.to_string(), &[]);
+    waiting.join().expect("no panic").expect("a greeting");
+    for at in [of_expose, of_forward] {
+        is_seen(at, false);
     }
 }
 

@@ -18,12 +18,12 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::asking::{ANSWER_TIMEOUT, AskError, Asked, Relay};
+use super::relay_health::RelayHealth;
 use super::tunnel::{self, Client, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::error::AgentError;
 use crate::agent::leg;
 use crate::agent::proxy::Proxy;
 use crate::agent::reconnect::Backoff;
-use crate::agent::relay_watch::Presence;
 use crate::agent::settings::PtthService;
 use crate::protocol::http_head::Body;
 use crate::protocol::ptth_http::{Call, ConnectionId, Name};
@@ -34,6 +34,7 @@ use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::tally::Tally;
+use crate::time::Timestamp;
 
 /// How often each port is listened on, over all shards.
 const LISTENS: u64 = 4;
@@ -54,7 +55,7 @@ pub(super) struct ExposeService {
     name: Name,
     services: Vec<PtthService>,
     connections_max: usize,
-    presence: Presence,
+    health: RelayHealth,
     tunnels: Tunnels,
     stop: Flag,
     /// Connections that are being accepted.
@@ -76,7 +77,7 @@ impl ExposeService {
             name,
             services,
             connections_max,
-            presence: Presence::default(),
+            health: RelayHealth::default(),
             tunnels,
             stop: Flag::default(),
             serving: Tally::default(),
@@ -109,11 +110,12 @@ impl ExposeService {
         let mut kept = None;
         loop {
             let was_kept = kept.is_some();
+            let asked_at = self.world.reactor.now();
             match self.listen(index, kept.take()).await {
                 Ok((offered, link)) => {
                     kept = link;
                     backoff.handle_success();
-                    self.handle_listening();
+                    self.handle_listening(asked_at);
                     if let Some(id) = offered {
                         spawn(Rc::clone(self).serve(index, id));
                     }
@@ -142,6 +144,7 @@ impl ExposeService {
             port: self.services[index].port.clone(),
             server: Some(self.name.clone()),
         };
+        let asked_at = self.world.reactor.now();
         let asked = match kept {
             Some(link) => self.relay.ask_on(link, &call).await?,
             None => self.relay.ask(&self.world, &call).await?,
@@ -152,7 +155,7 @@ impl ExposeService {
         let (answered, kept) = match finished.await {
             Some(finished) => finished?,
             None => {
-                self.handle_listening();
+                self.handle_listening(asked_at);
                 listening.await?
             }
         };
@@ -169,9 +172,9 @@ impl ExposeService {
         }
     }
 
-    /// The relay lets us listen.
-    fn handle_listening(&self) {
-        if self.presence.handle_success() {
+    /// The relay has let us listen as we asked at `asked_at`.
+    fn handle_listening(&self, asked_at: Timestamp) {
+        if self.health.handle_success(asked_at) {
             info!(relay = %self.relay, "listening at the relay");
         }
     }
@@ -185,7 +188,7 @@ impl ExposeService {
         let next = error.next_step();
         // A relay that served before may be restarting, with something before it that speaks
         // for it, or with a list that is being written.
-        if self.presence.is_new() {
+        if self.health.is_new() {
             let relay = self.relay.to_string();
             match error {
                 AskError::Refused { status: 429 } => {}
@@ -211,7 +214,7 @@ impl ExposeService {
                 _ => {}
             }
         }
-        if self.presence.handle_failure() {
+        if self.health.handle_failure(self.world.reactor.now(), error) {
             warn!(relay = %self.relay, %error, next, "cannot listen at the relay; trying again");
         }
         Ok(())
@@ -301,6 +304,7 @@ impl Proxy for ExposeService {
     }
 
     fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
+        status.relays = vec![self.health.status(self.tunnels.relay())];
         if detail == Detail::Sessions {
             status.sessions = Some(self.tunnels.statuses(&self.world));
         }

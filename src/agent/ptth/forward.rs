@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use super::DEFAULT_PORT;
 use super::asking::{AskError, Asked, Relay};
+use super::relay_health::RelayHealth;
 use super::tunnel::{self, Client, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::leg::LegError;
 use crate::agent::proxy::Proxy;
@@ -45,6 +46,7 @@ pub(super) struct ForwardService {
     relay: Relay,
     destination: PtthDestination,
     connections_max: usize,
+    health: RelayHealth,
     tunnels: Tunnels,
     stop: Flag,
     connecting: Tally,
@@ -121,6 +123,7 @@ impl ForwardService {
             relay,
             destination,
             connections_max,
+            health: RelayHealth::default(),
             tunnels,
             stop: Flag::default(),
             connecting: Tally::default(),
@@ -166,7 +169,17 @@ impl ForwardService {
         let until = reactor.now() + PATIENCE;
         let mut backoff = Backoff::default();
         loop {
-            match self.try_connect().await {
+            let asked_at = reactor.now();
+            let connected = self.try_connect().await;
+            match &connected {
+                // The relay answers; whether somebody else does is not its affair.
+                Ok(_)
+                | Err(AskError::Refused {
+                    status: 404 | 502..=504,
+                }) => self.health.handle_success(asked_at),
+                Err(error) => self.health.handle_failure(reactor.now(), error),
+            };
+            match connected {
                 Err(
                     AskError::Leg(LegError::Connect { .. } | LegError::Closed)
                     | AskError::Refused { status: 503 },
@@ -216,6 +229,7 @@ impl Proxy for ForwardService {
     }
 
     fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
+        status.relays = vec![self.health.status(self.tunnels.relay())];
         if detail == Detail::Sessions {
             status.sessions = Some(self.tunnels.statuses(&self.world));
         }

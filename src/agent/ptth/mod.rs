@@ -6,13 +6,15 @@
 //! ```
 //!
 //! A tunnel's two connections go one way each, so a local connection is two pairs' as well:
-//! `tunnel.rs`. [`asking`] is one request to the relay, [`url`] where that is.
+//! `tunnel.rs`. [`asking`] is one request to the relay, [`url`] where that is, and
+//! `relay_health.rs` whether it can be had.
 
 pub mod asking;
 mod expose;
 mod forward;
 pub mod process;
 pub mod quic;
+mod relay_health;
 mod tunnel;
 pub mod url;
 

@@ -95,6 +95,11 @@ impl Tunnels {
         }
     }
 
+    /// The relay, in one word.
+    pub(super) const fn relay(&self) -> &str {
+        &self.relay
+    }
+
     /// Joins the ends of a tunnel to `target` that began to come together at `since`.
     pub(super) fn join<M: Send + 'static>(
         &self,

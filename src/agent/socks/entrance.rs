@@ -5,12 +5,12 @@ use std::io;
 use std::time::Duration;
 
 use super::SocksWorld;
-use super::pool::Trouble;
 use super::refusal::{Refusal, Why};
 use crate::access::PasswordDigest;
 use crate::agent::leg::{self, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, LegError};
 use crate::agent::random::random_bytes;
 use crate::agent::relay_host::RelayHost;
+use crate::agent::relay_trouble::Trouble;
 use crate::agent::settings::AgentSettings;
 use crate::agent::socks::url::WebsocksUrl;
 use crate::agent::way::WayError;

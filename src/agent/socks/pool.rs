@@ -29,14 +29,12 @@ use super::entrance::{ASK_TIMEOUT, AskError, Entrance, Gateway};
 use crate::access::PasswordDigest;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::Backoff;
-use crate::labels;
-use crate::metrics::counters::{Label, Labelled};
+use crate::agent::relay_trouble::{Trouble, Troubles};
 use crate::protocol::websocks::SubProtocol;
-use crate::runtime::clock;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::Flag;
 use crate::shard::errand::one_word;
-use crate::shard::status::{RelayFailure, RelayStatus};
+use crate::shard::status::{Entrances, RelayStatus};
 use crate::shard::tally::Tally;
 use crate::time::Timestamp;
 
@@ -73,8 +71,7 @@ struct PoolCounts {
     opened: Cell<u64>,
     /// Those that were ready, and fresh ones.
     used: [Cell<u64>; 2],
-    failures: Labelled<Trouble>,
-    last_failure: RefCell<Option<(Timestamp, Trouble, Box<str>)>>,
+    troubles: Troubles,
 }
 
 #[derive(Debug)]
@@ -124,23 +121,6 @@ pub(super) enum Leave {
     ReadyOnly(Trouble),
 }
 
-/// Why a relay cannot be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// There is no connection to it.
-    Unreachable,
-    /// It does not let us in, or is not whom we trust.
-    Refuses,
-    /// It lets us in, and does not reply.
-    Mute,
-}
-
-labels!(Trouble {
-    Unreachable = "unreachable",
-    Refuses = "refuses",
-    Mute = "mute",
-});
-
 impl Pool {
     pub(super) fn new(
         world: Rc<SocksWorld>,
@@ -163,8 +143,7 @@ impl Pool {
             counted: PoolCounts {
                 opened: Cell::default(),
                 used: Default::default(),
-                failures: Labelled::new(),
-                last_failure: RefCell::default(),
+                troubles: Troubles::default(),
             },
             stop,
         })
@@ -186,27 +165,19 @@ impl Pool {
     /// How it is, for operators.
     pub(super) fn status(&self) -> RelayStatus {
         let counted = &self.counted;
-        let last_failure = counted.last_failure.borrow();
-        let failures = Trouble::all();
         RelayStatus {
             url: (*self.way).into(),
             is_down: matches!(
                 self.health.borrow().state,
                 State::Down { .. } | State::Trial { .. }
             ),
-            ready: self.ready.borrow().len() as u64,
-            opened: counted.opened.get(),
-            used: counted.used.each_ref().map(Cell::get),
-            failures: failures
-                .map(|trouble| (trouble.as_str(), counted.failures.count(trouble)))
-                .collect(),
-            last_failure: last_failure
-                .as_ref()
-                .map(|(at, trouble, error)| RelayFailure {
-                    why: trouble.as_str(),
-                    error: error.clone(),
-                    ago: clock::now().since(*at),
-                }),
+            entrances: Some(Entrances {
+                ready: self.ready.borrow().len() as u64,
+                opened: counted.opened.get(),
+                used: counted.used.each_ref().map(Cell::get),
+            }),
+            failures: counted.troubles.counts(),
+            last_failure: counted.troubles.last(),
         }
     }
 
@@ -412,9 +383,7 @@ impl Pool {
         };
         let until = now + health.backoff.handle_failure(random_number());
         health.state = State::Down { until, trouble };
-        self.counted.failures.increment(trouble);
-        let told = (now, trouble, error.to_string().into());
-        self.counted.last_failure.replace(Some(told));
+        self.counted.troubles.add(now, trouble, error);
         if was != Some(trouble) {
             let next = error.next_step().unwrap_or_default();
             let relay = &self.gateway;
