@@ -74,7 +74,8 @@ impl ConfigError {
             Problem::ConnectionsOverDescriptors { needed, .. } => Some(format!(
                 "lower it, or raise the descriptor limit: `ulimit -n {needed}`, or LimitNOFILE={needed} in the systemd unit"
             )),
-            Problem::KeyHash(_) => Some("make a key with `midspan key NAME`".into()),
+            Problem::KeyHash { maker, .. } => Some(format!("make a key with `{maker}`")),
+            Problem::KeyListed { maker, .. } => Some(format!("make another with `{maker}`")),
             Problem::UsersUnreadable { path, error } => Some(match error.kind() {
                 io::ErrorKind::NotFound => format!(
                     "write {}: a line NAME:BASE64 for each user, as `printf %s \"$PASSWORD\" | \
@@ -246,9 +247,12 @@ pub enum Problem {
     /// More URLs than an association may have candidates.
     #[error("{count} URLs are listed; an association has a candidate for each, and {max} at most")]
     TooManyUrls { count: usize, max: usize },
-    /// Not the hash of a key.
-    #[error(transparent)]
-    KeyHash(KeyHashError),
+    /// Not the hash of a key; `maker` is the command that makes one.
+    #[error("{error}")]
+    KeyHash {
+        error: KeyHashError,
+        maker: &'static str,
+    },
     /// The file of users cannot be read.
     #[error("cannot read the file of users {}: {error}", .path.display())]
     UsersUnreadable { path: PathBuf, error: io::Error },
@@ -294,6 +298,17 @@ pub enum Problem {
     /// Two keys of one name, or two names for one key.
     #[error("the key \"{name}\" is listed twice, by its name or by its hash")]
     KeyTwice { name: String },
+    /// Two servers of one name, or two clients.
+    #[error("the {role} \"{name}\" is listed twice")]
+    NameListed { role: &'static str, name: String },
+    /// The key of somebody else.
+    #[error("the key of \"{name}\" is listed already, as that of the {role} \"{holder}\"")]
+    KeyListed {
+        name: String,
+        role: &'static str,
+        holder: String,
+        maker: &'static str,
+    },
     /// Not the name of a server, a port or a client.
     #[error(transparent)]
     Name(NameError),

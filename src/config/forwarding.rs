@@ -37,11 +37,32 @@ struct WrittenClient {
     may: Vec<Spanned<String>>,
 }
 
-/// Names and keys that are in use, by which no other may be called or known.
+/// Who is listed: whose names and keys nobody else may have. A client may be called as a server
+/// is, but no key is good for both.
 #[derive(Default)]
-struct Taken {
-    names: Vec<Name>,
-    hashes: Vec<KeyHash>,
+struct Taken(Vec<(Role, Name, KeyHash)>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Server,
+    Client,
+}
+
+impl Role {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+
+    /// The command that makes such a key.
+    const fn maker(self) -> &'static str {
+        match self {
+            Self::Server => "midspan key NAME --for ptth-server",
+            Self::Client => "midspan key NAME --for ptth-client --may SERVER:PORT",
+        }
+    }
 }
 
 /// The servers and clients that the file lists.
@@ -53,14 +74,12 @@ pub(super) fn forwarding(file: Option<&ConfigFile>) -> Result<Forwarding, Config
     let mut taken = Taken::default();
     let mut servers = Vec::new();
     for server in &written.servers {
-        let (name, hash) = taken.take(file, &server.name, &server.sha256)?;
+        let (name, hash) = taken.take(file, Role::Server, &server.name, &server.sha256)?;
         servers.push(Server { name, hash });
     }
-    // A client may be called as a server is, but no key is good for both.
-    taken.names.clear();
     let mut clients = Vec::new();
     for client in &written.clients {
-        let (name, hash) = taken.take(file, &client.name, &client.sha256)?;
+        let (name, hash) = taken.take(file, Role::Client, &client.name, &client.sha256)?;
         let parse = |text: &Spanned<String>| {
             let wrong = |error| ConfigError::new(file.place(text), Problem::Name(error));
             text.get_ref().parse().map_err(wrong)
@@ -75,21 +94,35 @@ impl Taken {
     fn take(
         &mut self,
         file: &ConfigFile,
+        role: Role,
         name: &Spanned<String>,
         sha256: &Spanned<String>,
     ) -> Result<(Name, KeyHash), ConfigError> {
         let wrong_name = |error| ConfigError::new(file.place(name), Problem::Name(error));
         let parsed: Name = name.get_ref().parse().map_err(wrong_name)?;
-        let wrong_hash = |error| ConfigError::new(file.place(sha256), Problem::KeyHash(error));
+        let maker = role.maker();
+        let wrong_hash =
+            |error| ConfigError::new(file.place(sha256), Problem::KeyHash { error, maker });
         let hash: KeyHash = sha256.get_ref().parse().map_err(wrong_hash)?;
-        if self.names.contains(&parsed) || self.hashes.contains(&hash) {
-            let problem = Problem::KeyTwice {
-                name: name.get_ref().clone(),
-            };
-            return Err(ConfigError::new(file.place(name), problem));
+        for (of, holder, theirs) in &self.0 {
+            if *of == role && *holder == parsed {
+                let problem = Problem::NameListed {
+                    role: role.as_str(),
+                    name: parsed.to_string(),
+                };
+                return Err(ConfigError::new(file.place(name), problem));
+            }
+            if *theirs == hash {
+                let problem = Problem::KeyListed {
+                    name: parsed.to_string(),
+                    role: of.as_str(),
+                    holder: holder.to_string(),
+                    maker,
+                };
+                return Err(ConfigError::new(file.place(sha256), problem));
+            }
         }
-        self.names.push(parsed.clone());
-        self.hashes.push(hash);
+        self.0.push((role, parsed.clone(), hash));
         Ok((parsed, hash))
     }
 }

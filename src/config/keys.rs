@@ -65,7 +65,9 @@ pub(super) fn keyring(file: Option<&ConfigFile>) -> Result<Keyring, ConfigError>
     for written in &file.written().access.keys {
         let name = written.name.get_ref().clone();
         let hash: KeyHash = written.sha256.get_ref().parse().map_err(|error| {
-            ConfigError::new(file.place(&written.sha256), Problem::KeyHash(error))
+            let maker = "midspan key NAME";
+            let problem = Problem::KeyHash { error, maker };
+            ConfigError::new(file.place(&written.sha256), problem)
         })?;
         if keys.iter().any(|key| key.name == name || key.hash == hash) {
             let problem = Problem::KeyTwice { name };
