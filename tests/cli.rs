@@ -66,6 +66,19 @@ fn a_file_is_checked_without_starting_anything() {
     std::fs::write(&path, &printed).expect("written");
     assert_eq!(midspan(&["check", file]).stdout, printed);
 
+    let clients = format!(
+        "[[ptth.clients]]\nname = \"alice\"\nsha256 = \"{}\"\nmay = [\"hoem\", \"lab:22\"]\n",
+        "A".repeat(43)
+    );
+    std::fs::write(&path, text + &clients).expect("written");
+    for missing in ["hoem", "lab:22"] {
+        let note = format!(
+            "\n# note: the client \"alice\" of [[ptth.clients]] may reach \"{missing}\", and no \
+             server of [[ptth.servers]] is called so\n"
+        );
+        check(&["check", file], 0, &note, "");
+    }
+
     std::fs::write(&path, "drain_timeuot = \"5s\"\n").expect("written");
     check(&["check", file], 1, "", "did you mean \"drain_timeout\"?");
     check(&["check", "/nonexistent/file"], 1, "", "/nonexistent/file");

@@ -84,6 +84,34 @@ impl Forwarding {
         &self.clients
     }
 
+    /// What clients are let to, and no server is called by.
+    pub fn missing(&self) -> impl Iterator<Item = (&Client, &Reachable)> {
+        let all = self.clients.iter();
+        let each = all.flat_map(|client| client.may.iter().map(move |one| (client, one)));
+        each.filter(|(_, one)| {
+            let server = one.server.as_ref();
+            server.is_some_and(|server| !self.has_server(server))
+        })
+    }
+
+    /// A server that a client is let to, and the port if it is one alone; else the first.
+    #[must_use]
+    pub fn example(&self) -> Option<(&Name, Option<&Name>)> {
+        let first = &self.servers.first()?.name;
+        let all = self.clients.iter().flat_map(|client| &client.may);
+        let mut reached = all.filter_map(|one| match &one.server {
+            None => Some((first, None)),
+            Some(server) => self
+                .has_server(server)
+                .then_some((server, one.port.as_ref())),
+        });
+        Some(reached.next().unwrap_or((first, None)))
+    }
+
+    fn has_server(&self, name: &Name) -> bool {
+        self.servers.iter().any(|server| server.name == *name)
+    }
+
     /// Which server shows this key. How long this takes does not depend on the key.
     ///
     /// # Errors
@@ -108,12 +136,11 @@ impl Forwarding {
     ///
     /// It looks the same for a server that is none and for one that is not for this client.
     pub fn check(&self, client: &Client, server: &Name, port: &Name) -> Result<(), NotForwarded> {
-        let exists = self.servers.iter().any(|known| known.name == *server);
         let may = client
             .may
             .iter()
             .any(|reachable| reachable.fits(server, port));
-        match exists && may {
+        match may && self.has_server(server) {
             true => Ok(()),
             false => Err(NotForwarded::NoServer),
         }
@@ -238,6 +265,22 @@ mod tests {
             let checked = all.check(&all.clients()[client], &name(server), &name(port));
             assert_eq!(checked.is_ok(), is_reached, "{client} {server}:{port}");
         }
+    }
+
+    #[test]
+    fn what_nobody_is_called_by_is_told() {
+        let all = forwarding();
+        assert_eq!(all.missing().count(), 0);
+        assert_eq!(all.example(), Some((&name("home"), Some(&name("22")))));
+        let lab_alone = Forwarding::new(all.servers()[1..].to_vec(), all.clients().to_vec());
+        let missing: Vec<_> = lab_alone
+            .missing()
+            .map(|(client, one)| format!("{} {one}", client.name))
+            .collect();
+        assert_eq!(missing, ["alice home:22"]);
+        assert_eq!(lab_alone.example(), Some((&name("lab"), None)));
+        let nobody = Forwarding::new(Vec::new(), all.clients().to_vec());
+        assert_eq!(nobody.example(), None);
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn check_file(path: &Path) -> anyhow::Result<()> {
         path.display()
     ));
     for note in settings.notes() {
-        print(&format_args!("# note: {note}"));
+        print(&format_args!("# note: {note}\n"));
     }
     Ok(())
 }

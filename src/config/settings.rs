@@ -249,6 +249,13 @@ impl RelaySettings {
                     .to_owned(),
             );
         }
+        for (client, reachable) in self.forwarding.missing() {
+            let name = &client.name;
+            notes.push(format!(
+                "the client \"{name}\" of [[ptth.clients]] may reach \"{reachable}\", and no server \
+                 of [[ptth.servers]] is called so"
+            ));
+        }
         notes
     }
 
