@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use super::expose::local_port;
 use super::quoted;
 use crate::access::Awaiting;
 use crate::access::egress::Reach;
@@ -84,6 +85,20 @@ impl StartupReport<'_> {
         Some(format!("websocks+{way}://{user}@{told}{pin}"))
     }
 
+    /// The same for the proxies of PTTH, at the first listener that takes everything.
+    fn ptth_url(&self) -> Option<String> {
+        // Who has to show a certificate as well comes by no agent of ours.
+        if self.settings.forwarding.is_empty() || self.settings.tls.client_ca.is_some() {
+            return None;
+        }
+        let mut listeners = self.facts.listening.iter().zip(&self.settings.listen);
+        let (address, _) = listeners.find(|(_, listener)| listener.only.is_none())?;
+        let is_tls = !ListenAddress(*address).is_loopback();
+        let way = if is_tls { "https" } else { "http" };
+        let (told, pin) = (self.told(address), self.pin(is_tls));
+        Some(format!("ptth+{way}://{told}{pin}"))
+    }
+
     /// Host and port by which others reach this address.
     fn told(&self, address: &SocketAddr) -> String {
         match address.ip().is_unspecified() {
@@ -112,6 +127,23 @@ and where it is wanted, with the ticket that this prints:
   ssh -p 2222 127.0.0.1
 ",
                 quoted(&relay)
+            )?;
+        }
+        if let (Some(relay), Some((server, port))) =
+            (self.ptth_url(), self.settings.forwarding.example())
+        {
+            let port = port
+                .and_then(|port| port.as_str().parse().ok())
+                .unwrap_or(22);
+            let (relay, local) = (quoted(&relay), local_port(Some(port)));
+            write!(
+                f,
+                "
+Try next by PTTH, where the service is, with the server's key in a file that nobody else may read:
+  midspan expose {server} --to {port}=127.0.0.1:{port} --relay {relay} --key-file FILE
+and where it is wanted, with a client's:
+  midspan forward {local} --to {server}:{port} --relay {relay} --key-file FILE
+"
             )?;
         }
         if let Some(relay) = self.websocks_url() {
@@ -191,6 +223,14 @@ impl fmt::Display for StartupReport<'_> {
             "  associations {created}; up to {} for {} s",
             limits.associations_max, limits.association_ttl_s
         )?;
+        let forwarding = &settings.forwarding;
+        if !forwarding.is_empty() {
+            let (servers, clients) = (forwarding.servers().len(), forwarding.clients().len());
+            writeln!(
+                f,
+                "  forwarding   by PTTH over HTTP; servers: {servers}, clients: {clients}"
+            )?;
+        }
         if let Some(path) = &settings.users.path {
             let count = settings.users.users.all().len();
             let reach = match settings.egress.reach() {
@@ -379,6 +419,41 @@ and where it is wanted, with the ticket that this prints:
         let other = "--listen jet+tls://127.0.0.1:0";
         let other = report_of_users(&users, "", other, "127.0.0.1:4");
         assert!(!other.contains("midspan socks"), "{other}");
+    }
+
+    #[test]
+    fn a_relay_that_forwards_ports_tells_who_may_and_what_to_try() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("relay.toml");
+        let report = |args: &str, listening: &str| {
+            let hash = |last: char| format!("{}{last}", "A".repeat(42));
+            let config = format!(
+                "[[ptth.servers]]\nname = \"home\"\nsha256 = \"{}\"\n\
+                 [[ptth.servers]]\nname = \"lab\"\nsha256 = \"{}\"\n\
+                 [[ptth.clients]]\nname = \"alice\"\nsha256 = \"{}\"\n\
+                 may = [\"moon\", \"lab:80\"]\n",
+                hash('A'),
+                hash('E'),
+                hash('I')
+            );
+            std::fs::write(&file, config).expect("written");
+            report(&format!("--config {} {args}", file.display()), &[listening])
+        };
+        let near = report("--listen 127.0.0.1:0", "127.0.0.1:4");
+        let relay = "--relay ptth+http://127.0.0.1:4 --key-file FILE\n";
+        for part in [
+            "  forwarding   by PTTH over HTTP; servers: 2, clients: 1\n",
+            &format!("\n  midspan expose lab --to 80=127.0.0.1:80 {relay}"),
+            &format!("\n  midspan forward 8080 --to lab:80 {relay}"),
+        ] {
+            assert!(near.contains(part), "{near}");
+        }
+        let open = "--listen 0.0.0.0:443 --open --jet-instance relay.example";
+        let far = report(open, "0.0.0.0:443");
+        let relay = "--relay 'ptth+https://relay.example:443?pin=00ff' --key-file FILE\n";
+        assert!(far.contains(relay), "{far}");
+        let other = report("--listen jet+tls://127.0.0.1:0", "127.0.0.1:4");
+        assert!(!other.contains("midspan expose"), "{other}");
     }
 
     #[test]
