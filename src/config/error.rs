@@ -221,6 +221,12 @@ pub enum Problem {
     /// The same address twice.
     #[error("{address} is listed twice")]
     ListenerTwice { address: ListenAddress },
+    /// Certificates of clients where nobody asks for them.
+    #[error(
+        "tls.client_ca does not hold for quic.listen, where nobody is asked for a certificate: \
+         leave one of them out"
+    )]
+    ClientCaOverQuic,
     /// Not what was bound before the process started.
     #[error("systemd has bound {}, and this asks for others", Listed(.given))]
     OtherSockets { given: Vec<Listener> },

@@ -48,6 +48,13 @@ pub(super) fn quic(flags: &Flags, file: Option<&ConfigFile>) -> Result<QuicSetti
             add(address, &|| file.place(written))?;
         }
     }
+    if let Some(file) = file
+        && let Some(client_ca) = &file.written().tls.client_ca
+        && !listen.is_empty()
+    {
+        let place = file.place(client_ca);
+        return Err(ConfigError::new(place, Problem::ClientCaOverQuic));
+    }
     Ok(QuicSettings { listen })
 }
 

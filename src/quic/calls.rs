@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use quinn_proto::{Dir, VarInt};
+use quinn_proto::{Dir, FinishError, VarInt};
 use rustls::pki_types::CertificateDer;
 
 use super::connection::{ConnectionKey, Health, StreamKey};
@@ -69,9 +69,13 @@ impl Driver {
 
     /// Nothing more is written: the peer will read an end.
     pub fn finish(&mut self, stream: StreamKey) {
-        // An error means that the peer reads no more, which is told by its own event.
-        let _ = self.with(stream.connection, |proto| {
-            proto.send_stream(stream.id).finish()
+        self.with(stream.connection, |proto| {
+            let mut half = proto.send_stream(stream.id);
+            if let Err(FinishError::Stopped(code)) = half.finish() {
+                // Whoever reads no more is told that it ends all the same, or it would count
+                // the stream for ever.
+                let _ = half.reset(code);
+            }
         });
     }
 

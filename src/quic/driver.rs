@@ -244,11 +244,12 @@ impl Driver {
     }
 
     /// Takes in what has come, within limits; `admit` decides about those who want to connect,
-    /// by their address and whether they have proved it.
+    /// by their address, whether they
+    /// have proved it, and how many connections there are.
     pub fn receive(
         &mut self,
         now: Timestamp,
-        mut admit: impl FnMut(SocketAddr, bool) -> Admission,
+        mut admit: impl FnMut(SocketAddr, bool, usize) -> Admission,
     ) {
         let now = self.epoch.instant(now);
         for index in 0..self.endpoints.len() {
@@ -302,7 +303,7 @@ impl Driver {
         self.counts.strays_taken += 1;
         if stray.port < self.endpoints.len() {
             // It is for a connection that there is, or was.
-            self.take_datagram(stray, now, &mut |_, _| Admission::Refuse);
+            self.take_datagram(stray, now, &mut |_, _, _| Admission::Refuse);
         }
         self.settle();
     }
@@ -318,7 +319,7 @@ impl Driver {
         &mut self,
         datagram: Stray,
         now: Instant,
-        admit: &mut impl FnMut(SocketAddr, bool) -> Admission,
+        admit: &mut impl FnMut(SocketAddr, bool, usize) -> Admission,
     ) {
         let Stray {
             port,
@@ -344,7 +345,8 @@ impl Driver {
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                let admission = admit(peer, incoming.remote_address_validated());
+                let is_validated = incoming.remote_address_validated();
+                let admission = admit(peer, is_validated, self.connections.len());
                 self.answer_incoming(port, incoming, admission, now);
             }
             Some(DatagramEvent::Response(transmit)) => self.answer(port, transmit),

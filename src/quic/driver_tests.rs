@@ -151,7 +151,7 @@ impl Rig {
         let admission = self.admission;
         let mut strays = Vec::new();
         for driver in &mut self.drivers {
-            driver.receive(now, |_, is_validated| match is_validated {
+            driver.receive(now, |_, is_validated, _| match is_validated {
                 true => Admission::Accept,
                 false => admission,
             });

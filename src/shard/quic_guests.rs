@@ -28,6 +28,9 @@ use crate::session::refused::Refused;
 /// How long a connection may take to say whose it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a client's former connection has to give a sign of life when a new one has come.
+const SIGN_OF_LIFE_TIME: Duration = Duration::from_millis(1500);
+
 /// How long a peer that is turned away has to read why, before its connection is closed.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
 
@@ -67,13 +70,12 @@ impl QuicGuests {
         self.guests.borrow().len()
     }
 
-    /// Notes who has a connection; gives the one that had the name before.
+    /// Notes who has a connection, unless it has gone since; gives the one that had the name
+    /// before.
     fn settle(&self, guest: Guest) -> Option<ConnectionKey> {
         let connection = guest.connection;
         let key = (guest.role, guest.name.clone());
-        self.guests
-            .borrow_mut()
-            .insert(connection, Some(Rc::new(guest)));
+        *self.guests.borrow_mut().get_mut(&connection)? = Some(Rc::new(guest));
         self.by_name.borrow_mut().insert(key, connection)
     }
 
@@ -90,14 +92,23 @@ impl QuicGuests {
 
 impl RelayService {
     /// What is to become of somebody who wants to connect.
-    pub(super) fn admit_quic(&self, peer: SocketAddr, is_validated: bool) -> Admission {
+    pub(super) fn admit_quic(
+        &self,
+        peer: SocketAddr,
+        is_validated: bool,
+        connections: usize,
+    ) -> Admission {
         let settings = self.settings();
+        // Those that have not come about yet, and those that are about to go.
+        let unknown = connections.saturating_sub(self.quic.count());
+        let handshakes = unknown + self.handshakes();
         let refused = if self.world.is_draining() {
             Refused::Draining
-        } else if self.connections() >= settings.connections_max {
+        } else if self.connections() + unknown >= settings.connections_max {
             Refused::TooManyConnections
+        } else if handshakes >= settings.handshakes_max {
+            Refused::TooManyHandshakes
         } else if self.has_memory() {
-            let handshakes = self.quic.count() + self.handshakes();
             return match is_validated || handshakes < settings.handshakes_max / 2 {
                 true => Admission::Accept,
                 // Under load, whoever sends from addresses that are not its own gets no further.
@@ -180,11 +191,7 @@ impl RelayService {
                 Answer::Accepted.encode(hello.question(), &mut answer);
                 let former = self.quic.settle(guest);
                 if let Some(former) = former.filter(|former| *former != connection) {
-                    self.close_quic(
-                        former,
-                        CloseCode::Replaced,
-                        "another connection has this name",
-                    );
+                    self.replace(former, role);
                 }
                 info!(%name, role = role_label(role), peer = ?peer, "a proxy has joined");
                 stream.write(&answer).await;
@@ -201,6 +208,26 @@ impl RelayService {
                     .await;
             }
         }
+    }
+
+    /// A name has a new connection. A server's former one is of no use any more, as nobody is
+    /// led to it; a client may have several, and only one that is dead has to go.
+    fn replace(self: &Rc<Self>, former: ConnectionKey, role: Role) {
+        const WHY: &str = "another connection has this name";
+        if role == Role::ServerSide {
+            return self.close_quic(former, CloseCode::Replaced, WHY);
+        }
+        self.world.streams.with_driver(|driver| driver.ping(former));
+        let service = Rc::clone(self);
+        run_or_spawn(async move {
+            let reactor = &service.world.reactor;
+            reactor.sleep_until(reactor.now() + SIGN_OF_LIFE_TIME).await;
+            let streams = &service.world.streams;
+            let health = streams.with_driver(|driver| driver.health(former));
+            if health.is_some_and(|health| health.unanswered_since.is_some()) {
+                service.close_quic(former, CloseCode::Replaced, WHY);
+            }
+        });
     }
 
     async fn refuse_hello(&self, stream: RelayStream, error: MessageError) {

@@ -22,6 +22,9 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server's proxy may take to answer: it tries to connect for 5 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Since a client has asked, until it has to have room for the answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(12);
+
 /// What a client asks for, and may.
 struct Granted {
     client: Rc<Guest>,
@@ -61,13 +64,16 @@ impl RelayService {
         match answered {
             Ok((granted, there)) => {
                 Answer::Accepted.encode(open.question(), &mut words);
-                if stream.write(&words).await {
+                let written = self.within(since, WRITE_TIMEOUT, stream.write(&words));
+                if written.await == Some(true) {
                     self.join_quic(granted, stream, there, since);
                 }
             }
             Err(answer) => {
                 answer.encode(open.question(), &mut words);
-                stream.write(&words).await;
+                // Whoever has no room for it finds the stream broken off.
+                self.within(since, WRITE_TIMEOUT, stream.write(&words))
+                    .await;
                 let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
                 self.world.count_refused(counted(refusal));
                 stream.finish(refusal.into());
@@ -154,7 +160,11 @@ impl RelayService {
                 stream.break_off(Refusal::Malformed.into());
                 Err(Answer::Refused(Refusal::Internal))
             }
-            Some(Err(_)) => Err(Answer::Refused(Refusal::NotConnected)),
+            Some(Err(NoMessage::Lost)) => Err(Answer::Refused(Refusal::NotConnected)),
+            // It broke the stream off, or ended it: what it was asked for it cannot do.
+            Some(Err(NoMessage::Ended | NoMessage::Reset(_))) => {
+                Err(Answer::Refused(Refusal::Internal))
+            }
             None => {
                 stream.break_off(Refusal::TimedOut.into());
                 Err(Answer::Refused(Refusal::TimedOut))

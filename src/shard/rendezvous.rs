@@ -552,8 +552,8 @@ impl Service for RelayService {
         }
     }
 
-    fn admit(&self, peer: SocketAddr, is_validated: bool) -> Admission {
-        self.admit_quic(peer, is_validated)
+    fn admit(&self, peer: SocketAddr, is_validated: bool, connections: usize) -> Admission {
+        self.admit_quic(peer, is_validated, connections)
     }
 
     fn handle_quic(self: &Rc<Self>, event: QuicEvent) {

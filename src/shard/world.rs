@@ -108,9 +108,10 @@ pub trait Service: 'static {
         bytes: [u64; 2],
     );
 
-    /// What is to become of somebody who wants to connect by QUIC. Nothing is to be done with
+    /// What is to become of somebody who wants to connect by QUIC, beside so many connections
+    /// of any kind. Nothing is to be done with
     /// the world's streams here.
-    fn admit(&self, _peer: SocketAddr, _is_validated: bool) -> Admission {
+    fn admit(&self, _peer: SocketAddr, _is_validated: bool, _connections: usize) -> Admission {
         Admission::Refuse
     }
 

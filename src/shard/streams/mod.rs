@@ -346,7 +346,9 @@ pub(super) fn run_streams<S: Service>(service: &Rc<S>, world: &Rc<World<S::Conte
         };
         inner
             .driver
-            .receive(now, |peer, is_validated| service.admit(peer, is_validated));
+            .receive(now, |peer, is_validated, connections| {
+                service.admit(peer, is_validated, connections)
+            });
         inner.driver.expire(now);
         inner.sort_events();
     }

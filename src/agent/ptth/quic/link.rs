@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -140,6 +140,8 @@ impl Relay {
         let (trust, name) = way::trust(url.pin, &url.address.host, authorities)?;
         let name = match name {
             ServerName::DnsName(name) => name.as_ref().to_owned(),
+            // Without the brackets of a URL.
+            ServerName::IpAddress(ip) => IpAddr::from(ip).to_string(),
             _ => url.address.host.to_string(),
         };
         Ok(Self {
@@ -163,6 +165,8 @@ pub(super) struct Link<C: Copy + 'static, M: Send + 'static> {
     world: Rc<World<C, M>>,
     relay: Relay,
     joined: Cell<Option<ConnectionKey>>,
+    /// How often the relay was dialled.
+    attempts: Cell<usize>,
     waiting: RefCell<Vec<Waker>>,
     news: RefCell<HashMap<ConnectionKey, News>>,
     presence: Presence,
@@ -198,6 +202,7 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
             world,
             relay,
             joined: Cell::new(None),
+            attempts: Cell::new(0),
             waiting: RefCell::default(),
             news: RefCell::default(),
             presence: Presence::default(),
@@ -213,6 +218,10 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
         let (QuicEvent::Connected(connection) | QuicEvent::Lost(connection, _)) = event else {
             return;
         };
+        if matches!(event, QuicEvent::Lost(..)) && self.joined.get() == Some(connection) {
+            // Before anybody asks for a stream of it.
+            self.joined.set(None);
+        }
         if let Some(news) = self.news.borrow_mut().get_mut(&connection) {
             news.events.push_back(event);
             news.waiting.take().into_iter().for_each(wake);
@@ -326,7 +335,7 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
 
     async fn dial(&self) -> Result<ConnectionKey, JoinError> {
         let address = &self.relay.url.address;
-        let addresses = match &address.host {
+        let mut addresses = match &address.host {
             Host::Address(ip) => vec![SocketAddr::new(*ip, address.port)],
             Host::Name(name) => {
                 let resolved = self.world.resolve(name, address.port).await;
@@ -336,6 +345,10 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
                 })?
             }
         };
+        // Each attempt begins with another one: whether somebody answers shows later.
+        let attempt = self.attempts.replace(self.attempts.get().wrapping_add(1));
+        let count = addresses.len().max(1);
+        addresses.rotate_left(attempt % count);
         let mut result = Err(JoinError::TimedOut);
         for to in addresses {
             let config = TRANSPORT
