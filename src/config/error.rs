@@ -60,6 +60,7 @@ impl ConfigError {
                 "pass --open (in the file: open = true) to relay for anybody, or listen on 127.0.0.1"
                     .into(),
             ),
+            Problem::ClientCaOverQuic => Some("leave one of the two out".into()),
             Problem::OtherSockets { .. } => Some(
                 "leave it out to serve what systemd has bound, or name the same addresses in the \
                  .socket unit"
@@ -222,10 +223,7 @@ pub enum Problem {
     #[error("{address} is listed twice")]
     ListenerTwice { address: ListenAddress },
     /// Certificates of clients where nobody asks for them.
-    #[error(
-        "tls.client_ca does not hold for quic.listen, where nobody is asked for a certificate: \
-         leave one of them out"
-    )]
+    #[error("nobody who comes by quic.listen is asked for a certificate")]
     ClientCaOverQuic,
     /// Not what was bound before the process started.
     #[error("systemd has bound {}, and this asks for others", Listed(.given))]
