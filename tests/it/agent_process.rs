@@ -53,6 +53,11 @@ impl Program {
         self.line(&self.log, |line| line.contains(part))
     }
 
+    /// What was logged and not asked for yet.
+    pub(crate) fn log_so_far(&self) -> String {
+        self.log.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
     #[track_caller]
     fn line(&self, lines: &Receiver<String>, wanted: impl Fn(&str) -> bool) -> String {
         let mut seen = Vec::new();

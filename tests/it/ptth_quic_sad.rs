@@ -166,6 +166,24 @@ fn proxies_find_a_relay_that_was_away_for_a_while() {
 }
 
 #[test]
+fn a_relay_that_stood_still_is_joined_once_more_and_by_nobody_else() {
+    let meeting = meeting(&["--cores", "1"]);
+    let expose = expose(&meeting, &[&service(echo).to_string()]);
+    let (forward, local) = meeting.forward("home");
+    let running = flood(local);
+    meeting.relay.signal(Signal::STOP);
+    for program in [&expose, &forward] {
+        program.logged("the relay does not answer");
+    }
+    meeting.relay.signal(Signal::CONT);
+    recovers("relay stood still until it was missed", local);
+    drop(running);
+    // Whoever takes its own new connection for somebody else's rests for a while.
+    let said = expose.log_so_far() + &forward.log_so_far();
+    assert!(!said.contains("another proxy"), "{said}");
+}
+
+#[test]
 fn a_relay_that_stops_says_so_and_what_runs_may_end() {
     let mut meeting = meeting(&["--cores", "1"]);
     let expose = expose(&meeting, &[&service(echo).to_string()]);

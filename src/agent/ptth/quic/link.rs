@@ -17,6 +17,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -272,16 +273,23 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
                     warn!(relay = %self.relay, "the relay does not answer; dialling it once more");
                 }
             }
+            let mut joining = pin!(self.join(REJOIN_TIMEOUT));
             let heard = either(self.lost(connection), self.heard_again(connection));
-            match either(heard, self.join(REJOIN_TIMEOUT)).await {
-                Either::First(Either::First(why)) => {
+            let joined = match either(joining.as_mut(), heard).await {
+                Either::First(joined) => joined,
+                // By the one that is being made: what the relay does with it comes next.
+                Either::Second(Either::First(why)) if is_replaced(&why) => match joining.await {
+                    Ok(successor) => Ok(successor),
+                    Err(_) => return self.handle_lost(connection, &why).await,
+                },
+                Either::Second(Either::First(why)) => {
                     return self.handle_lost(connection, &why).await;
                 }
-                Either::First(Either::Second(())) | Either::Second(Err(_)) => {}
-                Either::Second(Ok(successor)) => {
-                    self.drop_connection(connection, CloseCode::Replaced);
-                    connection = successor;
-                }
+                Either::Second(Either::Second(())) => continue,
+            };
+            if let Ok(successor) = joined {
+                self.drop_connection(connection, CloseCode::Replaced);
+                connection = successor;
             }
         }
     }
@@ -299,11 +307,7 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
     async fn handle_lost(&self, connection: ConnectionKey, why: &ConnectionError) {
         self.joined.set(None);
         self.news.borrow_mut().remove(&connection);
-        let is_replaced = matches!(
-            why,
-            ConnectionError::ApplicationClosed(close)
-                if CloseCode::from_wire(close.error_code.into_inner()) == Some(CloseCode::Replaced)
-        );
+        let is_replaced = is_replaced(why);
         if self.presence.handle_failure() {
             let next = is_replaced.then_some("does another proxy run with this name?");
             warn!(relay = %self.relay, error = %why, next, "the relay's connection is lost");
@@ -472,6 +476,15 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
             self.drop_connection(connection, CloseCode::Clean);
         }
     }
+}
+
+/// Whether a connection had to make way for another one of its name.
+fn is_replaced(why: &ConnectionError) -> bool {
+    matches!(
+        why,
+        ConnectionError::ApplicationClosed(close)
+            if CloseCode::from_wire(close.error_code.into_inner()) == Some(CloseCode::Replaced)
+    )
 }
 
 /// An attempt that has not come to its end: dropped, its connection is closed.
