@@ -22,6 +22,9 @@ const BURST_DATAGRAMS_MAX: usize = 64;
 /// Room for what the kernel has put together from datagrams of one sender.
 const RECEIVE_BYTES: usize = 64 << 10;
 
+/// Errors in a row that are passed over for what is behind them.
+const ERRORS_MAX: usize = 16;
+
 /// Room for one batch of datagrams, for all ports of a shard.
 pub(super) struct Batch {
     space: Box<[u8]>,
@@ -116,7 +119,7 @@ impl Port {
             Some((socket, _)) => socket,
             None => unreachable!("only its drop takes it"),
         };
-        loop {
+        for _ in 0..ERRORS_MAX {
             match self
                 .state
                 .recv(socket.into(), &mut buffers, &mut batch.metas)
@@ -134,6 +137,9 @@ impl Port {
                 Err(_) => counts.socket_errors += 1,
             }
         }
+        // One that stays: the next datagram's event is soon enough.
+        self.is_readable = false;
+        0
     }
 
     /// Sends a burst, or keeps it until there is room.
