@@ -129,6 +129,16 @@ impl Rig {
         connection.unwrap()
     }
 
+    /// Connects, and opens a stream on which something is said.
+    fn begin(&mut self) -> (ConnectionKey, StreamKey) {
+        let client = self.drivers.len() - 1;
+        let connection = self.connect();
+        assert_eq!(self.event(client, connected), connection);
+        let stream = self.client().open(connection).unwrap();
+        self.write_all(client, stream, b"hello");
+        (connection, stream)
+    }
+
     /// One turn of the loop.
     fn turn(&mut self) {
         for driver in &mut self.drivers {
@@ -284,10 +294,7 @@ fn a_stream_carries_bytes_both_ways_and_ends_each_by_itself() {
 #[test]
 fn both_kinds_of_breaking_off_carry_their_code() {
     let mut rig = Rig::new(1);
-    let connection = rig.connect();
-    rig.event(1, connected);
-    let stream = rig.client().open(connection).unwrap();
-    rig.write_all(1, stream, b"hello");
+    let (_, stream) = rig.begin();
     let there = rig.event(0, opened);
     assert_eq!(rig.read(0, there, 5).0, b"hello");
     rig.client().reset(stream, 43);
@@ -305,11 +312,8 @@ fn both_kinds_of_breaking_off_carry_their_code() {
 #[test]
 fn a_close_tells_the_other_side_why() {
     let mut rig = Rig::new(1);
-    let connection = rig.connect();
-    rig.event(1, connected);
     // Until the handshake is confirmed, a close does not say why (RFC 9000 §10.2.3).
-    let stream = rig.client().open(connection).unwrap();
-    rig.write_all(1, stream, b"hello");
+    let (connection, stream) = rig.begin();
     let there = rig.event(0, opened);
     rig.write_all(0, there, b"hello");
     rig.read(1, stream, 5);
@@ -350,10 +354,7 @@ fn who_is_refused_learns_it_at_once() {
 #[test]
 fn a_relay_that_has_forgotten_a_connection_says_so() {
     let mut rig = Rig::new(1);
-    let connection = rig.connect();
-    rig.event(1, connected);
-    let stream = rig.client().open(connection).unwrap();
-    rig.write_all(1, stream, b"hello");
+    let (_, stream) = rig.begin();
     rig.event(0, opened);
     // As after a kill: the socket is the same, the connections are gone, the keys are kept.
     let mut fresh = Driver::new(Rc::clone(&rig.reactor), 0, 0, 1, KEYS);
@@ -379,10 +380,7 @@ fn a_relay_that_has_forgotten_a_connection_says_so() {
 #[test]
 fn datagrams_find_their_shard_from_any_other() {
     let mut rig = Rig::new(2);
-    let connection = rig.connect();
-    rig.event(2, connected);
-    let stream = rig.client().open(connection).unwrap();
-    rig.write_all(2, stream, b"hello");
+    let (_, stream) = rig.begin();
     let shard = rig.until(|rig| {
         let mut events = rig.events.iter();
         let (shard, _) = events.find(|(_, event)| opened(event).is_some())?;
@@ -428,10 +426,7 @@ fn garbage_is_counted_and_costs_nothing() {
 #[test]
 fn a_deadline_below_a_millisecond_is_kept() {
     let mut rig = Rig::new(1);
-    let connection = rig.connect();
-    rig.event(1, connected);
-    let stream = rig.client().open(connection).unwrap();
-    rig.write_all(1, stream, b"hello");
+    rig.begin();
     // Something is on its way: the loss timer is the round trip, a fraction of a millisecond.
     rig.client().flush(clock::now());
     let deadline = rig.client().next_deadline().unwrap();
