@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use quinn_proto::{Dir, FinishError, VarInt};
-use rustls::pki_types::CertificateDer;
 
 use super::connection::{ConnectionKey, Health, StreamKey};
 use super::driver::Driver;
@@ -124,17 +123,6 @@ impl Driver {
         self.with(connection, |proto| {
             proto.close(now, VarInt::from_u32(code), reason);
         });
-    }
-
-    /// The peer's certificates, its own first; none when it showed none.
-    #[must_use]
-    pub fn peer_certificates(&self, connection: ConnectionKey) -> Vec<CertificateDer<'static>> {
-        let connection = self.connections.get(connection);
-        let identity = connection.and_then(|one| one.proto.crypto_session().peer_identity());
-        let certificates = identity.and_then(|identity| identity.downcast().ok());
-        certificates
-            .map(|certificates| *certificates)
-            .unwrap_or_default()
     }
 
     /// Where the peer is now.

@@ -193,13 +193,6 @@ impl Driver {
         Ok(index)
     }
 
-    /// What those who connect from now on are served by.
-    pub fn set_server_config(&mut self, server: &Arc<ServerConfig>) {
-        for endpoint in &mut self.endpoints {
-            endpoint.proto.set_server_config(Some(Arc::clone(server)));
-        }
-    }
-
     /// Begins to connect from a port.
     ///
     /// # Errors

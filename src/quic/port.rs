@@ -115,14 +115,10 @@ impl Port {
         let mut buffers = batch.space.chunks_mut(RECEIVE_BYTES).map(IoSliceMut::new);
         let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| buffers.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
-        let socket = match &self.socket {
-            Some((socket, _)) => socket,
-            None => unreachable!("only its drop takes it"),
-        };
         for _ in 0..ERRORS_MAX {
             match self
                 .state
-                .recv(socket.into(), &mut buffers, &mut batch.metas)
+                .recv(self.socket().into(), &mut buffers, &mut batch.metas)
             {
                 Ok(count) => {
                     counts.batches_received += 1;

@@ -183,26 +183,27 @@ impl RelayService {
             Err(NoMessage::Wrong(error)) => return self.refuse_hello(stream, error).await,
             Err(_) => return self.close_quic(connection, CloseCode::Protocol, "no hello came"),
         };
-        let mut answer = Vec::new();
+        let question = hello.question();
         match self.identify(&hello, connection) {
             Ok(guest) => {
                 let (role, name) = (guest.role, guest.name.clone());
                 let peer = self.world.streams.peer_address(connection);
-                Answer::Accepted.encode(hello.question(), &mut answer);
                 let former = self.quic.settle(guest);
                 if let Some(former) = former.filter(|former| *former != connection) {
                     self.replace(former, role);
                 }
                 info!(%name, role = role_label(role), peer = ?peer, "a proxy has joined");
-                stream.write(&answer).await;
+                stream
+                    .say(|words| Answer::Accepted.encode(question, words))
+                    .await;
                 // It says nothing more, but its end would be the connection's for old proxies.
                 stream.keep();
             }
             Err(refusal) => {
                 self.world.count_refused(Refused::UnknownKey);
                 debug!(%refusal, "a proxy is not let in");
-                Answer::Refused(refusal).encode(hello.question(), &mut answer);
-                stream.write(&answer).await;
+                let answer = Answer::Refused(refusal);
+                stream.say(|words| answer.encode(question, words)).await;
                 stream.finish(refusal.into());
                 self.close_later(connection, CloseCode::Unauthenticated, "unknown")
                     .await;

@@ -60,20 +60,19 @@ impl RelayService {
                 .map(|it| (granted, it)),
             Err(refusal) => Err(Answer::Refused(refusal)),
         };
-        let mut words = Vec::new();
+        let question = open.question();
         match answered {
             Ok((granted, there)) => {
-                Answer::Accepted.encode(open.question(), &mut words);
-                let written = self.within(since, WRITE_TIMEOUT, stream.write(&words));
+                let saying = stream.say(|words| Answer::Accepted.encode(question, words));
+                let written = self.within(since, WRITE_TIMEOUT, saying);
                 if written.await == Some(true) {
                     self.join_quic(granted, stream, there, since);
                 }
             }
             Err(answer) => {
-                answer.encode(open.question(), &mut words);
                 // Whoever has no room for it finds the stream broken off.
-                self.within(since, WRITE_TIMEOUT, stream.write(&words))
-                    .await;
+                let saying = stream.say(|words| answer.encode(question, words));
+                self.within(since, WRITE_TIMEOUT, saying).await;
                 let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
                 self.world.count_refused(counted(refusal));
                 stream.finish(refusal.into());
@@ -134,17 +133,11 @@ impl RelayService {
         since: Timestamp,
     ) -> Result<RelayStream, Answer> {
         let connection = granted.server.connection;
-        let key = self
-            .world
-            .streams
-            .with_driver(|driver| driver.open(connection));
-        let key = key.ok_or(Answer::Refused(Refusal::LimitReached))?;
-        let stream = RelayStream::new(Rc::clone(&self.world), key);
+        let stream = RelayStream::open(&self.world, connection)
+            .ok_or(Answer::Refused(Refusal::LimitReached))?;
         let offer = open.to_offer(&granted.client.name, None);
-        let mut words = Vec::new();
-        offer.encode(&mut words);
         let asking = async {
-            stream.write(&words).await;
+            stream.say(|words| offer.encode(words)).await;
             let decode = |bytes: &[u8]| Answer::decode(bytes, offer.question());
             stream.read_message(decode).await
         };

@@ -171,18 +171,6 @@ impl Streams {
         }
     }
 
-    /// Every session, with the bytes that came from the left, from the right.
-    pub fn sessions(&self) -> Vec<(Rc<StreamSession>, [u64; 2])> {
-        let inner = self.inner.borrow();
-        let Some(inner) = &*inner else {
-            return Vec::new();
-        };
-        let session = |(key, joined): (&Key, &Joined)| {
-            Some((Rc::clone(&joined.session), inner.plane.bytes(*key)?))
-        };
-        inner.sessions.iter().filter_map(session).collect()
-    }
-
     /// Breaks off all that are joined.
     pub(super) fn end(&self, reason: CloseReason, code: StreamCode) -> usize {
         let mut inner = self.inner.borrow_mut();

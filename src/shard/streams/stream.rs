@@ -11,7 +11,7 @@ use super::World;
 use crate::protocol::Progress;
 use crate::protocol::ptth_quic::{HEADER_BYTES, StreamCode};
 use crate::quic::calls::{Read, Write};
-use crate::quic::connection::StreamKey;
+use crate::quic::connection::{ConnectionKey, StreamKey};
 
 /// A stream that one task reads messages from and writes messages to. One that is dropped is
 /// broken off.
@@ -48,6 +48,15 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
             key,
             is_let_go: false,
         }
+    }
+
+    /// Opens one; `None` when the peer allows no more, or its connection is gone.
+    #[must_use]
+    pub fn open(world: &Rc<World<C, M>>, connection: ConnectionKey) -> Option<Self> {
+        let key = world
+            .streams
+            .with_driver(|driver| driver.open(connection))?;
+        Some(Self::new(Rc::clone(world), key))
     }
 
     /// By what it is known.
@@ -102,6 +111,13 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
             }
         })
         .await
+    }
+
+    /// Writes what `encode` appends; as [`Self::write`].
+    pub async fn say(&self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut message = Vec::new();
+        encode(&mut message);
+        self.write(&message).await
     }
 
     /// Writes a message, waiting for room. False when nobody reads any more.

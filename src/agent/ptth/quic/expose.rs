@@ -1,6 +1,5 @@
 //! The server-side proxy: it leads each stream that the relay opens to a service.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,15 +7,13 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::link::Link;
-use crate::agent::error::AgentError;
 use crate::agent::leg;
 use crate::agent::proxy::Proxy;
 use crate::agent::settings::PtthService;
 use crate::protocol::ptth_quic::{Answer, Inner, Offer, Refusal};
 use crate::quic::driver::QuicEvent;
 use crate::runtime::clock;
-use crate::runtime::executor::{run_or_spawn, spawn};
-use crate::runtime::flag::Flag;
+use crate::runtime::executor::run_or_spawn;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
 use crate::shard::peer_address::PeerAddress;
@@ -35,18 +32,16 @@ type OfferStream = QuicStream<(), Infallible>;
 #[derive(Debug)]
 pub(super) struct ExposeService {
     world: Rc<World<(), Infallible>>,
-    link: Link<(), Infallible>,
+    link: Rc<Link<(), Infallible>>,
     services: Vec<PtthService>,
     connections_max: usize,
     serving: Tally,
-    stop: Flag,
-    failure: RefCell<Option<AgentError>>,
 }
 
 impl ExposeService {
     pub(super) fn new(
         world: Rc<World<(), Infallible>>,
-        link: Link<(), Infallible>,
+        link: Rc<Link<(), Infallible>>,
         services: Vec<PtthService>,
         connections_max: usize,
     ) -> Rc<Self> {
@@ -56,29 +51,7 @@ impl ExposeService {
             services,
             connections_max,
             serving: Tally::default(),
-            stop: Flag::default(),
-            failure: RefCell::default(),
         })
-    }
-
-    /// Begins to keep the connection to the relay.
-    pub(super) fn start(self: &Rc<Self>) {
-        let service = Rc::clone(self);
-        spawn(async move {
-            if let Some(error) = service.stop.or_raised(service.link.keep()).await {
-                service.failure.replace(Some(AgentError::NotJoined {
-                    relay: service.link.relay().to_string(),
-                    next: error.next_step(),
-                    why: error.to_string(),
-                }));
-                service.world.drain();
-            }
-        });
-    }
-
-    /// Why the proxy gave up, if it did.
-    pub(super) fn take_failure(&self) -> Option<AgentError> {
-        self.failure.take()
     }
 
     async fn serve(self: Rc<Self>, stream: OfferStream) {
@@ -96,11 +69,12 @@ impl ExposeService {
             Some(Err(_)) => return,
             None => return stream.break_off(Refusal::TimedOut.into()),
         };
-        let mut words = Vec::new();
+        let question = offer.question();
         match self.connect(&offer).await {
             Ok((local, inner)) => {
-                Answer::Accepted.encode(offer.question(), &mut words);
-                stream.write(&words).await;
+                stream
+                    .say(|words| Answer::Accepted.encode(question, words))
+                    .await;
                 let Offer::Layered { client, .. } = &offer else {
                     unreachable!("only those name a service");
                 };
@@ -123,8 +97,7 @@ impl ExposeService {
                     Offer::Layered { .. } => Answer::InnerRefused(refusal),
                     Offer::Legacy { .. } => Answer::Refused(refusal),
                 };
-                answer.encode(offer.question(), &mut words);
-                stream.write(&words).await;
+                stream.say(|words| answer.encode(question, words)).await;
                 stream.finish(refusal.into());
             }
         }
@@ -185,7 +158,7 @@ impl Proxy for ExposeService {
         match event {
             QuicEvent::Opened(key) => {
                 let stream = OfferStream::new(Rc::clone(&self.world), key);
-                if self.stop.is_raised() {
+                if self.link.is_stopping() {
                     debug!("an offer while the proxy stops");
                     return stream.break_off(Refusal::LimitReached.into());
                 }
@@ -196,16 +169,11 @@ impl Proxy for ExposeService {
     }
 
     fn stop(&self) {
-        self.stop.raise();
-        if self.world.streams.pairs() == 0 {
-            self.link.leave();
-        }
+        self.link.stop();
     }
 
     fn streams_ended(&self) {
-        if self.stop.is_raised() && self.world.streams.pairs() == 0 {
-            self.link.leave();
-        }
+        self.link.leave_when_done();
     }
 
     fn has_work(&self) -> bool {

@@ -1,6 +1,5 @@
 //! The client-side proxy: each local connection becomes a stream to one port of a server.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,15 +7,13 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::link::Link;
-use crate::agent::error::AgentError;
 use crate::agent::proxy::Proxy;
 use crate::agent::settings::PtthDestination;
 use crate::protocol::ptth_quic::{Answer, AnswerError, Inner, Open, Refusal};
 use crate::quic::connection::ConnectionKey;
 use crate::quic::driver::QuicEvent;
 use crate::runtime::clock;
-use crate::runtime::executor::{run_or_spawn, spawn};
-use crate::runtime::flag::Flag;
+use crate::runtime::executor::run_or_spawn;
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
@@ -35,12 +32,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub(super) struct ForwardService {
     world: Rc<World<(), Infallible>>,
-    link: Link<(), Infallible>,
+    link: Rc<Link<(), Infallible>>,
     destination: PtthDestination,
     connections_max: usize,
     connecting: Tally,
-    stop: Flag,
-    failure: RefCell<Option<AgentError>>,
 }
 
 /// Why a local connection leads nowhere.
@@ -77,7 +72,7 @@ fn told(refusal: Refusal) -> String {
 impl ForwardService {
     pub(super) fn new(
         world: Rc<World<(), Infallible>>,
-        link: Link<(), Infallible>,
+        link: Rc<Link<(), Infallible>>,
         destination: PtthDestination,
         connections_max: usize,
     ) -> Rc<Self> {
@@ -87,29 +82,7 @@ impl ForwardService {
             destination,
             connections_max,
             connecting: Tally::default(),
-            stop: Flag::default(),
-            failure: RefCell::default(),
         })
-    }
-
-    /// Begins to keep the connection to the relay.
-    pub(super) fn start(self: &Rc<Self>) {
-        let service = Rc::clone(self);
-        spawn(async move {
-            if let Some(error) = service.stop.or_raised(service.link.keep()).await {
-                service.failure.replace(Some(AgentError::NotJoined {
-                    relay: service.link.relay().to_string(),
-                    next: error.next_step(),
-                    why: error.to_string(),
-                }));
-                service.world.drain();
-            }
-        });
-    }
-
-    /// Why the proxy gave up, if it did.
-    pub(super) fn take_failure(&self) -> Option<AgentError> {
-        self.failure.take()
     }
 
     async fn forward(self: Rc<Self>, local: Stream) {
@@ -164,12 +137,7 @@ impl ForwardService {
         client_port: u16,
     ) -> Result<QuicStream<(), Infallible>, ConnectError> {
         let reactor = &self.world.reactor;
-        let key = self
-            .world
-            .streams
-            .with_driver(|driver| driver.open(connection));
-        let key = key.ok_or(ConnectError::NoStream)?;
-        let stream = QuicStream::new(Rc::clone(&self.world), key);
+        let stream = QuicStream::open(&self.world, connection).ok_or(ConnectError::NoStream)?;
         let open = Open::Layered {
             server: (&self.destination.server).into(),
             inner: Inner {
@@ -178,9 +146,7 @@ impl ForwardService {
             },
         };
         let asking = async {
-            let mut words = Vec::new();
-            open.encode(&mut words);
-            stream.write(&words).await;
+            stream.say(|words| open.encode(words)).await;
             let decode = |bytes: &[u8]| Answer::decode(bytes, open.question());
             stream.read_message(decode).await
         };
@@ -230,16 +196,11 @@ impl Proxy for ForwardService {
     }
 
     fn stop(&self) {
-        self.stop.raise();
-        if self.world.streams.pairs() == 0 {
-            self.link.leave();
-        }
+        self.link.stop();
     }
 
     fn streams_ended(&self) {
-        if self.stop.is_raised() && self.world.streams.pairs() == 0 {
-            self.link.leave();
-        }
+        self.link.leave_when_done();
     }
 
     fn has_work(&self) -> bool {

@@ -27,6 +27,7 @@ use quinn_proto::ConnectionError;
 use rustls::pki_types::ServerName;
 use tracing::{info, warn};
 
+use crate::agent::error::AgentError;
 use crate::agent::ptth::url::PtthUrl;
 use crate::agent::reconnect::Backoff;
 use crate::agent::relay_watch::Presence;
@@ -41,8 +42,8 @@ use crate::quic::driver::QuicEvent;
 use crate::quic::keys::SharedKeys;
 use crate::quic::transport::{Congestion, Transport};
 use crate::runtime::clock;
-use crate::runtime::executor::wake;
-use crate::runtime::flag::{Either, either};
+use crate::runtime::executor::{spawn, wake};
+use crate::runtime::flag::{Either, Flag, either};
 use crate::runtime::udp_group::bind_udp;
 use crate::shard::streams::{NoMessage, QuicStream};
 use crate::shard::world::World;
@@ -74,7 +75,7 @@ const REPLACED_TIME: Duration = Duration::from_secs(5);
 
 /// Why the relay does not let us in.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum JoinError {
+enum JoinError {
     #[error("cannot find {host}: {source}")]
     Resolve {
         host: String,
@@ -96,7 +97,7 @@ pub(super) enum JoinError {
 
 impl JoinError {
     /// What whoever started the proxy can do about it.
-    pub(super) fn next_step(&self) -> Option<&'static str> {
+    fn next_step(&self) -> Option<&'static str> {
         match self {
             Self::Resolve { .. } => Some("check the name in --relay"),
             Self::TimedOut | Self::Connection(ConnectionError::TimedOut) => {
@@ -114,7 +115,7 @@ impl JoinError {
     }
 
     /// Whether trying again changes nothing.
-    pub(super) const fn is_final(&self) -> bool {
+    const fn is_final(&self) -> bool {
         matches!(self, Self::Refused(Refusal::Unauthenticated))
     }
 }
@@ -171,6 +172,9 @@ pub(super) struct Link<C: Copy + 'static, M: Send + 'static> {
     waiting: RefCell<Vec<Waker>>,
     news: RefCell<HashMap<ConnectionKey, News>>,
     presence: Presence,
+    /// The proxy is told to stop.
+    stop: Flag,
+    failure: RefCell<Option<AgentError>>,
 }
 
 /// What has happened to a connection, until its task hears of it.
@@ -207,11 +211,50 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
             waiting: RefCell::default(),
             news: RefCell::default(),
             presence: Presence::default(),
+            stop: Flag::default(),
+            failure: RefCell::default(),
         })
     }
 
-    pub(super) const fn relay(&self) -> &Relay {
-        &self.relay
+    /// Begins to keep the connection to the relay, for as long as the proxy runs.
+    pub(super) fn start(self: &Rc<Self>) {
+        let link = Rc::clone(self);
+        spawn(async move {
+            if let Some(error) = link.stop.or_raised(link.keep()).await {
+                link.failure.replace(Some(AgentError::NotJoined {
+                    relay: link.relay.to_string(),
+                    next: error.next_step(),
+                    why: error.to_string(),
+                }));
+                link.world.drain();
+            }
+        });
+    }
+
+    /// Why the relay will never let the proxy in, if that is so.
+    pub(super) fn take_failure(&self) -> Option<AgentError> {
+        self.failure.take()
+    }
+
+    /// Whether the proxy is told to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.is_raised()
+    }
+
+    /// The proxy is told to stop.
+    pub(super) fn stop(&self) {
+        self.stop.raise();
+        self.leave_when_done();
+    }
+
+    /// Of a proxy that is told to stop, closes the connection once nothing goes by it.
+    pub(super) fn leave_when_done(&self) {
+        if self.is_stopping()
+            && self.world.streams.pairs() == 0
+            && let Some(connection) = self.joined.take()
+        {
+            self.drop_connection(connection, CloseCode::Clean);
+        }
     }
 
     /// Takes what concerns connections.
@@ -243,7 +286,7 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
 
     /// Keeps a connection for as long as the proxy runs; returns why the relay will never let
     /// it in.
-    pub(super) async fn keep(&self) -> JoinError {
+    async fn keep(&self) -> JoinError {
         let mut backoff = Backoff::default();
         loop {
             match self.join(JOIN_TIMEOUT).await {
@@ -380,14 +423,8 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
         if let QuicEvent::Lost(_, why) = self.next(connection).await {
             return Err(JoinError::Connection(why));
         }
-        let key = self
-            .world
-            .streams
-            .with_driver(|driver| driver.open(connection));
-        let stream = QuicStream::new(Rc::clone(&self.world), key.ok_or(JoinError::NoStream)?);
-        let mut words = Vec::new();
-        self.relay.hello.encode(&mut words);
-        stream.write(&words).await;
+        let stream = QuicStream::open(&self.world, connection).ok_or(JoinError::NoStream)?;
+        stream.say(|words| self.relay.hello.encode(words)).await;
         let question = self.relay.hello.question();
         let decode = |bytes: &[u8]| Answer::decode(bytes, question);
         let answer = match either(self.lost(connection), stream.read_message(decode)).await {
@@ -468,13 +505,6 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
             code.as_str(),
             StreamCode::PEER_LOST,
         );
-    }
-
-    /// The proxy has nothing more to do.
-    pub(super) fn leave(&self) {
-        if let Some(connection) = self.joined.take() {
-            self.drop_connection(connection, CloseCode::Clean);
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Starts the proxies of PTTH over QUIC.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -132,11 +133,11 @@ fn steer(server: &Name) -> u8 {
 async fn run_expose(index: u16, (seed, own): (Seed, (Relay, Vec<PtthService>))) -> Ended {
     let world = seed.world(index)?;
     let (relay, services) = own;
-    let link = Link::new(std::rc::Rc::clone(&world), relay)?;
-    let service = ExposeService::new(world, link, services, seed.connections_max);
-    service.start();
+    let link = Rc::new(Link::new(Rc::clone(&world), relay)?);
+    let service = ExposeService::new(world, Rc::clone(&link), services, seed.connections_max);
+    link.start();
     let counted = seed.drive(&service).await;
-    Ok((counted, service.take_failure()))
+    Ok((counted, link.take_failure()))
 }
 
 async fn run_forward(
@@ -146,9 +147,9 @@ async fn run_forward(
     let world = seed.world(index)?;
     let ((relay, destination), listener) = own;
     world.reactor.listen(listener);
-    let link = Link::new(std::rc::Rc::clone(&world), relay)?;
-    let service = ForwardService::new(world, link, destination, seed.connections_max);
-    service.start();
+    let link = Rc::new(Link::new(Rc::clone(&world), relay)?);
+    let service = ForwardService::new(world, Rc::clone(&link), destination, seed.connections_max);
+    link.start();
     let counted = seed.drive(&service).await;
-    Ok((counted, service.take_failure()))
+    Ok((counted, link.take_failure()))
 }
