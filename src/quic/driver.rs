@@ -290,13 +290,15 @@ impl Driver {
         std::mem::take(&mut self.strays)
     }
 
-    /// Takes in a datagram that came to another shard.
-    pub fn handle_stray(&mut self, stray: Stray, now: Timestamp) {
+    /// Takes in datagrams that came to another shard.
+    pub fn handle_strays(&mut self, strays: Vec<Stray>, now: Timestamp) {
         let now = self.epoch.instant(now);
-        self.counts.strays_taken += 1;
-        if stray.port < self.endpoints.len() {
-            // It is for a connection that there is, or was.
-            self.take_datagram(stray, now, &mut |_, _, _| Admission::Refuse);
+        for stray in strays {
+            self.counts.strays_taken += 1;
+            if stray.port < self.endpoints.len() {
+                // It is for a connection that there is, or was.
+                self.take_datagram(stray, now, &mut |_, _, _| Admission::Refuse);
+            }
         }
         self.settle();
     }

@@ -169,7 +169,8 @@ impl Rig {
             strays.append(&mut driver.take_strays());
         }
         for stray in strays {
-            self.drivers[usize::from(stray.shard)].handle_stray(stray, now);
+            let shard = usize::from(stray.shard);
+            self.drivers[shard].handle_strays(vec![stray], now);
         }
         for (index, driver) in self.drivers.iter_mut().enumerate() {
             while let Some(event) = driver.poll_event() {

@@ -492,13 +492,12 @@ impl Way {
 
     fn write_socket(&mut self, socket: &Socket, side: Side) -> Step {
         while !self.pending.is_empty() {
-            let pieces: Vec<IoSlice<'_>> = self
-                .pending
-                .iter()
-                .take(PIECES_MAX)
-                .map(|piece| IoSlice::new(piece))
-                .collect();
-            match socket.send_gathered(&pieces) {
+            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+            let held = self.pending.iter().zip(&mut pieces);
+            let count = held
+                .map(|(piece, place)| *place = IoSlice::new(piece))
+                .count();
+            match socket.send_gathered(&pieces[..count]) {
                 Ok(sent) => {
                     self.bytes += sent as u64;
                     self.advance(sent);

@@ -304,10 +304,8 @@ impl Proxy for ExposeService {
     }
 
     fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
-        status.relays = vec![self.health.status(self.tunnels.relay())];
-        if detail == Detail::Sessions {
-            status.sessions = Some(self.tunnels.statuses(&self.world));
-        }
+        self.tunnels
+            .add_status(&self.world, &self.health, status, detail);
     }
 
     fn end_session(&self, way: Way, reason: CloseReason, bytes: [u64; 2]) {

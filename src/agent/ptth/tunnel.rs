@@ -17,6 +17,7 @@ use std::rc::Rc;
 use ahash::RandomState;
 use tracing::debug;
 
+use super::relay_health::RelayHealth;
 use crate::protocol::http_head::Body;
 use crate::relay::codec::HttpBody;
 use crate::relay::{CloseReason, Half};
@@ -27,7 +28,9 @@ use crate::shard::errand::one_word;
 use crate::shard::leg::Leg;
 use crate::shard::peer_address::PeerAddress;
 use crate::shard::sever::sever;
-use crate::shard::status::{SESSIONS_TOLD_MAX, SessionStatus, SessionStatuses};
+use crate::shard::status::{
+    Detail, SESSIONS_TOLD_MAX, SessionStatus, SessionStatuses, ShardStatus,
+};
 use crate::shard::world::World;
 use crate::time::Timestamp;
 
@@ -95,11 +98,6 @@ impl Tunnels {
         }
     }
 
-    /// The relay, in one word.
-    pub(super) const fn relay(&self) -> &str {
-        &self.relay
-    }
-
     /// Joins the ends of a tunnel to `target` that began to come together at `since`.
     pub(super) fn join<M: Send + 'static>(
         &self,
@@ -147,8 +145,22 @@ impl Tunnels {
         }
     }
 
+    /// Adds the relay by which they go, and those that run if they are asked for.
+    pub(super) fn add_status<M: Send + 'static>(
+        &self,
+        world: &TunnelWorld<M>,
+        health: &RelayHealth,
+        status: &mut ShardStatus,
+        detail: Detail,
+    ) {
+        status.relays = vec![health.status(&self.relay)];
+        if detail == Detail::Sessions {
+            status.sessions = Some(self.statuses(world));
+        }
+    }
+
     /// Those that run, as far as they are told.
-    pub(super) fn statuses<M: Send + 'static>(&self, world: &TunnelWorld<M>) -> SessionStatuses {
+    fn statuses<M: Send + 'static>(&self, world: &TunnelWorld<M>) -> SessionStatuses {
         let now = clock::now();
         let running = self.running.borrow();
         let told = running.iter().take(SESSIONS_TOLD_MAX);

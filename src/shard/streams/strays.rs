@@ -69,10 +69,7 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
     pub(in crate::shard) fn take_strays(&self, from: ShardId, strays: Vec<Stray>) {
         let count = strays.len();
         if let Some(inner) = &mut *self.streams.inner.borrow_mut() {
-            let now = clock::now();
-            for stray in strays {
-                inner.driver.handle_stray(stray, now);
-            }
+            inner.driver.handle_strays(strays, clock::now());
         }
         let taken = Envelope::StraysTaken {
             by: self.shard,
