@@ -51,6 +51,7 @@ mod pipe_pool;
 pub mod ring_plane;
 mod spill;
 mod splice;
+mod stream_way;
 mod transform;
 
 #[cfg(test)]

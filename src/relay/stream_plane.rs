@@ -16,27 +16,21 @@
 //! and `STOP_SENDING`, a socket by a reset.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::IoSlice;
 
-use bytes::{Bytes, BytesMut};
-use rustix::io::Errno;
+use bytes::Bytes;
 
 use super::close::{CloseReason, How};
 use super::pair::Side;
+use super::stream_way::{Break, STEP_BYTES, Step, Way};
 use crate::protocol::ptth_quic::StreamCode;
-use crate::quic::calls::{Read, Write};
 use crate::quic::connection::{ConnectionKey, StreamKey};
 use crate::quic::driver::Driver;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::slab::{Key, Slab};
 
-/// Bytes that a direction moves at once, and the most that it holds.
-const STEP_BYTES: usize = 64 << 10;
 /// Steps of a direction before the others have their turn.
 const STEPS_MAX: usize = 4;
-/// Pieces that one call sends into a socket.
-const PIECES_MAX: usize = 64;
 
 /// One end of a pair.
 #[derive(Debug)]
@@ -76,32 +70,6 @@ struct Pair {
     /// By their source.
     ways: [Way; 2],
     first_ended: Option<Side>,
-}
-
-/// One direction.
-#[derive(Debug, Default)]
-struct Way {
-    pending: VecDeque<Bytes>,
-    bytes: u64,
-    source_ended: bool,
-    is_over: bool,
-    is_queued: bool,
-}
-
-/// Where a step stopped.
-enum Step {
-    /// There may be more.
-    More,
-    /// An event of the source or of the sink goes on with it.
-    Wait,
-    /// Everything was passed on, to the end.
-    Over,
-    Broken(Break),
-}
-
-struct Break {
-    reason: CloseReason,
-    code: StreamCode,
 }
 
 impl Default for StreamPlane {
@@ -404,148 +372,4 @@ impl Pair {
             End::Socket(socket) => way.write_socket(socket, side.other()),
         }
     }
-}
-
-impl Way {
-    fn read_stream(
-        &mut self,
-        driver: &mut Driver,
-        stream: StreamKey,
-        side: Side,
-        sink: &End,
-        chunks: &mut Vec<Bytes>,
-    ) -> Result<(), Step> {
-        let read = driver.read(stream, STEP_BYTES, chunks);
-        match sink {
-            // A stream keeps each piece that it was given until it is acknowledged, and looks
-            // through all of them for each packet.
-            End::Stream(_) if chunks.len() > 1 => {
-                let bytes = chunks.iter().map(Bytes::len).sum();
-                let mut together = BytesMut::with_capacity(bytes);
-                chunks
-                    .drain(..)
-                    .for_each(|piece| together.extend_from_slice(&piece));
-                self.pending.push_back(together.freeze());
-            }
-            _ => self.pending.extend(chunks.drain(..)),
-        }
-        match read {
-            Read::More | Read::Blocked if !self.pending.is_empty() => Ok(()),
-            Read::More | Read::Blocked => Err(Step::Wait),
-            Read::Ended => {
-                self.source_ended = true;
-                Ok(())
-            }
-            Read::Reset(code) => Err(broken(
-                CloseReason::Reset(side),
-                StreamCode::from_wire(code),
-            )),
-            Read::Gone => Err(broken(CloseReason::Reset(side), StreamCode::PEER_LOST)),
-        }
-    }
-
-    fn read_socket(&mut self, socket: &Socket, side: Side, scratch: &mut [u8]) -> Result<(), Step> {
-        match socket.recv(scratch) {
-            Ok(0) => match socket.take_error() {
-                Some(error) => Err(broken(
-                    CloseReason::from_error(side, error),
-                    StreamCode::RESET,
-                )),
-                None => {
-                    self.source_ended = true;
-                    Ok(())
-                }
-            },
-            Ok(bytes) => {
-                let bytes = Bytes::copy_from_slice(&scratch[..bytes]);
-                self.pending.push_back(bytes);
-                Ok(())
-            }
-            Err(Errno::AGAIN) => Err(Step::Wait),
-            Err(error) => Err(broken(
-                CloseReason::from_error(side, error),
-                StreamCode::RESET,
-            )),
-        }
-    }
-
-    fn write_stream(&mut self, driver: &mut Driver, stream: StreamKey, side: Side) -> Step {
-        while let Some(bytes) = self.pending.front_mut() {
-            let before = bytes.len();
-            let written = driver.write(stream, bytes);
-            self.bytes += (before - bytes.len()) as u64;
-            match written {
-                Write::Done => drop(self.pending.pop_front()),
-                Write::Blocked => return Step::Wait,
-                Write::Stopped(code) => {
-                    return broken(CloseReason::Reset(side), StreamCode::from_wire(code));
-                }
-                Write::Gone => return broken(CloseReason::Reset(side), StreamCode::PEER_LOST),
-            }
-        }
-        if !self.source_ended {
-            return Step::More;
-        }
-        driver.finish(stream);
-        Step::Over
-    }
-
-    fn write_socket(&mut self, socket: &Socket, side: Side) -> Step {
-        while !self.pending.is_empty() {
-            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
-            let held = self.pending.iter().zip(&mut pieces);
-            let count = held
-                .map(|(piece, place)| *place = IoSlice::new(piece))
-                .count();
-            match socket.send_gathered(&pieces[..count]) {
-                Ok(sent) => {
-                    self.bytes += sent as u64;
-                    self.advance(sent);
-                }
-                Err(Errno::AGAIN) => {
-                    self.gather();
-                    return Step::Wait;
-                }
-                Err(error) => {
-                    return broken(CloseReason::from_error(side, error), StreamCode::RESET);
-                }
-            }
-        }
-        if !self.source_ended {
-            return Step::More;
-        }
-        match socket.shutdown_write() {
-            Ok(()) => Step::Over,
-            Err(error) => broken(CloseReason::from_error(side, error), StreamCode::RESET),
-        }
-    }
-
-    fn advance(&mut self, mut sent: usize) {
-        while sent > 0
-            && let Some(piece) = self.pending.front_mut()
-        {
-            let taken = sent.min(piece.len());
-            // Advances within the piece; at its end it is dropped.
-            drop(piece.split_to(taken));
-            sent -= taken;
-            if piece.is_empty() {
-                self.pending.pop_front();
-            }
-        }
-    }
-
-    /// Puts what has to wait together: each piece holds the whole batch of datagrams in which
-    /// it came.
-    fn gather(&mut self) {
-        let bytes = self.pending.iter().map(Bytes::len).sum();
-        let mut together = BytesMut::with_capacity(bytes);
-        self.pending
-            .drain(..)
-            .for_each(|piece| together.extend_from_slice(&piece));
-        self.pending.push_back(together.freeze());
-    }
-}
-
-const fn broken(reason: CloseReason, code: StreamCode) -> Step {
-    Step::Broken(Break { reason, code })
 }
