@@ -21,6 +21,7 @@ pub mod drive;
 mod ear;
 pub mod errand;
 mod forwarding;
+mod gathering;
 mod handoff;
 mod host_addresses;
 mod http_connection;
