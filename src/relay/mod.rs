@@ -12,7 +12,8 @@
 //! - `copy`, `splice` and `transform` do the system calls that [`direction`] asks
 //!   for, with what `spill` and `pipe_pool` keep for the whole shard; `passing` looks at
 //!   what is spliced between legs with HTTP bodies;
-//! - [`stream_plane`] moves what comes or goes by streams of QUIC, which are no sockets;
+//! - [`stream_plane`] moves what comes or goes by streams of QUIC, which are no sockets, and
+//!   over a [`bridge`] to another shard;
 //! - [`codec`] knows what a leg's bytes are wrapped in.
 //!
 //! Rules of the room:
@@ -27,6 +28,7 @@
 //! TCP's urgent data is not relayed as such: its byte is lost and what stands
 //! behind the mark may wait for the peer's next segment.
 
+pub mod bridge;
 pub mod close;
 pub mod codec;
 pub mod direction;

@@ -19,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::bridge::{BridgeEndId, BridgeMessage, Bridges};
 use super::close::{CloseReason, How};
 use super::pair::Side;
 use super::stream_way::{Break, STEP_BYTES, Step, Way};
@@ -37,6 +38,8 @@ const STEPS_MAX: usize = 4;
 pub enum End {
     Stream(StreamKey),
     Socket(Socket),
+    /// The pair goes on at the bridge's other end.
+    Bridge(BridgeEndId),
 }
 
 /// A pair that has ended.
@@ -55,6 +58,8 @@ pub struct StreamsEnded {
 pub struct StreamPlane {
     pairs: Slab<Pair>,
     by_stream: HashMap<StreamKey, (Key, Side), ahash::RandomState>,
+    bridges: Bridges,
+    by_bridge: HashMap<BridgeEndId, (Key, Side), ahash::RandomState>,
     /// Directions that may have something to do, by their source.
     ready: VecDeque<(Key, Side)>,
     ended: VecDeque<StreamsEnded>,
@@ -72,11 +77,21 @@ struct Pair {
     first_ended: Option<Side>,
 }
 
+/// What a step works with.
+struct Means<'a> {
+    driver: &'a mut Driver,
+    bridges: &'a mut Bridges,
+    scratch: &'a mut [u8],
+    chunks: &'a mut Vec<Bytes>,
+}
+
 impl Default for StreamPlane {
     fn default() -> Self {
         Self {
             pairs: Slab::new(),
             by_stream: HashMap::default(),
+            bridges: Bridges::default(),
+            by_bridge: HashMap::default(),
             ready: VecDeque::new(),
             ended: VecDeque::new(),
             scratch: vec![0; STEP_BYTES].into(),
@@ -89,10 +104,6 @@ impl Default for StreamPlane {
 impl StreamPlane {
     /// Joins two ends. What each has brought before everything else is its prefix.
     pub fn start(&mut self, ends: [End; 2], prefixes: [Bytes; 2]) -> Key {
-        let streams = [&ends[0], &ends[1]].map(|end| match end {
-            End::Stream(stream) => Some(*stream),
-            End::Socket(_) => None,
-        });
         let ways = prefixes.map(|prefix| Way {
             pending: Some(prefix)
                 .filter(|it| !it.is_empty())
@@ -100,14 +111,19 @@ impl StreamPlane {
                 .collect(),
             ..Way::default()
         });
-        let key = self.pairs.insert(Pair {
+        let pair = Pair {
             ends,
             ways,
             first_ended: None,
-        });
-        for (stream, side) in streams.into_iter().zip(Side::BOTH) {
-            self.by_stream
-                .extend(stream.map(|stream| (stream, (key, side))));
+        };
+        let key = self.pairs.insert(pair);
+        for side in Side::BOTH {
+            let place = (key, side);
+            match self.pairs.get(key).map(|pair| &pair.ends[side.index()]) {
+                Some(End::Stream(stream)) => drop(self.by_stream.insert(*stream, place)),
+                Some(End::Bridge(bridge)) => drop(self.by_bridge.insert(*bridge, place)),
+                Some(End::Socket(_)) | None => {}
+            }
             self.enqueue(key, side);
         }
         key
@@ -134,14 +150,14 @@ impl StreamPlane {
     /// Whether there is something to do before the next sleep.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.ended.is_empty()
+        !self.ready.is_empty() || !self.ended.is_empty() || self.bridges.has_messages()
     }
 
-    /// Bytes that all pairs have delivered.
+    /// Bytes that all pairs have delivered; those that cross a bridge on its other side.
     #[must_use]
     pub fn bytes_relayed(&self) -> u64 {
-        let pairs = self.pairs.keys().filter_map(|key| self.bytes(key));
-        self.bytes_relayed + pairs.flatten().sum::<u64>()
+        let pairs = self.pairs.keys().filter_map(|key| self.pairs.get(key));
+        self.bytes_relayed + pairs.map(Pair::bytes_relayed).sum::<u64>()
     }
 
     /// Bytes that came from the left, from the right, so far.
@@ -222,6 +238,61 @@ impl StreamPlane {
         }
     }
 
+    /// From now on there is an end of a bridge here, whose other one is on `shard`.
+    pub fn open_bridge(&mut self, id: BridgeEndId, shard: u16) {
+        self.bridges.open(id, shard);
+    }
+
+    /// Breaks off a bridge that is no end of a pair.
+    pub fn abort_bridge(&mut self, id: BridgeEndId, code: StreamCode) {
+        self.bridges.abort(id, code);
+    }
+
+    /// Whether a bridge was broken off at its other end.
+    #[must_use]
+    pub fn is_bridge_aborted(&self, id: BridgeEndId) -> bool {
+        self.bridges.aborted(id).is_some()
+    }
+
+    /// Takes what the other end of a bridge has said.
+    pub fn handle_bridge(&mut self, driver: &mut Driver, message: BridgeMessage) {
+        let id = message.to;
+        if !self.bridges.handle(message) {
+            return;
+        }
+        let Some((key, side)) = self.by_bridge.get(&id).copied() else {
+            return;
+        };
+        match self.bridges.aborted(id) {
+            Some(code) => self.break_off(driver, key, CloseReason::Reset(side), code),
+            None => {
+                self.enqueue(key, side);
+                self.enqueue(key, side.other());
+            }
+        }
+    }
+
+    /// What is to be sent to other ends of bridges, each with its shard.
+    pub fn take_messages(&mut self) -> Vec<(u16, BridgeMessage)> {
+        self.bridges.take_messages()
+    }
+
+    /// The end of a socket is the end of nothing until its other side's word has come: its
+    /// bytes may be those of something that was broken off.
+    pub fn await_word(&mut self, key: Key, side: Side) {
+        if let Some(pair) = self.pairs.get_mut(key) {
+            pair.ways[side.index()].awaits_word = true;
+        }
+    }
+
+    /// What came from a socket ends where the socket does.
+    pub fn handle_word(&mut self, key: Key, side: Side) {
+        if let Some(pair) = self.pairs.get_mut(key) {
+            pair.ways[side.index()].awaits_word = false;
+            self.enqueue(key, side);
+        }
+    }
+
     fn enqueue(&mut self, key: Key, side: Side) {
         if let Some(pair) = self.pairs.get_mut(key) {
             let way = &mut pair.ways[side.index()];
@@ -254,7 +325,13 @@ impl StreamPlane {
             if pair.ways[side.index()].is_over {
                 return;
             }
-            match pair.step(driver, side, &mut self.scratch, &mut self.chunks) {
+            let means = Means {
+                driver: &mut *driver,
+                bridges: &mut self.bridges,
+                scratch: &mut self.scratch,
+                chunks: &mut self.chunks,
+            };
+            match pair.step(side, means) {
                 Step::More => {}
                 Step::Wait => return,
                 Step::Over => return self.end_way(key, side),
@@ -289,9 +366,13 @@ impl StreamPlane {
             return;
         };
         for end in &pair.ends {
-            if let End::Stream(stream) = end {
-                driver.reset(*stream, code.value());
-                driver.stop(*stream, code.value());
+            match end {
+                End::Stream(stream) => {
+                    driver.reset(*stream, code.value());
+                    driver.stop(*stream, code.value());
+                }
+                End::Bridge(bridge) => self.bridges.abort(*bridge, code),
+                End::Socket(_) => {}
             }
         }
         self.end(key, reason);
@@ -316,11 +397,16 @@ impl StreamPlane {
         let Some(pair) = self.pairs.remove(key) else {
             return;
         };
+        self.bytes_relayed += pair.bytes_relayed();
         let bytes = pair.ways.map(|way| way.bytes);
-        self.bytes_relayed += bytes.iter().sum::<u64>();
         let sockets = pair.ends.map(|end| match end {
             End::Stream(stream) => {
                 self.by_stream.remove(&stream);
+                None
+            }
+            End::Bridge(bridge) => {
+                self.by_bridge.remove(&bridge);
+                self.bridges.close(bridge);
                 None
             }
             End::Socket(socket) => Some((
@@ -346,13 +432,20 @@ impl StreamPlane {
 }
 
 impl Pair {
-    fn step(
-        &mut self,
-        driver: &mut Driver,
-        side: Side,
-        scratch: &mut [u8],
-        chunks: &mut Vec<Bytes>,
-    ) -> Step {
+    /// Bytes that its ends have got, and did not pass on to another shard.
+    fn bytes_relayed(&self) -> u64 {
+        let ways = self.ways.iter().zip(self.ends.iter().rev());
+        let delivered = ways.filter(|(_, sink)| !matches!(sink, End::Bridge(_)));
+        delivered.map(|(way, _)| way.bytes).sum()
+    }
+
+    fn step(&mut self, side: Side, means: Means<'_>) -> Step {
+        let Means {
+            driver,
+            bridges,
+            scratch,
+            chunks,
+        } = means;
         let way = &mut self.ways[side.index()];
         let (source, sink) = match (side, &self.ends) {
             (Side::Left, [left, right]) => (left, right),
@@ -362,6 +455,7 @@ impl Pair {
             let read = match source {
                 End::Stream(stream) => way.read_stream(driver, *stream, side, sink, chunks),
                 End::Socket(socket) => way.read_socket(socket, side, scratch),
+                End::Bridge(bridge) => way.read_bridge(bridges, *bridge, side),
             };
             if let Err(step) = read {
                 return step;
@@ -370,6 +464,7 @@ impl Pair {
         match sink {
             End::Stream(stream) => way.write_stream(driver, *stream, side.other()),
             End::Socket(socket) => way.write_socket(socket, side.other()),
+            End::Bridge(bridge) => way.write_bridge(bridges, *bridge),
         }
     }
 }

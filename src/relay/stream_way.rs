@@ -6,6 +6,7 @@ use std::io::IoSlice;
 use bytes::{Bytes, BytesMut};
 use rustix::io::Errno;
 
+use super::bridge::{BridgeEndId, BridgeRead, Bridges};
 use super::close::CloseReason;
 use super::pair::Side;
 use super::stream_plane::End;
@@ -28,6 +29,8 @@ pub(super) struct Way {
     pub(super) source_ended: bool,
     pub(super) is_over: bool,
     pub(super) is_queued: bool,
+    /// Its source is a socket whose end says nothing until its other side's word has come.
+    pub(super) awaits_word: bool,
 }
 
 /// Where a step stopped.
@@ -58,8 +61,8 @@ impl Way {
         let read = driver.read(stream, STEP_BYTES, chunks);
         match sink {
             // A stream keeps each piece that it was given until it is acknowledged, and looks
-            // through all of them for each packet.
-            End::Stream(_) if chunks.len() > 1 => {
+            // through all of them for each packet. To another shard one message is enough.
+            End::Stream(_) | End::Bridge(_) if chunks.len() > 1 => {
                 let bytes = chunks.iter().map(Bytes::len).sum();
                 let mut together = BytesMut::with_capacity(bytes);
                 chunks
@@ -96,6 +99,7 @@ impl Way {
                     CloseReason::from_error(side, error),
                     StreamCode::RESET,
                 )),
+                None if self.awaits_word => Err(Step::Wait),
                 None => {
                     self.source_ended = true;
                     Ok(())
@@ -112,6 +116,44 @@ impl Way {
                 StreamCode::RESET,
             )),
         }
+    }
+
+    pub(super) fn read_bridge(
+        &mut self,
+        bridges: &mut Bridges,
+        bridge: BridgeEndId,
+        side: Side,
+    ) -> Result<(), Step> {
+        match bridges.read(bridge) {
+            BridgeRead::Bytes(bytes) => {
+                self.pending.push_back(bytes);
+                Ok(())
+            }
+            BridgeRead::Blocked => Err(Step::Wait),
+            BridgeRead::Ended => {
+                self.source_ended = true;
+                Ok(())
+            }
+            BridgeRead::Aborted(code) => Err(broken(CloseReason::Reset(side), code)),
+            BridgeRead::Gone => Err(broken(CloseReason::Reset(side), StreamCode::SHUTDOWN)),
+        }
+    }
+
+    pub(super) fn write_bridge(&mut self, bridges: &mut Bridges, bridge: BridgeEndId) -> Step {
+        while let Some(bytes) = self.pending.front_mut() {
+            let before = bytes.len();
+            bridges.write(bridge, bytes);
+            self.bytes += (before - bytes.len()) as u64;
+            if !bytes.is_empty() {
+                return Step::Wait;
+            }
+            self.pending.pop_front();
+        }
+        if !self.source_ended {
+            return Step::More;
+        }
+        bridges.finish(bridge);
+        Step::Over
     }
 
     pub(super) fn write_stream(

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -52,6 +53,20 @@ impl Stream {
             poll: None,
             seen: Readiness::NONE,
         }
+    }
+
+    /// Two sockets that are connected with each other.
+    ///
+    /// # Errors
+    ///
+    /// When there is no descriptor left.
+    pub fn pair(reactor: &Rc<Reactor>) -> io::Result<[Self; 2]> {
+        let (here, there) = UnixStream::pair()?;
+        let stream = |one: UnixStream| {
+            let socket = Socket::adopt(one.into())?;
+            Ok::<_, Errno>(Self::new(Rc::clone(reactor), socket))
+        };
+        Ok([stream(here)?, stream(there)?])
     }
 
     /// Connects to `address`. Bound its time with [`Reactor::deadline`].

@@ -37,6 +37,8 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub enum HttpBody {
     /// Behind the head of a request, which is answered once all is over.
     Request(BodyReader),
+    /// The same, taken out of its chunks.
+    Unpacked(BodyReader),
     /// Behind the head of an answer. Its leg says nothing more.
     Answer(AnswerBody),
     /// Behind the head of a request of ours: the answer to it ends all.
@@ -68,6 +70,18 @@ impl HttpBody {
         [Self::Request(BodyReader::new(body)), Self::Answer(answer)]
     }
 
+    /// Behind the head of a request, whose bytes go to no body. It is answered once all is over.
+    #[must_use]
+    pub const fn unpacked(body: Body) -> Self {
+        Self::Unpacked(BodyReader::new(body))
+    }
+
+    /// Behind the head of an answer of ours, whose bytes come from no body.
+    #[must_use]
+    pub const fn packed() -> Self {
+        Self::Answer(AnswerBody::in_chunks())
+    }
+
     /// Behind the head of a request of ours, in chunks.
     #[must_use]
     pub const fn sent() -> Self {
@@ -83,7 +97,11 @@ impl HttpBody {
     /// How the leg's stream stands before anything has come.
     pub(super) fn heard(&self) -> Heard {
         match self {
-            Self::Request(reader) | Self::Fetched(reader) if reader.has_ended() => Heard::Ended,
+            Self::Request(reader) | Self::Unpacked(reader) | Self::Fetched(reader)
+                if reader.has_ended() =>
+            {
+                Heard::Ended
+            }
             Self::Sent(sent) => sent.heard(),
             _ => Heard::Open,
         }
@@ -128,7 +146,7 @@ impl HttpBody {
         fresh: Range<usize>,
         chunks: &mut Vec<Chunk>,
     ) -> Result<Heard, CodecError> {
-        if let Self::Fetched(reader) = self {
+        if let Self::Unpacked(reader) | Self::Fetched(reader) = self {
             take_content(reader, buffer, fresh, chunks)?;
             return Ok(self.heard());
         }
@@ -144,7 +162,9 @@ impl HttpBody {
         match self {
             // What is behind the body is another request, which a connection that is to end
             // has no answer for.
-            Self::Request(reader) | Self::Fetched(reader) => Ok(reader.receive(bytes)?),
+            Self::Request(reader) | Self::Unpacked(reader) | Self::Fetched(reader) => {
+                Ok(reader.receive(bytes)?)
+            }
             Self::Sent(sent) => sent.receive(bytes).map(|()| 0),
             Self::Answer(answer) => answer.discard(bytes.len()).map(|()| 0),
         }
@@ -181,7 +201,17 @@ impl HttpBody {
             Self::Request(_) => wire.extend_from_slice(BODY_ARRIVED),
             Self::Answer(answer) => answer.take_end(wire),
             Self::Sent(sent) => sent.chunks.take_end(wire),
-            Self::Fetched(_) => {}
+            Self::Unpacked(_) | Self::Fetched(_) => {}
+        }
+    }
+
+    /// What is left to say once the pair has finished.
+    pub(super) fn take_farewell(&self, wire: &mut Vec<u8>) {
+        // Whoever gets the body says nothing, and so has said from the first that it is done.
+        if let Self::Unpacked(reader) = self
+            && reader.has_ended()
+        {
+            wire.extend_from_slice(BODY_ARRIVED);
         }
     }
 
@@ -193,7 +223,7 @@ impl HttpBody {
     /// Whether the leg's connection is not to say by its own end that nothing follows.
     pub(super) const fn leaves_end_to_peer(&self) -> bool {
         // Some take that for an end of everything: whoever answers has the last word.
-        matches!(self, Self::Sent(_) | Self::Fetched(_))
+        matches!(self, Self::Sent(_) | Self::Fetched(_) | Self::Unpacked(_))
     }
 }
 

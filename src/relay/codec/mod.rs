@@ -405,6 +405,9 @@ impl Codec {
         if let Some(websocket) = &mut self.websocket {
             websocket.take_farewell(code, masks, &mut words);
         }
+        if let Some(http) = &self.http {
+            http.take_farewell(&mut words);
+        }
         // A connection that failed has its alert among its own words.
         let wrapped = self.wrap(&words, wire);
         if let Some(tls) = &mut self.tls
