@@ -104,6 +104,17 @@ impl Driver {
         Some(reset.ok()??.into_inner())
     }
 
+    /// Whether the peer has broken a stream off, either way, or its connection is gone.
+    pub fn is_broken(&mut self, stream: StreamKey) -> bool {
+        let Some(connection) = self.connections.get_mut(stream.connection) else {
+            return true;
+        };
+        let proto = &mut connection.proto;
+        proto.is_closed()
+            || !matches!(proto.recv_stream(stream.id).received_reset(), Ok(None))
+            || !matches!(proto.send_stream(stream.id).stopped(), Ok(None))
+    }
+
     /// Asks the peer whether it is still there.
     pub fn ping(&mut self, connection: ConnectionKey) {
         self.with(connection, quinn_proto::Connection::ping);

@@ -43,6 +43,8 @@ pub struct Health {
     pub mtu: u16,
     /// Since when something was sent and nothing has come.
     pub unanswered_since: Option<Timestamp>,
+    /// When something came last; `None` until the first.
+    pub heard_at: Option<Timestamp>,
     /// The handshake is not over.
     pub is_handshaking: bool,
 }
@@ -57,6 +59,7 @@ pub(super) struct Connection {
     /// As it stands in the driver's list.
     pub(super) deadline: Option<Instant>,
     unanswered_since: Option<Timestamp>,
+    heard_at: Option<Timestamp>,
 }
 
 impl Connection {
@@ -72,12 +75,14 @@ impl Connection {
             is_dirty: false,
             deadline: None,
             unanswered_since: None,
+            heard_at: None,
         }
     }
 
     /// Something came.
-    pub(super) const fn heard(&mut self) {
+    pub(super) const fn heard(&mut self, now: Timestamp) {
         self.unanswered_since = None;
+        self.heard_at = Some(now);
     }
 
     /// Something was sent.
@@ -150,6 +155,7 @@ impl Connection {
             packets_sent: stats.path.sent_packets,
             mtu: self.proto.current_mtu(),
             unanswered_since: self.unanswered_since,
+            heard_at: self.heard_at,
             is_handshaking: self.proto.is_handshaking(),
         }
     }

@@ -334,7 +334,7 @@ impl Driver {
                 if let Some(key) = endpoint.by_handle.get(&handle).copied()
                     && let Some(connection) = self.connections.get_mut(key)
                 {
-                    connection.heard();
+                    connection.heard(self.epoch.timestamp(now));
                     connection.proto.handle_event(event);
                     self.mark_dirty(key);
                 }

@@ -5,7 +5,7 @@ use tracing::{debug, field};
 use super::peer_address::PeerAddress;
 use crate::metrics::counters::Label;
 use crate::protocol::http_head::Persistence;
-use crate::protocol::ptth_http::{Call, Name};
+use crate::protocol::ptth_http::{self, Call, Name};
 use crate::session::http::StreamedBody;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
@@ -56,10 +56,9 @@ impl Caller {
 impl CallerRequest {
     /// What tells which shard it belongs to.
     pub(super) fn key(&self) -> Vec<u8> {
-        let place = |server: &Name, port: &Name| format!("{server}/{port}").into_bytes();
         match &self.call {
-            Call::Listen { port, .. } => place(&self.name, port),
-            Call::Connect { server, port } => place(server, port),
+            Call::Listen { port, .. } => ptth_http::place_key(&self.name, port),
+            Call::Connect { server, port } => ptth_http::place_key(server, port),
             Call::Accept(id) | Call::Reject(id) | Call::Upstream(id) | Call::Downstream(id) => {
                 id.0.to_vec()
             }

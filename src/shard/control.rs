@@ -8,6 +8,7 @@ use super::pulse::Beat;
 use super::status::StatusQuestion;
 use crate::association::key::ShardId;
 use crate::quic::driver::Stray;
+use crate::relay::bridge::BridgeMessage;
 use crate::runtime::signal::Signals;
 
 /// A message in a shard's inbox.
@@ -25,6 +26,8 @@ pub enum Envelope<M> {
     Strays { from: ShardId, strays: Vec<Stray> },
     /// So many of them were taken in.
     StraysTaken { by: ShardId, count: usize },
+    /// Ends of bridges there have said something to ends here.
+    Bridge(Vec<BridgeMessage>),
     /// A name was resolved.
     Resolved {
         question: u64,

@@ -171,6 +171,7 @@ fn handle_event<S: Service>(
                     Envelope::Status(question) => status::tell(&**service, &question),
                     Envelope::Strays { from, strays } => world.take_strays(from, strays),
                     Envelope::StraysTaken { by, count } => world.handle_strays_taken(by, count),
+                    Envelope::Bridge(messages) => world.take_bridge_messages(messages),
                     Envelope::Resolved { question, answer } => {
                         world.questions.deliver(question, answer);
                     }

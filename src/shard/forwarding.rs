@@ -8,15 +8,12 @@
 //! upstream ──────────────────┤
 //! downstream ────────────────┘
 //! ```
-//!
-//! A pair is a request with a body and an answer with one. What breaks one pair breaks the
-//! other.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::caller::{Caller, CallerRequest, Kept, log_refused};
-use super::gathering::{Gathering, Role};
+use super::gathering::{Gathering, Party, Role};
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::ForwardingLimits;
@@ -53,6 +50,8 @@ pub(super) enum News {
     Offered(ConnectionId),
     Accepted,
     Rejected,
+    /// Whoever asked the server for it was told so.
+    Refused(Refused),
     /// Whoever was told did not take it; it is to be offered again, until then.
     NotTaken(Timestamp),
     NotAccepted,
@@ -327,6 +326,9 @@ impl RelayService {
                 return Ok(None);
             }
         }
+        board
+            .borrow_mut()
+            .note_listened(place, self.world.reactor.now());
         // Before the answer, which the server's next request may follow at once.
         drop(listening);
         let Some(id) = offered else {
@@ -349,11 +351,39 @@ impl RelayService {
     }
 
     /// Whoever was to hear of a connection has gone.
-    fn offer_again(&self, id: ConnectionId) {
+    pub(super) fn offer_again(&self, id: ConnectionId) {
         let other = self.forwards.board.borrow_mut().handle_not_told(id);
         if let Some(other) = other {
             self.forwards.waiting.deliver(other, News::Offered(id));
         }
+    }
+
+    /// Has a connection wait for a server, by a fresh id: until then, if it waited before.
+    pub(super) fn place_connect(
+        self: &Rc<Self>,
+        place: &Place,
+        client: Name,
+        waiter: u64,
+        again: Option<Timestamp>,
+    ) -> Result<ConnectionId, Refused> {
+        let minted = self.rendezvous.borrow().mint(self.random);
+        let Ok(key) = minted else {
+            return Err(Refused::TableFull);
+        };
+        let id = ConnectionId(key.0.into_bytes());
+        let placed = {
+            let mut board = self.forwards.board.borrow_mut();
+            let now = self.world.reactor.now();
+            match again {
+                None => board.connect(id, place, client, waiter, now)?,
+                Some(until) => board.connect_again(id, place, client, waiter, until),
+            }
+        };
+        match placed {
+            Some(listener) => self.forwards.waiting.deliver(listener, News::Offered(id)),
+            None => self.lead_by_quic(place),
+        }
+        Ok(id)
     }
 
     async fn connect(
@@ -362,28 +392,13 @@ impl RelayService {
         mut caller: Caller,
         place: &Place,
     ) -> Result<(), (Caller, Refused)> {
-        let board = &self.forwards.board;
         let mut again = None;
         let (id, waited) = loop {
-            let minted = self.rendezvous.borrow().mint(self.random);
-            let Ok(key) = minted else {
-                return Err((caller, Refused::TableFull));
+            let client = caller.request.name.clone();
+            let id = match self.place_connect(place, client, waiting.id(), again) {
+                Ok(id) => id,
+                Err(refused) => return Err((caller, refused)),
             };
-            let id = ConnectionId(key.0.into_bytes());
-            let (client, request) = (caller.request.name.clone(), waiting.id());
-            let now = self.world.reactor.now();
-            let placed = match again {
-                None => board.borrow_mut().connect(id, place, client, request, now),
-                Some(until) => {
-                    let mut board = board.borrow_mut();
-                    Ok(board.connect_again(id, place, client, request, until))
-                }
-            };
-            match placed {
-                Ok(Some(listener)) => self.forwards.waiting.deliver(listener, News::Offered(id)),
-                Ok(None) => {}
-                Err(refusal) => return Err((caller, refusal.into())),
-            }
             match self.wait(waiting, &mut caller, None).await {
                 Waited::Told(News::NotTaken(until)) => again = Some(until),
                 waited => break (id, waited),
@@ -403,11 +418,12 @@ impl RelayService {
                     .await
                     .is_ok()
                 {
-                    self.come_together(&gathering, role, caller);
+                    self.come_together(&gathering, role, Party::Caller(caller));
                 }
                 Ok(())
             }
             Waited::Told(News::Rejected) => Err((caller, Refused::RejectedByServer)),
+            Waited::Told(News::Refused(refused)) => Err((caller, refused)),
             Waited::Told(News::NotAccepted) => Err((caller, Refused::NotAcceptedInTime)),
             Waited::Told(_) => Err((caller, Refused::TunnelBroken)),
             Waited::Draining => {
@@ -435,7 +451,7 @@ impl RelayService {
         self.begin_if_whole(id);
         match self.wait(waiting, &mut caller, None).await {
             Waited::Told(News::Whole(gathering, role)) => {
-                self.come_together(&gathering, role, caller)
+                self.come_together(&gathering, role, Party::Caller(caller))
             }
             Waited::Told(_) => caller.link.reset(),
             Waited::Draining => {
@@ -469,7 +485,7 @@ impl RelayService {
         let waiting_for = either(waiting.answer(), caller.link.broken());
         match self.draining.or_raised(waiting_for).await {
             Some(Either::First(News::Whole(gathering, role))) => {
-                self.come_together(&gathering, role, caller);
+                self.come_together(&gathering, role, Party::Caller(caller));
                 Ok(())
             }
             Some(Either::First(_)) => Err((caller, Refused::TunnelBroken)),
@@ -484,7 +500,7 @@ impl RelayService {
         }
     }
 
-    fn withdraw(&self, id: ConnectionId, gone: u64) {
+    pub(super) fn withdraw(&self, id: ConnectionId, gone: u64) {
         let others = self.forwards.board.borrow_mut().withdraw(id, gone);
         self.forwards.tell_all(others, &News::Broken);
     }

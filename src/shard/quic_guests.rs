@@ -20,8 +20,9 @@ use crate::protocol::ptth_name::Name;
 use crate::protocol::ptth_quic::{
     Answer, CloseCode, Hello, MessageError, Refusal, Role, StreamCode, Who,
 };
-use crate::quic::connection::ConnectionKey;
+use crate::quic::connection::{ConnectionKey, Health};
 use crate::quic::driver::{Admission, QuicEvent};
+use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
 use crate::session::refused::Refused;
 
@@ -30,6 +31,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client's former connection has to give a sign of life when a new one has come.
 const SIGN_OF_LIFE_TIME: Duration = Duration::from_millis(1500);
+
+/// What a connection is told that has to go for another one.
+pub(super) const REPLACED: &str = "another connection has this name";
 
 /// How long a peer that is turned away has to read why, before its connection is closed.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
@@ -41,7 +45,8 @@ pub(super) type RelayStream = QuicStream<Origin, Message>;
 #[derive(Debug, Default)]
 pub(super) struct QuicGuests {
     guests: RefCell<HashMap<ConnectionKey, Option<Rc<Guest>>, ahash::RandomState>>,
-    by_name: RefCell<HashMap<(Role, Name), ConnectionKey, ahash::RandomState>>,
+    /// The last connection of each client.
+    clients: RefCell<HashMap<Name, ConnectionKey, ahash::RandomState>>,
 }
 
 /// A proxy that has said who it is.
@@ -58,36 +63,40 @@ impl QuicGuests {
         self.guests.borrow().get(&connection)?.clone()
     }
 
-    /// The server-side proxy of this name.
-    pub(super) fn server(&self, name: &Name) -> Option<Rc<Guest>> {
-        let key = (Role::ServerSide, name.clone());
-        let connection = *self.by_name.borrow().get(&key)?;
-        self.guest(connection)
-    }
-
     /// How many connections there are.
     pub(super) fn count(&self) -> usize {
         self.guests.borrow().len()
     }
 
-    /// Notes who has a connection, unless it has gone since; gives the one that had the name
-    /// before.
-    fn settle(&self, guest: Guest) -> Option<ConnectionKey> {
-        let connection = guest.connection;
-        let key = (guest.role, guest.name.clone());
-        *self.guests.borrow_mut().get_mut(&connection)? = Some(Rc::new(guest));
-        self.by_name.borrow_mut().insert(key, connection)
+    /// Notes who has a connection, unless it has gone since.
+    fn settle(&self, guest: Guest) -> Settled {
+        let (role, name, connection) = (guest.role, guest.name.clone(), guest.connection);
+        match self.guests.borrow_mut().get_mut(&connection) {
+            Some(known) => *known = Some(Rc::new(guest)),
+            None => return Settled::Gone,
+        }
+        match role {
+            Role::ServerSide => Settled::Server(name),
+            Role::ClientSide => Settled::Client(self.clients.borrow_mut().insert(name, connection)),
+        }
     }
 
     fn forget(&self, connection: ConnectionKey) -> Option<Rc<Guest>> {
         let guest = self.guests.borrow_mut().remove(&connection)??;
-        let key = (guest.role, guest.name.clone());
-        let mut by_name = self.by_name.borrow_mut();
-        if by_name.get(&key) == Some(&connection) {
-            by_name.remove(&key);
+        let mut clients = self.clients.borrow_mut();
+        if guest.role == Role::ClientSide && clients.get(&guest.name) == Some(&connection) {
+            clients.remove(&guest.name);
         }
         Some(guest)
     }
+}
+
+/// What a connection is, whose proxy has said who it is.
+enum Settled {
+    Gone,
+    Server(Name),
+    /// A client's, which had another one before.
+    Client(Option<ConnectionKey>),
 }
 
 impl RelayService {
@@ -129,7 +138,7 @@ impl RelayService {
                 run_or_spawn(async move { service.await_hello(connection).await });
             }
             QuicEvent::Lost(connection, why) => {
-                if let Some(guest) = self.quic.forget(connection) {
+                if let Some(guest) = self.forget_guest(connection) {
                     info!(name = %guest.name, %why, "a proxy's connection is gone");
                 }
             }
@@ -169,10 +178,18 @@ impl RelayService {
         code: CloseCode,
         reason: &'static str,
     ) {
-        self.quic.forget(connection);
+        self.forget_guest(connection);
         self.world
             .streams
             .close(connection, code.value(), reason, StreamCode::PEER_LOST);
+    }
+
+    fn forget_guest(&self, connection: ConnectionKey) -> Option<Rc<Guest>> {
+        let guest = self.quic.forget(connection)?;
+        if guest.role == Role::ServerSide {
+            self.server_left(&guest.name, connection);
+        }
+        Some(guest)
     }
 
     /// Reads who has come, and answers.
@@ -188,9 +205,14 @@ impl RelayService {
             Ok(guest) => {
                 let (role, name) = (guest.role, guest.name.clone());
                 let peer = self.world.streams.peer_address(connection);
-                let former = self.quic.settle(guest);
-                if let Some(former) = former.filter(|former| *former != connection) {
-                    self.replace(former, role);
+                match self.quic.settle(guest) {
+                    Settled::Gone => return,
+                    Settled::Server(name) => self.server_joined(&name, connection),
+                    Settled::Client(former) => {
+                        if let Some(former) = former.filter(|former| *former != connection) {
+                            self.replace(former);
+                        }
+                    }
                 }
                 info!(%name, role = role_label(role), peer = ?peer, "a proxy has joined");
                 stream
@@ -211,22 +233,19 @@ impl RelayService {
         }
     }
 
-    /// A name has a new connection. A server's former one is of no use any more, as nobody is
-    /// led to it; a client may have several, and only one that is dead has to go.
-    fn replace(self: &Rc<Self>, former: ConnectionKey, role: Role) {
-        const WHY: &str = "another connection has this name";
-        if role == Role::ServerSide {
-            return self.close_quic(former, CloseCode::Replaced, WHY);
-        }
+    /// A client has a new connection. It may have several, and only one that is dead has to go.
+    fn replace(self: &Rc<Self>, former: ConnectionKey) {
         self.world.streams.with_driver(|driver| driver.ping(former));
         let service = Rc::clone(self);
         run_or_spawn(async move {
             let reactor = &service.world.reactor;
+            let asked_at = clock::now();
             reactor.sleep_until(reactor.now() + SIGN_OF_LIFE_TIME).await;
             let streams = &service.world.streams;
             let health = streams.with_driver(|driver| driver.health(former));
-            if health.is_some_and(|health| health.unanswered_since.is_some()) {
-                service.close_quic(former, CloseCode::Replaced, WHY);
+            let has_answered = |health: Health| health.heard_at > Some(asked_at);
+            if health.is_some_and(|health| !has_answered(health)) {
+                service.close_quic(former, CloseCode::Replaced, REPLACED);
             }
         });
     }

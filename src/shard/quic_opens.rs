@@ -7,11 +7,16 @@ use std::time::Duration;
 use tracing::debug;
 
 use super::peer_address::PeerAddress;
+use super::quic_far::{Far, HttpConnect};
 use super::quic_guests::{Guest, RelayStream};
-use super::rendezvous::RelayService;
+use super::quic_servers::ServerPlace;
+use super::rendezvous::{Message, RelayService};
+use super::sessions::Origin;
 use super::streams::{NoMessage, StreamEnd, StreamSession};
+use crate::protocol::ptth_http::Place;
 use crate::protocol::ptth_name::Name;
-use crate::protocol::ptth_quic::{Answer, Inner, Open, Refusal, Role, WireId};
+use crate::protocol::ptth_quic::{Answer, Inner, Offer, Open, Refusal, Role, WireId};
+use crate::quic::connection::ConnectionKey;
 use crate::runtime::clock;
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
@@ -20,7 +25,7 @@ use crate::time::Timestamp;
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server's proxy may take to answer: it tries to connect for 5 s.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Since a client has asked, until it has to have room for the answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(12);
@@ -28,10 +33,17 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(12);
 /// What a client asks for, and may.
 struct Granted {
     client: Rc<Guest>,
-    server: Rc<Guest>,
-    /// The port of the program that connected, and what it is to be connected with, where
-    /// that is said to us.
-    inner: Option<Inner>,
+    place: Place,
+    /// The port of the program that connected, and what it is to be connected with.
+    inner: Inner,
+}
+
+/// A server's end of what a client wants.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) end: StreamEnd<Origin, Message>,
+    /// Where the server is.
+    pub(super) peer: PeerAddress,
 }
 
 impl RelayService {
@@ -54,19 +66,19 @@ impl RelayService {
             }
         };
         let answered = match self.grant_open(&stream, &open) {
-            Ok(granted) => self
-                .offer(&open, &granted, since)
-                .await
-                .map(|it| (granted, it)),
+            Ok(granted) => {
+                let reached = self.reach(&granted, since).await;
+                reached.map(|reached| (granted, reached))
+            }
             Err(refusal) => Err(Answer::Refused(refusal)),
         };
         let question = open.question();
         match answered {
-            Ok((granted, there)) => {
+            Ok((granted, reached)) => {
                 let saying = stream.say(|words| Answer::Accepted.encode(question, words));
                 let written = self.within(since, WRITE_TIMEOUT, saying);
                 if written.await == Some(true) {
-                    self.join_quic(granted, stream, there, since);
+                    self.join_quic(granted, stream, reached, since);
                 }
             }
             Err(answer) => {
@@ -105,11 +117,13 @@ impl RelayService {
         if self.world.is_draining() {
             return Err(Refusal::LimitReached);
         }
-        let server = self.quic.server(&server).ok_or(Refusal::NotConnected)?;
         Ok(Granted {
             client,
-            server,
-            inner: Some(inner.clone()),
+            place: Place {
+                server,
+                port: target,
+            },
+            inner: inner.clone(),
         })
     }
 
@@ -125,17 +139,68 @@ impl RelayService {
             .map_err(|_| Refusal::Forbidden)
     }
 
-    /// Has the server's proxy connect.
-    async fn offer(
-        &self,
-        open: &Open,
+    /// Has the server connect, wherever it is.
+    async fn reach(
+        self: &Rc<Self>,
         granted: &Granted,
         since: Timestamp,
+    ) -> Result<Reached, Answer> {
+        let client = &granted.client.name;
+        let peer = self.world.streams.peer_address(granted.client.connection);
+        let peer = PeerAddress::from(peer);
+        match self.quic_servers.find(&granted.place.server) {
+            Some(server) => {
+                let offer = Offer::Layered {
+                    client: client.into(),
+                    inner: granted.inner.clone(),
+                };
+                self.offer(server, offer, peer, since).await
+            }
+            None => {
+                let connect = HttpConnect {
+                    place: granted.place.clone(),
+                    client: client.clone(),
+                };
+                let owner = self.owner_of(&granted.place.key());
+                let far = Far::Http(connect);
+                self.reach_by_bridge(owner, far, peer, since).await
+            }
+        }
+    }
+
+    /// Has a server's proxy connect that has joined by QUIC.
+    pub(super) async fn offer(
+        self: &Rc<Self>,
+        server: ServerPlace,
+        offer: Offer,
+        client: PeerAddress,
+        since: Timestamp,
+    ) -> Result<Reached, Answer> {
+        let connection = server.connection;
+        if server.shard != self.world.shard {
+            let far = Far::Offer { connection, offer };
+            return self.reach_by_bridge(server.shard, far, client, since).await;
+        }
+        let stream = self.offer_here(connection, &offer, since).await?;
+        Ok(Reached {
+            peer: self.world.streams.peer_address(connection).into(),
+            end: StreamEnd::Stream(stream),
+        })
+    }
+
+    /// The same by a connection of this shard's.
+    pub(super) async fn offer_here(
+        &self,
+        connection: ConnectionKey,
+        offer: &Offer,
+        since: Timestamp,
     ) -> Result<RelayStream, Answer> {
-        let connection = granted.server.connection;
+        let guest = self.quic.guest(connection);
+        if guest.is_none_or(|guest| guest.role != Role::ServerSide) {
+            return Err(Answer::Refused(Refusal::NotConnected));
+        }
         let stream = RelayStream::open(&self.world, connection)
             .ok_or(Answer::Refused(Refusal::LimitReached))?;
-        let offer = open.to_offer(&granted.client.name, None);
         let asking = async {
             stream.say(|words| offer.encode(words)).await;
             let decode = |bytes: &[u8]| Answer::decode(bytes, offer.question());
@@ -149,7 +214,7 @@ impl RelayService {
                 Err(as_from_a_server(answer))
             }
             Some(Err(NoMessage::Wrong(error))) => {
-                debug!(%error, server = %granted.server.name, "no answer to an offer");
+                debug!(%error, "no answer to an offer");
                 stream.break_off(Refusal::Malformed.into());
                 Err(Answer::Refused(Refusal::Internal))
             }
@@ -165,23 +230,24 @@ impl RelayService {
         }
     }
 
-    fn join_quic(&self, granted: Granted, here: RelayStream, there: RelayStream, since: Timestamp) {
-        let peer = |stream: &RelayStream| {
-            let connection = stream.key().connection;
-            PeerAddress::from(self.world.streams.peer_address(connection))
-        };
-        let inner = granted.inner.as_ref();
+    fn join_quic(&self, granted: Granted, here: RelayStream, there: Reached, since: Timestamp) {
+        let connection = here.key().connection;
         let session = StreamSession {
-            peers: [peer(&here), peer(&there)],
+            peers: [
+                self.world.streams.peer_address(connection).into(),
+                there.peer,
+            ],
             client: Some(granted.client.name.as_str().into()),
-            client_port: inner.map_or(0, |inner| inner.client_port),
-            server: Some(granted.server.name.as_str().into()),
-            target: inner.map(|inner| inner.target.as_str().into()),
+            client_port: granted.inner.client_port,
+            server: Some(granted.place.server.as_str().into()),
+            target: Some(granted.inner.target.as_str().into()),
             waiting_since: since,
             joined_at: clock::now(),
+            is_far: false,
+            tunnel: None,
         };
-        let ends = [StreamEnd::Stream(here), StreamEnd::Stream(there)];
-        self.world.join_streams(ends, session);
+        self.world
+            .join_streams([StreamEnd::Stream(here), there.end], session);
     }
 }
 

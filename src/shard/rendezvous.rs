@@ -23,7 +23,9 @@ use super::host_addresses::HostAddresses;
 use super::http_connection::{Client, Requests};
 use super::peer_address::PeerAddress;
 use super::per_address::{CountedAddress, PerAddress};
+use super::quic_far::{FarAnswer, Reach};
 use super::quic_guests::QuicGuests;
+use super::quic_servers::{Presence, QuicServers, ServerPlace};
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::{Ask, Told};
 use super::server_listens::Listen;
@@ -44,6 +46,7 @@ use crate::association::session_ends::SessionEnds;
 use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::Label;
 use crate::protocol::jet::{self, Accept, AcceptDetails, AcceptPlace, Connect, Place, Transport};
+use crate::protocol::ptth_name::Name;
 use crate::quic::driver::{Admission, QuicEvent};
 use crate::relay::CloseReason;
 use crate::relay::codec::CodecError;
@@ -87,6 +90,16 @@ pub enum Message {
     BindOver { user: Arc<str>, session: SessionId },
     /// A request that the shard was asked to count listens no more, or never did.
     ListenOver(Listen),
+    /// A server's proxy has joined by QUIC, or left.
+    Server {
+        server: Name,
+        place: ServerPlace,
+        presence: Presence,
+    },
+    /// A client is to be led to a server by way of this shard.
+    Reach(Box<Reach>),
+    /// What came of that.
+    Reached { question: u64, reached: FarAnswer },
     /// From now on the settings are these.
     Reload(Box<RendezvousSettings>),
 }
@@ -115,6 +128,9 @@ pub struct RelayService {
     pub(super) host_addresses: HostAddresses,
     pub(super) forwards: Forwards,
     pub(super) quic: QuicGuests,
+    pub(super) quic_servers: QuicServers,
+    /// What other shards were asked for.
+    pub(super) far_answers: Pending<FarAnswer>,
     /// Connections with a request about a forwarded port.
     pub(super) callers: Tally,
     /// Connections for which the relay is to dial, or does.
@@ -176,6 +192,8 @@ impl RelayService {
             host_addresses: HostAddresses::default(),
             forwards: Forwards::new(&settings.forwarding_limits),
             quic: QuicGuests::default(),
+            quic_servers: QuicServers::default(),
+            far_answers: Pending::default(),
             callers: Tally::default(),
             visitors: Tally::default(),
             asking_visitors: Tally::default(),
@@ -510,6 +528,15 @@ impl Service for RelayService {
                 self.users.sessions.borrow_mut().end_bind(&user, session);
             }
             Message::ListenOver(listen) => self.forwards.listens.end(&listen),
+            Message::Server {
+                server,
+                place,
+                presence,
+            } => self.hear_of_server(server, place, presence),
+            Message::Reach(reach) => self.take_reach(*reach),
+            Message::Reached { question, reached } => {
+                self.far_answers.deliver(question, reached);
+            }
             Message::Reload(settings) => {
                 self.forwards.set_limits(&settings.forwarding_limits);
                 self.settings.replace(Rc::new(*settings));
@@ -593,10 +620,11 @@ impl Service for RelayService {
 
     fn handle_streams_ended(
         self: &Rc<Self>,
-        _session: &StreamSession,
-        _reason: CloseReason,
+        session: &StreamSession,
+        reason: CloseReason,
         _bytes: [u64; 2],
     ) {
+        self.end_seam(session, reason);
         if self.world.is_draining() {
             self.dismiss_quic();
         }

@@ -18,10 +18,13 @@ use super::session_log::TunnelEnded;
 use super::sessions::Origin;
 use super::sever::sever;
 use super::status::{SESSIONS_TOLD_MAX, TunnelStatus};
+use super::streams::StreamSession;
 use crate::association::idle::Idleness;
 use crate::protocol::ptth_http::{Name, Place};
-use crate::relay::CloseReason;
+use crate::protocol::ptth_quic::StreamCode;
+use crate::relay::{CloseReason, Side};
 use crate::runtime::clock;
+use crate::slab::Key;
 use crate::time::Timestamp;
 
 /// Which way a session of a tunnel goes, in the lowest bit of its number.
@@ -37,6 +40,18 @@ pub(super) struct Tunnel {
     /// When the client asked for it.
     pub(super) waiting_since: Timestamp,
     pub(super) joined_at: Timestamp,
+    /// Its client's stream has the line of the log, and its place among what runs.
+    pub(super) is_told_elsewhere: bool,
+}
+
+/// Where a tunnel goes on as a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seam {
+    pub(super) pair: Key,
+    /// The seam's side of that pair.
+    pub(super) side: Side,
+    /// The tunnel's way to the stream.
+    pub(super) to_stream: u32,
 }
 
 /// Those that run.
@@ -53,6 +68,7 @@ pub(super) struct Tunnels {
 #[derive(Debug)]
 struct Running {
     tunnel: Tunnel,
+    seam: Option<Seam>,
     /// The way that has ended already.
     first: Option<WayEnded>,
 }
@@ -86,9 +102,24 @@ impl Tunnels {
             number = number.wrapping_add(2);
         }
         self.last.set(number);
-        let first = None;
-        running.insert(number, Running { tunnel, first });
+        let one = Running {
+            tunnel,
+            seam: None,
+            first: None,
+        };
+        running.insert(number, one);
         number
+    }
+
+    /// The tunnel with this way up goes on as a stream.
+    pub(super) fn set_seam(&self, number: u32, seam: Seam) {
+        if let Some(running) = self.running.borrow_mut().get_mut(&number) {
+            running.seam = Some(seam);
+        }
+    }
+
+    fn seam_of(&self, way: u32) -> Option<Seam> {
+        self.running.borrow().get(&(way & !DOWN))?.seam
     }
 
     /// One way has ended. Gives the tunnel with both once they have.
@@ -146,6 +177,9 @@ impl RelayService {
     /// One way of a tunnel has ended, or did not begin.
     pub(super) fn end_way(self: &Rc<Self>, number: u32, reason: CloseReason, bytes: [u64; 2]) {
         let tunnels = &self.forwards.tunnels;
+        if let Some(seam) = tunnels.seam_of(number) {
+            self.tell_seam(seam, number, reason);
+        }
         let ended = WayEnded {
             number,
             reason,
@@ -153,7 +187,10 @@ impl RelayService {
             bytes: bytes[0],
         };
         if let Some((tunnel, ways)) = tunnels.end_way(ended) {
-            return log(&tunnel, ways);
+            if !tunnel.is_told_elsewhere {
+                log(&tunnel, ways);
+            }
+            return;
         }
         if matches!(reason, CloseReason::Finished(_)) {
             if let Some(limit) = self.settings().forwarding_limits.half_closed {
@@ -163,6 +200,43 @@ impl RelayService {
             return;
         }
         sever(&self.world, Origin::Forwarded(number ^ DOWN));
+    }
+
+    /// Tells the stream with which a tunnel goes on how one of its ways has ended.
+    fn tell_seam(&self, seam: Seam, way: u32, reason: CloseReason) {
+        let streams = &self.world.streams;
+        match reason {
+            CloseReason::Finished(_) if way == seam.to_stream => {
+                streams.handle_word(seam.pair, seam.side);
+            }
+            CloseReason::Finished(_) => {}
+            _ => streams.break_off(seam.pair, CloseReason::Severed, StreamCode::RESET),
+        }
+    }
+
+    /// What is joined with a tunnel's other side has ended, whose socket is still open.
+    pub(super) fn end_seam(&self, session: &StreamSession, reason: CloseReason) {
+        let seam = session
+            .tunnel
+            .and_then(|it| self.forwards.tunnels.seam_of(it));
+        let Some(Seam { to_stream, .. }) = seam else {
+            return;
+        };
+        let end = |way, reason| {
+            let way = Origin::Forwarded(way);
+            self.world.end_sessions(reason, |session| *session == way);
+        };
+        match reason.ended_by() {
+            _ if matches!(reason, CloseReason::Finished(_)) => {}
+            Some(_) => {
+                end(to_stream, CloseReason::Reset(Side::Right));
+                end(to_stream ^ DOWN, CloseReason::Reset(Side::Left));
+            }
+            None => {
+                end(to_stream, reason);
+                end(to_stream ^ DOWN, reason);
+            }
+        }
     }
 
     /// Ends tunnels that have carried nothing for as long as they may.
@@ -239,8 +313,12 @@ impl RelayService {
                 place,
                 peers,
                 joined_at,
+                is_told_elsewhere: false,
                 ..
-            } = &running.get(&number)?.tunnel;
+            } = &running.get(&number)?.tunnel
+            else {
+                return None;
+            };
             Some(TunnelStatus {
                 client: client.clone(),
                 place: place.clone(),
@@ -290,6 +368,7 @@ mod tests {
             peers: [PeerAddress::UNKNOWN; 2],
             waiting_since: Timestamp::default(),
             joined_at: Timestamp::default(),
+            is_told_elsewhere: false,
         }
     }
 

@@ -38,6 +38,7 @@ mod ptth_ends;
 mod ptth_gateways;
 mod ptth_http;
 mod ptth_memory;
+mod ptth_pairings;
 mod ptth_quic;
 mod ptth_quic_sad;
 mod relay_process;

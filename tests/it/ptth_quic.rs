@@ -10,7 +10,7 @@ use super::agents_transports::FINGERPRINT;
 use super::ptth_agents::{Meeting, relay};
 
 /// What a relay says of where it speaks QUIC.
-const QUIC: &str = "  quic         ";
+pub(super) const QUIC: &str = "  quic         ";
 
 /// Has a relay, at a port of UDP that it chose, and what proxies come by.
 pub(super) fn meeting(options: &[&str]) -> Meeting {

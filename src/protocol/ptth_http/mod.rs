@@ -31,7 +31,7 @@ pub use answer::{accepted, connected, offered, other_server};
 pub use ask::{AnswerError, Answered};
 pub use call::{Call, CallError, presented_key};
 pub use connection_id::{ConnectionId, ConnectionIdError};
-pub use switchboard::{Late, Place, Refusal, Switchboard, SwitchboardLimits, Whole};
+pub use switchboard::{Late, Place, Refusal, Switchboard, SwitchboardLimits, Whole, place_key};
 pub use tally::{TunnelCensus, TunnelTally};
 
 pub use super::ptth_name::{Name, NameError};

@@ -33,6 +33,20 @@ pub struct Place {
     pub port: Name,
 }
 
+impl Place {
+    /// What tells which shard of a relay it belongs to.
+    #[must_use]
+    pub fn key(&self) -> Vec<u8> {
+        place_key(&self.server, &self.port)
+    }
+}
+
+/// As [`Place::key`].
+#[must_use]
+pub fn place_key(server: &Name, port: &Name) -> Vec<u8> {
+    format!("{server}/{port}").into_bytes()
+}
+
 /// How many may wait, and for how long. They hold for whoever comes, or is told, next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwitchboardLimits {
@@ -46,6 +60,9 @@ pub struct SwitchboardLimits {
     pub join_timeout: Duration,
 }
 
+/// Within what time a server that has been answered listens again, or is away.
+const LISTENS_AGAIN_TIME: Duration = Duration::from_secs(5);
+
 /// All tunnels of a shard that are not whole yet, and who waits for one.
 #[derive(Debug)]
 pub struct Switchboard<W> {
@@ -53,15 +70,22 @@ pub struct Switchboard<W> {
     tally: TunnelTally,
     places: HashMap<Place, Waiters<W>>,
     tunnels: HashMap<ConnectionId, Tunnel<W>>,
+    /// When somebody last ceased to listen there.
+    listened: HashMap<Place, Timestamp>,
+    next_tidying: Timestamp,
     /// INVARIANT: each tunnel's, and no others.
     deadlines: BTreeSet<(Timestamp, u64, [u8; 16])>,
     /// So that deadlines of the same time are in order.
     begun: u64,
 }
 
-/// The four requests of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The four requests of a tunnel. Whoever speaks no HTTP has one handle for both of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whole<W> {
+    /// Where.
+    pub place: Place,
+    /// Whose.
+    pub client: Name,
     /// Whose answer is what the server sends.
     pub connect: W,
     /// Whose body is what the client sends.
@@ -159,6 +183,8 @@ impl<W: Copy + PartialEq> Switchboard<W> {
             tally: TunnelTally::default(),
             places: HashMap::new(),
             tunnels: HashMap::new(),
+            listened: HashMap::new(),
+            next_tidying: Timestamp::default(),
             deadlines: BTreeSet::new(),
             begun: 0,
         }
@@ -243,6 +269,8 @@ impl<W: Copy + PartialEq> Switchboard<W> {
                 return Err(Refusal::Busy);
             }
             waiters.connecting.push_back(id);
+        } else {
+            self.note_listened(place, now);
         }
         self.tally.asked += 1;
         let asked = Asked {
@@ -311,6 +339,33 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         let replaced = self.tunnels.insert(id, tunnel);
         debug_assert!(replaced.is_none(), "an id is fresh");
         listener
+    }
+
+    /// Whose connection it is.
+    #[must_use]
+    pub fn client_of(&self, id: ConnectionId) -> Option<&Name> {
+        self.tunnels.get(&id).map(|tunnel| &tunnel.client)
+    }
+
+    /// Whether somebody listens there, or did until just now and is about to come again.
+    #[must_use]
+    pub fn is_served(&self, place: &Place, now: Timestamp) -> bool {
+        let listens = |waiters: &Waiters<W>| !waiters.listening.is_empty();
+        self.places.get(place).is_some_and(listens)
+            || self
+                .listened
+                .get(place)
+                .is_some_and(|at| now.since(*at) < LISTENS_AGAIN_TIME)
+    }
+
+    /// A request has just ceased to listen there.
+    pub fn note_listened(&mut self, place: &Place, now: Timestamp) {
+        let is_recent = |at: &Timestamp| now.since(*at) < LISTENS_AGAIN_TIME;
+        if self.next_tidying <= now {
+            self.next_tidying = now + LISTENS_AGAIN_TIME;
+            self.listened.retain(|_, at| is_recent(at));
+        }
+        self.listened.insert(place.clone(), now);
     }
 
     /// The listener was told of the connection: it is to accept it before long.
@@ -416,13 +471,22 @@ impl<W: Copy + PartialEq> Switchboard<W> {
     /// The tunnel, once all four requests are there; it is no longer here then.
     pub fn take_whole(&mut self, id: ConnectionId) -> Option<Whole<W>> {
         let tunnel = self.tunnels.get(&id)?;
+        let (upstream, accept) = (tunnel.upstream?, tunnel.accept?);
+        let downstream = tunnel.downstream?;
+        let Tunnel {
+            place,
+            client,
+            connect,
+            ..
+        } = self.remove(id)?;
         let whole = Whole {
-            connect: tunnel.connect,
-            upstream: tunnel.upstream?,
-            accept: tunnel.accept?,
-            downstream: tunnel.downstream?,
+            place,
+            client,
+            connect,
+            upstream,
+            accept,
+            downstream,
         };
-        self.remove(id);
         self.tally.whole += 1;
         Some(whole)
     }

@@ -82,6 +82,8 @@ fn a_tunnel_is_whole_in_every_order_that_there_is() {
             assert_eq!(take(&mut board, step), used, "{order:?}");
         }
         let whole = Whole {
+            place: place(),
+            client: name("alice"),
             connect: CONNECT,
             upstream: UPSTREAM,
             accept: ACCEPT,
@@ -354,4 +356,29 @@ fn each_connection_that_was_asked_for_comes_to_something() {
     let [(_, asked), _, _, others @ ..] = tally.named();
     let others: u64 = others.iter().map(|(_, count)| count).sum();
     assert_eq!(asked, others);
+}
+
+#[test]
+fn a_place_is_served_while_somebody_listens_and_for_a_moment_after() {
+    let mut board = Switchboard::new(LIMITS);
+    assert!(!board.is_served(&place(), START));
+    assert_eq!(board.listen(&place(), LISTEN), None);
+    assert!(board.is_served(&place(), START));
+    board.stop_listening(&place(), LISTEN);
+    assert!(!board.is_served(&place(), START));
+    board.note_listened(&place(), START);
+    assert!(board.is_served(&place(), after(4)));
+    assert!(!board.is_served(&place(), after(5)));
+    let other = Place {
+        port: name("80"),
+        ..place()
+    };
+    // What was noted is forgotten.
+    board.note_listened(&other, after(6));
+    assert_eq!(board.listened.len(), 1);
+    // Whoever is told is about to listen again.
+    assert_eq!(board.listen(&place(), LISTEN), None);
+    let told = board.connect(ID, &place(), name("alice"), CONNECT, after(7));
+    assert_eq!(told, Ok(Some(LISTEN)));
+    assert!(board.is_served(&place(), after(8)));
 }

@@ -4,6 +4,7 @@
 //! ([`QuicStream`]). From then on its bytes are the plane's
 //! ([`crate::relay::stream_plane`]). What concerns connections is the service's.
 
+mod bridge;
 mod session;
 mod strays;
 mod stream;
@@ -19,6 +20,7 @@ use std::task::Waker;
 use bytes::Bytes;
 use quinn_proto::ServerConfig;
 
+pub use bridge::BridgeEnd;
 pub use session::StreamSession;
 use strays::Outstanding;
 pub use stream::{NoMessage, QuicStream};
@@ -30,7 +32,8 @@ use crate::quic::connection::{ConnectionKey, StreamKey};
 use crate::quic::counts::Counts;
 use crate::quic::driver::{Driver, QuicEvent};
 use crate::quic::keys::SharedKeys;
-use crate::relay::stream_plane::{End, StreamPlane};
+use crate::relay::bridge::BridgeEndId;
+use crate::relay::stream_plane::{End, StreamPlane, StreamsEnded};
 use crate::relay::{CloseReason, How, Side};
 use crate::runtime::clock;
 use crate::runtime::executor::wake;
@@ -62,6 +65,9 @@ struct Inner {
     sessions: HashMap<Key, Joined, ahash::RandomState>,
     /// Tasks that wait for a stream.
     waiting: HashMap<StreamKey, Waker, ahash::RandomState>,
+    /// Tasks that have an end of a bridge, and are to know when it is broken off.
+    waiting_for_abort: HashMap<BridgeEndId, Waker, ahash::RandomState>,
+    bridges_begun: u64,
     /// What the service is to hear.
     events: VecDeque<QuicEvent>,
     outstanding: Outstanding,
@@ -78,6 +84,11 @@ struct Joined {
 pub enum StreamEnd<C: Copy, M: Send + 'static> {
     Stream(QuicStream<C, M>),
     Socket(Stream),
+    /// A socket whose other side is this shard's too, and says how it ends: see
+    /// [`StreamPlane::await_word`].
+    Seam(Stream),
+    /// The other shard has the pair's other half.
+    Bridge(BridgeEnd<C, M>),
 }
 
 impl Streams {
@@ -87,6 +98,8 @@ impl Streams {
             plane: StreamPlane::default(),
             sessions: HashMap::default(),
             waiting: HashMap::default(),
+            waiting_for_abort: HashMap::default(),
+            bridges_begun: 0,
             events: VecDeque::new(),
             outstanding: Outstanding::default(),
         }));
@@ -94,11 +107,32 @@ impl Streams {
 
     /// Something with the driver, which is there.
     pub fn with_driver<R>(&self, act: impl FnOnce(&mut Driver) -> R) -> R {
+        self.with_inner(|inner| act(&mut inner.driver))
+    }
+
+    fn with_inner<R>(&self, act: impl FnOnce(&mut Inner) -> R) -> R {
         let mut inner = self.inner.borrow_mut();
         match &mut *inner {
-            Some(inner) => act(&mut inner.driver),
+            Some(inner) => act(inner),
             None => unreachable!("whoever has a connection has enabled it"),
         }
+    }
+
+    fn number_bridge(&self) -> u64 {
+        self.with_inner(|inner| {
+            inner.bridges_begun += 1;
+            inner.bridges_begun
+        })
+    }
+
+    /// What came from a pair's socket ends where the socket does.
+    pub(in crate::shard) fn handle_word(&self, pair: Key, side: Side) {
+        self.with_inner(|inner| inner.plane.handle_word(pair, side));
+    }
+
+    /// Breaks off a pair, as its socket's other side was.
+    pub(in crate::shard) fn break_off(&self, pair: Key, reason: CloseReason, code: StreamCode) {
+        self.with_inner(|inner| inner.plane.break_off(&mut inner.driver, pair, reason, code));
     }
 
     /// Closes a connection; what its streams are joined with is broken off with `code`.
@@ -288,26 +322,38 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
     }
 
     /// Joins two ends: from now on their bytes are the plane's business.
-    pub fn join_streams(&self, ends: [StreamEnd<C, M>; 2], session: StreamSession) {
+    pub fn join_streams(&self, ends: [StreamEnd<C, M>; 2], session: StreamSession) -> Key {
         let mut polls = [None; 2];
+        let seams = [&ends[0], &ends[1]].map(|end| matches!(end, StreamEnd::Seam(_)));
         let ends = {
             let mut polls = polls.iter_mut();
             ends.map(|end| match (end, polls.next()) {
-                (StreamEnd::Socket(stream), Some(poll)) => {
+                (StreamEnd::Socket(stream) | StreamEnd::Seam(stream), Some(poll)) => {
                     let watched = stream.into_watched(Owner::TASK);
                     *poll = Some(watched.poll);
                     // What was reported is found out by the first read and the first write.
                     End::Socket(watched.socket)
                 }
                 (StreamEnd::Stream(stream), _) => End::Stream(stream.give_up()),
-                (StreamEnd::Socket(_), None) => unreachable!("there are two of each"),
+                (StreamEnd::Bridge(bridge), _) => End::Bridge(bridge.give_up()),
+                (StreamEnd::Socket(_) | StreamEnd::Seam(_), None) => {
+                    unreachable!("there are two of each")
+                }
             })
         };
-        let mut inner = self.streams.inner.borrow_mut();
-        let Some(inner) = &mut *inner else {
-            unreachable!("whoever has a stream has enabled it");
-        };
-        let key = inner.plane.start(ends, [Bytes::new(), Bytes::new()]);
+        let is_whole = !session.is_far;
+        let key = self.streams.with_inner(|inner| {
+            let key = inner.plane.start(ends, [Bytes::new(), Bytes::new()]);
+            for (is_seam, side) in seams.into_iter().zip(Side::BOTH) {
+                if is_seam {
+                    inner.plane.await_word(key, side);
+                }
+            }
+            let session = Rc::new(session);
+            inner.sessions.insert(key, Joined { session, polls });
+            self.streams.pairs.set(inner.plane.len());
+            key
+        });
         for (poll, side) in polls.into_iter().zip([0, 1]) {
             let owner = Owner {
                 tag: TAG_STREAM,
@@ -317,10 +363,10 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
                 self.reactor.set_owner(poll, owner);
             }
         }
-        let session = Rc::new(session);
-        inner.sessions.insert(key, Joined { session, polls });
-        self.streams.pairs.set(inner.plane.len());
-        self.counters.counts.increment(Count::Paired);
+        if is_whole {
+            self.counters.counts.increment(Count::Paired);
+        }
+        key
     }
 }
 
@@ -345,45 +391,48 @@ pub(super) fn run_streams<S: Service>(service: &Rc<S>, world: &Rc<World<S::Conte
     while let Some(event) = next_event(world) {
         service.handle_quic(event);
     }
-    loop {
-        let ended = {
-            let mut inner = world.streams.inner.borrow_mut();
-            let Some(Inner { driver, plane, .. }) = &mut *inner else {
-                return;
-            };
-            match plane.poll_ended() {
-                Some(ended) => ended,
-                None => {
-                    plane.run(driver);
-                    match plane.poll_ended() {
-                        Some(ended) => ended,
-                        None => return,
-                    }
-                }
-            }
-        };
-        let joined = {
-            let mut inner = world.streams.inner.borrow_mut();
-            inner.as_mut().and_then(|inner| {
-                world.streams.pairs.set(inner.plane.len());
-                inner.sessions.remove(&ended.pair)
-            })
-        };
-        let Some(Joined { session, polls }) = joined else {
-            unreachable!("every pair has its session");
-        };
+    while let Some(ended) = next_ended(world) {
+        end_pair(service, world, ended);
+    }
+    world.pass_bridges_on();
+}
+
+/// Has pairs go on, and gives one that has ended.
+fn next_ended<C: Copy, M: Send + 'static>(world: &World<C, M>) -> Option<StreamsEnded> {
+    let mut inner = world.streams.inner.borrow_mut();
+    let Inner { driver, plane, .. } = inner.as_mut()?;
+    plane.poll_ended().or_else(|| {
+        plane.run(driver);
+        plane.poll_ended()
+    })
+}
+
+fn end_pair<S: Service>(
+    service: &Rc<S>,
+    world: &Rc<World<S::Context, S::Message>>,
+    ended: StreamsEnded,
+) {
+    let joined = world.streams.with_inner(|inner| {
+        world.streams.pairs.set(inner.plane.len());
+        inner.sessions.remove(&ended.pair)
+    });
+    let Some(Joined { session, polls }) = joined else {
+        unreachable!("every pair has its session");
+    };
+    if !session.is_far {
         session.log(ended.reason, ended.bytes);
         world.counters.ended.increment(ended.reason);
-        for (socket, poll) in ended.sockets.into_iter().zip(polls) {
-            if let (Some((socket, how)), Some(poll)) = (socket, poll) {
-                let closing = match how {
-                    How::Reset => Closing::Reset,
-                    How::Clean | How::Parting => Closing::Clean,
-                };
-                world.reactor.retire(poll, socket, closing);
-            }
+    }
+    // Before its sockets are closed, which would look like an end to a seam's other side.
+    service.handle_streams_ended(&session, ended.reason, ended.bytes);
+    for (socket, poll) in ended.sockets.into_iter().zip(polls) {
+        if let (Some((socket, how)), Some(poll)) = (socket, poll) {
+            let closing = match how {
+                How::Reset => Closing::Reset,
+                How::Clean | How::Parting => Closing::Clean,
+            };
+            world.reactor.retire(poll, socket, closing);
         }
-        service.handle_streams_ended(&session, ended.reason, ended.bytes);
     }
 }
 

@@ -26,11 +26,32 @@ pub struct StreamSession {
     /// Since when it was wanted.
     pub waiting_since: Timestamp,
     pub joined_at: Timestamp,
+    /// What is joined here is a part of something that another shard, or the tunnel, tells of.
+    pub is_far: bool,
+    /// The tunnel at the other side of its seam, by its number.
+    pub tunnel: Option<u32>,
 }
 
 impl StreamSession {
+    /// What is joined on one shard of something that another shard tells of.
+    #[must_use]
+    pub fn far(peers: [PeerAddress; 2], waiting_since: Timestamp, joined_at: Timestamp) -> Self {
+        Self {
+            peers,
+            client: None,
+            client_port: 0,
+            server: None,
+            target: None,
+            waiting_since,
+            joined_at,
+            is_far: true,
+            tunnel: None,
+        }
+    }
+
     /// Writes its line to the access log.
     pub(super) fn log(&self, reason: CloseReason, bytes: [u64; 2]) {
+        debug_assert!(!self.is_far, "it has no line");
         let [left, right] = self.peers;
         let [left_bytes, right_bytes] = bytes;
         info!(

@@ -113,6 +113,20 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
         .await
     }
 
+    /// Waits until the peer breaks it off, or its connection is gone.
+    pub async fn broken(&self) {
+        poll_fn(|context| {
+            self.world.streams.with_inner(|inner| {
+                if inner.driver.is_broken(self.key) {
+                    return Poll::Ready(());
+                }
+                inner.waiting.insert(self.key, context.waker().clone());
+                Poll::Pending
+            })
+        })
+        .await
+    }
+
     /// Writes what `encode` appends; as [`Self::write`].
     pub async fn say(&self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut message = Vec::new();

@@ -88,6 +88,8 @@ impl ExposeService {
                     target: Some(inner.target.as_str().into()),
                     waiting_since: since,
                     joined_at: clock::now(),
+                    is_far: false,
+                    tunnel: None,
                 };
                 let ends = [StreamEnd::Stream(stream), StreamEnd::Socket(local)];
                 self.world.join_streams(ends, session);

@@ -101,6 +101,8 @@ impl ForwardService {
                     target: Some(self.destination.port.as_str().into()),
                     waiting_since: since,
                     joined_at: clock::now(),
+                    is_far: false,
+                    tunnel: None,
                 };
                 let ends = [StreamEnd::Socket(local), StreamEnd::Stream(stream)];
                 self.world.join_streams(ends, session);

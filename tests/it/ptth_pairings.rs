@@ -1,0 +1,190 @@
+//! Clients and servers by HTTP and by QUIC meet at one relay: all four pairings.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use super::agent_process::Program;
+use super::agents::{check_echo, check_greetings, dial, echo, greet_and_count, service};
+use super::agents_transports::FINGERPRINT;
+use super::peers::resets::reset;
+use super::ptth_admin::waits_until;
+use super::ptth_agents::{Meeting, relay};
+use super::ptth_quic::{self, QUIC as QUIC_ADDRESS};
+
+const HTTP: &str = "http";
+const QUIC: &str = "quic";
+const PAIRINGS: [[&str; 2]; 4] = [[QUIC, QUIC], [HTTP, QUIC], [QUIC, HTTP], [HTTP, HTTP]];
+
+/// A relay, and proxies that come to it in the one way or the other.
+struct Crossing {
+    meeting: Meeting,
+    quic: String,
+}
+
+impl Crossing {
+    fn new(cores: &str) -> Self {
+        let meeting = ptth_quic::meeting(&["--cores", cores]);
+        let quic = meeting.url.clone();
+        Self { meeting, quic }
+    }
+
+    fn come_by(&mut self, way: &str) {
+        self.meeting.url = match way {
+            QUIC => self.quic.clone(),
+            _ => format!("ptth+http://{}", self.meeting.address),
+        };
+    }
+
+    fn expose(&mut self, way: &str, target: SocketAddr) -> Program {
+        self.come_by(way);
+        let expose = self
+            .meeting
+            .expose_with("home", &["--to", &target.to_string()]);
+        expose.logged(match way {
+            QUIC => "joined the relay",
+            _ => "listening at the relay",
+        });
+        expose
+    }
+
+    fn forward(&mut self, way: &str) -> (Program, SocketAddr) {
+        self.come_by(way);
+        let (forward, local) = self.meeting.forward("home");
+        if way == QUIC {
+            forward.logged("joined the relay");
+        }
+        (forward, local)
+    }
+}
+
+/// Whatever comes, by each pairing, at relays of one core and of two.
+fn each_pairing(service: SocketAddr, check: impl Fn(&str, SocketAddr)) {
+    for cores in ["1", "2"] {
+        let mut crossing = Crossing::new(cores);
+        for [client, server] in PAIRINGS {
+            let expose = crossing.expose(server, service);
+            let (forward, local) = crossing.forward(client);
+            let pairing = format!("{client} to {server} over {cores} cores");
+            check(&pairing, local);
+            assert!(forward.stop().success(), "{pairing}");
+            assert!(expose.stop().success(), "{pairing}");
+        }
+        assert!(crossing.meeting.relay.stop().success());
+    }
+}
+
+#[test]
+fn many_sessions_at_once_and_long_ones() {
+    each_pairing(service(echo), |pairing, local| {
+        eprintln!("{pairing}");
+        thread::scope(|scope| {
+            for client in 0..30 {
+                scope.spawn(move || check_echo(local, client, 50_000));
+            }
+        });
+        check_echo(local, 100, 3_000_000);
+        check_echo(local, 101, 0);
+    });
+}
+
+#[test]
+fn a_server_greets_first_and_each_side_ends_by_itself() {
+    each_pairing(service(greet_and_count), |_, local| check_greetings(local));
+}
+
+/// A service that its test has by hand.
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
+fn exchange(mut from: &TcpStream, mut to: &TcpStream) {
+    from.write_all(b"hello").expect("sent");
+    let mut heard = [0; 5];
+    to.read_exact(&mut heard).expect("it comes");
+    assert_eq!(&heard, b"hello");
+}
+
+#[track_caller]
+fn assert_reset(pairing: &str, mut stream: &TcpStream) {
+    let error = stream.read(&mut [0]).expect_err(pairing);
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{pairing}");
+}
+
+#[test]
+fn what_one_side_breaks_off_is_no_end_to_the_other() {
+    let (listener, address) = listener();
+    each_pairing(address, |pairing, local| {
+        let client = dial(local);
+        let (server, _) = listener.accept().expect("it comes");
+        exchange(&client, &server);
+        exchange(&server, &client);
+        reset(client);
+        assert_reset(pairing, &server);
+
+        let client = dial(local);
+        let (server, _) = listener.accept().expect("it comes");
+        exchange(&client, &server);
+        reset(server);
+        assert_reset(pairing, &client);
+
+        // One way has ended as it should.
+        let client = dial(local);
+        let (server, _) = listener.accept().expect("it comes");
+        exchange(&client, &server);
+        client.shutdown(Shutdown::Write).expect("connected");
+        assert_eq!((&server).read(&mut [0]).expect("an end"), 0, "{pairing}");
+        exchange(&server, &client);
+        reset(server);
+        assert_reset(pairing, &client);
+    });
+}
+
+#[test]
+fn who_is_not_there_or_cannot_connect_is_missed() {
+    let (listener, closed) = listener();
+    drop(listener);
+    let mut crossing = Crossing::new("2");
+    // By HTTP whoever asks waits for a server that may come.
+    let (forward, local) = crossing.forward(QUIC);
+    assert_reset("nobody", &dial(local));
+    forward.logged("the server is not there");
+    for [client, server] in PAIRINGS {
+        let expose = crossing.expose(server, closed);
+        let (forward, local) = crossing.forward(client);
+        assert_reset(client, &dial(local));
+        forward.logged(match client {
+            QUIC => "cannot connect",
+            _ => "no session",
+        });
+        drop((forward, expose));
+    }
+}
+
+#[test]
+fn a_client_by_http_waits_for_a_server_that_joins_by_quic() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = ["--quic-listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let (relay, address) = relay(folder.path(), "127.0.0.1:0", &options);
+    let at = relay.reported(QUIC_ADDRESS);
+    let told = relay.reported("  operators    http://");
+    let admin = told.trim_end_matches('/').parse().expect("an address");
+    let pin = relay.reported(FINGERPRINT);
+    let meeting = Meeting {
+        folder,
+        relay,
+        address,
+        url: format!("ptth+http://{address}"),
+    };
+    let (_forward, local) = meeting.forward("home");
+    let client = thread::spawn(move || check_echo(local, 1, 1000));
+    waits_until(admin, "midspan_connects_waiting", 1.0);
+    let meeting = Meeting {
+        url: format!("ptth+quic://{at}?pin={pin}"),
+        ..meeting
+    };
+    let _expose = meeting.expose_with("home", &["--to", &service(echo).to_string()]);
+    client.join().expect("it is led there");
+}
