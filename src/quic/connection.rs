@@ -1,19 +1,23 @@
 //! One connection of a driver's, and the names of connections and streams.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn_proto::{ConnectionHandle, ReadError, ReadableError, StreamId, WriteError};
+use quinn_proto::{ConnectionHandle, Dir, ReadError, ReadableError, Side, StreamId, WriteError};
 
 use super::calls::{Read, Write};
 use crate::slab::Key;
 use crate::time::Timestamp;
 
+/// RFC 9000 §2.1: two of the 62 bits of a stream's number say whose it is, and of which kind.
+const STREAM_INDEX_MAX: u64 = (1 << 60) - 1;
+
 /// Names a connection for as long as it is there.
 pub type ConnectionKey = Key;
 
-/// Names a stream of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Names a stream of a connection. Those of one connection stand together in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamKey {
     pub connection: ConnectionKey,
     /// The number by which the peer knows it.
@@ -21,10 +25,19 @@ pub struct StreamKey {
 }
 
 impl StreamKey {
+    /// All that a connection may have: a range of whatever is kept in order.
+    #[must_use]
+    pub fn all_of(connection: ConnectionKey) -> RangeInclusive<Self> {
+        let stream = |id| Self { connection, id };
+        let first = StreamId::new(Side::Client, Dir::Bi, 0);
+        let last = StreamId::new(Side::Server, Dir::Uni, STREAM_INDEX_MAX);
+        stream(first)..=stream(last)
+    }
+
     /// Whether it is the first that the client of its connection has opened.
     #[must_use]
     pub fn is_first_of_client(self) -> bool {
-        self.id == StreamId::new(quinn_proto::Side::Client, quinn_proto::Dir::Bi, 0)
+        self.id == StreamId::new(Side::Client, Dir::Bi, 0)
     }
 }
 
@@ -157,6 +170,33 @@ impl Connection {
             unanswered_since: self.unanswered_since,
             heard_at: self.heard_at,
             is_handshaking: self.proto.is_handshaking(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_one_connection_are_found_among_others() {
+        let connection = |index| ConnectionKey {
+            index,
+            generation: 7,
+        };
+        let all = StreamKey::all_of(connection(2));
+        for (side, dir) in [(Side::Client, Dir::Bi), (Side::Server, Dir::Uni)] {
+            for index in [0, 1, STREAM_INDEX_MAX] {
+                let id = StreamId::new(side, dir, index);
+                let is_among = |connection| all.contains(&StreamKey { connection, id });
+                let found = [1, 2, 3].map(|index| is_among(connection(index)));
+                assert_eq!(found, [false, true, false], "{id}");
+                let later = ConnectionKey {
+                    index: 2,
+                    generation: 8,
+                };
+                assert!(!is_among(later));
+            }
         }
     }
 }

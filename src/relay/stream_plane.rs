@@ -15,7 +15,7 @@
 //! is broken off is broken off both ways, with the code that came: a stream by `RESET_STREAM`
 //! and `STOP_SENDING`, a socket by a reset.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -57,7 +57,8 @@ pub struct StreamsEnded {
 #[derive(Debug)]
 pub struct StreamPlane {
     pairs: Slab<Pair>,
-    by_stream: HashMap<StreamKey, (Key, Side), ahash::RandomState>,
+    /// In order, as a connection that is lost takes all of its streams along.
+    by_stream: BTreeMap<StreamKey, (Key, Side)>,
     bridges: Bridges,
     by_bridge: HashMap<BridgeEndId, (Key, Side), ahash::RandomState>,
     /// Directions that may have something to do, by their source.
@@ -89,7 +90,7 @@ impl Default for StreamPlane {
     fn default() -> Self {
         Self {
             pairs: Slab::new(),
-            by_stream: HashMap::default(),
+            by_stream: BTreeMap::new(),
             bridges: Bridges::default(),
             by_bridge: HashMap::default(),
             ready: VecDeque::new(),
@@ -199,10 +200,8 @@ impl StreamPlane {
         connection: ConnectionKey,
         code: StreamCode,
     ) {
-        let of_it = |(stream, place): (&StreamKey, &(Key, Side))| {
-            (stream.connection == connection).then_some(*place)
-        };
-        let lost: Vec<_> = self.by_stream.iter().filter_map(of_it).collect();
+        let of_it = self.by_stream.range(StreamKey::all_of(connection));
+        let lost: Vec<_> = of_it.map(|(_, place)| *place).collect();
         for (key, side) in lost {
             self.break_off(driver, key, CloseReason::Reset(side), code);
         }

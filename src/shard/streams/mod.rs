@@ -10,7 +10,7 @@ mod strays;
 mod stream;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -63,8 +63,8 @@ struct Inner {
     driver: Driver,
     plane: StreamPlane,
     sessions: HashMap<Key, Joined, ahash::RandomState>,
-    /// Tasks that wait for a stream.
-    waiting: HashMap<StreamKey, Waker, ahash::RandomState>,
+    /// Tasks that wait for a stream. In order, as a connection that is lost wakes all of its.
+    waiting: BTreeMap<StreamKey, Waker>,
     /// Tasks that have an end of a bridge, and are to know when it is broken off.
     waiting_for_abort: HashMap<BridgeEndId, Waker, ahash::RandomState>,
     bridges_begun: u64,
@@ -97,7 +97,7 @@ impl Streams {
             driver,
             plane: StreamPlane::default(),
             sessions: HashMap::default(),
-            waiting: HashMap::default(),
+            waiting: BTreeMap::new(),
             waiting_for_abort: HashMap::default(),
             bridges_begun: 0,
             events: VecDeque::new(),
@@ -286,8 +286,8 @@ impl Inner {
     }
 
     fn wake_all_of(&mut self, connection: ConnectionKey) {
-        let of_it = |stream: &StreamKey| stream.connection == connection;
-        let waiting: Vec<_> = self.waiting.keys().copied().filter(of_it).collect();
+        let of_it = self.waiting.range(StreamKey::all_of(connection));
+        let waiting: Vec<_> = of_it.map(|(stream, _)| *stream).collect();
         waiting.into_iter().for_each(|stream| self.wake(stream));
     }
 
