@@ -59,18 +59,11 @@ impl Way {
         chunks: &mut Vec<Bytes>,
     ) -> Result<(), Step> {
         let read = driver.read(stream, STEP_BYTES, chunks);
-        match sink {
-            // A stream keeps each piece that it was given until it is acknowledged, and looks
-            // through all of them for each packet. To another shard one message is enough.
-            End::Stream(_) | End::Bridge(_) if chunks.len() > 1 => {
-                let bytes = chunks.iter().map(Bytes::len).sum();
-                let mut together = BytesMut::with_capacity(bytes);
-                chunks
-                    .drain(..)
-                    .for_each(|piece| together.extend_from_slice(&piece));
-                self.pending.push_back(together.freeze());
-            }
-            _ => self.pending.extend(chunks.drain(..)),
+        self.pending.extend(chunks.drain(..));
+        if let End::Stream(_) | End::Bridge(_) = sink {
+            // A stream looks through all that it was given for each packet, and keeps it until
+            // it is acknowledged. To another shard one message is enough.
+            self.gather();
         }
         match read {
             Read::More | Read::Blocked if !self.pending.is_empty() => Ok(()),
@@ -226,9 +219,12 @@ impl Way {
         }
     }
 
-    /// Puts what has to wait together: each piece holds the whole batch of datagrams in which
-    /// it came.
+    /// Puts what has to wait together, in memory of its own: each piece, be it the only one,
+    /// holds the whole batch of datagrams in which it came.
     fn gather(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
         let bytes = self.pending.iter().map(Bytes::len).sum();
         let mut together = BytesMut::with_capacity(bytes);
         self.pending
@@ -240,4 +236,27 @@ impl Way {
 
 const fn broken(reason: CloseReason, code: StreamCode) -> Step {
     Step::Broken(Break { reason, code })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_holds_no_batch_that_it_came_in() {
+        for sizes in [&[1][..], &[1200, 3]] {
+            let batch = Bytes::from(vec![7; 64 << 10]);
+            let mut way = Way::default();
+            way.pending
+                .extend(sizes.iter().map(|size| batch.slice(..*size)));
+            assert!(!batch.is_unique());
+            way.gather();
+            assert!(batch.is_unique(), "{sizes:?}");
+            let waiting: Vec<usize> = way.pending.iter().map(Bytes::len).collect();
+            assert_eq!(waiting, [sizes.iter().sum::<usize>()]);
+        }
+        let mut way = Way::default();
+        way.gather();
+        assert!(way.pending.is_empty());
+    }
 }
