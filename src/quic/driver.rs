@@ -604,32 +604,6 @@ impl Driver {
         self.connections.keys()
     }
 
-    /// Goes on from another socket: each connection of the port moves there.
-    ///
-    /// # Errors
-    ///
-    /// When the socket cannot be set up.
-    pub fn rebind(&mut self, port: usize, socket: Socket) -> io::Result<()> {
-        let owner = |token| Owner {
-            tag: self.tag,
-            token,
-        };
-        let token = u32::try_from(port * 2).unwrap_or(u32::MAX);
-        self.endpoints[port].port = Port::new(
-            Rc::clone(&self.reactor),
-            socket,
-            owner(token),
-            owner(token + 1),
-        )?;
-        for key in Vec::from_iter(self.connections.keys()) {
-            let is_there = |one: &Connection| one.port == port;
-            if self.connections.get(key).is_some_and(is_there) {
-                self.with(key, quinn_proto::Connection::local_address_changed);
-            }
-        }
-        Ok(())
-    }
-
     /// Where a port's socket is.
     #[must_use]
     pub fn local_address(&self, port: usize) -> Option<SocketAddr> {
