@@ -13,7 +13,6 @@ use crate::runtime::socket::Socket;
 use crate::shard::errand::Errand;
 use crate::shard::session_log::Session;
 use crate::shard::status::{Detail, ShardStatus};
-use crate::shard::streams::StreamSession;
 use crate::shard::world::{Service, World};
 use crate::time::Timestamp;
 
@@ -52,9 +51,6 @@ pub trait Proxy: 'static {
 
     /// See [`Service::handle_quic`].
     fn take_quic(self: &Rc<Self>, _event: QuicEvent) {}
-
-    /// What was joined with a stream has ended.
-    fn streams_ended(&self) {}
 
     /// Give up what only waits.
     fn stop(&self) {}
@@ -106,15 +102,6 @@ impl<P: Proxy> Service for P {
 
     fn handle_quic(self: &Rc<Self>, event: QuicEvent) {
         self.take_quic(event);
-    }
-
-    fn handle_streams_ended(
-        self: &Rc<Self>,
-        _session: &StreamSession,
-        _reason: CloseReason,
-        _bytes: [u64; 2],
-    ) {
-        self.streams_ended();
     }
 
     fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}

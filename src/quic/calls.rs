@@ -120,6 +120,13 @@ impl Driver {
         self.with(connection, quinn_proto::Connection::ping);
     }
 
+    /// Streams of a connection of which something that was written, or its end, is not
+    /// acknowledged; one that has no end yet is among them. `None` when it is gone.
+    pub fn unfinished_streams(&mut self, connection: ConnectionKey) -> Option<usize> {
+        let connection = self.connections.get_mut(connection)?;
+        (!connection.proto.is_closed()).then(|| connection.proto.streams().send_streams())
+    }
+
     /// Closes a connection, which is told to the peer but not as an event. What is written and
     /// not acknowledged is lost.
     pub fn close(

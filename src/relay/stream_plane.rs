@@ -11,11 +11,12 @@
 //!               └─────────┘ all out: at most STEPS_MAX times, then the others' turn
 //! ```
 //!
-//! The end of one is passed on behind its last byte, and each direction ends for itself. What
-//! is broken off is broken off both ways, with the code that came: a stream by `RESET_STREAM`
+//! The end of one is passed on behind its last byte, and each direction ends for itself. Of a
+//! connection that is closed what came before is passed on, if nothing of it is missing: until
+//! then it is held. What is broken off is broken off both ways, with the code that came: a stream by `RESET_STREAM`
 //! and `STOP_SENDING`, a socket by a reset.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -136,6 +137,13 @@ impl StreamPlane {
         self.by_stream.contains_key(&stream)
     }
 
+    /// Whether any of a connection's is.
+    #[must_use]
+    pub fn has_any_of(&self, connection: ConnectionKey) -> bool {
+        let of_it = StreamKey::all_of(connection);
+        self.by_stream.range(of_it).next().is_some()
+    }
+
     /// How many there are.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -193,7 +201,8 @@ impl StreamPlane {
         }
     }
 
-    /// A connection is gone, and its streams with it; the other ends are told `code`.
+    /// A connection is gone, and its streams with it; the other ends are told `code`, unless
+    /// all that is still due to them has come.
     pub fn handle_lost(
         &mut self,
         driver: &mut Driver,
@@ -201,9 +210,15 @@ impl StreamPlane {
         code: StreamCode,
     ) {
         let of_it = self.by_stream.range(StreamKey::all_of(connection));
-        let lost: Vec<_> = of_it.map(|(_, place)| *place).collect();
-        for (key, side) in lost {
-            self.break_off(driver, key, CloseReason::Reset(side), code);
+        let lost: Vec<_> = of_it.map(|(stream, place)| (*stream, *place)).collect();
+        for (stream, (key, side)) in lost {
+            let pair = self.pairs.get_mut(key);
+            if pair.is_some_and(|pair| pair.keep_rest(driver, stream, side, &mut self.chunks)) {
+                self.by_stream.remove(&stream);
+                self.enqueue(key, side);
+            } else {
+                self.break_off(driver, key, CloseReason::Reset(side), code);
+            }
         }
     }
 
@@ -431,6 +446,19 @@ impl StreamPlane {
 }
 
 impl Pair {
+    /// Whether nothing is missing of what a stream at `side`, whose connection is gone, was
+    /// there for; what was not passed on yet is held from now on.
+    fn keep_rest(
+        &mut self,
+        driver: &mut Driver,
+        stream: StreamKey,
+        side: Side,
+        chunks: &mut Vec<Bytes>,
+    ) -> bool {
+        self.ways[side.other().index()].is_over
+            && self.ways[side.index()].read_rest(driver, stream, chunks)
+    }
+
     /// Bytes that its ends have got, and did not pass on to another shard.
     fn bytes_relayed(&self) -> u64 {
         let ways = self.ways.iter().zip(self.ends.iter().rev());

@@ -25,6 +25,9 @@ const PIECES_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Way {
     pub(super) pending: VecDeque<Bytes>,
+    /// What is pending is in memory of its own: a piece as it came, be it the only one, holds
+    /// the whole batch of datagrams in which it did.
+    pub(super) is_gathered: bool,
     pub(super) bytes: u64,
     pub(super) source_ended: bool,
     pub(super) is_over: bool,
@@ -50,6 +53,22 @@ pub(super) struct Break {
 }
 
 impl Way {
+    /// Reads a stream to its end, if that has come.
+    pub(super) fn read_rest(
+        &mut self,
+        driver: &mut Driver,
+        stream: StreamKey,
+        chunks: &mut Vec<Bytes>,
+    ) -> bool {
+        if !self.source_ended {
+            // What flow control has allowed is in memory already.
+            self.source_ended = driver.read(stream, usize::MAX, chunks) == Read::Ended;
+            self.pending.extend(chunks.drain(..));
+            self.is_gathered = false;
+        }
+        self.source_ended
+    }
+
     pub(super) fn read_stream(
         &mut self,
         driver: &mut Driver,
@@ -60,6 +79,7 @@ impl Way {
     ) -> Result<(), Step> {
         let read = driver.read(stream, STEP_BYTES, chunks);
         self.pending.extend(chunks.drain(..));
+        self.is_gathered = false;
         if let End::Stream(_) | End::Bridge(_) = sink {
             // A stream looks through all that it was given for each packet, and keeps it until
             // it is acknowledged. To another shard one message is enough.
@@ -101,6 +121,7 @@ impl Way {
             Ok(bytes) => {
                 let bytes = Bytes::copy_from_slice(&scratch[..bytes]);
                 self.pending.push_back(bytes);
+                self.is_gathered = true;
                 Ok(())
             }
             Err(Errno::AGAIN) => Err(Step::Wait),
@@ -219,10 +240,9 @@ impl Way {
         }
     }
 
-    /// Puts what has to wait together, in memory of its own: each piece, be it the only one,
-    /// holds the whole batch of datagrams in which it came.
+    /// Puts what has to wait together.
     fn gather(&mut self) {
-        if self.pending.is_empty() {
+        if self.pending.is_empty() || std::mem::replace(&mut self.is_gathered, true) {
             return;
         }
         let bytes = self.pending.iter().map(Bytes::len).sum();

@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::rendezvous::{Message, RelayService};
 use super::sessions::Origin;
 use super::streams::{NoMessage, QuicStream};
+use super::tally::Tally;
 use crate::access::Presented;
 use crate::protocol::ptth_name::Name;
 use crate::protocol::ptth_quic::{
@@ -47,6 +48,8 @@ pub(super) struct QuicGuests {
     guests: RefCell<HashMap<ConnectionKey, Option<Rc<Guest>>, ahash::RandomState>>,
     /// The last connection of each client.
     clients: RefCell<HashMap<Name, ConnectionKey, ahash::RandomState>>,
+    /// Streams that are not joined yet, or will not be.
+    pub(super) opens: Tally,
 }
 
 /// A proxy that has said who it is.
@@ -134,6 +137,9 @@ impl RelayService {
         match event {
             QuicEvent::Connected(connection) => {
                 self.quic.guests.borrow_mut().insert(connection, None);
+                if self.world.is_draining() {
+                    return self.dismiss(connection);
+                }
                 let service = Rc::clone(self);
                 run_or_spawn(async move { service.await_hello(connection).await });
             }
@@ -145,10 +151,14 @@ impl RelayService {
             QuicEvent::Opened(key) => {
                 let stream = RelayStream::new(Rc::clone(&self.world), key);
                 let service = Rc::clone(self);
-                match key.is_first_of_client() {
-                    true => run_or_spawn(service.greet(stream)),
-                    false => run_or_spawn(service.serve_open(stream)),
-                }
+                let open = self.quic.opens.enter();
+                run_or_spawn(async move {
+                    match stream.key().is_first_of_client() {
+                        true => service.greet(stream).await,
+                        false => service.serve_open(stream).await,
+                    }
+                    drop(open);
+                });
             }
             QuicEvent::Available(_)
             | QuicEvent::Readable(_)
@@ -293,13 +303,13 @@ impl RelayService {
 
     /// Tells every proxy that the relay stops, once nothing of it runs any more.
     pub(super) fn dismiss_quic(&self) {
-        if self.world.streams.pairs() > 0 {
-            return;
-        }
-        let connections: Vec<_> = self.quic.guests.borrow().keys().copied().collect();
-        for connection in connections {
-            self.close_quic(connection, CloseCode::Shutdown, "the relay stops");
-        }
+        let guests = self.quic.guests.borrow();
+        guests.keys().for_each(|guest| self.dismiss(*guest));
+    }
+
+    fn dismiss(&self, connection: ConnectionKey) {
+        let streams = &self.world.streams;
+        streams.leave(connection, CloseCode::Shutdown, "the relay stops");
     }
 }
 

@@ -618,16 +618,8 @@ impl Service for RelayService {
         .min()
     }
 
-    fn handle_streams_ended(
-        self: &Rc<Self>,
-        session: &StreamSession,
-        reason: CloseReason,
-        _bytes: [u64; 2],
-    ) {
+    fn handle_streams_ended(self: &Rc<Self>, session: &StreamSession, reason: CloseReason) {
         self.end_seam(session, reason);
-        if self.world.is_draining() {
-            self.dismiss_quic();
-        }
     }
 
     fn handle_drain(self: &Rc<Self>) {
@@ -640,7 +632,10 @@ impl Service for RelayService {
     }
 
     fn is_busy(&self) -> bool {
-        self.handshakes.get() > 0 || self.callers.count() > 0 || self.asking_visitors.count() > 0
+        self.handshakes.get() > 0
+            || self.callers.count() > 0
+            || self.asking_visitors.count() > 0
+            || self.quic.opens.count() > 0
     }
 }
 

@@ -118,14 +118,8 @@ pub trait Service: 'static {
     /// A connection of QUIC has come about, or is gone, or its peer has opened a stream.
     fn handle_quic(self: &Rc<Self>, _event: QuicEvent) {}
 
-    /// What was joined with a stream has ended; its socket is taken care of.
-    fn handle_streams_ended(
-        self: &Rc<Self>,
-        _session: &StreamSession,
-        _reason: CloseReason,
-        _bytes: [u64; 2],
-    ) {
-    }
+    /// What was joined with a stream has ended, and its socket is about to be closed.
+    fn handle_streams_ended(self: &Rc<Self>, _session: &StreamSession, _reason: CloseReason) {}
 
     /// Called once a turn, and when [`Self::next_deadline`] has come.
     fn handle_turn(self: &Rc<Self>, now: Timestamp);

@@ -56,7 +56,7 @@ pub(crate) fn read_banner(stream: &mut TcpStream) -> io::Result<()> {
 }
 
 /// Bytes that differ from client to client and from place to place.
-fn pattern(seed: u32, bytes: usize) -> Vec<u8> {
+pub(super) fn pattern(seed: u32, bytes: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed.into());
     let mut pattern = vec![0; bytes];
     random.fill(&mut pattern);

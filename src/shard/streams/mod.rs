@@ -5,6 +5,7 @@
 //! ([`crate::relay::stream_plane`]). What concerns connections is the service's.
 
 mod bridge;
+mod leaving;
 mod session;
 mod strays;
 mod stream;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use quinn_proto::ServerConfig;
 
 pub use bridge::BridgeEnd;
+use leaving::Leaving;
 pub use session::StreamSession;
 use strays::Outstanding;
 pub use stream::{NoMessage, QuicStream};
@@ -71,6 +73,7 @@ struct Inner {
     /// What the service is to hear.
     events: VecDeque<QuicEvent>,
     outstanding: Outstanding,
+    leaving: Vec<Leaving>,
 }
 
 #[derive(Debug)]
@@ -102,6 +105,7 @@ impl Streams {
             bridges_begun: 0,
             events: VecDeque::new(),
             outstanding: Outstanding::default(),
+            leaving: Vec::new(),
         }));
     }
 
@@ -205,21 +209,24 @@ impl Streams {
         }
     }
 
-    /// Breaks off all that are joined.
+    /// Breaks off all that are joined, and closes the connections that wait for that.
     pub(super) fn end(&self, reason: CloseReason, code: StreamCode) -> usize {
         let mut inner = self.inner.borrow_mut();
-        let Some(Inner { driver, plane, .. }) = &mut *inner else {
+        let Some(inner) = &mut *inner else {
             return 0;
         };
-        plane.break_off_if(driver, reason, code, |_| true)
+        let Inner { driver, plane, .. } = inner;
+        let ended = plane.break_off_if(driver, reason, code, |_| true);
+        inner.close_at_once();
+        ended
     }
 
     /// Whether there is something to do before the next sleep.
     pub(super) fn has_work(&self) -> bool {
         let inner = self.inner.borrow();
-        inner
-            .as_ref()
-            .is_some_and(|inner| inner.driver.has_work() || inner.plane.has_work())
+        inner.as_ref().is_some_and(|inner| {
+            inner.driver.has_work() || inner.plane.has_work() || !inner.events.is_empty()
+        })
     }
 
     /// Whether a connection is there, whose timers and datagrams are to be seen at once.
@@ -394,6 +401,9 @@ pub(super) fn run_streams<S: Service>(service: &Rc<S>, world: &Rc<World<S::Conte
     while let Some(ended) = next_ended(world) {
         end_pair(service, world, ended);
     }
+    if let Some(inner) = &mut *world.streams.inner.borrow_mut() {
+        inner.close_idle();
+    }
     world.pass_bridges_on();
 }
 
@@ -424,7 +434,7 @@ fn end_pair<S: Service>(
         world.counters.ended.increment(ended.reason);
     }
     // Before its sockets are closed, which would look like an end to a seam's other side.
-    service.handle_streams_ended(&session, ended.reason, ended.bytes);
+    service.handle_streams_ended(&session, ended.reason);
     for (socket, poll) in ended.sockets.into_iter().zip(polls) {
         if let (Some((socket, how)), Some(poll)) = (socket, poll) {
             let closing = match how {

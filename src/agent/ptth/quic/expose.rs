@@ -174,10 +174,6 @@ impl Proxy for ExposeService {
         self.link.stop();
     }
 
-    fn streams_ended(&self) {
-        self.link.leave_when_done();
-    }
-
     fn has_work(&self) -> bool {
         self.serving.count() > 0
     }

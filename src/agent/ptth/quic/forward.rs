@@ -201,10 +201,6 @@ impl Proxy for ForwardService {
         self.link.stop();
     }
 
-    fn streams_ended(&self) {
-        self.link.leave_when_done();
-    }
-
     fn has_work(&self) -> bool {
         self.connecting.count() > 0
     }

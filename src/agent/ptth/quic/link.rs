@@ -241,19 +241,12 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
         self.stop.is_raised()
     }
 
-    /// The proxy is told to stop.
+    /// The proxy is told to stop: the connection is closed once nothing goes by it.
     pub(super) fn stop(&self) {
         self.stop.raise();
-        self.leave_when_done();
-    }
-
-    /// Of a proxy that is told to stop, closes the connection once nothing goes by it.
-    pub(super) fn leave_when_done(&self) {
-        if self.is_stopping()
-            && self.world.streams.pairs() == 0
-            && let Some(connection) = self.joined.take()
-        {
-            self.drop_connection(connection, CloseCode::Clean);
+        if let Some(connection) = self.joined.get() {
+            let code = CloseCode::Clean;
+            self.world.streams.leave(connection, code, code.as_str());
         }
     }
 

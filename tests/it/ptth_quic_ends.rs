@@ -1,0 +1,132 @@
+//! PTTH over QUIC: what was taken arrives, whoever is told to stop meanwhile.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+
+use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
+
+use super::agent_process::Program;
+use super::agents::pattern;
+use super::patience::PATIENCE;
+use super::ptth_agents::Meeting;
+use super::ptth_quic::{expose, meeting};
+
+/// Where bytes of a session pass, by the way that they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
+/// A session of which one way has ended.
+struct HalfClosed {
+    meeting: Meeting,
+    expose: Program,
+    forward: Program,
+    source: TcpStream,
+    sink: TcpStream,
+}
+
+/// Takes little before it is read.
+fn narrow_socket() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a size");
+    socket
+}
+
+impl HalfClosed {
+    fn new(way: Way) -> Self {
+        let meeting = meeting(&["--cores", "1", "--drain-timeout", "1h"]);
+        let own = narrow_socket();
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        own.bind(&anywhere.into()).expect("a free port");
+        own.listen(1).expect("a listener");
+        let listener = TcpListener::from(own);
+        let target = listener.local_addr().expect("bound").to_string();
+        let expose = expose(&meeting, &[&target]);
+        let (forward, local): (_, SocketAddr) = meeting.forward("home");
+        let client = narrow_socket();
+        client.connect(&local.into()).expect("the port is open");
+        let client = TcpStream::from(client);
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let (service, _) = listener.accept().expect("a connection");
+        service.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let (mut source, sink) = match way {
+            Way::Up => (client, service),
+            Way::Down => (service, client),
+        };
+        sink.shutdown(Shutdown::Write).expect("connected");
+        assert_eq!(source.read(&mut [0]).expect("an end"), 0);
+        Self {
+            meeting,
+            expose,
+            forward,
+            source,
+            sink,
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.source.write_all(bytes).expect("taken");
+        self.source.shutdown(Shutdown::Write).expect("connected");
+    }
+
+    #[track_caller]
+    fn arrives(&mut self, bytes: &[u8]) {
+        let mut got = Vec::new();
+        self.sink.read_to_end(&mut got).expect("an orderly end");
+        assert_eq!(got.len(), bytes.len());
+        assert!(got == bytes, "other bytes");
+    }
+}
+
+/// Has a program stop that has taken everything, while nobody acknowledges what it passed on.
+#[track_caller]
+fn check(way: Way, programs: fn(&mut HalfClosed) -> [&mut Program; 2]) {
+    let mut session = HalfClosed::new(way);
+    let [_, next] = programs(&mut session);
+    next.signal(Signal::STOP);
+    // It fits into the window of a stream.
+    let sent = pattern(7, 1 << 20);
+    session.send(&sent);
+    let [stopping, next] = programs(&mut session);
+    stopping.logged("stream ended");
+    stopping.terminate();
+    stopping.logged("stopping");
+    next.signal(Signal::CONT);
+    session.arrives(&sent);
+    let [stopping, _] = programs(&mut session);
+    assert!(stopping.wait().success());
+}
+
+#[test]
+fn a_client_that_stops_waits_until_the_relay_has_everything() {
+    check(Way::Up, |it| [&mut it.forward, &mut it.meeting.relay]);
+}
+
+#[test]
+fn a_server_that_stops_waits_until_the_relay_has_everything() {
+    check(Way::Down, |it| [&mut it.expose, &mut it.meeting.relay]);
+}
+
+#[test]
+fn a_relay_that_stops_waits_until_both_proxies_have_everything() {
+    check(Way::Up, |it| [&mut it.meeting.relay, &mut it.expose]);
+    check(Way::Down, |it| [&mut it.meeting.relay, &mut it.forward]);
+}
+
+#[test]
+fn what_has_come_of_a_closed_connection_is_passed_on() {
+    for way in [Way::Up, Way::Down] {
+        let mut session = HalfClosed::new(way);
+        // More than such sockets take, and no more than a stream's window.
+        let sent = pattern(8, 3 << 20);
+        session.send(&sent);
+        let relay = &mut session.meeting.relay;
+        relay.logged("stream ended");
+        relay.terminate();
+        assert!(relay.wait().success());
+        session.arrives(&sent);
+    }
+}
