@@ -44,6 +44,15 @@ impl Driver {
         Some(StreamKey { connection, id })
     }
 
+    /// Lets a connection's peer have so many streams open, and send so many bytes before they
+    /// are read, where it was allowed less.
+    pub fn widen(&mut self, connection: ConnectionKey, streams_max: u32, window: u32) {
+        self.with(connection, |proto| {
+            proto.set_max_concurrent_streams(Dir::Bi, streams_max.into());
+            proto.set_receive_window(window.into());
+        });
+    }
+
     /// Reads what has come in order, at most so many bytes, as they came: into `chunks`.
     pub fn read(&mut self, stream: StreamKey, bytes_max: usize, chunks: &mut Vec<Bytes>) -> Read {
         let Some(connection) = self.connections.get_mut(stream.connection) else {
@@ -104,15 +113,11 @@ impl Driver {
         Some(reset.ok()??.into_inner())
     }
 
-    /// Whether the peer has broken a stream off, either way, or its connection is gone.
-    pub fn is_broken(&mut self, stream: StreamKey) -> bool {
-        let Some(connection) = self.connections.get_mut(stream.connection) else {
-            return true;
-        };
-        let proto = &mut connection.proto;
-        proto.is_closed()
-            || !matches!(proto.recv_stream(stream.id).received_reset(), Ok(None))
-            || !matches!(proto.send_stream(stream.id).stopped(), Ok(None))
+    /// The code with which the peer reads no more of a stream; `None` while it does.
+    pub fn received_stop(&mut self, stream: StreamKey) -> Option<u64> {
+        let connection = self.connections.get_mut(stream.connection)?;
+        let stopped = connection.proto.send_stream(stream.id).stopped();
+        Some(stopped.ok()??.into_inner())
     }
 
     /// Asks the peer whether it is still there.

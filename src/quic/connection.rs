@@ -71,6 +71,8 @@ pub(super) struct Connection {
     pub(super) is_dirty: bool,
     /// As it stands in the driver's list.
     pub(super) deadline: Option<Instant>,
+    /// Until then its handshake has to be over, if it is not.
+    pub(super) handshake_until: Option<Instant>,
     unanswered_since: Option<Timestamp>,
     heard_at: Option<Timestamp>,
 }
@@ -87,9 +89,23 @@ impl Connection {
             port,
             is_dirty: false,
             deadline: None,
+            handshake_until: None,
             unanswered_since: None,
             heard_at: None,
         }
+    }
+
+    /// When it wants to be asked again.
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        let deadlines = [self.proto.poll_timeout(), self.handshake_until];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Whether it has had the time that its handshake may take; told once.
+    pub(super) fn is_too_slow(&mut self, now: Instant) -> bool {
+        self.handshake_until
+            .take_if(|until| *until <= now)
+            .is_some()
     }
 
     /// Something came.

@@ -20,12 +20,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use quinn_proto::{
     ClientConfig, ConnectError, ConnectionError, ConnectionHandle, DatagramEvent, Dir,
-    EndpointConfig, Event, Incoming, ServerConfig, StreamEvent, Transmit,
+    EndpointConfig, Event, Incoming, ServerConfig, StreamEvent, Transmit, VarInt,
 };
 
 use super::connection::{Connection, ConnectionKey, StreamKey};
@@ -48,7 +48,7 @@ pub const BURSTS_MAX: usize = 8;
 /// what decides.
 const PAYLOAD_BYTES_MAX: u16 = 65_527;
 /// Between two stateless resets of an endpoint. After a restart every client needs one.
-const RESET_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
+const RESET_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What the shard has to act on.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +110,8 @@ pub struct Driver {
     events: VecDeque<QuicEvent>,
     strays: Vec<Stray>,
     counts: Counts,
+    /// For those who connect to us.
+    handshake_timeout: Option<Duration>,
     batch: Option<Box<Batch>>,
     /// Room for one burst, or for one answer of an endpoint.
     burst: Vec<u8>,
@@ -146,9 +148,15 @@ impl Driver {
             events: VecDeque::new(),
             strays: Vec::new(),
             counts: Counts::default(),
+            handshake_timeout: None,
             batch: None,
             burst: Vec::new(),
         }
+    }
+
+    /// How long the handshake of whoever connects from now on may take.
+    pub const fn set_handshake_timeout(&mut self, timeout: Duration) {
+        self.handshake_timeout = Some(timeout);
     }
 
     /// Adds a socket, which also serves those who connect to it, if there is a configuration
@@ -361,7 +369,10 @@ impl Driver {
         match admission {
             Admission::Accept => match proto.accept(incoming, now, &mut self.burst, None) {
                 Ok((handle, connection)) => {
-                    self.take_in(port, handle, connection);
+                    let key = self.take_in(port, handle, connection);
+                    if let Some(connection) = self.connections.get_mut(key) {
+                        connection.handshake_until = self.handshake_timeout.map(|it| now + it);
+                    }
                 }
                 Err(error) => {
                     if let Some(transmit) = error.response {
@@ -410,6 +421,12 @@ impl Driver {
                 continue;
             };
             connection.deadline = None;
+            if connection.is_too_slow(now) {
+                let reason = Bytes::from_static(b"the handshake takes too long");
+                connection.proto.close(now, VarInt::from_u32(0), reason);
+                let event = QuicEvent::Lost(key, ConnectionError::TimedOut);
+                self.events.push_back(event);
+            }
             connection.proto.handle_timeout(now);
             self.mark_dirty(key);
         }
@@ -443,6 +460,9 @@ impl Driver {
             id,
         };
         while let Some(event) = connection.proto.poll() {
+            if let Event::Connected | Event::ConnectionLost { .. } = event {
+                connection.handshake_until = None;
+            }
             let event = match event {
                 Event::Connected => QuicEvent::Connected(key),
                 Event::ConnectionLost { reason } => QuicEvent::Lost(key, reason),
@@ -526,7 +546,7 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let deadline = connection.proto.poll_timeout();
+        let deadline = connection.next_deadline();
         if deadline != connection.deadline {
             if let Some(former) = connection.deadline {
                 self.deadlines.remove(&(former, key));

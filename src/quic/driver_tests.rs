@@ -160,9 +160,9 @@ impl Rig {
         self.reactor.turn(sleep, Some(deadline));
         while let Some(event) = self.reactor.poll_event() {
             if let Event::Ready { owner, .. } = event
-                && owner.tag != TAG_ROUTER
+                && let Some(driver) = self.drivers.get_mut(usize::from(owner.tag))
             {
-                self.drivers[usize::from(owner.tag)].handle_ready(owner.token);
+                driver.handle_ready(owner.token);
             }
         }
         self.router.iter_mut().for_each(Router::pass);
@@ -359,6 +359,36 @@ fn who_is_refused_learns_it_at_once() {
         ConnectionError::ConnectionClosed(_)
     ));
     assert!(rig.drivers[0].is_empty());
+}
+
+#[test]
+fn a_handshake_has_its_time() {
+    let mut rig = Rig::new(1);
+    rig.drivers[0].set_handshake_timeout(Duration::from_millis(200));
+    let since = clock::now();
+    rig.connect();
+    rig.client().flush(since);
+    // It hears nothing more, and says nothing.
+    let mute = rig.drivers.pop();
+    assert_eq!(rig.event(0, lost), ConnectionError::TimedOut);
+    let lasted = clock::now().since(since);
+    assert!(lasted >= Duration::from_millis(200), "{lasted:?}");
+    assert!(lasted < TRANSPORT.idle_timeout / 2, "{lasted:?}");
+    rig.until(|rig| rig.drivers[0].is_empty().then_some(()));
+    drop(mute);
+}
+
+#[test]
+fn a_handshake_that_is_over_has_no_end() {
+    let mut rig = Rig::new(1);
+    let timeout = Duration::from_millis(300);
+    rig.drivers[0].set_handshake_timeout(timeout);
+    let (_, stream) = rig.begin();
+    let there = rig.event(0, opened);
+    let later = clock::now() + timeout * 2;
+    rig.until(|_| (clock::now() > later).then_some(()));
+    rig.write_all(0, there, b"hello");
+    assert_eq!(rig.read(1, stream, 5).0, b"hello");
 }
 
 #[test]

@@ -10,19 +10,24 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use quinn_proto::ConnectionError;
 use tracing::{debug, info};
 
+use super::peer_address::PeerAddress;
+use super::per_address::CountedAddress;
 use super::rendezvous::{Message, RelayService};
 use super::sessions::Origin;
 use super::streams::{NoMessage, QuicStream};
-use super::tally::Tally;
+use super::tally::{Counted, Tally};
+use super::udp_listeners::TRANSPORT;
 use crate::access::Presented;
 use crate::protocol::ptth_name::Name;
 use crate::protocol::ptth_quic::{
-    Answer, CloseCode, Hello, MessageError, Refusal, Role, StreamCode, Who,
+    Answer, CloseCode, Hello, MessageError, MessageFault, Refusal, Role, StreamCode, Who,
 };
 use crate::quic::connection::{ConnectionKey, Health};
 use crate::quic::driver::{Admission, QuicEvent};
+use crate::quic::transport::Transport;
 use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
 use crate::session::refused::Refused;
@@ -45,11 +50,29 @@ pub(super) type RelayStream = QuicStream<Origin, Message>;
 /// The connections of one shard.
 #[derive(Debug, Default)]
 pub(super) struct QuicGuests {
-    guests: RefCell<HashMap<ConnectionKey, Option<Rc<Guest>>, ahash::RandomState>>,
+    visitors: RefCell<HashMap<ConnectionKey, Visitor, ahash::RandomState>>,
     /// The last connection of each client.
     clients: RefCell<HashMap<Name, ConnectionKey, ahash::RandomState>>,
     /// Streams that are not joined yet, or will not be.
     pub(super) opens: Tally,
+}
+
+/// A connection that has come about.
+#[derive(Debug)]
+struct Visitor {
+    standing: Standing,
+    /// For its address, where it counts.
+    _counted: Option<CountedAddress>,
+}
+
+/// Whose a connection is.
+#[derive(Debug)]
+enum Standing {
+    /// It has not said.
+    Unknown,
+    Known(Rc<Guest>),
+    /// It is about to be closed.
+    Expelled,
 }
 
 /// A proxy that has said who it is.
@@ -63,19 +86,26 @@ pub(super) struct Guest {
 impl QuicGuests {
     /// Who has a connection, once it is known.
     pub(super) fn guest(&self, connection: ConnectionKey) -> Option<Rc<Guest>> {
-        self.guests.borrow().get(&connection)?.clone()
+        match &self.visitors.borrow().get(&connection)?.standing {
+            Standing::Known(guest) => Some(Rc::clone(guest)),
+            Standing::Unknown | Standing::Expelled => None,
+        }
     }
 
     /// How many connections there are.
     pub(super) fn count(&self) -> usize {
-        self.guests.borrow().len()
+        self.visitors.borrow().len()
+    }
+
+    fn has(&self, connection: ConnectionKey) -> bool {
+        self.visitors.borrow().contains_key(&connection)
     }
 
     /// Notes who has a connection, unless it has gone since.
     fn settle(&self, guest: Guest) -> Settled {
         let (role, name, connection) = (guest.role, guest.name.clone(), guest.connection);
-        match self.guests.borrow_mut().get_mut(&connection) {
-            Some(known) => *known = Some(Rc::new(guest)),
+        match self.visitors.borrow_mut().get_mut(&connection) {
+            Some(visitor) => visitor.standing = Standing::Known(Rc::new(guest)),
             None => return Settled::Gone,
         }
         match role {
@@ -84,12 +114,30 @@ impl QuicGuests {
         }
     }
 
+    /// From now on a connection is nobody's.
+    fn expel(&self, connection: ConnectionKey) -> Option<Rc<Guest>> {
+        let standing = {
+            let mut visitors = self.visitors.borrow_mut();
+            let visitor = visitors.get_mut(&connection)?;
+            std::mem::replace(&mut visitor.standing, Standing::Expelled)
+        };
+        self.give_up_name(standing)
+    }
+
     fn forget(&self, connection: ConnectionKey) -> Option<Rc<Guest>> {
-        let guest = self.guests.borrow_mut().remove(&connection)??;
+        let visitor = self.visitors.borrow_mut().remove(&connection)?;
+        self.give_up_name(visitor.standing)
+    }
+
+    fn give_up_name(&self, standing: Standing) -> Option<Rc<Guest>> {
+        let Standing::Known(guest) = standing else {
+            return None;
+        };
         let mut clients = self.clients.borrow_mut();
-        if guest.role == Role::ClientSide && clients.get(&guest.name) == Some(&connection) {
+        if guest.role == Role::ClientSide && clients.get(&guest.name) == Some(&guest.connection) {
             clients.remove(&guest.name);
         }
+        drop(clients);
         Some(guest)
     }
 }
@@ -120,6 +168,8 @@ impl RelayService {
             Refused::TooManyConnections
         } else if handshakes >= settings.handshakes_max {
             Refused::TooManyHandshakes
+        } else if !self.admits(Some(peer).into()) {
+            Refused::TooManyFromAddress
         } else if self.has_memory() {
             return match is_validated || handshakes < settings.handshakes_max / 2 {
                 true => Admission::Accept,
@@ -133,30 +183,35 @@ impl RelayService {
         Admission::Refuse
     }
 
+    /// Takes the settings for those who come by QUIC from now on.
+    pub(super) fn set_up_quic(&self) {
+        let settings = self.settings();
+        let streams = &self.world.streams;
+        streams.set_handshake_timeout(settings.handshake_timeout);
+    }
+
     pub(super) fn take_quic_event(self: &Rc<Self>, event: QuicEvent) {
         match event {
-            QuicEvent::Connected(connection) => {
-                self.quic.guests.borrow_mut().insert(connection, None);
-                if self.world.is_draining() {
-                    return self.dismiss(connection);
-                }
-                let service = Rc::clone(self);
-                run_or_spawn(async move { service.await_hello(connection).await });
-            }
+            QuicEvent::Connected(connection) => self.welcome(connection),
             QuicEvent::Lost(connection, why) => {
+                if !self.quic.has(connection) && why == ConnectionError::TimedOut {
+                    self.world.count_refused(Refused::TooSlow);
+                }
                 if let Some(guest) = self.forget_guest(connection) {
                     info!(name = %guest.name, %why, "a proxy's connection is gone");
                 }
             }
+            // A connection that is closed had a stream open before.
+            QuicEvent::Opened(key) if !self.quic.has(key.connection) => {}
             QuicEvent::Opened(key) => {
                 let stream = RelayStream::new(Rc::clone(&self.world), key);
                 let service = Rc::clone(self);
                 let open = self.quic.opens.enter();
                 run_or_spawn(async move {
-                    match stream.key().is_first_of_client() {
-                        true => service.greet(stream).await,
-                        false => service.serve_open(stream).await,
+                    if stream.key().is_first_of_client() {
+                        return service.greet(stream, open).await;
                     }
+                    service.serve_open(stream).await;
                     drop(open);
                 });
             }
@@ -168,13 +223,37 @@ impl RelayService {
         }
     }
 
+    /// A connection has come about.
+    fn welcome(self: &Rc<Self>, connection: ConnectionKey) {
+        let streams = &self.world.streams;
+        let peer = PeerAddress::from(streams.peer_address(connection));
+        let mut counted = None;
+        // An address counts once it is proven whose it is.
+        if !self.count_for(peer, &mut counted) {
+            self.count_refused(peer, Refused::TooManyFromAddress);
+            let reason = "too many connections from this address";
+            return self.close_quic(connection, CloseCode::Clean, reason);
+        }
+        let visitor = Visitor {
+            standing: Standing::Unknown,
+            _counted: counted,
+        };
+        self.quic.visitors.borrow_mut().insert(connection, visitor);
+        if self.world.is_draining() {
+            return self.dismiss(connection);
+        }
+        let service = Rc::clone(self);
+        run_or_spawn(async move { service.await_hello(connection).await });
+    }
+
     /// Whoever says nothing is nobody.
     async fn await_hello(&self, connection: ConnectionKey) {
         let reactor = &self.world.reactor;
         reactor.sleep_until(reactor.now() + HELLO_TIMEOUT).await;
-        let guests = self.quic.guests.borrow();
-        let is_silent = matches!(guests.get(&connection), Some(None));
-        drop(guests);
+        let visitors = self.quic.visitors.borrow();
+        let standing = visitors.get(&connection).map(|visitor| &visitor.standing);
+        let is_silent = matches!(standing, Some(Standing::Unknown));
+        drop(visitors);
         if is_silent {
             self.world.count_refused(Refused::Silent);
             self.close_quic(connection, CloseCode::Protocol, "no hello came");
@@ -196,18 +275,24 @@ impl RelayService {
 
     fn forget_guest(&self, connection: ConnectionKey) -> Option<Rc<Guest>> {
         let guest = self.quic.forget(connection)?;
-        if guest.role == Role::ServerSide {
-            self.server_left(&guest.name, connection);
-        }
+        self.note_left(&guest);
         Some(guest)
     }
 
+    fn note_left(&self, guest: &Guest) {
+        if guest.role == Role::ServerSide {
+            self.server_left(&guest.name, guest.connection);
+        }
+    }
+
     /// Reads who has come, and answers.
-    async fn greet(self: Rc<Self>, stream: RelayStream) {
+    async fn greet(self: Rc<Self>, stream: RelayStream, open: Counted) {
         let connection = stream.key().connection;
         let hello = match stream.read_message(Hello::decode).await {
             Ok(hello) => hello,
-            Err(NoMessage::Wrong(error)) => return self.refuse_hello(stream, error).await,
+            Err(NoMessage::Wrong(error)) => {
+                return self.refuse_place(stream, &error.answer()).await;
+            }
             Err(_) => return self.close_quic(connection, CloseCode::Protocol, "no hello came"),
         };
         let question = hello.question();
@@ -225,10 +310,27 @@ impl RelayService {
                     }
                 }
                 info!(%name, role = role_label(role), peer = ?peer, "a proxy has joined");
+                self.world.streams.with_driver(|driver| {
+                    let Transport {
+                        streams_max,
+                        connection_window,
+                        ..
+                    } = TRANSPORT;
+                    driver.widen(connection, streams_max, connection_window);
+                });
                 stream
                     .say(|words| Answer::Accepted.encode(question, words))
                     .await;
-                // It says nothing more, but its end would be the connection's for old proxies.
+                drop(open);
+                if self.world.is_draining() {
+                    self.dismiss(connection);
+                }
+                if let Some(kind) = stream.more().await {
+                    let fault = MessageFault::NotHere;
+                    let answer = MessageError { kind, fault }.answer();
+                    return self.refuse_place(stream, &answer).await;
+                }
+                // Its end would be the connection's for old proxies.
                 stream.keep();
             }
             Err(refusal) => {
@@ -237,8 +339,8 @@ impl RelayService {
                 let answer = Answer::Refused(refusal);
                 stream.say(|words| answer.encode(question, words)).await;
                 stream.finish(refusal.into());
-                self.close_later(connection, CloseCode::Unauthenticated, "unknown")
-                    .await;
+                let code = CloseCode::Unauthenticated;
+                self.let_go(connection, 0, code, "unknown").await;
             }
         }
     }
@@ -260,18 +362,33 @@ impl RelayService {
         });
     }
 
-    async fn refuse_hello(&self, stream: RelayStream, error: MessageError) {
+    /// What a peer says has no place where it says so: it does not keep to the protocol.
+    pub(super) async fn refuse_place(&self, stream: RelayStream, answer: &[u8]) {
         let connection = stream.key().connection;
         self.world.count_refused(Refused::NotAMessage);
-        debug!(%error, "no hello");
-        stream.write(&error.answer()).await;
+        debug!(stream = %stream.key().id, "a message out of place");
+        let is_known = self.quic.guest(connection).is_some();
+        let lasting = usize::from(is_known && !stream.key().is_first_of_client());
+        stream.write(answer).await;
         stream.finish(Refusal::Malformed.into());
-        self.close_later(connection, CloseCode::Protocol, "no hello")
+        let code = CloseCode::Protocol;
+        self.let_go(connection, lasting, code, "a message out of place")
             .await;
     }
 
-    /// A close drops what was written and is not acknowledged.
-    async fn close_later(&self, connection: ConnectionKey, code: CloseCode, reason: &'static str) {
+    /// Closes a connection whose peer is to read why before, and of which so many streams last.
+    async fn let_go(
+        &self,
+        connection: ConnectionKey,
+        lasting: usize,
+        code: CloseCode,
+        reason: &'static str,
+    ) {
+        if let Some(guest) = self.quic.expel(connection) {
+            self.note_left(&guest);
+        }
+        let streams = &self.world.streams;
+        streams.leave(connection, lasting, code, reason);
         let reactor = &self.world.reactor;
         reactor.sleep_until(reactor.now() + LAST_WORDS_TIME).await;
         self.close_quic(connection, code, reason);
@@ -303,13 +420,23 @@ impl RelayService {
 
     /// Tells every proxy that the relay stops, once nothing of it runs any more.
     pub(super) fn dismiss_quic(&self) {
-        let guests = self.quic.guests.borrow();
-        guests.keys().for_each(|guest| self.dismiss(*guest));
+        let visitors = self.quic.visitors.borrow();
+        let connections: Vec<_> = visitors.keys().copied().collect();
+        drop(visitors);
+        connections.into_iter().for_each(|it| self.dismiss(it));
     }
 
     fn dismiss(&self, connection: ConnectionKey) {
+        let visitors = self.quic.visitors.borrow();
+        let lasting = match visitors.get(&connection).map(|visitor| &visitor.standing) {
+            Some(Standing::Known(_)) => 1,
+            Some(Standing::Unknown) => 0,
+            // Its peer is told why it has to go.
+            Some(Standing::Expelled) | None => return,
+        };
+        drop(visitors);
         let streams = &self.world.streams;
-        streams.leave(connection, CloseCode::Shutdown, "the relay stops");
+        streams.leave(connection, lasting, CloseCode::Shutdown, "the relay stops");
     }
 }
 

@@ -15,9 +15,10 @@ use super::sessions::Origin;
 use super::streams::{NoMessage, StreamEnd, StreamSession};
 use crate::protocol::ptth_http::Place;
 use crate::protocol::ptth_name::Name;
-use crate::protocol::ptth_quic::{Answer, Inner, Offer, Open, Refusal, Role, WireId};
+use crate::protocol::ptth_quic::{Answer, Inner, MessageFault, Offer, Open, Refusal, Role, WireId};
 use crate::quic::connection::ConnectionKey;
 use crate::runtime::clock;
+use crate::runtime::flag::{Either, either};
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
@@ -52,7 +53,15 @@ impl RelayService {
         let since = self.world.reactor.now();
         let reading = stream.read_message(Open::decode);
         let open = match self.within(since, MESSAGE_TIMEOUT, reading).await {
-            Some(Ok(open)) => open,
+            Some(Ok(open)) if !self.is_of_server(&stream) => open,
+            Some(Ok(open)) => {
+                let mut answer = Vec::new();
+                Answer::Refused(Refusal::Malformed).encode(open.question(), &mut answer);
+                return self.refuse_place(stream, &answer).await;
+            }
+            Some(Err(NoMessage::Wrong(error))) if error.fault == MessageFault::NotHere => {
+                return self.refuse_place(stream, &error.answer()).await;
+            }
             Some(Err(NoMessage::Wrong(error))) => {
                 self.world.count_refused(Refused::NotAMessage);
                 debug!(%error, "a stream begins with something else");
@@ -67,8 +76,11 @@ impl RelayService {
         };
         let answered = match self.grant_open(&stream, &open) {
             Ok(granted) => {
-                let reached = self.reach(&granted, since).await;
-                reached.map(|reached| (granted, reached))
+                match either(self.reach(&granted, since), stream.given_up()).await {
+                    Either::First(reached) => reached.map(|reached| (granted, reached)),
+                    // What was begun is broken off.
+                    Either::Second(_) => return self.world.count_refused(Refused::ClosedEarly),
+                }
             }
             Err(refusal) => Err(Answer::Refused(refusal)),
         };
@@ -90,6 +102,13 @@ impl RelayService {
                 stream.finish(refusal.into());
             }
         }
+    }
+
+    /// Whether it is a server's proxy that has opened a stream: it is opened streams, and has
+    /// nothing to open itself.
+    fn is_of_server(&self, stream: &RelayStream) -> bool {
+        let guest = self.quic.guest(stream.key().connection);
+        guest.is_some_and(|guest| guest.role == Role::ServerSide)
     }
 
     async fn within<T>(

@@ -175,7 +175,7 @@ impl RelayService {
         rendezvous: Rendezvous<Key>,
         random: Random,
     ) -> Rc<Self> {
-        Rc::new(Self {
+        let service = Rc::new(Self {
             world,
             rendezvous: RefCell::new(rendezvous),
             questions: Pending::default(),
@@ -206,7 +206,9 @@ impl RelayService {
             handshakes: Cell::new(0),
             read_buffer: ReadBuffer::default(),
             settings: RefCell::new(Rc::new(settings)),
-        })
+        });
+        service.set_up_quic();
+        service
     }
 
     /// The settings as they are now.
@@ -540,6 +542,7 @@ impl Service for RelayService {
             Message::Reload(settings) => {
                 self.forwards.set_limits(&settings.forwarding_limits);
                 self.settings.replace(Rc::new(*settings));
+                self.set_up_quic();
                 self.forget_users();
             }
         }

@@ -16,7 +16,7 @@ use crate::runtime::udp_group::{STEERED_SHARDS_MAX, bind_udp_group, claim_udp_ad
 
 /// What a relay's connections are set to. A client that never reads holds at most its
 /// connection's window; what 40 ms need at 1 Gbit/s fits into a stream's.
-const TRANSPORT: Transport = Transport {
+pub(super) const TRANSPORT: Transport = Transport {
     stream_window: 2 << 20,
     connection_window: 16 << 20,
     send_window: 8 << 20,
@@ -26,6 +26,13 @@ const TRANSPORT: Transport = Transport {
     keep_alive: None,
     mtu_max: 1452,
     congestion: Congestion::Cubic,
+};
+
+/// What they begin with: room for a hello, until it is known who has come.
+const BEFORE_HELLO: Transport = Transport {
+    connection_window: 64 << 10,
+    streams_max: 1,
+    ..TRANSPORT
 };
 
 /// Who the relay is to those who come by QUIC.
@@ -91,7 +98,7 @@ impl UdpListeners {
 impl QuicIdentity {
     /// What the endpoints of all shards serve by.
     pub(super) fn server(&self) -> Result<Arc<quinn_proto::ServerConfig>, ServeError> {
-        TRANSPORT
+        BEFORE_HELLO
             .server(Arc::clone(&self.tls), &self.keys)
             .map_err(|_| ServeError::NoInitialCipher)
     }

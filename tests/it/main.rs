@@ -41,6 +41,7 @@ mod ptth_memory;
 mod ptth_pairings;
 mod ptth_quic;
 mod ptth_quic_ends;
+mod ptth_quic_peers;
 mod ptth_quic_sad;
 mod relay_process;
 mod reload;

@@ -9,26 +9,31 @@ use crate::quic::connection::ConnectionKey;
 use crate::quic::driver::QuicEvent;
 use crate::runtime::clock;
 
-/// A connection that has said hello has one stream that does not end, the hello's.
-const LASTING_STREAMS: usize = 1;
-
 /// A connection that is closed as soon as it may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leaving {
     connection: ConnectionKey,
+    lasting: usize,
     why: CloseCode,
     reason: &'static str,
 }
 
 impl Streams {
     /// Closes a connection once nothing is joined with its streams, and all that was written to
-    /// them is acknowledged, but for the stream of its hello. The service hears that it is
-    /// lost.
-    pub fn leave(&self, connection: ConnectionKey, why: CloseCode, reason: &'static str) {
+    /// them is acknowledged, but for so many that last: 1 once it has said hello, whose stream
+    /// has no end. The service hears that it is lost.
+    pub fn leave(
+        &self,
+        connection: ConnectionKey,
+        lasting: usize,
+        why: CloseCode,
+        reason: &'static str,
+    ) {
         if let Some(inner) = &mut *self.inner.borrow_mut() {
             inner.leaving.retain(|one| one.connection != connection);
             inner.leaving.push(Leaving {
                 connection,
+                lasting,
                 why,
                 reason,
             });
@@ -50,9 +55,7 @@ impl Inner {
     pub(super) fn close_idle(&mut self) {
         for one in std::mem::take(&mut self.leaving) {
             match self.driver.unfinished_streams(one.connection) {
-                Some(streams)
-                    if streams > LASTING_STREAMS || self.plane.has_any_of(one.connection) =>
-                {
+                Some(streams) if streams > one.lasting || self.plane.has_any_of(one.connection) => {
                     self.leaving.push(one);
                 }
                 Some(_) => self.close_leaving(one),

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quinn_proto::ServerConfig;
@@ -70,6 +71,8 @@ struct Inner {
     /// Tasks that have an end of a bridge, and are to know when it is broken off.
     waiting_for_abort: HashMap<BridgeEndId, Waker, ahash::RandomState>,
     bridges_begun: u64,
+    /// Tasks that wait until another stream may be opened.
+    openers: Vec<(ConnectionKey, Waker)>,
     /// What the service is to hear.
     events: VecDeque<QuicEvent>,
     outstanding: Outstanding,
@@ -103,6 +106,7 @@ impl Streams {
             waiting: BTreeMap::new(),
             waiting_for_abort: HashMap::default(),
             bridges_begun: 0,
+            openers: Vec::new(),
             events: VecDeque::new(),
             outstanding: Outstanding::default(),
             leaving: Vec::new(),
@@ -154,6 +158,13 @@ impl Streams {
         inner.plane.handle_lost(&mut inner.driver, connection, code);
         inner.driver.close(connection, why, reason, clock::now());
         inner.wake_all_of(connection);
+    }
+
+    /// How long the handshake of whoever connects from now on may take.
+    pub fn set_handshake_timeout(&self, timeout: Duration) {
+        if let Some(inner) = &mut *self.inner.borrow_mut() {
+            inner.driver.set_handshake_timeout(timeout);
+        }
     }
 
     /// Where a connection's peer is.
@@ -285,9 +296,8 @@ impl Inner {
                     self.wake_all_of(connection);
                     self.events.push_back(event);
                 }
-                QuicEvent::Connected(_) | QuicEvent::Opened(_) | QuicEvent::Available(_) => {
-                    self.events.push_back(event);
-                }
+                QuicEvent::Available(connection) => self.wake_openers(connection),
+                QuicEvent::Connected(_) | QuicEvent::Opened(_) => self.events.push_back(event),
             }
         }
     }
@@ -296,6 +306,14 @@ impl Inner {
         let of_it = self.waiting.range(StreamKey::all_of(connection));
         let waiting: Vec<_> = of_it.map(|(stream, _)| *stream).collect();
         waiting.into_iter().for_each(|stream| self.wake(stream));
+        self.wake_openers(connection);
+    }
+
+    fn wake_openers(&mut self, connection: ConnectionKey) {
+        let of_it = |opener: &mut (ConnectionKey, Waker)| opener.0 == connection;
+        for (_, waker) in self.openers.extract_if(.., of_it) {
+            wake(waker);
+        }
     }
 
     fn wake(&mut self, stream: StreamKey) {

@@ -59,6 +59,26 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
         Some(Self::new(Rc::clone(world), key))
     }
 
+    /// Opens one, as soon as the peer allows it; `None` when its connection is gone.
+    pub async fn open_when_allowed(
+        world: &Rc<World<C, M>>,
+        connection: ConnectionKey,
+    ) -> Option<Self> {
+        let key = poll_fn(|context| {
+            let mut inner = world.streams.inner.borrow_mut();
+            let Some(inner) = &mut *inner else {
+                return Poll::Ready(None);
+            };
+            let opened = inner.driver.open(connection);
+            if opened.is_none() && inner.driver.unfinished_streams(connection).is_some() {
+                inner.openers.push((connection, context.waker().clone()));
+                return Poll::Pending;
+            }
+            Poll::Ready(opened)
+        });
+        Some(Self::new(Rc::clone(world), key.await?))
+    }
+
     /// By what it is known.
     #[must_use]
     pub const fn key(&self) -> StreamKey {
@@ -92,6 +112,34 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
         }
     }
 
+    /// Waits until nothing more can come; gives the first byte if something does.
+    pub async fn more(&self) -> Option<u8> {
+        let pieces = self.read(1).await.ok()?;
+        pieces.first()?.first().copied()
+    }
+
+    /// Waits until the peer breaks it off, in either direction, or is gone; gives the code for
+    /// whoever is at the other end.
+    pub async fn given_up(&self) -> StreamCode {
+        poll_fn(|context| {
+            let mut inner = self.world.streams.inner.borrow_mut();
+            let Some(inner) = &mut *inner else {
+                return Poll::Ready(StreamCode::PEER_LOST);
+            };
+            let driver = &mut inner.driver;
+            let stop = driver.received_stop(self.key);
+            if let Some(code) = stop.or_else(|| driver.received_reset(self.key)) {
+                return Poll::Ready(StreamCode::from_wire(code));
+            }
+            if driver.unfinished_streams(self.key.connection).is_none() {
+                return Poll::Ready(StreamCode::PEER_LOST);
+            }
+            inner.waiting.insert(self.key, context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Waits for at most so many bytes, and at least one.
     async fn read(&self, bytes_max: usize) -> Result<Vec<Bytes>, Read> {
         poll_fn(|context| {
@@ -109,20 +157,6 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
                 }
                 Read::Ended | Read::Reset(_) | Read::Gone => Poll::Ready(Err(read)),
             }
-        })
-        .await
-    }
-
-    /// Waits until the peer breaks it off, or its connection is gone.
-    pub async fn broken(&self) {
-        poll_fn(|context| {
-            self.world.streams.with_inner(|inner| {
-                if inner.driver.is_broken(self.key) {
-                    return Poll::Ready(());
-                }
-                inner.waiting.insert(self.key, context.waker().clone());
-                Poll::Pending
-            })
         })
         .await
     }

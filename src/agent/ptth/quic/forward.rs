@@ -139,7 +139,9 @@ impl ForwardService {
         client_port: u16,
     ) -> Result<QuicStream<(), Infallible>, ConnectError> {
         let reactor = &self.world.reactor;
-        let stream = QuicStream::open(&self.world, connection).ok_or(ConnectError::NoStream)?;
+        let opening = QuicStream::open_when_allowed(&self.world, connection);
+        let opened = reactor.deadline(reactor.now() + RELAY_TIMEOUT, opening);
+        let stream = opened.await.flatten().ok_or(ConnectError::NoStream)?;
         let open = Open::Layered {
             server: (&self.destination.server).into(),
             inner: Inner {

@@ -246,7 +246,8 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
         self.stop.raise();
         if let Some(connection) = self.joined.get() {
             let code = CloseCode::Clean;
-            self.world.streams.leave(connection, code, code.as_str());
+            let streams = &self.world.streams;
+            streams.leave(connection, 1, code, code.as_str());
         }
     }
 
