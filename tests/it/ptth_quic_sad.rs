@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use midspan::runtime::clock;
 use rustix::process::Signal;
@@ -181,6 +182,31 @@ fn a_relay_that_stood_still_is_joined_once_more_and_by_nobody_else() {
     // Whoever takes its own new connection for somebody else's rests for a while.
     let said = expose.log_so_far() + &forward.log_so_far();
     assert!(!said.contains("another proxy"), "{said}");
+}
+
+#[test]
+fn a_busy_client_stays_when_others_of_its_name_come() {
+    /// After this whoever gives no sign of life has gone.
+    const OBSERVED: Duration = Duration::from_secs(2);
+    let meeting = meeting(&["--cores", "1"]);
+    let _expose = expose(&meeting, &[&service(echo).to_string()]);
+    let (_first, local) = meeting.forward("home");
+    let busy: Vec<_> = (0..4).map(|_| flood(local)).collect();
+    // Each has the relay look at the one before.
+    let others: Vec<_> = (0..4).map(|_| meeting.forward("home")).collect();
+    let mut busy_too = Vec::new();
+    for (other, local) in &others {
+        other.logged("joined the relay");
+        busy_too.push(flood(*local));
+    }
+    let since = clock::now();
+    until("the relay to have looked", || {
+        (clock::now().since(since) > OBSERVED).then_some(())
+    });
+    for session in busy.iter().chain(&busy_too) {
+        assert!(!session.is_finished());
+    }
+    check_echo(local, 1, 10_000);
 }
 
 #[test]
