@@ -44,7 +44,8 @@ pub(super) fn key_file(folder: &Path, name: &str) -> String {
     path.to_str().expect("text").to_owned()
 }
 
-/// Starts a relay which knows the servers home and lab, and alice, who reaches home alone.
+/// Starts a relay which knows the servers home and lab, alice, who reaches home alone, and bob, who
+/// reaches lab alone.
 pub(super) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, SocketAddr) {
     let listed = |kind: &str, name: &str, more: &str| {
         let hash = key(name).hash();
@@ -54,6 +55,7 @@ pub(super) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, 
         listed("servers", "home", ""),
         listed("servers", "lab", ""),
         listed("clients", "alice", "may = [\"home\"]"),
+        listed("clients", "bob", "may = [\"lab\"]"),
     ];
     let path = folder.join("relay.toml");
     fs::write(&path, text.concat()).expect("written");

@@ -14,16 +14,51 @@ pub(super) const QUIC: &str = "  quic         ";
 
 /// Has a relay, at a port of UDP that it chose, and what proxies come by.
 pub(super) fn meeting(options: &[&str]) -> Meeting {
+    meeting_where(options, |_| ()).0
+}
+
+/// The same, and where operators see it.
+pub(super) fn meeting_with_admin(options: &[&str]) -> (Meeting, SocketAddr) {
+    let options = [&["--admin", "127.0.0.1:0"], options].concat();
+    meeting_where(&options, |relay| {
+        let admin = relay.reported("  operators    http://");
+        admin.trim_end_matches('/').parse().expect("an address")
+    })
+}
+
+/// `ask` reads what is reported between the address and the certificate.
+fn meeting_where<T>(options: &[&str], ask: impl FnOnce(&Program) -> T) -> (Meeting, T) {
     let folder = tempfile::tempdir().expect("a folder");
     let own = ["--quic-listen", "127.0.0.1:0"];
     let (relay, address) = relay(folder.path(), "127.0.0.1:0", &[&own, options].concat());
     let at: SocketAddr = relay.reported(QUIC).parse().expect("an address");
+    let asked = ask(&relay);
     let pin = relay.reported(FINGERPRINT);
-    Meeting {
+    let meeting = Meeting {
         folder,
         relay,
         address,
         url: format!("ptth+quic://{at}?pin={pin}"),
+    };
+    (meeting, asked)
+}
+
+impl Meeting {
+    /// Where proxies come to by QUIC.
+    pub(super) fn quic_address(&self) -> SocketAddr {
+        let (address, _) = self.quic_way();
+        address.parse().expect("an address")
+    }
+
+    /// The certificate that the relay shows.
+    pub(super) fn pin(&self) -> &str {
+        self.quic_way().1
+    }
+
+    fn quic_way(&self) -> (&str, &str) {
+        let way = self.url.strip_prefix("ptth+quic://");
+        way.and_then(|way| way.split_once("?pin="))
+            .expect("by QUIC")
     }
 }
 

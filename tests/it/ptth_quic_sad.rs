@@ -47,10 +47,8 @@ fn recovers(what: &str, local: SocketAddr) {
 
 /// The relay once more, at the same addresses.
 fn restarted(meeting: &Meeting) -> (Program, SocketAddr) {
-    let at = meeting.url.trim_start_matches("ptth+quic://");
-    let at = at.split('?').next().expect("an address");
-    let listen = meeting.address.to_string();
-    let options = ["--cores", "1", "--quic-listen", at];
+    let [at, listen] = [meeting.quic_address(), meeting.address].map(|at| at.to_string());
+    let options = ["--cores", "1", "--quic-listen", &at];
     relay(meeting.folder.path(), &listen, &options)
 }
 

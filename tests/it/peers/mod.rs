@@ -1,8 +1,10 @@
-//! Peers, each named for its misbehaviour.
+//! Peers, each named for its misbehaviour, and what is misused or misbehaves between them.
 
 pub(crate) mod dribbles;
 pub(crate) mod floods;
 pub(crate) mod half_closes;
+pub(crate) mod quic_initial;
+pub(crate) mod quic_peer;
 pub(crate) mod resets;
 pub(crate) mod says_anything;
 pub(crate) mod stalls;

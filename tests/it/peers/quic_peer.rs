@@ -1,0 +1,282 @@
+//! A peer that speaks QUIC, and on its streams whatever it is told to.
+//!
+//! It does something only while a test waits for it: whoever does not ask for a stream's bytes
+//! does not read them, and gives no credit for more.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use midspan::protocol::ptth_quic::ALPN;
+use midspan::quic::transport::{Congestion, Transport};
+use midspan::tls::client::{Trust, quic_client_config};
+use quinn_proto::{
+    ApplicationClose, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
+    EndpointConfig, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError,
+};
+
+use crate::patience::{Deadline, now};
+
+const TRANSPORT: Transport = Transport {
+    stream_window: 64 << 10,
+    connection_window: 1 << 20,
+    send_window: 1 << 20,
+    streams_max: 100,
+    idle_timeout: Duration::from_secs(20),
+    keep_alive: Some(Duration::from_secs(2)),
+    mtu_max: 1452,
+    congestion: Congestion::Cubic,
+};
+
+/// After how long without a datagram it is looked whether a test has waited for too long.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct QuicPeer {
+    socket: UdpSocket,
+    endpoint: Endpoint,
+    handle: ConnectionHandle,
+    connection: Connection,
+    is_connected: bool,
+    /// Why it is no more.
+    lost: Option<ConnectionError>,
+    /// Streams of which the other side reads no more, with its codes.
+    stopped: Vec<(StreamId, u64)>,
+}
+
+/// All that came on a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub(crate) bytes: Vec<u8>,
+    /// Its code, if it was broken off.
+    pub(crate) reset: Option<u64>,
+}
+
+impl QuicPeer {
+    /// Connects with the relay that has this certificate.
+    #[track_caller]
+    pub(crate) fn connect(to: SocketAddr, pin: &str) -> Self {
+        let pin = pin.parse().expect("a fingerprint");
+        let tls = quic_client_config(Trust::Pinned(pin), ALPN).expect("TLS 1.3");
+        let client = TRANSPORT.client(tls, 0).expect("a cipher suite");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
+        let (handle, connection) = endpoint
+            .connect(now(), client, to, "relay")
+            .expect("a name and an address");
+        let mut peer = Self {
+            socket,
+            endpoint,
+            handle,
+            connection,
+            is_connected: false,
+            lost: None,
+            stopped: Vec::new(),
+        };
+        peer.until("a connection", |peer| peer.is_connected.then_some(()));
+        peer
+    }
+
+    /// Opens a stream, as soon as the other side allows it.
+    #[track_caller]
+    pub(crate) fn open(&mut self) -> StreamId {
+        self.until("a stream to open", Self::try_open)
+    }
+
+    /// Opens a stream, if the other side allows it.
+    pub(crate) fn try_open(&mut self) -> Option<StreamId> {
+        self.connection.streams().open(Dir::Bi)
+    }
+
+    /// Opens a stream and says something on it.
+    #[track_caller]
+    pub(crate) fn open_with(&mut self, bytes: &[u8]) -> StreamId {
+        let stream = self.open();
+        self.say(stream, bytes);
+        stream
+    }
+
+    /// Writes all of it.
+    #[track_caller]
+    pub(crate) fn say(&mut self, stream: StreamId, mut bytes: &[u8]) {
+        self.until("room to write", |peer| {
+            while !bytes.is_empty() {
+                match peer.connection.send_stream(stream).write(bytes) {
+                    Ok(count) => bytes = &bytes[count..],
+                    Err(WriteError::Blocked) => return None,
+                    Err(error) => panic!("{stream}: {error}"),
+                }
+            }
+            Some(())
+        });
+        self.flush();
+    }
+
+    /// Ends its half of a stream, unless the other side has stopped it.
+    pub(crate) fn finish(&mut self, stream: StreamId) {
+        // Whoever was told to stop breaks off, which ends it as well.
+        let mut half = self.connection.send_stream(stream);
+        if half.finish().is_err() {
+            let _ = half.reset(VarInt::from_u32(0));
+        }
+        self.flush();
+    }
+
+    /// Waits for so many bytes.
+    #[track_caller]
+    pub(crate) fn hear(&mut self, stream: StreamId, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.until("bytes of a stream", |peer| {
+            let ended = peer.read(stream, count - bytes.len(), &mut bytes);
+            assert!(
+                ended.is_none() || bytes.len() == count,
+                "{bytes:?} {ended:?}"
+            );
+            (bytes.len() == count).then_some(())
+        });
+        bytes
+    }
+
+    /// Waits for a stream's end.
+    #[track_caller]
+    pub(crate) fn hear_all(&mut self, stream: StreamId) -> Heard {
+        let mut bytes = Vec::new();
+        let reset = self.until("a stream's end", |peer| {
+            peer.read(stream, usize::MAX, &mut bytes)
+        });
+        Heard { bytes, reset }
+    }
+
+    /// Reads what there is; `Some` at the stream's end, with the code if it was broken off.
+    fn read(
+        &mut self,
+        stream: StreamId,
+        bytes_max: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Option<Option<u64>> {
+        let mut half = self.connection.recv_stream(stream);
+        let mut chunks = half.read(true).expect("a stream that is not at its end");
+        let mut left = bytes_max;
+        let ended = loop {
+            if left == 0 {
+                break None;
+            }
+            match chunks.next(left) {
+                Ok(Some(chunk)) => {
+                    left -= chunk.bytes.len();
+                    bytes.extend_from_slice(&chunk.bytes);
+                }
+                Ok(None) => break Some(None),
+                Err(ReadError::Reset(code)) => break Some(Some(code.into_inner())),
+                Err(ReadError::Blocked) => break None,
+            }
+        };
+        let _ = chunks.finalize();
+        ended
+    }
+
+    /// Waits until the other side says that it reads no more of a stream, and gives its code.
+    #[track_caller]
+    pub(crate) fn stopped(&mut self, stream: StreamId) -> u64 {
+        self.until("a stream that is stopped", |peer| {
+            let stopped = peer.stopped.iter().find(|(other, _)| *other == stream);
+            stopped.map(|(_, code)| *code)
+        })
+    }
+
+    /// Waits until the other side closes the connection, and gives its code.
+    #[track_caller]
+    pub(crate) fn closed(&mut self) -> u64 {
+        let lost = self.until("the connection's end", |peer| peer.lost.clone());
+        match lost {
+            ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) => {
+                error_code.into_inner()
+            }
+            lost => panic!("{lost}"),
+        }
+    }
+
+    /// Goes on until `ask` has an answer.
+    #[track_caller]
+    pub(crate) fn until<T>(
+        &mut self,
+        what: &str,
+        mut ask: impl FnMut(&mut Self) -> Option<T>,
+    ) -> T {
+        let deadline = Deadline::new();
+        loop {
+            if let Some(answer) = ask(self) {
+                return answer;
+            }
+            let lost = &self.lost;
+            assert!(lost.is_none(), "{lost:?} instead of {what}");
+            assert!(!deadline.is_over(), "in vain waited for {what}");
+            self.turn();
+        }
+    }
+
+    /// Sends what there is to send, and takes in a datagram, or a deadline.
+    fn turn(&mut self) {
+        self.flush();
+        let due = self.connection.poll_timeout();
+        let left = due.map_or(LOOK_INTERVAL, |due| due.saturating_duration_since(now()));
+        // A timeout of zero would be none.
+        let left = left.clamp(Duration::from_micros(1), LOOK_INTERVAL);
+        self.socket.set_read_timeout(Some(left)).expect("ours");
+        let mut space = [0; 2048];
+        match self.socket.recv_from(&mut space) {
+            Ok((length, from)) => self.take(from, &space[..length]),
+            Err(error) => assert!(
+                matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+                "{error}"
+            ),
+        }
+        if due.is_some_and(|due| due <= now()) {
+            self.connection.handle_timeout(now());
+        }
+        self.settle();
+    }
+
+    fn take(&mut self, from: SocketAddr, datagram: &[u8]) {
+        let bytes = BytesMut::from(datagram);
+        let event = self
+            .endpoint
+            .handle(now(), from, None, None, bytes, &mut Vec::new());
+        if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
+            self.connection.handle_event(event);
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some(event) = self.connection.poll_endpoint_events() {
+            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+                self.connection.handle_event(event);
+            }
+        }
+        while let Some(event) = self.connection.poll() {
+            match event {
+                Event::Connected => self.is_connected = true,
+                Event::ConnectionLost { reason } => self.lost = Some(reason),
+                Event::Stream(StreamEvent::Stopped { id, error_code }) => {
+                    self.stopped.push((id, error_code.into_inner()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends what there is to send.
+    pub(crate) fn flush(&mut self) {
+        let mut burst = Vec::new();
+        while let Some(transmit) = self.connection.poll_transmit(now(), 1, &mut burst) {
+            let sent = self
+                .socket
+                .send_to(&burst[..transmit.size], transmit.destination);
+            assert_eq!(sent.expect("loopback takes it"), transmit.size);
+            burst.clear();
+        }
+    }
+}
