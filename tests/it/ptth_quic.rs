@@ -1,6 +1,8 @@
 //! PTTH over QUIC: relay and both proxies as five processes.
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use super::agent_process::Program;
@@ -8,6 +10,7 @@ use super::agents::{check_echo, check_greetings, dial, echo, greet_and_count, se
 use super::agents_ssh::check_ssh_and_scp;
 use super::agents_transports::FINGERPRINT;
 use super::ptth_agents::{Meeting, relay};
+use super::require::require;
 
 /// What a relay says of where it speaks QUIC.
 pub(super) const QUIC: &str = "  quic         ";
@@ -55,6 +58,11 @@ impl Meeting {
         self.quic_way().1
     }
 
+    /// Has proxies that start from now on come by another address.
+    pub(super) fn lead_by(&mut self, address: SocketAddr) {
+        self.url = format!("ptth+quic://{address}?pin={}", self.pin());
+    }
+
     fn quic_way(&self) -> (&str, &str) {
         let way = self.url.strip_prefix("ptth+quic://");
         way.and_then(|way| way.split_once("?pin="))
@@ -75,11 +83,11 @@ fn many_sessions_at_once_and_after_each_other() {
     let _expose = expose(&meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
     thread::scope(|scope| {
-        for client in 0..100 {
+        for client in 0..500 {
             scope.spawn(move || check_echo(local, client, 50_000));
         }
     });
-    for client in 100..104 {
+    for client in 500..504 {
         check_echo(local, client, 3_000_000);
     }
 }
@@ -90,6 +98,55 @@ fn a_server_greets_first_and_each_side_ends_by_itself() {
     let _expose = expose(&meeting, &[&service(greet_and_count).to_string()]);
     let (_forward, local) = meeting.forward("home");
     check_greetings(local);
+}
+
+/// The document's own test, with its five programs: "the netcat processes [..] should now be
+/// connected to each other".
+#[test]
+fn two_netcats() {
+    let Some(nc) = require("nc.openbsd") else {
+        return;
+    };
+    // Without -N they would not tell that there is nothing more to send.
+    let start = |args: &[&str]| {
+        let mut command = Command::new(&nc);
+        command.args(["-v", "-n", "-N"]).args(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(Stdio::piped());
+        command.spawn().expect("it can be started")
+    };
+    let mut server = start(&["-l", "127.0.0.1", "0"]);
+    let mut log = BufReader::new(server.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    log.read_line(&mut line).expect("text");
+    let target = line.trim_end().strip_prefix("Listening on ");
+    let target = target.expect("an address").replace(' ', ":");
+
+    let meeting = meeting(&["--cores", "1"]);
+    let _expose = expose(&meeting, &[&target]);
+    let (forward, local) = meeting.forward("home");
+    forward.logged("joined the relay");
+    let mut client = start(&["127.0.0.1", &local.port().to_string()]);
+    hear("to the server\n", &mut client, &mut server);
+    hear("to the client\n", &mut server, &mut client);
+    for mut program in [client, server] {
+        drop(program.stdin.take());
+        let mut rest = String::new();
+        let mut output = program.stdout.take().expect("a pipe");
+        output.read_to_string(&mut rest).expect("text");
+        assert_eq!(rest, "");
+        assert!(program.wait().expect("it ends").success());
+    }
+}
+
+/// What one program reads, the other one says.
+fn hear(words: &str, from: &mut Child, to: &mut Child) {
+    let input = from.stdin.as_mut().expect("a pipe");
+    input.write_all(words.as_bytes()).expect("taken");
+    let mut heard = vec![0; words.len()];
+    let output = to.stdout.as_mut().expect("a pipe");
+    output.read_exact(&mut heard).expect("as much");
+    assert_eq!(heard, words.as_bytes());
 }
 
 #[test]

@@ -8,3 +8,4 @@ pub(crate) mod quic_peer;
 pub(crate) mod resets;
 pub(crate) mod says_anything;
 pub(crate) mod stalls;
+pub(crate) mod udp_link;
