@@ -44,6 +44,7 @@ mod ptth_quic_ends;
 mod ptth_quic_peers;
 mod ptth_quic_bad_input;
 mod ptth_quic_loss;
+mod ptth_quic_moves;
 mod ptth_quic_sad;
 mod relay_process;
 mod reload;

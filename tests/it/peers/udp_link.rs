@@ -1,5 +1,5 @@
 //! A long way of UDP, between proxies and a relay that are near: it loses datagrams, takes its
-//! time, and lets some overtake others.
+//! time, lets some overtake others, and gives those who send by it another address.
 //!
 //! ```text
 //!              outer socket        a socket for each proxy
@@ -20,7 +20,7 @@ use fastrand::Rng;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
-use crate::patience::now;
+use crate::patience::{now, until};
 
 /// Datagrams on their way at a time. More are dropped, as by a router whose queue is full.
 const QUEUE_MAX: usize = 4096;
@@ -90,7 +90,26 @@ impl UdpLink {
 
     /// What has happened so far.
     pub(crate) fn passed(&mut self) -> Passed {
-        self.orders.write_all(b"?").expect("the link is there");
+        self.order(b'?')
+    }
+
+    /// From now on the relay sees everybody at other addresses, and what it sends to the former
+    /// ones is gone.
+    pub(crate) fn rebind(&mut self) -> Passed {
+        self.order(b'!')
+    }
+
+    /// Waits until so many datagrams more have passed.
+    #[track_caller]
+    pub(crate) fn wait_for_more(&mut self, datagrams: u64) {
+        let before = self.passed().passed;
+        until("more datagrams", || {
+            (self.passed().passed >= before + datagrams).then_some(())
+        });
+    }
+
+    fn order(&mut self, order: u8) -> Passed {
+        self.orders.write_all(&[order]).expect("the link is there");
         self.answers.recv().expect("the link is there")
     }
 }
@@ -139,6 +158,7 @@ impl Link {
             if self.wait(orders.as_fd()) {
                 let mut order = [0];
                 match orders.read(&mut order) {
+                    Ok(1) if order == *b"!" => self.rebind(),
                     Ok(1) => {}
                     // Whoever has made it has dropped it.
                     Ok(_) | Err(_) => return,
@@ -241,6 +261,12 @@ impl Link {
                 self.passed.overtaken += 1;
             }
             *last = datagram.number.max(*last);
+        }
+    }
+
+    fn rebind(&mut self) {
+        for client in &mut self.clients {
+            client.inner = connected(self.relay);
         }
     }
 }

@@ -1,0 +1,104 @@
+//! Proxies whose addresses change while bytes pass (RFC 9000 §9.3), as behind a router that
+//! forgets: real processes, with a link before those that move.
+
+use std::thread;
+
+use super::agents::{check_echo, echo, service};
+use super::peers::udp_link::{UdpLink, Way};
+use super::ptth_agents::Meeting;
+use super::ptth_quic::meeting;
+use super::relay_process::Counters;
+use super::require::require_cores;
+use rustix::process::Signal;
+
+/// Servers, and who may reach them. A relay of two shards has one of them on each.
+const BOTH: [(&str, &str); 2] = [("home", "alice"), ("lab", "bob")];
+
+/// What is sent and comes back, in bytes, and after how many datagrams it goes on by another
+/// address.
+const BYTES: usize = 24_000_000;
+const DATAGRAMS: u64 = 1500;
+const MOVES: usize = 5;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Servers,
+    Clients,
+}
+
+/// Has the proxies of one side move a few times in mid-transfer.
+fn check(cores: usize, moving: Side) {
+    let mut meeting = meeting(&["--cores", &cores.to_string()]);
+    let relay = meeting.quic_address();
+    let mut link = UdpLink::new(relay, Way::default(), 7);
+    let by = |side| if side == moving { link.address } else { relay };
+    meeting.lead_by(by(Side::Servers));
+    let target = service(echo).to_string();
+    let exposes = BOTH.map(|(server, _)| meeting.expose_with(server, &["--to", &target]));
+    for expose in &exposes {
+        expose.logged("joined the relay");
+    }
+    meeting.lead_by(by(Side::Clients));
+    let forwards = BOTH.map(|(server, client)| meeting.forward_with(client, &["--to", server]));
+    // Nobody can move before its connection has come about.
+    for (forward, _) in &forwards {
+        forward.logged("joined the relay");
+    }
+    thread::scope(|scope| {
+        let transfers = [0, 1].map(|client: u32| {
+            let (_, local) = forwards[client as usize];
+            scope.spawn(move || check_echo(local, client, BYTES))
+        });
+        for _ in 0..MOVES {
+            link.wait_for_more(DATAGRAMS);
+            assert!(transfers.iter().all(|transfer| !transfer.is_finished()));
+            link.rebind();
+        }
+        // All that is left passes from there.
+        link.wait_for_more(DATAGRAMS);
+    });
+    // Nobody had to dial anew.
+    let agents = exposes
+        .iter()
+        .chain(forwards.iter().map(|(forward, _)| forward));
+    for log in agents.map(super::agent_process::Program::log_so_far) {
+        assert!(!log.contains("does not answer"), "{log}");
+    }
+    for shard in received(&meeting, cores) {
+        assert!(shard > DATAGRAMS, "a shard has received {shard} datagrams");
+    }
+}
+
+/// What each shard of the relay has received, in datagrams.
+fn received(meeting: &Meeting, shards: usize) -> Vec<u64> {
+    meeting.relay.signal(Signal::USR1);
+    let counters = (0..shards).map(|_| {
+        let line = meeting.relay.logged(": counters shard=");
+        Counters::of_log(&line).count("quic_received")
+    });
+    counters.collect()
+}
+
+#[test]
+fn client_side_proxies_move() {
+    check(1, Side::Clients);
+}
+
+#[test]
+fn server_side_proxies_move() {
+    check(1, Side::Servers);
+}
+
+#[test]
+fn client_side_proxies_of_both_shards_move() {
+    if require_cores(2) {
+        check(2, Side::Clients);
+    }
+}
+
+#[test]
+fn server_side_proxies_of_both_shards_move() {
+    if require_cores(2) {
+        check(2, Side::Servers);
+    }
+}
