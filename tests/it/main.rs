@@ -46,6 +46,7 @@ mod ptth_quic_bad_input;
 mod ptth_quic_loss;
 mod ptth_quic_moves;
 mod ptth_quic_sad;
+mod ptth_quic_stalls;
 mod relay_process;
 mod reload;
 mod require;

@@ -37,7 +37,7 @@ fn hello(role: Role, name: &str) -> Vec<u8> {
     bytes
 }
 
-fn open(server: &str, target: &str) -> Vec<u8> {
+pub(super) fn open(server: &str, target: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let open = Open::Layered {
         server: server.parse().expect("a name"),
@@ -55,7 +55,7 @@ fn stranger(meeting: &Meeting) -> QuicPeer {
 }
 
 /// A proxy that has joined.
-fn joined(meeting: &Meeting, role: Role, name: &str) -> QuicPeer {
+pub(super) fn joined(meeting: &Meeting, role: Role, name: &str) -> QuicPeer {
     let mut peer = stranger(meeting);
     let hello = hello(role, name);
     let stream = peer.open_with(&hello);
@@ -72,18 +72,18 @@ fn expect_refused(peer: &mut QuicPeer, stream: StreamId, status: u8, kind: u8) {
     assert_eq!(peer.stopped(stream), u64::from(status));
 }
 
-fn refused(reason: &str) -> String {
+pub(super) fn refused(reason: &str) -> String {
     format!("midspan_refused_total{{reason=\"{reason}\"}}")
 }
 
 /// Waits until it was counted so often.
 #[track_caller]
-fn expect_count(admin: SocketAddr, name: &str, count: f64) {
+pub(super) fn expect_count(admin: SocketAddr, name: &str, count: f64) {
     until(name, || (metrics(admin)[name] == count).then_some(()));
 }
 
 /// Whether the relay serves as it should.
-fn check_serving(meeting: &Meeting) {
+pub(super) fn check_serving(meeting: &Meeting) {
     let _expose = expose(meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
     check_echo(local, 1, 100_000);

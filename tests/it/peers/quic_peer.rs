@@ -8,7 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use midspan::protocol::ptth_quic::ALPN;
 use midspan::quic::transport::{Congestion, Transport};
 use midspan::tls::client::{Trust, quic_client_config};
@@ -97,6 +97,14 @@ impl QuicPeer {
         let stream = self.open();
         self.say(stream, bytes);
         stream
+    }
+
+    /// Takes a stream that the other side has opened.
+    #[track_caller]
+    pub(crate) fn accept(&mut self) -> StreamId {
+        self.until("a stream of the other side", |peer| {
+            peer.connection.streams().accept(Dir::Bi)
+        })
     }
 
     /// Writes all of it.
@@ -197,6 +205,13 @@ impl QuicPeer {
             }
             lost => panic!("{lost}"),
         }
+    }
+
+    /// Says that there is nothing more to do.
+    pub(crate) fn close(mut self) {
+        let code = VarInt::from_u32(0);
+        self.connection.close(now(), code, Bytes::new());
+        self.flush();
     }
 
     /// Goes on until `ask` has an answer.
