@@ -36,6 +36,8 @@ pub(super) struct Running {
     pub(super) stamps: Stamps,
     /// What came of the certificates.
     pub(super) tls: Arc<ServerConfig>,
+    /// The same for those who come by QUIC.
+    pub(super) quic: Arc<ServerConfig>,
     pub(super) pages: Pages,
 }
 
@@ -150,7 +152,7 @@ impl Running {
             web: fresh,
             ..self.settings.clone()
         };
-        reloader.apply(&settings, &self.tls)?;
+        reloader.apply(&settings, &self.tls, &self.quic)?;
         if let Web::Tree(tree) = &settings.web {
             info!(
                 files = tree.len(),
@@ -176,8 +178,9 @@ impl Running {
             self.tickets = Tickets::new()?;
         }
         let loaded = tls::load(&settings, &self.state, self.tickets.clone())?;
-        reloader.apply(&settings, &loaded.config)?;
+        reloader.apply(&settings, &loaded.config, &loaded.quic)?;
         self.tls = loaded.config;
+        self.quic = loaded.quic;
         self.pages.replaced = mem::replace(&mut self.settings, settings).web;
         info!("the configuration is taken");
         Ok(())

@@ -194,6 +194,23 @@ limits! {
     /// Seconds that one way of a tunnel may carry nothing once the other one has ended, up to
     /// an eighth more. 0 is no limit but `ptth_idle_s`.
     ptth_half_closed_s: Fixed(30), 0, 31_536_000;
+    /// Streams at once that a proxy which has come by QUIC may have opened.
+    quic_streams_per_client_max: Fixed(4096), 1, 65_536;
+    /// Bytes of one stream that its proxy may send before they are passed on. What a round
+    /// trip of 40 ms needs at 400 Mbit/s is 2 MiB.
+    quic_stream_window_bytes: Fixed(2 << 20), 64 << 10, 1 << 30;
+    /// The same of all streams of one connection: what a proxy holds of the relay's memory by
+    /// sending what nobody reads.
+    quic_connection_window_bytes: Fixed(16 << 20), 64 << 10, 1 << 30;
+    /// Bytes that the relay sends on one connection, and holds, before they are acknowledged.
+    quic_send_window_bytes: Fixed(8 << 20), 64 << 10, 1 << 30;
+    /// Seconds of silence after which a connection is given up. Proxies ask after 5.
+    quic_idle_timeout_s: Fixed(20), 6, 3600;
+    /// Seconds that a connection may take to say whose it is.
+    quic_hello_timeout_s: Fixed(5), 1, 300;
+    /// Seconds that a server's proxy may take to answer for what it exposes. It takes up to 5,
+    /// and the client's proxy waits for 12.
+    quic_answer_timeout_s: Fixed(10), 1, 300;
     /// Names of one user that are resolved, or wait for that, at once.
     names_per_user_max: Fixed(64), 1, NAMES_PER_USER_HIGHEST;
     /// Wrong passwords from one source address in a minute, of IPv6 from one /64; so many
@@ -261,6 +278,13 @@ impl Limits {
             ptth_join_timeout_s: 0,
             ptth_idle_s: 0,
             ptth_half_closed_s: 0,
+            quic_streams_per_client_max: 0,
+            quic_stream_window_bytes: 0,
+            quic_connection_window_bytes: 0,
+            quic_send_window_bytes: 0,
+            quic_idle_timeout_s: 0,
+            quic_hello_timeout_s: 0,
+            quic_answer_timeout_s: 0,
             names_per_user_max: 0,
             wrong_passwords_per_minute_max: 0,
             spent_tokens_max: 0,

@@ -159,6 +159,14 @@ impl Driver {
         self.handshake_timeout = Some(timeout);
     }
 
+    /// Those who connect from now on are served so.
+    pub fn set_server_config(&mut self, server: &Arc<ServerConfig>) {
+        for endpoint in &mut self.endpoints {
+            let server = Some(Arc::clone(server));
+            endpoint.proto.set_server_config(server);
+        }
+    }
+
     /// Adds a socket, which also serves those who connect to it, if there is a configuration
     /// for them. Returns the port's index.
     ///

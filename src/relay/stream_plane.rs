@@ -13,8 +13,8 @@
 //!
 //! The end of one is passed on behind its last byte, and each direction ends for itself. Of a
 //! connection that is closed what came before is passed on, if nothing of it is missing: until
-//! then it is held. What is broken off is broken off both ways, with the code that came: a stream by `RESET_STREAM`
-//! and `STOP_SENDING`, a socket by a reset.
+//! then it is held. What is broken off is broken off both ways, with the code that came: a stream
+//! by `RESET_STREAM` and `STOP_SENDING`, a socket by a reset.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -69,6 +69,8 @@ pub struct StreamPlane {
     chunks: Vec<Bytes>,
     /// By pairs that have ended.
     bytes_relayed: u64,
+    /// A way has ended, and the other one of its pair has not.
+    has_half_closed: bool,
 }
 
 #[derive(Debug)]
@@ -99,6 +101,7 @@ impl Default for StreamPlane {
             scratch: vec![0; STEP_BYTES].into(),
             chunks: Vec::new(),
             bytes_relayed: 0,
+            has_half_closed: false,
         }
     }
 }
@@ -174,6 +177,20 @@ impl StreamPlane {
     pub fn bytes(&self, pair: Key) -> Option<[u64; 2]> {
         let [left, right] = &self.pairs.get(pair)?.ways;
         Some([left.bytes, right.bytes])
+    }
+
+    /// What each pair has delivered so far, both ways together, and whether one way has ended.
+    pub fn carried(&self) -> impl Iterator<Item = (Key, u64, bool)> {
+        self.pairs.keys().filter_map(|key| {
+            let pair = self.pairs.get(key)?;
+            let bytes = pair.ways.iter().map(|way| way.bytes).sum();
+            Some((key, bytes, pair.first_ended.is_some()))
+        })
+    }
+
+    /// Whether one way of a pair has ended since this was asked last.
+    pub const fn take_half_closed(&mut self) -> bool {
+        std::mem::replace(&mut self.has_half_closed, false)
     }
 
     /// A stream may be read, or has room.
@@ -365,6 +382,8 @@ impl StreamPlane {
         let first = *pair.first_ended.get_or_insert(side);
         if pair.ways.iter().all(|way| way.is_over) {
             self.end(key, CloseReason::Finished(first));
+        } else {
+            self.has_half_closed = true;
         }
     }
 

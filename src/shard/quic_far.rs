@@ -17,7 +17,7 @@ use tracing::debug;
 use super::forwarding::News;
 use super::gathering::{Party, Role, Streamed};
 use super::peer_address::PeerAddress;
-use super::quic_opens::{ANSWER_TIMEOUT, Reached};
+use super::quic_opens::Reached;
 use super::quic_servers::ServerPlace;
 use super::rendezvous::{Message, RelayService};
 use super::sessions::Origin;
@@ -94,7 +94,7 @@ impl RelayService {
         if self.world.send(shard, reach).is_err() {
             return Err(Answer::Refused(Refusal::NotConnected));
         }
-        let until = since + ANSWER_TIMEOUT;
+        let until = since + self.settings().quic.answer_timeout;
         // A shard that ends meanwhile does not answer.
         let answered = self.world.reactor.deadline(until, question.answer()).await;
         match answered {

@@ -17,23 +17,19 @@ use super::peer_address::PeerAddress;
 use super::per_address::CountedAddress;
 use super::rendezvous::{Message, RelayService};
 use super::sessions::Origin;
-use super::streams::{NoMessage, QuicStream};
+use super::streams::{Lifetime, NoMessage, QuicStream};
 use super::tally::{Counted, Tally};
-use super::udp_listeners::TRANSPORT;
-use crate::access::Presented;
+use super::udp_listeners::HELLO_STREAMS;
+use crate::access::{KeyHash, Presented};
 use crate::protocol::ptth_name::Name;
 use crate::protocol::ptth_quic::{
     Answer, CloseCode, Hello, MessageError, MessageFault, Refusal, Role, StreamCode, Who,
 };
 use crate::quic::connection::{ConnectionKey, Health};
 use crate::quic::driver::{Admission, QuicEvent};
-use crate::quic::transport::Transport;
 use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
 use crate::session::refused::Refused;
-
-/// How long a connection may take to say whose it is.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client's former connection has to give a sign of life when a new one has come.
 const SIGN_OF_LIFE_TIME: Duration = Duration::from_millis(1500);
@@ -80,6 +76,8 @@ enum Standing {
 pub(super) struct Guest {
     pub(super) role: Role,
     pub(super) name: Name,
+    /// By which it was let in.
+    key: KeyHash,
     pub(super) connection: ConnectionKey,
 }
 
@@ -188,6 +186,52 @@ impl RelayService {
         let settings = self.settings();
         let streams = &self.world.streams;
         streams.set_handshake_timeout(settings.handshake_timeout);
+        let limits = settings.forwarding_limits;
+        let idle = [settings.session_idle, limits.idle];
+        streams.set_lifetime(Lifetime {
+            ttl: settings.session_ttl,
+            idle: idle.into_iter().flatten().min(),
+            half_closed: limits.half_closed,
+        });
+        if let Some(server) = &settings.quic.server {
+            streams.set_server_config(server);
+        }
+        self.expel_strangers();
+    }
+
+    /// Lets those go whose key is listed no more, or another one for their name, once their
+    /// last stream has ended.
+    fn expel_strangers(&self) {
+        let settings = self.settings();
+        let is_listed = |guest: &Guest| {
+            let known = (&guest.name, guest.key);
+            match guest.role {
+                Role::ServerSide => {
+                    let mut servers = settings.forwarding.servers().iter();
+                    servers.any(|it| (&it.name, it.hash) == known)
+                }
+                Role::ClientSide => {
+                    let mut clients = settings.forwarding.clients().iter();
+                    clients.any(|it| (&it.name, it.hash) == known)
+                }
+            }
+        };
+        let visitors = self.quic.visitors.borrow();
+        let standings = visitors.values().map(|visitor| &visitor.standing);
+        let strangers = standings.filter_map(|standing| match standing {
+            Standing::Known(guest) if !is_listed(guest) => Some(Rc::clone(guest)),
+            _ => None,
+        });
+        let strangers: Vec<_> = strangers.collect();
+        drop(visitors);
+        for guest in strangers {
+            info!(name = %guest.name, "a proxy's key is not listed any more");
+            self.quic.expel(guest.connection);
+            self.note_left(&guest);
+            let streams = &self.world.streams;
+            let reason = "its key is not listed any more";
+            streams.leave(guest.connection, 1, CloseCode::Unauthenticated, reason);
+        }
     }
 
     pub(super) fn take_quic_event(self: &Rc<Self>, event: QuicEvent) {
@@ -249,7 +293,8 @@ impl RelayService {
     /// Whoever says nothing is nobody.
     async fn await_hello(&self, connection: ConnectionKey) {
         let reactor = &self.world.reactor;
-        reactor.sleep_until(reactor.now() + HELLO_TIMEOUT).await;
+        let timeout = self.settings().quic.hello_timeout;
+        reactor.sleep_until(reactor.now() + timeout).await;
         let visitors = self.quic.visitors.borrow();
         let standing = visitors.get(&connection).map(|visitor| &visitor.standing);
         let is_silent = matches!(standing, Some(Standing::Unknown));
@@ -311,12 +356,9 @@ impl RelayService {
                 }
                 info!(%name, role = role_label(role), peer = ?peer, "a proxy has joined");
                 self.world.streams.with_driver(|driver| {
-                    let Transport {
-                        streams_max,
-                        connection_window,
-                        ..
-                    } = TRANSPORT;
-                    driver.widen(connection, streams_max, connection_window);
+                    let settings = &self.settings().quic;
+                    let streams_max = settings.streams_max + HELLO_STREAMS;
+                    driver.widen(connection, streams_max, settings.connection_window);
                 });
                 stream
                     .say(|words| Answer::Accepted.encode(question, words))
@@ -405,13 +447,20 @@ impl RelayService {
             .map(|key| Presented::new(key.as_str().to_owned()));
         let settings = self.settings();
         let known = match hello.role {
-            Role::ServerSide => settings.forwarding.server(key.as_ref()).map(|it| &it.name),
-            Role::ClientSide => settings.forwarding.client(key.as_ref()).map(|it| &it.name),
+            Role::ServerSide => {
+                let server = settings.forwarding.server(key.as_ref());
+                server.map(|it| (&it.name, it.hash))
+            }
+            Role::ClientSide => {
+                let client = settings.forwarding.client(key.as_ref());
+                client.map(|it| (&it.name, it.hash))
+            }
         };
         match known {
-            Ok(name) if id.is_of_key() || id.to_name().as_ref() == Some(name) => Ok(Guest {
+            Ok((name, key)) if id.is_of_key() || id.to_name().as_ref() == Some(name) => Ok(Guest {
                 role: hello.role,
                 name: name.clone(),
+                key,
                 connection,
             }),
             Ok(_) | Err(_) => Err(Refusal::Unauthenticated),

@@ -25,11 +25,8 @@ use crate::time::Timestamp;
 /// How long a message may take until it is whole.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server's proxy may take to answer: it tries to connect for 5 s.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Since a client has asked, until it has to have room for the answer.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long a client may take, once there is an answer for it, until it has room for that.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a client asks for, and may.
 struct Granted {
@@ -88,7 +85,7 @@ impl RelayService {
         match answered {
             Ok((granted, reached)) => {
                 let saying = stream.say(|words| Answer::Accepted.encode(question, words));
-                let written = self.within(since, WRITE_TIMEOUT, saying);
+                let written = self.within(self.world.reactor.now(), ROOM_TIMEOUT, saying);
                 if written.await == Some(true) {
                     self.join_quic(granted, stream, reached, since);
                 }
@@ -96,7 +93,8 @@ impl RelayService {
             Err(answer) => {
                 // Whoever has no room for it finds the stream broken off.
                 let saying = stream.say(|words| answer.encode(question, words));
-                self.within(since, WRITE_TIMEOUT, saying).await;
+                self.within(self.world.reactor.now(), ROOM_TIMEOUT, saying)
+                    .await;
                 let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
                 self.world.count_refused(counted(refusal));
                 stream.finish(refusal.into());
@@ -133,7 +131,7 @@ impl RelayService {
         let names = |server: &WireId, target: &WireId| Some((server.to_name()?, target.to_name()?));
         let (server, target) = names(server, &inner.target).ok_or(Refusal::Forbidden)?;
         self.may_reach(&client.name, &server, &target)?;
-        if self.world.is_draining() {
+        if self.world.is_draining() || !self.has_memory() {
             return Err(Refusal::LimitReached);
         }
         Ok(Granted {
@@ -225,7 +223,8 @@ impl RelayService {
             let decode = |bytes: &[u8]| Answer::decode(bytes, offer.question());
             stream.read_message(decode).await
         };
-        match self.within(since, ANSWER_TIMEOUT, asking).await {
+        let timeout = self.settings().quic.answer_timeout;
+        match self.within(since, timeout, asking).await {
             Some(Ok(Answer::Accepted)) => Ok(stream),
             Some(Ok(answer)) => {
                 let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);

@@ -13,7 +13,9 @@ use super::control::Envelope;
 use super::listeners::check_addresses;
 use super::rendezvous::Message;
 use super::serve::{ServeError, service_settings};
+use super::udp_listeners::QuicIdentity;
 use crate::config::settings::RelaySettings;
+use crate::quic::keys::SharedKeys;
 use crate::runtime::inbox::Mailbox;
 
 /// The shards, as seen by who has settings for them.
@@ -25,6 +27,8 @@ pub struct Reloader {
     pub(super) shard_count: NonZeroU16,
     pub(super) shards: Vec<Mailbox<Envelope<Message>>>,
     pub(super) asked: Receiver<()>,
+    /// Where QUIC is served.
+    pub(super) quic_keys: Option<SharedKeys>,
 }
 
 /// What waiting came to.
@@ -60,11 +64,19 @@ impl Reloader {
         &self,
         settings: &RelaySettings,
         tls: &Arc<ServerConfig>,
+        quic: &Arc<ServerConfig>,
     ) -> Result<(), ServeError> {
         let awaiting = &settings.awaiting.addresses;
         check_addresses(awaiting, &self.awaiting.borrow())?;
         let tls = Arc::clone(tls);
-        let fresh = service_settings(settings, tls, &self.addresses, self.shard_count)?;
+        let quic = match &self.quic_keys {
+            None => None,
+            Some(keys) => {
+                let tls = Arc::clone(quic);
+                Some(QuicIdentity { tls, keys: *keys }.server(&settings.limits)?)
+            }
+        };
+        let fresh = service_settings(settings, tls, quic, &self.addresses, self.shard_count)?;
         self.awaiting.replace(awaiting.clone());
         for shard in &self.shards {
             // A shard that has ended needs none.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use super::share::to_usize;
+use super::share::{to_u32, to_usize};
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
 use crate::access::{Allowances, Awaiting, Keyring, Users};
@@ -49,6 +49,8 @@ pub struct RendezvousSettings {
     pub forwarding: Forwarding,
     /// How much of that there may be.
     pub forwarding_limits: ForwardingLimits,
+    /// How that is done over QUIC.
+    pub quic: QuicSettings,
     /// What there is beside the relay's own paths.
     pub web: Web,
     /// STUN and TURN servers that clients are told.
@@ -87,6 +89,33 @@ pub struct RendezvousSettings {
     pub names_per_user_max: usize,
     /// 0 is no limit.
     pub wrong_passwords_per_minute_max: u32,
+}
+
+/// How those are served who come by QUIC.
+#[derive(Clone, Debug)]
+pub struct QuicSettings {
+    /// `None` where nobody is.
+    pub server: Option<Arc<quinn_proto::ServerConfig>>,
+    /// Streams that a proxy may have open, beside that of its hello.
+    pub streams_max: u32,
+    /// Bytes that a proxy may send before they are read, of all streams.
+    pub connection_window: u32,
+    /// How long a connection may take to say whose it is.
+    pub hello_timeout: Duration,
+    /// How long a server's proxy may take to answer.
+    pub answer_timeout: Duration,
+}
+
+impl QuicSettings {
+    pub(super) fn new(limits: &Limits, server: Option<Arc<quinn_proto::ServerConfig>>) -> Self {
+        Self {
+            server,
+            streams_max: to_u32(limits.quic_streams_per_client_max),
+            connection_window: to_u32(limits.quic_connection_window_bytes),
+            hello_timeout: Duration::from_secs(limits.quic_hello_timeout_s),
+            answer_timeout: Duration::from_secs(limits.quic_answer_timeout_s),
+        }
+    }
 }
 
 /// Limits of forwarded ports.

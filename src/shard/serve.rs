@@ -17,7 +17,7 @@ use super::listeners::{Listeners, check_addresses};
 use super::pulse::Pulse;
 use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService};
-use super::rendezvous_settings::{ForwardingLimits, RendezvousSettings};
+use super::rendezvous_settings::{ForwardingLimits, QuicSettings, RendezvousSettings};
 use super::share::{engine_share, share, to_u32, to_usize};
 use super::status::{Inquirer, Legacies};
 use super::udp_listeners::{QuicIdentity, UdpListeners};
@@ -119,7 +119,6 @@ struct Seed {
     random: Random,
     listeners: Vec<Listener>,
     quic: Vec<Socket>,
-    quic_server: Option<Arc<quinn_proto::ServerConfig>>,
     quic_keys: SharedKeys,
     resolver: Resolver,
     legacies: Legacies,
@@ -170,8 +169,9 @@ impl BoundRelay {
         let udp = UdpListeners::bind(settings, shard_count)?;
         let quic_server = match udp.addresses.is_empty() {
             true => None,
-            false => Some(quic.server()?),
+            false => Some(quic.server(&settings.limits)?),
         };
+        let quic_keys = quic_server.as_ref().map(|_| quic.keys);
         let congestion_control = listeners.congestion_control();
         let addresses = listeners.addresses;
         let mut mailboxes = Vec::new();
@@ -181,7 +181,7 @@ impl BoundRelay {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let service = service_settings(settings, tls, &addresses, shard_count)?;
+        let service = service_settings(settings, tls, quic_server, &addresses, shard_count)?;
         let resolver = Resolver::start().map_err(ServeError::Setup)?;
         let legacies = Legacies::new(inboxes.len());
         let mut seeds = Vec::new();
@@ -189,7 +189,6 @@ impl BoundRelay {
         for (inbox, (listeners, udp)) in inboxes.into_iter().zip(sockets) {
             seeds.push(Seed {
                 quic: udp,
-                quic_server: quic_server.clone(),
                 quic_keys: quic.keys,
                 world: world_settings(settings, shard_count),
                 service: service.clone(),
@@ -215,6 +214,7 @@ impl BoundRelay {
                 shard_count,
                 shards: mailboxes.clone(),
                 asked: reload_asked,
+                quic_keys,
             }),
             pulse: Some(Pulse {
                 shards: mailboxes,
@@ -294,8 +294,8 @@ async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
     for listener in seed.listeners {
         world.reactor.listen(listener);
     }
-    if let Some(server) = seed.quic_server {
-        world.speak_quic(seed.quic_keys, seed.quic, Some(&server))?;
+    if let Some(server) = &seed.service.quic.server {
+        world.speak_quic(seed.quic_keys, seed.quic, Some(server))?;
     }
     let service = RelayService::new(world, seed.service, rendezvous, seed.random);
     Ok(drive(service, seed.inbox, seed.operator, &seed.legacies).await)
@@ -313,6 +313,7 @@ fn world_settings(settings: &RelaySettings, shards: NonZeroU16) -> WorldSettings
 pub(super) fn service_settings(
     settings: &RelaySettings,
     tls: Arc<ServerConfig>,
+    quic: Option<Arc<quinn_proto::ServerConfig>>,
     addresses: &[SocketAddr],
     shards: NonZeroU16,
 ) -> Result<RendezvousSettings, ServeError> {
@@ -345,6 +346,7 @@ pub(super) fn service_settings(
         egress: settings.egress.clone(),
         forwarding: settings.forwarding.clone(),
         forwarding_limits: ForwardingLimits::new(limits),
+        quic: QuicSettings::new(limits, quic),
         web: settings.web.clone(),
         stun: settings.jet.stun.clone(),
         proxy_protocol_from: settings.proxy_protocol_from.clone(),

@@ -8,32 +8,33 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::serve::ServeError;
+use super::share::to_u32;
+use crate::config::limits::Limits;
 use crate::config::settings::RelaySettings;
 use crate::quic::keys::SharedKeys;
 use crate::quic::transport::{Congestion, Transport};
 use crate::runtime::socket::Socket;
 use crate::runtime::udp_group::{STEERED_SHARDS_MAX, bind_udp_group, claim_udp_address, steer};
 
-/// What a relay's connections are set to. A client that never reads holds at most its
-/// connection's window; what 40 ms need at 1 Gbit/s fits into a stream's.
-pub(super) const TRANSPORT: Transport = Transport {
-    stream_window: 2 << 20,
-    connection_window: 16 << 20,
-    send_window: 8 << 20,
-    streams_max: 4096,
-    idle_timeout: Duration::from_secs(20),
-    // One side is enough, and it is the proxies that want to know.
-    keep_alive: None,
-    mtu_max: 1452,
-    congestion: Congestion::Cubic,
-};
+/// Streams that a connection has for its hello.
+pub(super) const HELLO_STREAMS: u32 = 1;
+/// Bytes that it may send before it is known who has come.
+const HELLO_WINDOW_BYTES: u32 = 64 << 10;
 
-/// What they begin with: room for a hello, until it is known who has come.
-const BEFORE_HELLO: Transport = Transport {
-    connection_window: 64 << 10,
-    streams_max: 1,
-    ..TRANSPORT
-};
+/// What a relay's connections begin with: room for a hello.
+fn before_hello(limits: &Limits) -> Transport {
+    Transport {
+        stream_window: to_u32(limits.quic_stream_window_bytes),
+        connection_window: HELLO_WINDOW_BYTES,
+        send_window: to_u32(limits.quic_send_window_bytes),
+        streams_max: HELLO_STREAMS,
+        idle_timeout: Duration::from_secs(limits.quic_idle_timeout_s),
+        // One side is enough, and it is the proxies that want to know.
+        keep_alive: None,
+        mtu_max: 1452,
+        congestion: Congestion::Cubic,
+    }
+}
 
 /// Who the relay is to those who come by QUIC.
 #[derive(Clone, Debug)]
@@ -97,8 +98,11 @@ impl UdpListeners {
 
 impl QuicIdentity {
     /// What the endpoints of all shards serve by.
-    pub(super) fn server(&self) -> Result<Arc<quinn_proto::ServerConfig>, ServeError> {
-        BEFORE_HELLO
+    pub(super) fn server(
+        &self,
+        limits: &Limits,
+    ) -> Result<Arc<quinn_proto::ServerConfig>, ServeError> {
+        before_hello(limits)
             .server(Arc::clone(&self.tls), &self.keys)
             .map_err(|_| ServeError::NoInitialCipher)
     }

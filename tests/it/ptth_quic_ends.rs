@@ -72,18 +72,34 @@ impl HalfClosed {
         self.source.shutdown(Shutdown::Write).expect("connected");
     }
 
+    /// Whether these bytes arrive, to their end; not where a proxy had its doubts about a relay
+    /// that stood still, and dialled once more.
     #[track_caller]
-    fn arrives(&mut self, bytes: &[u8]) {
+    fn arrives(&mut self, bytes: &[u8]) -> bool {
         let mut got = Vec::new();
-        self.sink.read_to_end(&mut got).expect("an orderly end");
+        let ended = self.sink.read_to_end(&mut got);
+        let said = self.expose.log_so_far() + &self.forward.log_so_far();
+        if said.contains("the relay does not answer") {
+            return false;
+        }
+        ended.expect("an orderly end");
         assert_eq!(got.len(), bytes.len());
         assert!(got == bytes, "other bytes");
+        true
     }
 }
 
 /// Has a program stop that has taken everything, while nobody acknowledges what it passed on.
 #[track_caller]
-fn check(way: Way, programs: fn(&mut HalfClosed) -> [&mut Program; 2]) {
+fn check(way: Way, programs: Programs) {
+    let done = (0..5).any(|_| is_delivered(way, programs));
+    assert!(done, "the machine is too busy");
+}
+
+/// Of those that run, the one that is to stop, and the next one on the way.
+type Programs = fn(&mut HalfClosed) -> [&mut Program; 2];
+
+fn is_delivered(way: Way, programs: Programs) -> bool {
     let mut session = HalfClosed::new(way);
     let [_, next] = programs(&mut session);
     next.signal(Signal::STOP);
@@ -95,9 +111,10 @@ fn check(way: Way, programs: fn(&mut HalfClosed) -> [&mut Program; 2]) {
     stopping.terminate();
     stopping.logged("stopping");
     next.signal(Signal::CONT);
-    session.arrives(&sent);
+    let arrives = session.arrives(&sent);
     let [stopping, _] = programs(&mut session);
     assert!(stopping.wait().success());
+    arrives
 }
 
 #[test]
@@ -127,6 +144,8 @@ fn what_has_come_of_a_closed_connection_is_passed_on() {
         relay.logged("stream ended");
         relay.terminate();
         assert!(relay.wait().success());
-        session.arrives(&sent);
+        let mut got = Vec::new();
+        session.sink.read_to_end(&mut got).expect("an orderly end");
+        assert!(got == sent, "other bytes");
     }
 }

@@ -20,7 +20,7 @@ use super::rest::exchange;
 use super::transports::{Leg, Role, Transport, certificate};
 
 /// Writes a fresh certificate with its key, and tells its fingerprint.
-fn write_certificate(path: &Path) -> Fingerprint {
+pub(super) fn write_certificate(path: &Path) -> Fingerprint {
     let pem = Identity::make_pem("relay.example").expect("a certificate");
     // As a whole, as those do who renew certificates.
     let fresh = path.with_extension("new");

@@ -6,6 +6,7 @@
 
 mod bridge;
 mod leaving;
+mod lifetimes;
 mod session;
 mod strays;
 mod stream;
@@ -24,6 +25,8 @@ use quinn_proto::ServerConfig;
 
 pub use bridge::BridgeEnd;
 use leaving::Leaving;
+pub use lifetimes::Lifetime;
+use lifetimes::Lifetimes;
 pub use session::StreamSession;
 use strays::Outstanding;
 pub use stream::{NoMessage, QuicStream};
@@ -77,6 +80,7 @@ struct Inner {
     events: VecDeque<QuicEvent>,
     outstanding: Outstanding,
     leaving: Vec<Leaving>,
+    lifetimes: Lifetimes,
 }
 
 #[derive(Debug)]
@@ -110,6 +114,7 @@ impl Streams {
             events: VecDeque::new(),
             outstanding: Outstanding::default(),
             leaving: Vec::new(),
+            lifetimes: Lifetimes::default(),
         }));
     }
 
@@ -164,6 +169,13 @@ impl Streams {
     pub fn set_handshake_timeout(&self, timeout: Duration) {
         if let Some(inner) = &mut *self.inner.borrow_mut() {
             inner.driver.set_handshake_timeout(timeout);
+        }
+    }
+
+    /// Those who connect from now on are served so.
+    pub fn set_server_config(&self, server: &Arc<ServerConfig>) {
+        if let Some(inner) = &mut *self.inner.borrow_mut() {
+            inner.driver.set_server_config(server);
         }
     }
 
@@ -247,7 +259,10 @@ impl Streams {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
-        self.inner.borrow().as_ref()?.driver.next_deadline()
+        let inner = self.inner.borrow();
+        let inner = inner.as_ref()?;
+        let deadlines = [inner.driver.next_deadline(), inner.lifetimes.next_look()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Sends what there is to send.
@@ -376,6 +391,7 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
             }
             let session = Rc::new(session);
             inner.sessions.insert(key, Joined { session, polls });
+            inner.lifetimes.begin(key, clock::now());
             self.streams.pairs.set(inner.plane.len());
             key
         });
@@ -410,13 +426,14 @@ pub(super) fn run_streams<S: Service>(service: &Rc<S>, world: &Rc<World<S::Conte
             });
         inner.driver.expire(now);
         inner.sort_events();
+        inner.end_overdue(now);
     }
     world.pass_strays_on();
     // Whoever hears of one may use the driver.
     while let Some(event) = next_event(world) {
         service.handle_quic(event);
     }
-    while let Some(ended) = next_ended(world) {
+    while let Some(ended) = next_ended(world, now) {
         end_pair(service, world, ended);
     }
     if let Some(inner) = &mut *world.streams.inner.borrow_mut() {
@@ -426,13 +443,25 @@ pub(super) fn run_streams<S: Service>(service: &Rc<S>, world: &Rc<World<S::Conte
 }
 
 /// Has pairs go on, and gives one that has ended.
-fn next_ended<C: Copy, M: Send + 'static>(world: &World<C, M>) -> Option<StreamsEnded> {
+fn next_ended<C: Copy, M: Send + 'static>(
+    world: &World<C, M>,
+    now: Timestamp,
+) -> Option<StreamsEnded> {
     let mut inner = world.streams.inner.borrow_mut();
-    let Inner { driver, plane, .. } = inner.as_mut()?;
-    plane.poll_ended().or_else(|| {
-        plane.run(driver);
-        plane.poll_ended()
-    })
+    let Inner {
+        driver,
+        plane,
+        lifetimes,
+        ..
+    } = inner.as_mut()?;
+    if let Some(ended) = plane.poll_ended() {
+        return Some(ended);
+    }
+    plane.run(driver);
+    if plane.take_half_closed() {
+        lifetimes.half_close(now);
+    }
+    plane.poll_ended()
 }
 
 fn end_pair<S: Service>(
@@ -442,6 +471,7 @@ fn end_pair<S: Service>(
 ) {
     let joined = world.streams.with_inner(|inner| {
         world.streams.pairs.set(inner.plane.len());
+        inner.lifetimes.end(ended.pair);
         inner.sessions.remove(&ended.pair)
     });
     let Some(Joined { session, polls }) = joined else {
