@@ -15,6 +15,7 @@ use super::ticket::{RelayUrl, Secret, Ticket};
 use crate::access::PasswordDigest;
 use crate::access::routing::RoutingRules;
 use crate::config::limits::Limits;
+use crate::config::quic_settings::PathSettings;
 use crate::config::settings::LogSettings;
 use crate::config::{DataPlane, ListenAddress};
 use crate::protocol::ptth_http::{Name, NameError};
@@ -112,6 +113,8 @@ pub struct PtthExposeSettings {
     pub key: Key,
     /// At least one; no port twice.
     pub services: Vec<PtthService>,
+    /// How the connection goes, if it is by QUIC.
+    pub path: PathSettings,
     /// As for all proxies.
     pub agent: AgentSettings,
 }
@@ -136,6 +139,8 @@ pub struct PtthForwardSettings {
     pub key: Key,
     /// Where it leads.
     pub destination: PtthDestination,
+    /// How the connection goes, if it is by QUIC.
+    pub path: PathSettings,
     /// As for all proxies.
     pub agent: AgentSettings,
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use super::any_relay::AnyRelay;
-use super::ptth::{self, ProxyKeyArgs};
+use super::ptth::{self, PathArgs, ProxyKeyArgs};
 use super::{Advise, AgentArgs, StateDir, agent, host, print, quoted};
 use crate::agent::expose::SERVICES_MAX;
 use crate::agent::process::BoundExpose;
@@ -54,6 +54,9 @@ pub struct ExposeArgs {
     #[command(flatten)]
     key: ProxyKeyArgs,
 
+    #[command(flatten)]
+    path: PathArgs,
+
     /// Serve one session, print its plain ids for any JET client, and end. One in which
     /// the client says nothing and hangs up does not count
     #[arg(long)]
@@ -87,6 +90,7 @@ impl ExposeArgs {
     /// Arguments that contradict each other, or a secret that cannot be kept.
     fn settings(&self, relay: &RelayUrl, host: &HostFacts) -> anyhow::Result<ExposeSettings> {
         self.key.check_none().usage()?;
+        self.path.settings(None).usage()?;
         self.check().usage()?;
         let services = self.numbered_services()?;
         check_ports(&services).usage()?;
@@ -135,6 +139,7 @@ impl ExposeArgs {
             name: ptth::server_name(&self.name)?,
             relay: relay.clone(),
             key: self.key.key(host, key)?,
+            path: self.path.settings(Some(relay)).usage()?,
             services: ptth::services(&self.to),
             agent: self.agent.settings(host)?,
         })

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::any_relay::AnyRelay;
 use super::local_listener::LocalListener;
-use super::ptth::{self, ProxyKeyArgs};
+use super::ptth::{self, PathArgs, ProxyKeyArgs};
 use super::{Advise, AgentArgs, agent, host, secret_file};
 use crate::agent::process::BoundForward;
 use crate::agent::ptth::url::PtthUrl;
@@ -53,6 +53,9 @@ pub struct ForwardArgs {
     key: ProxyKeyArgs,
 
     #[command(flatten)]
+    path: PathArgs,
+
+    #[command(flatten)]
     agent: AgentArgs,
 }
 
@@ -69,6 +72,7 @@ impl ForwardArgs {
         ticket: Option<String>,
     ) -> anyhow::Result<ForwardSettings> {
         self.key.check_none().usage()?;
+        self.path.settings(None).usage()?;
         let agent = self.agent.settings(host)?;
         let ticket = match (&self.to, ticket) {
             (Some(to), _) => match to.strip_prefix('@') {
@@ -107,6 +111,7 @@ impl ForwardArgs {
             listen: self.listen.0,
             relay: relay.clone(),
             key: self.key.key(host, key)?,
+            path: self.path.settings(Some(relay)).usage()?,
             destination: to.parse().context("--to").usage()?,
             agent: self.agent.settings(host)?,
         })

@@ -14,6 +14,8 @@ use crate::agent::ptth::url::{PtthUrl, PtthWay};
 use crate::agent::ptth::{DEFAULT_PORT, quic};
 use crate::agent::settings::{PtthExposeSettings, PtthForwardSettings, PtthService};
 use crate::agent::target::Service;
+use crate::config::Congestion;
+use crate::config::quic_settings::{MTU_MAX, MTU_MIN, PathSettings};
 use crate::config::settings::HostFacts;
 use crate::protocol::ptth_http::Name;
 use crate::runtime::signal::Signals;
@@ -27,6 +29,40 @@ pub(super) struct ProxyKeyArgs {
     /// Of a PTTH relay: the file that holds this proxy's key; without it MIDSPAN_KEY does
     #[arg(long, value_name = "FILE")]
     pub(super) key_file: Option<PathBuf>,
+}
+
+/// How a connection by QUIC goes.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct PathArgs {
+    /// Over QUIC: find out so how much may be sent: cubic, newreno, or bbr, which is experimental
+    /// [default: cubic]
+    #[arg(long, value_enum, value_name = "WAY", hide_possible_values = true)]
+    congestion: Option<Congestion>,
+
+    /// Over QUIC: try for datagrams of so many bytes; longer ones than 1452, up to 8952, need a
+    /// relay with such a quic.mtu_max [default: 1452]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u16).range(i64::from(MTU_MIN)..=i64::from(MTU_MAX))
+    )]
+    mtu_max: Option<u16>,
+}
+
+impl PathArgs {
+    /// The settings for such a relay; `None` is one that is not of PTTH.
+    pub(super) fn settings(self, relay: Option<&PtthUrl>) -> anyhow::Result<PathSettings> {
+        let is_quic = relay.is_some_and(|relay| relay.way == PtthWay::Quic);
+        let is_silent = self.congestion.is_none() && self.mtu_max.is_none();
+        ensure!(
+            is_quic || is_silent,
+            "--congestion and --mtu-max are for ptth+quic://: over TCP, the host's settings hold"
+        );
+        Ok(PathSettings {
+            congestion: self.congestion.unwrap_or_default(),
+            mtu_max: self.mtu_max.unwrap_or(PathSettings::DEFAULT.mtu_max),
+        })
+    }
 }
 
 impl ProxyKeyArgs {
@@ -187,5 +223,54 @@ fn full_url(relay: &PtthUrl) -> String {
     match relay.pin {
         Some(pin) => format!("{relay}?pin={pin}"),
         None => relay.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        path: PathArgs,
+    }
+
+    fn settings(args: &str, relay: Option<&str>) -> Result<PathSettings, String> {
+        let relay: Option<PtthUrl> = relay.map(|relay| relay.parse().expect("a URL"));
+        let words = ["midspan"].into_iter().chain(args.split_whitespace());
+        let only = Only::try_parse_from(words).map_err(|error| error.to_string())?;
+        let settings = only.path.settings(relay.as_ref());
+        settings.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_path_is_chosen_for_quic_alone() {
+        let quic = Some("ptth+quic://relay:1");
+        let others = [None, Some("ptth+https://relay:1")];
+        for relay in others.into_iter().chain([quic]) {
+            assert_eq!(settings("", relay), Ok(PathSettings::DEFAULT));
+        }
+        let chosen = settings("--congestion bbr --mtu-max 8952", quic).expect("valid");
+        assert_eq!(
+            (chosen.congestion, chosen.mtu_max),
+            (Congestion::Bbr, MTU_MAX)
+        );
+        for (args, relay, part) in [
+            ("--congestion newreno", others[0], "are for ptth+quic://"),
+            ("--mtu-max 1200", others[1], "are for ptth+quic://"),
+            ("--mtu-max 1199", quic, "1199 is not in 1200..=8952"),
+            ("--mtu-max 8953", quic, "8953 is not in 1200..=8952"),
+            (
+                "--congestion reno",
+                quic,
+                "possible values: cubic, bbr, newreno",
+            ),
+        ] {
+            let error = settings(args, relay).expect_err(args);
+            assert!(error.contains(part), "{args}: {error}");
+        }
     }
 }

@@ -123,3 +123,19 @@ pub enum JetV1 {
 }
 
 words!(JetV1 { Allow = "allow", Deny = "deny" });
+
+/// How a sender of QUIC finds out how much it may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum Congestion {
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// By the path's rate and delay, in its first version: experimental.
+    Bbr,
+    /// RFC 9002 §7.
+    NewReno,
+}
+
+words!(Congestion { Cubic = "cubic", Bbr = "bbr", NewReno = "newreno" });

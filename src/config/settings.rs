@@ -200,6 +200,8 @@ impl RelaySettings {
         keep! {
             "listen" listen,
             "quic.listen" quic.listen,
+            "quic.congestion" quic.path.congestion,
+            "quic.mtu_max" quic.path.mtu_max,
             "admin" admin,
             "cores" cores,
             "data_plane" data_plane,

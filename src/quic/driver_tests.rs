@@ -14,7 +14,9 @@ use super::calls::{Read, Write};
 use super::connection::{ConnectionKey, StreamKey};
 use super::driver::{Admission, Driver, QuicEvent};
 use super::keys::SharedKeys;
-use super::transport::{Congestion, Transport};
+use super::transport::Transport;
+use crate::config::Congestion;
+use crate::config::quic_settings::{MTU_MAX, MTU_MIN, PathSettings};
 use crate::runtime::Owner;
 use crate::runtime::clock;
 use crate::runtime::reactor::{Event, Reactor};
@@ -26,16 +28,17 @@ const KEYS: SharedKeys = SharedKeys {
     reset: [7; 32],
     token: [8; 32],
 };
-const TRANSPORT: Transport = Transport {
-    stream_window: 1 << 20,
-    connection_window: 4 << 20,
-    send_window: 4 << 20,
-    streams_max: 100,
-    idle_timeout: Duration::from_secs(20),
-    keep_alive: None,
-    mtu_max: 1452,
-    congestion: Congestion::Cubic,
-};
+const fn transport(path: PathSettings) -> Transport {
+    Transport {
+        stream_window: 1 << 20,
+        connection_window: 4 << 20,
+        send_window: 4 << 20,
+        streams_max: 100,
+        idle_timeout: Duration::from_secs(20),
+        keep_alive: None,
+        path,
+    }
+}
 /// Owner tag of a router's sockets.
 const TAG_ROUTER: u8 = u8::MAX;
 /// A test that waits longer than this waits for ever.
@@ -87,6 +90,7 @@ struct Rig {
     address: SocketAddr,
     admission: Admission,
     router: Option<Router>,
+    path: PathSettings,
     /// What happened, with whose it was.
     events: Vec<(usize, QuicEvent)>,
 }
@@ -94,6 +98,10 @@ struct Rig {
 impl Rig {
     /// A server of so many shards, whose group is not steered, and a client.
     fn new(shards: u16) -> Self {
+        Self::over(shards, PathSettings::DEFAULT)
+    }
+
+    fn over(shards: u16, path: PathSettings) -> Self {
         let reactor = Reactor::new(RingSize::default()).unwrap();
         let identity = Identity::new();
         let address = claim_udp_address(LOCALHOST).unwrap();
@@ -102,7 +110,7 @@ impl Rig {
         for (shard, socket) in (0..shards).zip(sockets) {
             let tag = u8::try_from(shard).unwrap();
             let mut driver = Driver::new(Rc::clone(&reactor), tag, shard, shards, KEYS);
-            let server = TRANSPORT
+            let server = transport(path)
                 .server(Arc::clone(&identity.server), &KEYS)
                 .unwrap();
             driver.add_port(socket, Some(server)).unwrap();
@@ -119,6 +127,7 @@ impl Rig {
             address,
             admission: Admission::Accept,
             router: None,
+            path,
             events: Vec::new(),
         }
     }
@@ -128,7 +137,8 @@ impl Rig {
     }
 
     fn connect(&mut self) -> ConnectionKey {
-        let config = TRANSPORT.client(self.identity.client(), 0).unwrap();
+        let transport = transport(self.path);
+        let config = transport.client(self.identity.client(), 0).unwrap();
         let address = self.address;
         let now = clock::now();
         let connection = self.client().connect(0, config, address, "relay.test", now);
@@ -221,6 +231,30 @@ impl Rig {
         });
     }
 
+    /// Sends more than all windows hold and ends the stream, and reads it there, where it has
+    /// the name that it gives.
+    fn send(&mut self, stream: StreamKey) -> StreamKey {
+        let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+        let mut left = Bytes::from(sent.clone());
+        self.client().write(stream, &mut left);
+        let there = self.event(0, opened);
+        let mut got = Vec::new();
+        self.until(|rig| {
+            if !left.is_empty() {
+                rig.drivers[1].write(stream, &mut left);
+                if left.is_empty() {
+                    rig.drivers[1].finish(stream);
+                }
+            }
+            let mut chunks = Vec::new();
+            let read = rig.drivers[0].read(there, 64 << 10, &mut chunks);
+            chunks.iter().for_each(|chunk| got.extend_from_slice(chunk));
+            (read == Read::Ended).then_some(())
+        });
+        assert!(got == sent, "bytes differ");
+        there
+    }
+
     /// Reads until a stream has ended, or as many bytes as are wanted.
     fn read(&mut self, whose: usize, stream: StreamKey, bytes: usize) -> (Vec<u8>, Read) {
         let mut got = Vec::new();
@@ -266,25 +300,7 @@ fn a_stream_carries_bytes_both_ways_and_ends_each_by_itself() {
     assert_eq!(rig.event(1, connected), connection);
     let stream = rig.client().open(connection).unwrap();
     assert!(stream.is_first_of_client());
-    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
-    // More than all windows hold: the server reads while the client writes.
-    let mut left = Bytes::from(sent.clone());
-    rig.client().write(stream, &mut left);
-    let there = rig.event(0, opened);
-    let mut got = Vec::new();
-    rig.until(|rig| {
-        if !left.is_empty() {
-            rig.drivers[1].write(stream, &mut left);
-            if left.is_empty() {
-                rig.drivers[1].finish(stream);
-            }
-        }
-        let mut chunks = Vec::new();
-        let read = rig.drivers[0].read(there, 64 << 10, &mut chunks);
-        chunks.iter().for_each(|chunk| got.extend_from_slice(chunk));
-        (read == Read::Ended).then_some(())
-    });
-    assert!(got == sent, "bytes differ");
+    let there = rig.send(stream);
     rig.write_all(0, there, b"and back");
     rig.drivers[0].finish(there);
     assert_eq!(
@@ -299,6 +315,36 @@ fn a_stream_carries_bytes_both_ways_and_ends_each_by_itself() {
         rig.drivers[0].counts().batches_received < 2000,
         "datagrams come in batches"
     );
+}
+
+#[test]
+fn each_way_of_congestion_control_carries_datagrams_as_long_as_the_path_does() {
+    for congestion in [Congestion::Cubic, Congestion::NewReno, Congestion::Bbr] {
+        for mtu_max in [MTU_MIN, MTU_MAX] {
+            let mut rig = Rig::over(
+                1,
+                PathSettings {
+                    congestion,
+                    mtu_max,
+                },
+            );
+            let connection = rig.connect();
+            rig.event(1, connected);
+            let stream = rig.client().open(connection).unwrap();
+            rig.send(stream);
+            // What is probed for last comes through, as bursts of it do.
+            rig.until(|rig| {
+                let health = rig.client().health(connection).unwrap();
+                (health.mtu == mtu_max).then_some(())
+            });
+            let health = rig.client().health(connection).unwrap();
+            assert!(
+                health.packets_sent >= 3_000_000 / u64::from(mtu_max),
+                "{health:?}"
+            );
+            assert_eq!(rig.client().counts().socket_errors, 0);
+        }
+    }
 }
 
 #[test]
@@ -404,7 +450,7 @@ fn a_relay_that_has_forgotten_a_connection_says_so() {
     for _ in 0..2 {
         rig.reactor.turn(Sleep::No, None);
     }
-    let server = TRANSPORT
+    let server = transport(rig.path)
         .server(Arc::clone(&rig.identity.server), &KEYS)
         .unwrap();
     let socket = bind_udp(rig.address).unwrap();

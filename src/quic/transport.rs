@@ -10,6 +10,8 @@ use quinn_proto::{
 };
 
 use super::keys::SharedKeys;
+use crate::config::Congestion;
+use crate::config::quic_settings::PathSettings;
 
 /// Handshakes of one endpoint that wait to be admitted; each is decided about at once.
 const INCOMING_MAX: usize = 1024;
@@ -21,18 +23,6 @@ const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(15);
 /// What a client takes the round trip for before it knows: three times this until it asks
 /// again.
 const CLIENT_INITIAL_RTT: Duration = Duration::from_millis(100);
-
-/// How the sender finds out how much it may send.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Congestion {
-    /// RFC 9438.
-    #[default]
-    Cubic,
-    /// By the path's rate and delay, in its first version: experimental.
-    Bbr,
-    /// RFC 9002 §7.
-    NewReno,
-}
 
 /// The limits and habits of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,16 +39,14 @@ pub struct Transport {
     pub idle_timeout: Duration,
     /// After how much silence the peer is asked whether it is there; never, if none.
     pub keep_alive: Option<Duration>,
-    /// The longest UDP payload to try for, in bytes.
-    pub mtu_max: u16,
-    pub congestion: Congestion,
+    pub path: PathSettings,
 }
 
 impl Transport {
     fn config(&self) -> TransportConfig {
         let mut config = TransportConfig::default();
         let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.mtu_max);
+        discovery.upper_bound(self.path.mtu_max);
         let idle =
             VarInt::from_u32(u32::try_from(self.idle_timeout.as_millis()).unwrap_or(u32::MAX));
         config
@@ -71,7 +59,7 @@ impl Transport {
             .keep_alive_interval(self.keep_alive)
             .mtu_discovery_config(Some(discovery))
             .datagram_receive_buffer_size(None);
-        match self.congestion {
+        match self.path.congestion {
             Congestion::Cubic => {
                 config.congestion_controller_factory(Arc::new(CubicConfig::default()))
             }

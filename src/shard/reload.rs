@@ -73,7 +73,10 @@ impl Reloader {
             None => None,
             Some(keys) => {
                 let tls = Arc::clone(quic);
-                Some(QuicIdentity { tls, keys: *keys }.server(&settings.limits)?)
+                Some(
+                    QuicIdentity { tls, keys: *keys }
+                        .server(&settings.limits, settings.quic.path)?,
+                )
             }
         };
         let fresh = service_settings(settings, tls, quic, &self.addresses, self.shard_count)?;

@@ -169,7 +169,7 @@ impl BoundRelay {
         let udp = UdpListeners::bind(settings, shard_count)?;
         let quic_server = match udp.addresses.is_empty() {
             true => None,
-            false => Some(quic.server(&settings.limits)?),
+            false => Some(quic.server(&settings.limits, settings.quic.path)?),
         };
         let quic_keys = quic_server.as_ref().map(|_| quic.keys);
         let congestion_control = listeners.congestion_control();

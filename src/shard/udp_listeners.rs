@@ -10,9 +10,10 @@ use tracing::warn;
 use super::serve::ServeError;
 use super::share::to_u32;
 use crate::config::limits::Limits;
+use crate::config::quic_settings::PathSettings;
 use crate::config::settings::RelaySettings;
 use crate::quic::keys::SharedKeys;
-use crate::quic::transport::{Congestion, Transport};
+use crate::quic::transport::Transport;
 use crate::runtime::socket::Socket;
 use crate::runtime::udp_group::{STEERED_SHARDS_MAX, bind_udp_group, claim_udp_address, steer};
 
@@ -22,7 +23,7 @@ pub(super) const HELLO_STREAMS: u32 = 1;
 const HELLO_WINDOW_BYTES: u32 = 64 << 10;
 
 /// What a relay's connections begin with: room for a hello.
-fn before_hello(limits: &Limits) -> Transport {
+fn before_hello(limits: &Limits, path: PathSettings) -> Transport {
     Transport {
         stream_window: to_u32(limits.quic_stream_window_bytes),
         connection_window: HELLO_WINDOW_BYTES,
@@ -31,8 +32,7 @@ fn before_hello(limits: &Limits) -> Transport {
         idle_timeout: Duration::from_secs(limits.quic_idle_timeout_s),
         // One side is enough, and it is the proxies that want to know.
         keep_alive: None,
-        mtu_max: 1452,
-        congestion: Congestion::Cubic,
+        path,
     }
 }
 
@@ -101,8 +101,9 @@ impl QuicIdentity {
     pub(super) fn server(
         &self,
         limits: &Limits,
+        path: PathSettings,
     ) -> Result<Arc<quinn_proto::ServerConfig>, ServeError> {
-        before_hello(limits)
+        before_hello(limits, path)
             .server(Arc::clone(&self.tls), &self.keys)
             .map_err(|_| ServeError::NoInitialCipher)
     }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use midspan::config::quic_settings::PathSettings;
 use midspan::protocol::ptth_quic::ALPN;
-use midspan::quic::transport::{Congestion, Transport};
+use midspan::quic::transport::Transport;
 use midspan::tls::client::{Trust, quic_client_config};
 use quinn_proto::{
     ApplicationClose, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
@@ -26,8 +27,7 @@ const TRANSPORT: Transport = Transport {
     streams_max: 100,
     idle_timeout: Duration::from_secs(20),
     keep_alive: Some(Duration::from_secs(2)),
-    mtu_max: 1452,
-    congestion: Congestion::Cubic,
+    path: PathSettings::DEFAULT,
 };
 
 /// After how long without a datagram it is looked whether a test has waited for too long.

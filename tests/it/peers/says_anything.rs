@@ -5,12 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use midspan::config::quic_settings::PathSettings;
 use midspan::protocol::ptth_quic::{ALPN, Hello, Inner, Open, Role, ShownKey, Who, WireId};
 use midspan::quic::calls::{Read, Write};
 use midspan::quic::connection::{ConnectionKey, StreamKey};
 use midspan::quic::driver::{Admission, Driver, QuicEvent};
 use midspan::quic::keys::SharedKeys;
-use midspan::quic::transport::{Congestion, Transport};
+use midspan::quic::transport::Transport;
 use midspan::runtime::clock;
 use midspan::runtime::reactor::{Event, Reactor};
 use midspan::runtime::ring::{RingSize, Sleep};
@@ -28,8 +29,7 @@ const TRANSPORT: Transport = Transport {
     streams_max: 100,
     idle_timeout: Duration::from_secs(20),
     keep_alive: None,
-    mtu_max: 1452,
-    congestion: Congestion::Cubic,
+    path: PathSettings::DEFAULT,
 };
 
 /// The bytes of a message.

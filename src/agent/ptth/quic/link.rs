@@ -34,13 +34,14 @@ use crate::agent::relay_watch::Presence;
 use crate::agent::settings::AgentSettings;
 use crate::agent::target::Host;
 use crate::agent::way::{self, WayError};
+use crate::config::quic_settings::PathSettings;
 use crate::protocol::ptth_quic::{
     ALPN, Answer, AnswerError, CloseCode, Hello, Refusal, StreamCode,
 };
 use crate::quic::connection::ConnectionKey;
 use crate::quic::driver::QuicEvent;
 use crate::quic::keys::SharedKeys;
-use crate::quic::transport::{Congestion, Transport};
+use crate::quic::transport::Transport;
 use crate::runtime::clock;
 use crate::runtime::executor::{spawn, wake};
 use crate::runtime::flag::{Either, Flag, either};
@@ -50,16 +51,17 @@ use crate::shard::world::World;
 use crate::tls::client::quic_client_config;
 
 /// What a proxy's connection is set to. The relay may open as many streams as it is asked for.
-const TRANSPORT: Transport = Transport {
-    stream_window: 4 << 20,
-    connection_window: 16 << 20,
-    send_window: 8 << 20,
-    streams_max: 4096,
-    idle_timeout: Duration::from_secs(20),
-    keep_alive: Some(Duration::from_secs(5)),
-    mtu_max: 1452,
-    congestion: Congestion::Cubic,
-};
+const fn transport(path: PathSettings) -> Transport {
+    Transport {
+        stream_window: 4 << 20,
+        connection_window: 16 << 20,
+        send_window: 8 << 20,
+        streams_max: 4096,
+        idle_timeout: Duration::from_secs(20),
+        keep_alive: Some(Duration::from_secs(5)),
+        path,
+    }
+}
 
 /// How long one attempt may take until the relay has let us in.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -129,6 +131,7 @@ pub(super) struct Relay {
     hello: Hello,
     /// See [`Transport::client`].
     steer: u8,
+    path: PathSettings,
 }
 
 impl Relay {
@@ -136,6 +139,7 @@ impl Relay {
         url: &PtthUrl,
         hello: Hello,
         steer: u8,
+        path: PathSettings,
         agent: &AgentSettings,
     ) -> Result<Self, WayError> {
         let authorities = agent.relay_ca.as_deref();
@@ -152,6 +156,7 @@ impl Relay {
             name,
             hello,
             steer,
+            path,
         })
     }
 }
@@ -392,7 +397,7 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
         addresses.rotate_left(attempt % count);
         let mut result = Err(JoinError::TimedOut);
         for to in addresses {
-            let config = TRANSPORT
+            let config = transport(self.relay.path)
                 .client(Arc::clone(&self.relay.tls), self.relay.steer)
                 .map_err(|_| JoinError::NoWay(to))?;
             let dialled = self.world.streams.with_driver(|driver| {

@@ -45,7 +45,13 @@ impl BoundExpose {
         let steer = steer(&settings.name);
         Ok(Self {
             fleet: Fleet::new(&on_one_core(&settings.agent), signals, None)?,
-            relay: Relay::new(&settings.relay, hello, steer, &settings.agent)?,
+            relay: Relay::new(
+                &settings.relay,
+                hello,
+                steer,
+                settings.path,
+                &settings.agent,
+            )?,
             services: settings.services.clone(),
         })
     }
@@ -88,7 +94,13 @@ impl BoundForward {
             },
         };
         let steer = steer(&settings.destination.server);
-        let relay = Relay::new(&settings.relay, hello, steer, &settings.agent)?;
+        let relay = Relay::new(
+            &settings.relay,
+            hello,
+            steer,
+            settings.path,
+            &settings.agent,
+        )?;
         let (address, listeners) = fleet.listen(settings.listen.0, HandOut::Established)?;
         Ok(Self {
             fleet,
