@@ -25,8 +25,8 @@ use tracing_subscriber::fmt::format;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::Advise;
-use crate::config::LogFormat;
 use crate::config::settings::LogSettings;
+use crate::config::{LogFormat, LogLevel};
 
 /// The environment variable that overrides the level.
 const FILTER_VARIABLE: &str = "MIDSPAN_LOG";
@@ -61,7 +61,7 @@ pub fn init(settings: LogSettings) -> anyhow::Result<LogQueue> {
             .advise(
                 "write a level, such as debug, or levels by target, such as warn,access=info",
             )?,
-        _ => EnvFilter::new(settings.level.as_str()),
+        _ => filter(settings.level),
     };
     let queue = start(io::stderr(), settings.format)?;
     let builder = tracing_subscriber::fmt()
@@ -81,6 +81,15 @@ pub fn init(settings: LogSettings) -> anyhow::Result<LogQueue> {
         default_hook(info);
     }));
     Ok(queue)
+}
+
+/// What is logged where `MIDSPAN_LOG` says nothing. What QUIC's library warns of is what peers
+/// did wrong, which is for `debug`.
+fn filter(level: LogLevel) -> EnvFilter {
+    EnvFilter::new(match level {
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => format!("{level},quinn_proto=error"),
+        LogLevel::Debug => level.to_string(),
+    })
 }
 
 /// The way to the thread that writes. Flush it before the process ends.
@@ -280,6 +289,19 @@ mod tests {
         assert!(matches!(others[..], [line] if report(line)), "{others:?}");
     }
 
+    struct Keep(Sender<Vec<u8>>);
+
+    impl Write for Keep {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
     fn a_stuck_output_delays_nobody_and_drops_are_reported() {
         check_overflow(LogFormat::Text, |line| {
@@ -293,19 +315,6 @@ mod tests {
 
     #[test]
     fn a_flush_waits_for_what_was_logged() {
-        struct Keep(Sender<Vec<u8>>);
-
-        impl Write for Keep {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
-                Ok(bytes.len())
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-
         let (sender, written) = channel();
         let queue = start(Keep(sender), LogFormat::Text).expect("a thread");
         for _ in 0..100 {
@@ -314,6 +323,34 @@ mod tests {
         queue.flush();
         let bytes: Vec<u8> = written.try_iter().flatten().collect();
         assert_eq!(bytes.len(), 500);
+    }
+
+    #[test]
+    fn what_peers_do_wrong_by_quic_is_for_debug() {
+        let check = |level, expected: &[&str]| {
+            let (sender, written) = channel();
+            let queue = start(Keep(sender), LogFormat::Text).expect("a thread");
+            let subscriber = tracing_subscriber::fmt()
+                .with_env_filter(filter(level))
+                .with_writer(queue.clone())
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(target: "quinn_proto::connection", "ours");
+                tracing::warn!(target: "quinn_proto::connection", "theirs");
+                tracing::info!(target: "midspan", "life");
+            });
+            queue.flush();
+            let bytes: Vec<u8> = written.try_iter().flatten().collect();
+            let text = String::from_utf8(bytes).expect("text");
+            for word in ["ours", "theirs", "life"] {
+                let is_there = text.contains(word);
+                assert_eq!(is_there, expected.contains(&word), "{level} {word}: {text}");
+            }
+        };
+        check(LogLevel::Error, &["ours"]);
+        check(LogLevel::Warn, &["ours"]);
+        check(LogLevel::Info, &["ours", "life"]);
+        check(LogLevel::Debug, &["ours", "theirs", "life"]);
     }
 
     #[test]
