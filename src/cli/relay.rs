@@ -231,7 +231,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         congestion_control: relay.congestion_control().to_owned(),
         admin: admin.as_ref().map(Admin::address),
         fingerprint: loaded.fingerprint.map(|print| print.to_string()),
-        notes: notes(&features, &settings),
+        notes: [notes(&features, &settings), relay.quic_notes().to_vec()].concat(),
     };
     print(&StartupReport {
         settings: &settings,

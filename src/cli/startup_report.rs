@@ -8,6 +8,7 @@ use super::quoted;
 use crate::access::Awaiting;
 use crate::access::egress::Reach;
 use crate::config::ListenAddress;
+use crate::config::quic_settings::PathSettings;
 use crate::config::settings::RelaySettings;
 use crate::protocol::jet::Transport;
 
@@ -190,7 +191,15 @@ impl fmt::Display for StartupReport<'_> {
             }
         }
         for address in &self.facts.quic {
-            writeln!(f, "  quic         {address} over UDP (PTTH; who has a key)")?;
+            let PathSettings {
+                congestion,
+                mtu_max,
+            } = settings.quic.path;
+            writeln!(
+                f,
+                "  quic         {address} over UDP (PTTH; who has a key; {congestion}, datagrams of \
+                 up to {mtu_max} bytes)"
+            )?;
         }
         let cores: Vec<String> = self.facts.cores.iter().map(usize::to_string).collect();
         if let Some(admin) = self.facts.admin {
@@ -226,9 +235,13 @@ impl fmt::Display for StartupReport<'_> {
         let forwarding = &settings.forwarding;
         if !forwarding.is_empty() {
             let (servers, clients) = (forwarding.servers().len(), forwarding.clients().len());
+            let ways = match self.facts.quic.is_empty() {
+                true => "HTTP",
+                false => "HTTP and QUIC",
+            };
             writeln!(
                 f,
-                "  forwarding   by PTTH over HTTP; servers: {servers}, clients: {clients}"
+                "  forwarding   by PTTH over {ways}; servers: {servers}, clients: {clients}"
             )?;
         }
         if let Some(path) = &settings.users.path {
@@ -295,7 +308,7 @@ mod tests {
                 .iter()
                 .map(|a| a.parse().expect("an address"))
                 .collect(),
-            quic: Vec::new(),
+            quic: settings.quic.listen.iter().map(|one| one.0).collect(),
             cores: vec![0, 1],
             congestion_control: "cubic".into(),
             admin: Some("127.0.0.1:9".parse().expect("an address")),
@@ -454,6 +467,17 @@ and where it is wanted, with the ticket that this prints:
         assert!(far.contains(relay), "{far}");
         let other = report("--listen jet+tls://127.0.0.1:0", "127.0.0.1:4");
         assert!(!other.contains("midspan expose"), "{other}");
+    }
+
+    #[test]
+    fn a_relay_that_speaks_quic_tells_how() {
+        let quic = report(
+            "--listen 127.0.0.1:0 --quic-listen 127.0.0.1:443",
+            &["127.0.0.1:4"],
+        );
+        let line = "  quic         127.0.0.1:443 over UDP (PTTH; who has a key; cubic, datagrams of \
+                    up to 1452 bytes)\n";
+        assert!(quic.contains(line), "{quic}");
     }
 
     #[test]

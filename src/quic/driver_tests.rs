@@ -28,13 +28,15 @@ const KEYS: SharedKeys = SharedKeys {
     reset: [7; 32],
     token: [8; 32],
 };
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
 const fn transport(path: PathSettings) -> Transport {
     Transport {
         stream_window: 1 << 20,
         connection_window: 4 << 20,
         send_window: 4 << 20,
         streams_max: 100,
-        idle_timeout: Duration::from_secs(20),
+        idle_timeout: IDLE_TIMEOUT,
         keep_alive: None,
         path,
     }
@@ -419,7 +421,7 @@ fn a_handshake_has_its_time() {
     assert_eq!(rig.event(0, lost), ConnectionError::TimedOut);
     let lasted = clock::now().since(since);
     assert!(lasted >= Duration::from_millis(200), "{lasted:?}");
-    assert!(lasted < TRANSPORT.idle_timeout / 2, "{lasted:?}");
+    assert!(lasted < IDLE_TIMEOUT / 2, "{lasted:?}");
     rig.until(|rig| rig.drivers[0].is_empty().then_some(()));
     drop(mute);
 }

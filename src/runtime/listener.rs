@@ -54,8 +54,6 @@ pub(crate) enum Backlog {
     Empty,
 }
 
-/// Checks that nobody else listens on `address`, and settles port 0.
-///
 /// What an operator can do about an address that cannot be had.
 #[must_use]
 pub fn listen_advice(error: &io::Error) -> Option<&'static str> {
@@ -73,6 +71,8 @@ pub fn listen_advice(error: &io::Error) -> Option<&'static str> {
     }
 }
 
+/// Checks that nobody else listens on `address`, and settles port 0.
+///
 /// A listener of a SO_REUSEPORT group can be joined in silence by another
 /// process of the same user, which would then take a share of the connections.
 /// A bind without that option fails instead.

@@ -18,6 +18,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockRef, Type};
 
+use super::listener::listen_advice;
 use super::socket::Socket;
 
 /// What is asked of the kernel for each socket, each way: a burst of one client is some
@@ -115,15 +116,53 @@ pub fn bind_udp(address: SocketAddr) -> io::Result<Socket> {
     Ok(Socket::from_nonblocking(OwnedFd::from(socket)))
 }
 
+/// Sockets have less room than was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "UDP sockets have buffers of {bytes} bytes, and {BUFFER_BYTES} were asked for: what a burst \
+     brings beyond is lost, and sent again"
+)]
+pub struct SmallBuffers {
+    bytes: usize,
+}
+
+impl SmallBuffers {
+    /// What the kernel gave `socket`, if it is less than was asked for, or if it does not tell.
+    #[must_use]
+    pub fn of(socket: &Socket) -> Option<Self> {
+        Self::check(buffer_bytes(socket).unwrap_or_default())
+    }
+
+    fn check(bytes: usize) -> Option<Self> {
+        (bytes < BUFFER_BYTES).then_some(Self { bytes })
+    }
+
+    /// What the operator can do about it, as an imperative.
+    #[must_use]
+    pub fn next_step(self) -> String {
+        format!(
+            "sysctl -w net.core.rmem_max={BUFFER_BYTES} net.core.wmem_max={BUFFER_BYTES}, as \
+             midspan doctor --apply does, and start again"
+        )
+    }
+}
+
 /// The smaller of a socket's two buffers, in bytes as [`BUFFER_BYTES`] is meant: the kernel
 /// keeps twice what it was asked for, for its own books.
-///
-/// # Errors
-///
-/// Whatever `getsockopt(2)` says.
-pub fn buffer_bytes(socket: &Socket) -> io::Result<usize> {
+fn buffer_bytes(socket: &Socket) -> io::Result<usize> {
     let socket = SockRef::from(socket);
     Ok(socket.recv_buffer_size()?.min(socket.send_buffer_size()?) / 2)
+}
+
+/// What an operator can do about an address of UDP that cannot be had.
+#[must_use]
+pub fn udp_advice(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            Some("stop what is bound there (ss -lunp), or choose another address or port")
+        }
+        _ => listen_advice(error),
+    }
 }
 
 fn unbound(address: SocketAddr) -> io::Result<socket2::Socket> {
@@ -206,6 +245,34 @@ mod tests {
     #[test]
     fn buffers_are_told_as_they_were_asked_for() {
         let socket = bind_udp(LOCALHOST).unwrap();
-        assert!(buffer_bytes(&socket).unwrap() <= BUFFER_BYTES);
+        let bytes = buffer_bytes(&socket).unwrap();
+        let limit = |name| {
+            let path = format!("/proc/sys/net/core/{name}");
+            let limit = std::fs::read_to_string(path).unwrap();
+            limit.trim().parse::<usize>().unwrap()
+        };
+        let limit = limit("rmem_max").min(limit("wmem_max"));
+        assert_eq!(bytes, BUFFER_BYTES.min(limit));
+        assert_eq!(SmallBuffers::of(&socket).is_some(), limit < BUFFER_BYTES);
+    }
+
+    #[test]
+    fn small_buffers_are_told_with_what_helps() {
+        assert_eq!(SmallBuffers::check(BUFFER_BYTES), None);
+        let small = SmallBuffers::check(212_992).unwrap();
+        let told = small.to_string();
+        assert!(told.contains("212992 bytes, and 4194304 were"), "{told}");
+        let next = small.next_step();
+        assert!(
+            next.contains("rmem_max=4194304 net.core.wmem_max=4194304"),
+            "{next}"
+        );
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_looked_up_as_udp() {
+        let socket = bind_udp(LOCALHOST).unwrap();
+        let error = claim_udp_address(socket.local_address().unwrap()).unwrap_err();
+        assert!(udp_advice(&error).unwrap().contains("ss -lunp"));
     }
 }

@@ -38,12 +38,18 @@ use crate::runtime::listener::{Listener, listen_advice};
 use crate::runtime::resolver::Resolver;
 use crate::runtime::signal::Signals;
 use crate::runtime::socket::Socket;
+use crate::runtime::udp_group::udp_advice;
 
 /// Why the relay did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("cannot listen on {address}")]
     Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("cannot bind {address} over UDP")]
+    ListenUdp {
         address: SocketAddr,
         source: io::Error,
     },
@@ -83,6 +89,7 @@ impl ServeError {
             Self::Listen { source, .. } | Self::Await { source, .. } => {
                 listen_advice(source).map(str::to_owned)
             }
+            Self::ListenUdp { source, .. } => udp_advice(source).map(str::to_owned),
             Self::Sockets {
                 sockets, shards, ..
             } => Some(format!(
@@ -104,6 +111,7 @@ pub struct BoundRelay {
     quic_addresses: Vec<SocketAddr>,
     /// See [`UdpListeners::kept`].
     quic_kept: Vec<Socket>,
+    quic_notes: Vec<String>,
     reloader: Option<Reloader>,
     pulse: Option<Pulse<Message>>,
     inquirer: Option<Inquirer<Message>>,
@@ -224,6 +232,7 @@ impl BoundRelay {
             addresses,
             quic_addresses: udp.addresses,
             quic_kept: udp.kept,
+            quic_notes: udp.notes,
             congestion_control,
         })
     }
@@ -253,6 +262,12 @@ impl BoundRelay {
     #[must_use]
     pub fn quic_addresses(&self) -> &[SocketAddr] {
         &self.quic_addresses
+    }
+
+    /// What of its sockets of UDP an operator may want to change, a sentence each.
+    #[must_use]
+    pub fn quic_notes(&self) -> &[String] {
+        &self.quic_notes
     }
 
     /// The cores that it will run on.

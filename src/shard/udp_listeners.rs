@@ -5,8 +5,6 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::warn;
-
 use super::serve::ServeError;
 use super::share::to_u32;
 use crate::config::limits::Limits;
@@ -15,7 +13,9 @@ use crate::config::settings::RelaySettings;
 use crate::quic::keys::SharedKeys;
 use crate::quic::transport::Transport;
 use crate::runtime::socket::Socket;
-use crate::runtime::udp_group::{STEERED_SHARDS_MAX, bind_udp_group, claim_udp_address, steer};
+use crate::runtime::udp_group::{
+    STEERED_SHARDS_MAX, SmallBuffers, bind_udp_group, claim_udp_address, steer,
+};
 
 /// Streams that a connection has for its hello.
 pub(super) const HELLO_STREAMS: u32 = 1;
@@ -53,6 +53,8 @@ pub(super) struct UdpListeners {
     /// A second descriptor of each, to be kept until all shards have ended: a socket that is
     /// closed before the others of its group changes whose datagrams are whose.
     pub(super) kept: Vec<Socket>,
+    /// What an operator may want to change, a sentence each.
+    pub(super) notes: Vec<String>,
 }
 
 impl UdpListeners {
@@ -61,6 +63,7 @@ impl UdpListeners {
         let mut by_shard: Vec<_> = (0..shards.get()).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
         let mut kept = Vec::new();
+        let mut notes = Vec::new();
         if shards.get() > STEERED_SHARDS_MAX && !settings.quic.listen.is_empty() {
             return Err(ServeError::TooManyShards { shards });
         }
@@ -76,22 +79,28 @@ impl UdpListeners {
                     && shards.get() > 1
                     && let Err(error) = steer(socket, shards.get())
                 {
-                    warn!(%address, %error, "datagrams are steered by shards instead of the kernel");
+                    notes.push(format!(
+                        "datagrams at {claimed} are steered by shards, as the kernel does not: {error}"
+                    ));
                 }
                 Ok((claimed, sockets))
             };
             let bound: std::io::Result<_> = bind();
             let (claimed, sockets) =
-                bound.map_err(|source| ServeError::Listen { address, source })?;
+                bound.map_err(|source| ServeError::ListenUdp { address, source })?;
             addresses.push(claimed);
             for (own, socket) in by_shard.iter_mut().zip(sockets) {
                 own.push(socket);
             }
         }
+        if let Some(small) = kept.first().and_then(SmallBuffers::of) {
+            notes.push(format!("{small}; {}", small.next_step()));
+        }
         Ok(Self {
             addresses,
             by_shard,
             kept,
+            notes,
         })
     }
 }

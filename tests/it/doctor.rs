@@ -154,6 +154,25 @@ fn it_tells_and_changes_nothing() {
 }
 
 #[test]
+fn room_for_datagrams_is_asked_for_both_ways() {
+    let host = Host::new(&[
+        ("proc/sys/net/core/rmem_max", "212992\n"),
+        ("proc/sys/net/core/wmem_max", "8388608\n"),
+    ]);
+    check(
+        &host.doctor(&[], 0),
+        &[
+            "could be better net.core.rmem_max 212992 4194304 or more",
+            "ok net.core.wmem_max 8388608 4194304 or more",
+        ],
+    );
+    check(
+        &host.doctor(&["--apply"], 0),
+        &["set net.core.rmem_max 212992 -> 4194304"],
+    );
+}
+
+#[test]
 fn what_is_set_lasts_and_can_be_taken_back() {
     let host = Host::new(&UNTUNED);
     let before = host.files();

@@ -45,7 +45,7 @@ use crate::quic::transport::Transport;
 use crate::runtime::clock;
 use crate::runtime::executor::{spawn, wake};
 use crate::runtime::flag::{Either, Flag, either};
-use crate::runtime::udp_group::bind_udp;
+use crate::runtime::udp_group::{SmallBuffers, bind_udp};
 use crate::shard::streams::{NoMessage, QuicStream};
 use crate::shard::world::World;
 use crate::tls::client::quic_client_config;
@@ -207,6 +207,10 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
             (Err(error), Err(_)) => return Err(error),
             (ipv4, ipv6) => ipv4.into_iter().chain(ipv6),
         };
+        let sockets = Vec::from_iter(sockets);
+        if let Some(small) = sockets.first().and_then(SmallBuffers::of) {
+            warn!(next = small.next_step(), "{small}");
+        }
         world.speak_quic(keys, sockets, None)?;
         Ok(Self {
             world,
