@@ -8,7 +8,9 @@
 
 mod overview;
 mod prometheus;
+mod quic_view;
 mod server;
 
 pub use overview::{ForwardedView, Overview, RelayView, SessionView};
+pub use quic_view::{QuicConnectionView, QuicView, StreamView};
 pub use server::{Admin, AdminError};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::quic_view::QuicView;
 use crate::association::census::Tally;
 use crate::metrics::counters::Label;
 use crate::metrics::latency::Latencies;
@@ -13,6 +14,7 @@ use crate::shard::status::{
     Entrances, Forwarded, Meetings, PlaceStatus, RelayStatus, SessionStatus, SessionStatuses,
     ShardStatus, TunnelStatus,
 };
+use crate::shard::streams::QuicStatus;
 use crate::shard::world::ShardSnapshot;
 
 /// What the whole process is at.
@@ -43,6 +45,8 @@ pub(super) struct Summed {
     pub(super) sessions: Option<SessionStatuses>,
     /// Each once, whichever shards go out by it.
     pub(super) relays: Vec<SummedRelay>,
+    /// Where it is spoken.
+    pub(super) quic: Option<QuicStatus>,
 }
 
 /// One relay as all shards see it.
@@ -74,6 +78,7 @@ impl Summed {
             places: Vec::new(),
             sessions: None,
             relays: Vec::new(),
+            quic: None,
         };
         for status in statuses {
             sum.is_draining |= status.is_draining;
@@ -105,6 +110,9 @@ impl Summed {
                 let sum = sum.sessions.get_or_insert_default();
                 sum.told.extend(sessions.told);
                 sum.count += sessions.count;
+            }
+            if let Some(quic) = status.quic {
+                *sum.quic.get_or_insert_default() += quic;
             }
             for relay in status.relays {
                 sum.add_relay(relay);
@@ -194,6 +202,9 @@ pub struct Overview {
     /// How many they are with those that are not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions_count: Option<u64>,
+    /// Where it is spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<QuicView>,
 }
 
 /// Forwarded connections, and what became of them.
@@ -355,6 +366,7 @@ impl Overview {
                 .as_ref()
                 .map(|sessions| sessions.told.iter().map(SessionView::of).collect()),
             sessions_count: sum.sessions.as_ref().map(|sessions| sessions.count),
+            quic: sum.quic.as_ref().map(QuicView::of),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::overview::{Summed, SummedRelay};
 use crate::metrics::counters::Label;
 use crate::runtime::allocator::allocated_bytes;
 use crate::shard::status::{Forwarded, Meetings};
+use crate::shard::streams::QuicCensus;
 
 /// Upper bounds of the buckets, in microseconds: from a round trip on one host to a
 /// day.
@@ -120,6 +121,9 @@ pub(super) fn metrics(sum: &Summed) -> String {
         gauge(&mut text, name, help, value);
     }
     relay_lines(&mut text, &sum.relays);
+    if let Some(quic) = &sum.quic {
+        quic_lines(&mut text, &quic.census);
+    }
     for (name, histogram) in sum.latencies.named() {
         histogram_lines(&mut text, &format!("midspan_{name}_seconds"), histogram);
     }
@@ -185,6 +189,28 @@ fn tunnel_lines(text: &mut String, forwarded: &Forwarded) {
     ] {
         gauge(text, name, help, value);
     }
+}
+
+/// Connections of QUIC, and what goes by them.
+fn quic_lines(text: &mut String, census: &QuicCensus) {
+    let name = "midspan_quic_connections";
+    let help = "Connections of QUIC that are open, by who is at the other end.";
+    metric(text, name, "gauge", help);
+    for (role, count) in census.connections() {
+        line(text, name, &format!("{{role=\"{role}\"}}"), count);
+    }
+    let help = "Connections of users that go by streams of QUIC.";
+    gauge(text, "quic_streams", help, census.streams);
+    let name = "midspan_quic_round_trip_max_seconds";
+    metric(
+        text,
+        name,
+        "gauge",
+        "The longest round trip of a connection of QUIC.",
+    );
+    let seconds = census.round_trip_max.as_secs_f64();
+    // Writing into a string cannot fail.
+    let _ = writeln!(text, "{name} {seconds}");
 }
 
 /// The relays by which an agent goes out: those of its command line, and so few.

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{Advise, print};
-use crate::admin::{ForwardedView, Overview, RelayView, SessionView};
+use crate::admin::{ForwardedView, Overview, QuicView, RelayView, SessionView};
 
 /// How long the relay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -140,6 +140,9 @@ impl fmt::Display for Shown<'_> {
         for relay in &overview.relays {
             show_relay(f, relay)?;
         }
+        if let Some(quic) = overview.quic.as_ref().filter(|quic| quic.is_in_use()) {
+            show_quic(f, quic)?;
+        }
         for session in overview.sessions.iter().flatten() {
             show_session(f, session)?;
         }
@@ -183,6 +186,53 @@ fn show_forwarded(f: &mut fmt::Formatter<'_>, of: &ForwardedView) -> fmt::Result
             tunnel.left_bytes,
             tunnel.right_bytes,
             tunnel.lasted_s
+        )?;
+    }
+    Ok(())
+}
+
+fn show_quic(f: &mut fmt::Formatter<'_>, quic: &QuicView) -> fmt::Result {
+    let counts = quic.connections_count.iter().filter(|one| one.count > 0);
+    let counts: Vec<_> = counts
+        .map(|one| format!("{} {}", one.count, one.name))
+        .collect();
+    writeln!(
+        f,
+        "  quic         {} at the other end, {} streams, longest round trip {} us",
+        counts.join(", "),
+        quic.streams_count,
+        quic.round_trip_max_us
+    )?;
+    for one in &quic.connections {
+        writeln!(
+            f,
+            "  connection   {} {} at {}, round trip {} us, window {} bytes, {} of {} packets lost, \
+             datagrams of {} bytes, {} s",
+            one.role,
+            one.name.as_deref().unwrap_or("-"),
+            one.peer,
+            one.round_trip_us,
+            one.congestion_window_bytes,
+            one.packets_lost,
+            one.packets_sent,
+            one.mtu_bytes,
+            one.lasted_s
+        )?;
+    }
+    for stream in &quic.streams {
+        let or_here = |name: &Option<String>| name.clone().unwrap_or_else(|| "here".to_owned());
+        writeln!(
+            f,
+            "  stream       {} from port {} at {} to {}:{} at {}, {} and {} bytes, {} s",
+            or_here(&stream.client),
+            stream.client_port,
+            stream.left,
+            or_here(&stream.server),
+            stream.port.as_deref().unwrap_or("-"),
+            stream.right,
+            stream.left_bytes,
+            stream.right_bytes,
+            stream.lasted_s
         )?;
     }
     Ok(())

@@ -102,8 +102,10 @@ pub enum Count {
     QuicUnroutable,
     /// Clients of QUIC that were asked to prove their address.
     QuicRetries,
-    /// Packets that were lost, by connections that have ended.
+    /// Packets of QUIC that were lost.
     QuicPacketsLost,
+    /// How often a connection of QUIC was told to send less.
+    QuicCongestionEvents,
     /// Datagrams that were passed on to the shard that they are for.
     QuicStrays,
     /// Those that were not, as that shard had too many of them.
@@ -138,6 +140,7 @@ labels!(Count {
     QuicUnroutable = "quic_unroutable",
     QuicRetries = "quic_retries",
     QuicPacketsLost = "quic_packets_lost",
+    QuicCongestionEvents = "quic_congestion_events",
     QuicStrays = "quic_strays",
     QuicStraysDropped = "quic_strays_dropped",
     RequestsPassed = "requests_passed",
@@ -393,7 +396,7 @@ mod tests {
              bytes_spliced=0 pages_served=0 redirected=0 datagrams_relayed=0 datagrams_dropped=0 \
              datagrams_denied=0 quic_received=0 quic_sent=0 quic_sends_blocked=0 \
              quic_socket_errors=0 quic_unroutable=0 quic_retries=0 quic_packets_lost=0 \
-             quic_strays=0 quic_strays_dropped=0 requests_passed=0 bytes_passed=0 ended.reset=1 \
+             quic_congestion_events=0 quic_strays=0 quic_strays_dropped=0 requests_passed=0 bytes_passed=0 ended.reset=1 \
              refused.slow=2",
         );
     }

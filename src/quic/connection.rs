@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, Dir, ReadError, ReadableError, Side, StreamId, WriteError};
 
 use super::calls::{Read, Write};
+use super::counts::Counts;
 use crate::slab::Key;
 use crate::time::Timestamp;
 
@@ -48,6 +49,8 @@ pub struct Health {
     pub round_trip: Duration,
     /// Bytes that may be on their way.
     pub congestion_window: u64,
+    /// How often it was made smaller, as packets were lost or marked.
+    pub congestion_events: u64,
     /// Packets that were declared lost.
     pub packets_lost: u64,
     /// Packets that were sent.
@@ -60,6 +63,10 @@ pub struct Health {
     pub heard_at: Option<Timestamp>,
     /// The handshake is not over.
     pub is_handshaking: bool,
+    /// Either side has closed it.
+    pub is_closed: bool,
+    /// When it was begun.
+    pub since: Timestamp,
 }
 
 /// A connection, and what the driver notes of it.
@@ -75,6 +82,7 @@ pub(super) struct Connection {
     pub(super) handshake_until: Option<Instant>,
     unanswered_since: Option<Timestamp>,
     heard_at: Option<Timestamp>,
+    since: Timestamp,
 }
 
 impl Connection {
@@ -82,6 +90,7 @@ impl Connection {
         proto: quinn_proto::Connection,
         handle: ConnectionHandle,
         port: usize,
+        since: Timestamp,
     ) -> Self {
         Self {
             proto,
@@ -92,6 +101,7 @@ impl Connection {
             handshake_until: None,
             unanswered_since: None,
             heard_at: None,
+            since,
         }
     }
 
@@ -175,17 +185,27 @@ impl Connection {
         Write::Done
     }
 
+    /// Adds what became of its packets to what is counted.
+    pub(super) fn add_to(&self, counts: &mut Counts) {
+        let path = self.proto.stats().path;
+        counts.packets_lost += path.lost_packets;
+        counts.congestion_events += path.congestion_events;
+    }
+
     pub(super) fn health(&self) -> Health {
         let stats = self.proto.stats();
         Health {
             round_trip: self.proto.rtt(),
             congestion_window: stats.path.cwnd,
+            congestion_events: stats.path.congestion_events,
             packets_lost: stats.path.lost_packets,
             packets_sent: stats.path.sent_packets,
             mtu: self.proto.current_mtu(),
             unanswered_since: self.unanswered_since,
             heard_at: self.heard_at,
             is_handshaking: self.proto.is_handshaking(),
+            is_closed: self.proto.is_closed(),
+            since: self.since,
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Counts {
     pub retries: u64,
     /// Datagrams that other shards took in for this one.
     pub strays_taken: u64,
-    /// Packets that were declared lost, by connections that have ended.
+    /// Packets that were declared lost.
     pub packets_lost: u64,
+    /// How often a connection was told to send less, as packets were lost or marked.
+    pub congestion_events: u64,
 }

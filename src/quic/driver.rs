@@ -224,7 +224,7 @@ impl Driver {
     ) -> Result<ConnectionKey, ConnectError> {
         let now = self.epoch.instant(now);
         let (handle, proto) = self.endpoints[port].proto.connect(now, config, to, name)?;
-        Ok(self.take_in(port, handle, proto))
+        Ok(self.take_in(port, handle, proto, now))
     }
 
     fn take_in(
@@ -232,10 +232,12 @@ impl Driver {
         port: usize,
         handle: ConnectionHandle,
         proto: quinn_proto::Connection,
+        now: Instant,
     ) -> ConnectionKey {
+        let since = self.epoch.timestamp(now);
         let key = self
             .connections
-            .insert(Connection::new(proto, handle, port));
+            .insert(Connection::new(proto, handle, port, since));
         self.endpoints[port].by_handle.insert(handle, key);
         self.mark_dirty(key);
         key
@@ -377,7 +379,7 @@ impl Driver {
         match admission {
             Admission::Accept => match proto.accept(incoming, now, &mut self.burst, None) {
                 Ok((handle, connection)) => {
-                    let key = self.take_in(port, handle, connection);
+                    let key = self.take_in(port, handle, connection, now);
                     if let Some(connection) = self.connections.get_mut(key) {
                         connection.handshake_until = self.handshake_timeout.map(|it| now + it);
                     }
@@ -569,7 +571,7 @@ impl Driver {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
-        self.counts.packets_lost += connection.proto.stats().path.lost_packets;
+        connection.add_to(&mut self.counts);
         self.endpoints[connection.port]
             .by_handle
             .remove(&connection.handle);
@@ -602,8 +604,14 @@ impl Driver {
 
     /// What was counted so far.
     #[must_use]
-    pub const fn counts(&self) -> Counts {
-        self.counts
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.counts;
+        for key in self.connections.keys() {
+            if let Some(connection) = self.connections.get(key) {
+                connection.add_to(&mut counts);
+            }
+        }
+        counts
     }
 
     /// Connections, those that are closing too.

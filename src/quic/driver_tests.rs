@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn_proto::ConnectionError;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::SockRef;
 
 use super::calls::{Read, Write};
 use super::connection::{ConnectionKey, StreamKey};
@@ -21,6 +22,7 @@ use crate::runtime::Owner;
 use crate::runtime::clock;
 use crate::runtime::reactor::{Event, Reactor};
 use crate::runtime::ring::{RingSize, Sleep};
+use crate::runtime::socket::Socket;
 use crate::runtime::udp_group::{bind_udp, bind_udp_group, claim_udp_address};
 
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -104,6 +106,11 @@ impl Rig {
     }
 
     fn over(shards: u16, path: PathSettings) -> Self {
+        Self::prepared(shards, path, |_| {})
+    }
+
+    /// As [`Self::over`], after something was done with the server's sockets.
+    fn prepared(shards: u16, path: PathSettings, prepare: impl Fn(&Socket)) -> Self {
         let reactor = Reactor::new(RingSize::default()).unwrap();
         let identity = Identity::new();
         let address = claim_udp_address(LOCALHOST).unwrap();
@@ -115,6 +122,7 @@ impl Rig {
             let server = transport(path)
                 .server(Arc::clone(&identity.server), &KEYS)
                 .unwrap();
+            prepare(&socket);
             driver.add_port(socket, Some(server)).unwrap();
             drivers.push(driver);
         }
@@ -347,6 +355,36 @@ fn each_way_of_congestion_control_carries_datagrams_as_long_as_the_path_does() {
             assert_eq!(rig.client().counts().socket_errors, 0);
         }
     }
+}
+
+#[test]
+fn what_was_lost_stays_counted_when_its_connection_ends() {
+    // The client sends several bursts before the server reads: more than has room.
+    let mut rig = Rig::prepared(1, PathSettings::DEFAULT, |socket| {
+        SockRef::from(socket)
+            .set_recv_buffer_size(16 << 10)
+            .unwrap();
+    });
+    let connection = rig.connect();
+    rig.event(1, connected);
+    let stream = rig.client().open(connection).unwrap();
+    rig.send(stream);
+    let health = rig.client().health(connection).unwrap();
+    let lost = |rig: &mut Rig| {
+        let counts = rig.client().counts();
+        (counts.packets_lost, counts.congestion_events)
+    };
+    let while_it_ran = lost(&mut rig);
+    assert!(while_it_ran.0 > 0 && while_it_ran.1 > 0, "{while_it_ran:?}");
+    assert_eq!(
+        while_it_ran,
+        (health.packets_lost, health.congestion_events)
+    );
+    rig.client().close(connection, 0, "", clock::now());
+    assert!(rig.client().health(connection).unwrap().is_closed);
+    rig.until(|rig| rig.client().is_empty().then_some(()));
+    assert!(lost(&mut rig).0 >= while_it_ran.0);
+    assert!(lost(&mut rig).1 >= while_it_ran.1);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::peer_address::PeerAddress;
 use super::per_address::CountedAddress;
 use super::rendezvous::{Message, RelayService};
 use super::sessions::Origin;
-use super::streams::{Lifetime, NoMessage, QuicStream};
+use super::streams::{Lifetime, NoMessage, QuicPeer, QuicRole, QuicStream};
 use super::tally::{Counted, Tally};
 use super::udp_listeners::HELLO_STREAMS;
 use crate::access::{KeyHash, Presented};
@@ -87,6 +87,23 @@ impl QuicGuests {
         match &self.visitors.borrow().get(&connection)?.standing {
             Standing::Known(guest) => Some(Rc::clone(guest)),
             Standing::Unknown | Standing::Expelled => None,
+        }
+    }
+
+    /// The same for operators.
+    pub(super) fn whose(&self, connection: ConnectionKey) -> QuicPeer {
+        match self.guest(connection) {
+            Some(guest) => QuicPeer {
+                role: match guest.role {
+                    Role::ClientSide => QuicRole::Client,
+                    Role::ServerSide => QuicRole::Server,
+                },
+                name: Some(guest.name.as_str().into()),
+            },
+            None => QuicPeer {
+                role: QuicRole::Unknown,
+                name: None,
+            },
         }
     }
 

@@ -32,7 +32,7 @@ use super::server_listens::Listen;
 use super::session_log::Session;
 use super::sessions::Origin;
 use super::status::{Detail, ShardStatus};
-use super::streams::StreamSession;
+use super::streams::{QuicPeer, StreamSession};
 use super::tally::Tally;
 use super::user_sessions::SessionId;
 use super::users::ShardUsers;
@@ -47,6 +47,7 @@ use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::Label;
 use crate::protocol::jet::{self, Accept, AcceptDetails, AcceptPlace, Connect, Place, Transport};
 use crate::protocol::ptth_name::Name;
+use crate::quic::connection::ConnectionKey;
 use crate::quic::driver::{Admission, QuicEvent};
 use crate::relay::CloseReason;
 use crate::relay::codec::CodecError;
@@ -584,6 +585,10 @@ impl Service for RelayService {
 
     fn admit(&self, peer: SocketAddr, is_validated: bool, connections: usize) -> Admission {
         self.admit_quic(peer, is_validated, connections)
+    }
+
+    fn whose_quic(&self, connection: ConnectionKey) -> QuicPeer {
+        self.quic.whose(connection)
     }
 
     fn handle_quic(self: &Rc<Self>, event: QuicEvent) {

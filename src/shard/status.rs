@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::control::Envelope;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
+use super::streams::QuicStatus;
 use super::world::{Service, ShardSnapshot};
 use crate::association::census::{Census, Tally};
 use crate::metrics::latency::Latencies;
@@ -26,7 +27,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     Counts,
-    /// An agent's sessions, or a relay's tunnels, as well, one by one.
+    /// An agent's sessions, or a relay's tunnels, and either's QUIC, as well, one by one.
     Sessions,
 }
 
@@ -69,6 +70,8 @@ pub struct ShardStatus {
     pub sessions: Option<SessionStatuses>,
     /// Those by which an agent goes out.
     pub relays: Vec<RelayStatus>,
+    /// Of who speaks it.
+    pub quic: Option<QuicStatus>,
 }
 
 /// One forwarded connection that runs.
@@ -206,8 +209,10 @@ impl Legacies {
 
     /// Keeps what is left of a shard, which has ended.
     pub(super) fn take<S: Service>(&self, service: &S) {
-        let mut legacy = common(service);
+        let mut legacy = common(service, Detail::Counts);
         legacy.has_ended = true;
+        // Nobody hears of what is left of it any more.
+        legacy.quic = None;
         service.add_status(&mut legacy, Detail::Counts);
         // It ends once.
         let _ = self.0[usize::from(legacy.shard)].set(legacy);
@@ -254,14 +259,14 @@ impl<M> Inquirer<M> {
 
 /// Says how the shard of this service is.
 pub(super) fn tell<S: Service>(service: &S, question: &StatusQuestion) {
-    let mut status = common(service);
+    let mut status = common(service, question.detail);
     service.add_status(&mut status, question.detail);
     // Whoever asked may have given up waiting.
     let _ = question.asker.send(status);
 }
 
 /// What every shard has.
-fn common<S: Service>(service: &S) -> ShardStatus {
+fn common<S: Service>(service: &S, detail: Detail) -> ShardStatus {
     let world = service.world();
     ShardStatus {
         shard: world.shard.0,
@@ -281,6 +286,9 @@ fn common<S: Service>(service: &S) -> ShardStatus {
         places: Vec::new(),
         sessions: None,
         relays: Vec::new(),
+        quic: world
+            .streams
+            .status(detail, |connection| service.whose_quic(connection)),
     }
 }
 

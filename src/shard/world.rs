@@ -15,7 +15,7 @@ use super::leg::Leg;
 use super::names::Names;
 use super::session_log::Session;
 use super::status::{Detail, ShardStatus};
-use super::streams::{StreamSession, Streams};
+use super::streams::{QuicPeer, QuicRole, StreamSession, Streams};
 use super::stretch::Stretch;
 use super::tally::Tally;
 use crate::association::key::ShardId;
@@ -23,6 +23,7 @@ use crate::config::DataPlane;
 use crate::metrics::counters::{Count, Counters, Snapshot};
 use crate::metrics::latency::{Latencies, record};
 use crate::protocol::ptth_quic::StreamCode;
+use crate::quic::connection::ConnectionKey;
 use crate::quic::driver::{Admission, QuicEvent};
 use crate::relay::{CloseReason, EngineSettings, PairKey, Planes, PlanesCounts, Side, Usage};
 use crate::runtime::Owner;
@@ -117,6 +118,14 @@ pub trait Service: 'static {
 
     /// A connection of QUIC has come about, or is gone, or its peer has opened a stream.
     fn handle_quic(self: &Rc<Self>, _event: QuicEvent) {}
+
+    /// Whose a connection of QUIC is. Nothing is to be done with the world's streams here.
+    fn whose_quic(&self, _connection: ConnectionKey) -> QuicPeer {
+        QuicPeer {
+            role: QuicRole::Relay,
+            name: None,
+        }
+    }
 
     /// What was joined with a stream has ended, and its socket is about to be closed.
     fn handle_streams_ended(self: &Rc<Self>, _session: &StreamSession, _reason: CloseReason) {}

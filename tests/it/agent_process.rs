@@ -149,7 +149,7 @@ pub(crate) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, 
 }
 
 /// What starts `midspan` with these arguments.
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
     command
         .args(args)

@@ -40,6 +40,7 @@ mod ptth_http;
 mod ptth_memory;
 mod ptth_pairings;
 mod ptth_quic;
+mod ptth_quic_admin;
 mod ptth_quic_bad_input;
 mod ptth_quic_ends;
 mod ptth_quic_limits;

@@ -47,6 +47,16 @@ pub(super) fn key_file(folder: &Path, name: &str) -> String {
 /// Starts a relay which knows the servers home and lab, alice, who reaches home alone, and bob, who
 /// reaches lab alone.
 pub(super) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, SocketAddr) {
+    relay_with(folder, listen, "", options)
+}
+
+/// The same with more in its file.
+pub(super) fn relay_with(
+    folder: &Path,
+    listen: &str,
+    more: &str,
+    options: &[&str],
+) -> (Program, SocketAddr) {
     let listed = |kind: &str, name: &str, more: &str| {
         let hash = key(name).hash();
         format!("[[ptth.{kind}]]\nname = \"{name}\"\nsha256 = \"{hash}\"\n{more}\n")
@@ -56,6 +66,7 @@ pub(super) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, 
         listed("servers", "lab", ""),
         listed("clients", "alice", "may = [\"home\"]"),
         listed("clients", "bob", "may = [\"lab\"]"),
+        more.to_owned(),
     ];
     let path = folder.join("relay.toml");
     fs::write(&path, text.concat()).expect("written");

@@ -8,6 +8,7 @@ mod bridge;
 mod leaving;
 mod lifetimes;
 mod session;
+mod status;
 mod strays;
 mod stream;
 
@@ -28,6 +29,7 @@ use leaving::Leaving;
 pub use lifetimes::Lifetime;
 use lifetimes::Lifetimes;
 pub use session::StreamSession;
+pub use status::{ConnectionStatus, QuicCensus, QuicPeer, QuicRole, QuicStatus, StreamStatus};
 use strays::Outstanding;
 pub use stream::{NoMessage, QuicStream};
 
@@ -218,6 +220,7 @@ impl Streams {
             retries,
             strays_taken: _,
             packets_lost,
+            congestion_events,
         } = inner.driver.counts();
         for (count, value) in [
             (Count::QuicReceived, datagrams_received),
@@ -227,6 +230,7 @@ impl Streams {
             (Count::QuicUnroutable, unroutable),
             (Count::QuicRetries, retries),
             (Count::QuicPacketsLost, packets_lost),
+            (Count::QuicCongestionEvents, congestion_events),
         ] {
             counts.set(count, value);
         }
