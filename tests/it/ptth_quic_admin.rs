@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::admin::{metrics, status};
+use super::admin::{browse, metrics, status};
 use super::agent_process::{Program, command};
 use super::agents::{check_echo, dial, echo, service};
 use super::agents_admin::{admin, told};
 use super::patience::until;
 use super::ptth_agents::{self, key_file};
 use super::ptth_quic::{expose, meeting, meeting_with_admin, meeting_with_file};
+use super::require::require;
 
 const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
 
@@ -229,4 +230,29 @@ fn no_keys_of_sessions_are_written() {
     let local = forward.reported("forwarding ").parse().expect("an address");
     check_echo(local, 1, 1000);
     assert!(!keys.exists(), "whoever has them reads what was said");
+}
+
+#[test]
+fn a_browser_shows_who_is_connected() {
+    let Some(chromium) = require("chromium") else {
+        return;
+    };
+    let (meeting, relay) = meeting_with_admin("");
+    assert!(browse(&chromium, relay).contains("<div id=\"quic\" hidden=\"\">"));
+    let _expose = expose(&meeting, &[&service(echo).to_string()]);
+    let (_forward, local) = meeting.forward("home");
+    let mut client = dial(local);
+    client.write_all(&[7; 3 << 10]).expect("sent");
+    client.read_exact(&mut [0; 3 << 10]).expect("it comes back");
+    let page = browse(&chromium, relay);
+    for part in [
+        "<div id=\"quic\">",
+        "<b>1</b><span>streams</span>",
+        "<td>server</td><td>home</td>",
+        "<td>client</td><td>alice</td>",
+        "<td>home</td><td>default</td>",
+        "<td>3.00 KiB</td><td>3.00 KiB</td>",
+    ] {
+        assert!(page.contains(part), "{part:?} is missing: {page}");
+    }
 }
