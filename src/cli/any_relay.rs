@@ -1,4 +1,5 @@
-//! What `--relay` names: which protocol is spoken follows from the URL's scheme.
+//! What `--relay` names: which protocol is spoken follows from the URL's scheme. Without one it
+//! is PTTH over QUIC, where servers have names; whoever has a ticket has a URL.
 
 use std::str::FromStr;
 
@@ -18,8 +19,8 @@ pub(super) enum AnyRelay {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AnyRelayError {
     #[error(
-        "scheme \"{0}\" is none of jet+tcp, jet+tls, jet+ws, jet+wss, ptth+quic, ptth+https \
-         and ptth+http"
+        "scheme \"{0}\" is none of jet+tcp, jet+tls, jet+ws, jet+wss, ptth+quic (as without \
+         any), ptth+https and ptth+http"
     )]
     Scheme(String),
     #[error(transparent)]
@@ -36,7 +37,7 @@ impl FromStr for AnyRelay {
             let start = written.get(..scheme.len());
             start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
         };
-        if begins_with(PtthUrl::SCHEMES) {
+        if begins_with(PtthUrl::SCHEMES) || !written.contains("://") {
             return Ok(Self::Ptth(written.parse()?));
         }
         match written.parse() {

@@ -35,7 +35,7 @@ const NAME_BYTES_MAX: usize = 64;
 #[command(after_help = "\
 Example:
   midspan expose home --to 127.0.0.1:22 --to 80=nas:8080 --relay jet+tcp://relay.example:8080
-  midspan expose home --to 127.0.0.1:22 --relay ptth+https://relay.example --key-file home.key")]
+  midspan expose home --to 127.0.0.1:22 --relay relay.example --key-file home.key")]
 pub struct ExposeArgs {
     /// What to call it; names the file that keeps the ticket's secret
     name: String,
@@ -46,8 +46,8 @@ pub struct ExposeArgs {
     #[arg(long, required = true, value_name = "[PORT=]TARGET")]
     to: Vec<Service<Name>>,
 
-    /// The relay at which to meet: jet+WAY://HOST:PORT, or ptth+https://HOST:PORT, which lists
-    /// NAME and its key
+    /// The relay at which to meet: jet+WAY://HOST:PORT; or one of PTTH, which lists NAME and its
+    /// key: HOST[:PORT], which is ptth+quic://, or ptth+https://HOST[:PORT]
     #[arg(long, value_name = "URL")]
     relay: AnyRelay,
 
@@ -129,7 +129,8 @@ impl ExposeArgs {
         let check = || {
             ensure!(
                 !self.once && self.direct.is_none(),
-                "--once and --direct are for relays of JET: who may connect, a relay of PTTH decides"
+                "--once and --direct are for relays of JET (jet+tcp://…): who may connect, a relay of \
+                 PTTH decides"
             );
             self.check()?;
             check_ports(&self.to)
@@ -141,7 +142,7 @@ impl ExposeArgs {
             key: self.key.key(host, key)?,
             path: self.path.settings(Some(relay)).usage()?,
             services: ptth::services(&self.to),
-            agent: self.agent.settings(host)?,
+            agent: ptth::agent(&self.agent, relay, host)?,
         })
     }
 
@@ -480,7 +481,11 @@ mod tests {
     }
 
     fn check_ptth(args: &str, expected: &str) {
-        let args = parse(&format!("home {args} --relay ptth+http://relay:1")).expect("valid");
+        check_ptth_at("ptth+http://relay:1", args, expected);
+    }
+
+    fn check_ptth_at(relay: &str, args: &str, expected: &str) {
+        let args = parse(&format!("home {args} --relay {relay}")).expect("valid");
         let AnyRelay::Ptth(relay) = &args.relay else {
             panic!("{args:?}");
         };
@@ -531,6 +536,25 @@ Where it is wanted, with the key of a client that the relay lists:
         check_ptth(
             "--to web=a:1 --to web=b:1",
             "port web is exposed already; choose another",
+        );
+    }
+
+    #[test]
+    fn a_relay_without_a_scheme_is_of_ptth() {
+        check_ptth_at(
+            "relay.example",
+            "--to nas:22",
+            "home:22 --relay ptth+quic://relay.example:443 --key-file FILE",
+        );
+        check_ptth_at(
+            "relay.example:1",
+            "--to nas:22 --once",
+            "--once and --direct are for relays of JET (jet+tcp://…)",
+        );
+        check_ptth_at(
+            "relay.example:1",
+            "--to nas:22 --via proxy:3128",
+            "next: pass --relay ptth+https://relay.example:1",
         );
     }
 

@@ -33,7 +33,7 @@ const TICKET_VARIABLE: &str = "MIDSPAN_TICKET";
 Example:
   midspan forward 2222 --to jet+tcp://relay.example:8080/ticket/AAECAwQFBgcICQoLDA0ODw/22
   ssh -p 2222 127.0.0.1
-  midspan forward 2222 --to home:22 --relay ptth+https://relay.example --key-file alice.key")]
+  midspan forward 2222 --to home:22 --relay relay.example --key-file alice.key")]
 pub struct ForwardArgs {
     /// Where to listen; a port alone is on 127.0.0.1
     #[arg(value_name = "[ADDR:]PORT")]
@@ -44,8 +44,8 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "TICKET")]
     to: Option<String>,
 
-    /// Meet at this address of the relay instead of the ticket's; or the relay of PTTH, as
-    /// ptth+https://HOST:PORT
+    /// Meet at this address of the relay instead of the ticket's, jet+WAY://HOST:PORT; or the
+    /// relay of PTTH: HOST[:PORT], which is ptth+quic://, or ptth+https://HOST[:PORT]
     #[arg(long, value_name = "URL")]
     relay: Option<AnyRelay>,
 
@@ -107,13 +107,18 @@ impl ForwardArgs {
     ) -> anyhow::Result<PtthForwardSettings> {
         let to = self.to.as_deref().context("no server").usage();
         let to = to.advise("pass --to NAME[:PORT], as the relay lists the server")?;
+        let destination = to.parse().context("--to").usage();
         Ok(PtthForwardSettings {
             listen: self.listen.0,
             relay: relay.clone(),
+            destination: match to.contains("://") || to.starts_with('@') {
+                false => destination?,
+                true => destination
+                    .advise("the relay of a ticket is of JET: --relay jet+tcp://HOST:PORT")?,
+            },
             key: self.key.key(host, key)?,
             path: self.path.settings(Some(relay)).usage()?,
-            destination: to.parse().context("--to").usage()?,
-            agent: self.agent.settings(host)?,
+            agent: ptth::agent(&self.agent, relay, host)?,
         })
     }
 }
@@ -123,7 +128,7 @@ fn read_to(to: &str) -> anyhow::Result<Ticket> {
     match to.contains("://") {
         true => ticket,
         // It looks like a name.
-        false => ticket.advise("for a server's name pass --relay ptth+https://HOST:PORT as well"),
+        false => ticket.advise("for a server's name pass --relay HOST[:PORT] as well"),
     }
 }
 
@@ -215,28 +220,46 @@ mod tests {
 
     const TICKET: &str = "jet+tcp://relay:1/ticket/AAECAwQFBgcICQoLDA0ODw/22";
 
-    fn settings(args: &str, variable: Option<&str>) -> Result<ForwardSettings, String> {
-        let host = HostFacts {
+    fn host() -> HostFacts {
+        HostFacts {
             cores_allowed: vec![0],
             state_dir: None,
             ..HostFacts::example()
-        };
+        }
+    }
+
+    fn parsed(args: &str) -> Result<ForwardArgs, String> {
         let words = ["midspan", "forward"]
             .into_iter()
             .chain(args.split_whitespace());
-        let args = match Cli::try_parse_from(words) {
+        match Cli::try_parse_from(words) {
             Ok(Cli {
                 command: Command::Forward(args),
-            }) => args,
+            }) => Ok(args),
             Ok(other) => panic!("{other:?}"),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn settings(args: &str, variable: Option<&str>) -> Result<ForwardSettings, String> {
+        let settings = parsed(args)?.settings(&host(), variable.map(str::to_owned));
+        settings.map_err(|error| reported(&error))
+    }
+
+    fn ptth_settings(args: &str) -> Result<PtthForwardSettings, String> {
+        let args = parsed(args)?;
+        let Some(AnyRelay::Ptth(relay)) = &args.relay else {
+            panic!("{args:?}");
         };
-        args.settings(&host, variable.map(str::to_owned))
-            .map_err(|error| reported(&error))
+        let settings = args.ptth_settings(relay, &host(), Some("key"));
+        settings.map_err(|error| reported(&error))
     }
 
     fn check_error(args: &str, part: &str) {
-        let error = settings(args, None).expect_err(args);
+        let error = match parsed(args).map(|args| args.relay.clone()) {
+            Ok(Some(AnyRelay::Ptth(_))) => ptth_settings(args).expect_err(args),
+            _ => settings(args, None).expect_err(args),
+        };
         assert!(error.contains(part), "{args}: {error}");
         assert!(!error.contains("AAECAw"), "{error}");
     }
@@ -271,6 +294,30 @@ mod tests {
         let id = "300f1c82-d33b-11e9-bb65-2a2ae2dbcce5";
         let plain = settings(&format!("1 --to jet+tcp://relay:1/{id}/{id}"), None);
         assert!(matches!(plain.expect("valid").ticket, Ticket::Once(_)));
+    }
+
+    #[test]
+    fn a_name_is_asked_for_over_quic_if_no_scheme_says_otherwise() {
+        let check = |relay: &str, expected: &str| {
+            let settings = ptth_settings(&format!("1 --to home:22 --relay {relay}"));
+            let settings = settings.expect("valid");
+            assert_eq!(settings.relay.to_string(), expected);
+            assert_eq!(settings.destination.to_string(), "home:22");
+        };
+        check("relay.example", "ptth+quic://relay.example:443");
+        check("127.0.0.1:8080", "ptth+quic://127.0.0.1:8080");
+        check("ptth+https://relay", "ptth+https://relay:443");
+        for ticket in [TICKET, "@file"] {
+            let args = format!("1 --to {ticket} --relay relay:1");
+            check_error(
+                &args,
+                "next: the relay of a ticket is of JET: --relay jet+tcp",
+            );
+        }
+        check_error(
+            "1 --to home --relay relay --via proxy:3128",
+            "next: pass --relay ptth+https://relay:443",
+        );
     }
 
     #[test]
@@ -314,9 +361,6 @@ mod tests {
             &format!("1 --to {TICKET} --cores 2"),
             "--cores: 2 cores asked for",
         );
-        check_error(
-            &format!("1 --to {TICKET} --relay relay:1"),
-            "jet+tcp://HOST:PORT",
-        );
+        check_error("1 --to home:22", "pass --relay HOST[:PORT] as well");
     }
 }

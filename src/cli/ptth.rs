@@ -7,12 +7,12 @@ use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 
 use super::forward::ForwardReport;
-use super::{Advise, agent, quoted, secret_file};
+use super::{Advise, AgentArgs, agent, quoted, secret_file};
 use crate::agent::ptth::asking::Key;
 use crate::agent::ptth::process::{BoundExpose, BoundForward};
 use crate::agent::ptth::url::{PtthUrl, PtthWay};
 use crate::agent::ptth::{DEFAULT_PORT, quic};
-use crate::agent::settings::{PtthExposeSettings, PtthForwardSettings, PtthService};
+use crate::agent::settings::{AgentSettings, PtthExposeSettings, PtthForwardSettings, PtthService};
 use crate::agent::target::Service;
 use crate::config::Congestion;
 use crate::config::quic_settings::{MTU_MAX, MTU_MIN, PathSettings};
@@ -72,8 +72,9 @@ impl ProxyKeyArgs {
             (Some(path), _) => secret_file::read("key", &host.current_dir.join(path))?,
             (None, Some(key)) => key.to_owned(),
             (None, None) => Err(anyhow!("no key")).usage().advise(format!(
-                "pass --key-file FILE, or set {KEY_VARIABLE}; `midspan key NAME --for ptth-server`, \
-                 or `ptth-client`, makes one, and prints what the relay's file lists of it"
+                "pass --key-file FILE, or set {KEY_VARIABLE}; `midspan key NAME --for \
+                 ptth-server`, or `ptth-client`, makes one, and prints what the relay's file \
+                 lists of it. A relay of JET, which asks for none, is --relay jet+tcp://HOST:PORT"
             ))?,
         };
         let from = match &self.key_file {
@@ -114,6 +115,24 @@ pub(super) fn services(services: &[Service<Name>]) -> Vec<PtthService> {
         listened.push(at(&default, alone));
     }
     listened
+}
+
+/// What the proxy of this relay runs with.
+pub(super) fn agent(
+    args: &AgentArgs,
+    relay: &PtthUrl,
+    host: &HostFacts,
+) -> anyhow::Result<AgentSettings> {
+    let settings = args.settings(host)?;
+    if relay.way == PtthWay::Quic && settings.via.is_some() {
+        Err(anyhow!("--via: an HTTP proxy does not pass QUIC on"))
+            .usage()
+            .advise(format!(
+                "pass --relay {}",
+                quoted(&full_url(&relay.by_https()))
+            ))?;
+    }
+    Ok(settings)
 }
 
 /// The server's name at the relay.

@@ -1,4 +1,4 @@
-//! Where a PTTH relay is: `ptth+quic://HOST[:PORT]`, `ptth+https`, or `ptth+http`.
+//! Where a PTTH relay is: `[ptth+quic://]HOST[:PORT]`, `ptth+https://…`, or `ptth+http://…`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,13 +32,23 @@ impl PtthWay {
     pub const fn is_tls(self) -> bool {
         !matches!(self, Self::Http)
     }
+
+    const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https | Self::Quic => 443,
+        }
+    }
 }
 
 /// Why a URL is none of a PTTH relay.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PtthUrlError {
-    /// No scheme, or another one.
-    #[error("a PTTH relay is written ptth+quic://HOST:PORT, ptth+https://…, or ptth+http://…")]
+    /// Another scheme.
+    #[error(
+        "a PTTH relay is written HOST:PORT, or ptth+quic://HOST:PORT, ptth+https://…, \
+         ptth+http://…"
+    )]
     Scheme,
     /// No such relay.
     #[error(transparent)]
@@ -55,20 +65,31 @@ pub enum PtthUrlError {
 }
 
 impl PtthUrl {
-    /// What all URLs of such relays begin with.
+    /// What all URLs of such relays begin with that have a scheme.
     pub const SCHEMES: &str = "ptth+";
+
+    /// The same relay at the same port, by HTTPS.
+    #[must_use]
+    pub fn by_https(&self) -> Self {
+        Self {
+            way: PtthWay::Https,
+            ..self.clone()
+        }
+    }
 }
 
 impl FromStr for PtthUrl {
     type Err = PtthUrlError;
 
     fn from_str(written: &str) -> Result<Self, PtthUrlError> {
-        let (scheme, rest) = written.split_once("://").ok_or(PtthUrlError::Scheme)?;
-        let (way, default_port) = match &*scheme.to_ascii_lowercase() {
-            "ptth+http" => (PtthWay::Http, 80),
-            "ptth+https" => (PtthWay::Https, 443),
-            "ptth+quic" => (PtthWay::Quic, 443),
-            _ => return Err(PtthUrlError::Scheme),
+        let (way, rest) = match written.split_once("://") {
+            None => (PtthWay::Quic, written),
+            Some((scheme, rest)) => match &*scheme.to_ascii_lowercase() {
+                "ptth+http" => (PtthWay::Http, rest),
+                "ptth+https" => (PtthWay::Https, rest),
+                "ptth+quic" => (PtthWay::Quic, rest),
+                _ => return Err(PtthUrlError::Scheme),
+            },
         };
         let (address, parameter) = match rest.split_once('?') {
             Some((address, parameter)) => (address, Some(parameter)),
@@ -91,7 +112,7 @@ impl FromStr for PtthUrl {
         let address = match address.parse() {
             Err(TargetError::NoPort { written }) => HostPort {
                 host: written.parse()?,
-                port: default_port,
+                port: way.default_port(),
             },
             address => address?,
         };
@@ -135,8 +156,15 @@ mod tests {
         check("ptth+quic://relay", Ok("ptth+quic://relay:443"));
         let pinned = format!("ptth+https://relay:443?pin={pin}");
         check(&pinned, Ok("ptth+https://relay:443"));
-        check("https://relay", Err("is written ptth+quic://"));
-        check("relay:443", Err("is written ptth+quic://"));
+        check("relay", Ok("ptth+quic://relay:443"));
+        check("[::1]:4433", Ok("ptth+quic://[::1]:4433"));
+        check(&format!("relay?pin={pin}"), Ok("ptth+quic://relay:443"));
+        check(
+            "https://relay",
+            Err("is written HOST:PORT, or ptth+quic://"),
+        );
+        check("relay/ticket/x", Err("behind the port"));
+        check("jet+tcp:relay", Err("\"jet+tcp\" is not a host name"));
         check("ptth+https://", Err("is not a host name"));
         check("ptth+https://key@relay", Err("--key-file"));
         check("ptth+https://relay:443/path", Err("behind the port"));
