@@ -1,35 +1,26 @@
 //! A word from the loop to the tasks of its shard, such as that the proxy
 //! stops; and the choice between two things to wait for.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use super::executor::wake;
+use super::watch::Watch;
 
 /// Raised once, seen by every task of the shard.
 #[derive(Debug, Default)]
-pub struct Flag {
-    raised: Cell<bool>,
-    next: Cell<u64>,
-    waiting: RefCell<HashMap<u64, Waker>>,
-}
+pub struct Flag(Watch<bool>);
 
 impl Flag {
     /// Raises it. The tasks see it when they next run.
     pub fn raise(&self) {
-        self.raised.set(true);
-        for (_, waker) in self.waiting.take() {
-            wake(waker);
-        }
+        self.0.set(true);
     }
 
     /// Whether it was raised.
     #[must_use]
     pub fn is_raised(&self) -> bool {
-        self.raised.get()
+        self.0.get()
     }
 
     /// Runs `future` until it is done; `None` when the flag was raised before.
@@ -42,32 +33,7 @@ impl Flag {
 
     /// Waits until it is raised.
     pub async fn raised(&self) {
-        let place = Place {
-            flag: self,
-            id: self.next.get(),
-        };
-        self.next.set(place.id + 1);
-        poll_fn(|context| {
-            if self.raised.get() {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.waiting.borrow_mut();
-            waiting.insert(place.id, context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-}
-
-/// A waker's place, given up with the future that it belongs to.
-struct Place<'a> {
-    flag: &'a Flag,
-    id: u64,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.flag.waiting.borrow_mut().remove(&self.id);
+        self.0.until(|raised| raised.then_some(())).await;
     }
 }
 

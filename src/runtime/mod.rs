@@ -42,6 +42,7 @@ mod task_socket;
 pub mod timer_wheel;
 pub mod transfer;
 pub mod udp_group;
+pub mod watch;
 
 pub use poll_table::{Owner, PollKey};
 
