@@ -8,10 +8,10 @@ use clap::Args;
 
 use super::forward::ForwardReport;
 use super::{Advise, AgentArgs, agent, quoted, secret_file};
+use crate::agent::ptth::DEFAULT_PORT;
 use crate::agent::ptth::asking::Key;
 use crate::agent::ptth::process::{BoundExpose, BoundForward};
 use crate::agent::ptth::url::{PtthUrl, PtthWay};
-use crate::agent::ptth::{DEFAULT_PORT, quic};
 use crate::agent::settings::{AgentSettings, PtthExposeSettings, PtthForwardSettings, PtthService};
 use crate::agent::target::Service;
 use crate::config::Congestion;
@@ -148,15 +148,9 @@ pub(super) fn server_name(written: &str) -> anyhow::Result<Name> {
 pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow::Result<()> {
     let status = format!("exposes \"{}\" through {}", settings.name, settings.relay);
     let report = Some(ExposeReport(settings));
-    if settings.relay.way == PtthWay::Quic {
-        let mut bound = quic::process::BoundExpose::bind(settings, signals)?;
-        let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
-        shown.end(&bound.serve()?);
-    } else {
-        let mut bound = BoundExpose::bind(settings, signals)?;
-        let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
-        shown.end(&bound.serve()?);
-    }
+    let mut bound = BoundExpose::bind(settings, signals)?;
+    let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
+    shown.end(&bound.serve()?);
     Ok(())
 }
 
@@ -168,25 +162,16 @@ pub(super) fn expose(settings: &PtthExposeSettings, signals: Signals) -> anyhow:
 pub(super) fn forward(settings: &PtthForwardSettings, signals: Signals) -> anyhow::Result<()> {
     let (to, relay) = (&settings.destination, &settings.relay);
     let through = format!("to {to} through {relay}");
-    let status = |listening| format!("forwards {listening} {through}");
-    let report = |listening| {
-        Some(ForwardReport {
-            listening,
-            through: through.clone(),
-            may_be_ssh: matches!(to.port.as_str(), "22" | "ssh" | DEFAULT_PORT),
-        })
-    };
-    if relay.way == PtthWay::Quic {
-        let mut bound = quic::process::BoundForward::bind(settings, signals)?;
-        let at = bound.address();
-        let shown = agent::show(&settings.agent, &mut bound.fleet, report(at), status(at))?;
-        shown.end(&bound.serve()?);
-    } else {
-        let mut bound = BoundForward::bind(settings, signals)?;
-        let at = bound.address();
-        let shown = agent::show(&settings.agent, &mut bound.fleet, report(at), status(at))?;
-        shown.end(&bound.serve()?);
-    }
+    let mut bound = BoundForward::bind(settings, signals)?;
+    let listening = bound.address();
+    let status = format!("forwards {listening} {through}");
+    let report = Some(ForwardReport {
+        listening,
+        through,
+        may_be_ssh: matches!(to.port.as_str(), "22" | "ssh" | DEFAULT_PORT),
+    });
+    let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
+    shown.end(&bound.serve()?);
     Ok(())
 }
 

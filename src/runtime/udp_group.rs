@@ -147,6 +147,18 @@ impl SmallBuffers {
     }
 }
 
+/// A socket that speaks with `peer` alone. If its host says that nobody listens there, which
+/// others hear nothing of, the socket has that as its error.
+///
+/// # Errors
+///
+/// Whatever `socket(2)` or `connect(2)` says.
+pub fn connect_udp(peer: SocketAddr) -> io::Result<Socket> {
+    let socket = unbound(peer)?;
+    socket.connect(&peer.into())?;
+    Ok(Socket::from_nonblocking(OwnedFd::from(socket)))
+}
+
 /// The smaller of a socket's two buffers, in bytes as [`BUFFER_BYTES`] is meant: the kernel
 /// keeps twice what it was asked for, for its own books.
 fn buffer_bytes(socket: &Socket) -> io::Result<usize> {

@@ -123,6 +123,16 @@ impl Relay {
         &self.url
     }
 
+    /// Whether it is there, and trusted.
+    pub(super) async fn greet<C, M>(&self, world: &World<C, M>) -> Result<(), AskError>
+    where
+        C: Copy,
+        M: Send + 'static,
+    {
+        self.say(world, Vec::new()).await?;
+        Ok(())
+    }
+
     /// Sends a request on a connection of its own.
     pub(super) async fn ask<C, M>(
         &self,
@@ -133,8 +143,16 @@ impl Relay {
         C: Copy,
         M: Send + 'static,
     {
+        self.say(world, self.words(call)).await
+    }
+
+    async fn say<C, M>(&self, world: &World<C, M>, words: Vec<u8>) -> Result<Asked, AskError>
+    where
+        C: Copy,
+        M: Send + 'static,
+    {
         let mut stream = self.host.reach(world).await?;
-        let asking = Asking::new(self.host.trusted(), self.words(call))?;
+        let asking = Asking::new(self.host.trusted(), words)?;
         let asked: Result<_, AskError> = leg::converse(world, &mut stream, asking).await;
         let (tls, early) = asked?;
         let link = Link::from_parts(stream, tls, early);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each port is listened on several times: what comes while one connection is offered finds
-//! another.
+//! another. Beside a proxy over QUIC it listens while UDP is blocked.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -29,7 +29,8 @@ use crate::protocol::http_head::Body;
 use crate::protocol::ptth_http::{Call, ConnectionId, Name};
 use crate::relay::CloseReason;
 use crate::runtime::executor::spawn;
-use crate::runtime::flag::{Flag, both};
+use crate::runtime::flag::{Either, Flag, both, either};
+use crate::runtime::watch::Watch;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
 use crate::shard::status::{Detail, ShardStatus};
@@ -55,6 +56,8 @@ pub(super) struct ExposeService {
     name: Name,
     services: Vec<PtthService>,
     connections_max: usize,
+    standing: Standing,
+    is_listening: Watch<bool>,
     health: RelayHealth,
     tunnels: Tunnels,
     stop: Flag,
@@ -63,12 +66,22 @@ pub(super) struct ExposeService {
     failure: RefCell<Option<AgentError>>,
 }
 
+/// What a proxy by HTTP is to its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// All of it: it listens as it starts, and gives up where trying again changes nothing.
+    Alone,
+    /// The other way to the relay: it listens when it is told to.
+    Fallback,
+}
+
 impl ExposeService {
     pub(super) fn new(
         world: Rc<TunnelWorld<Infallible>>,
         relay: Relay,
         (name, services): (Name, Vec<PtthService>),
         connections_max: usize,
+        standing: Standing,
     ) -> Rc<Self> {
         let tunnels = Tunnels::new(Client::Remote, relay.url());
         Rc::new(Self {
@@ -77,6 +90,8 @@ impl ExposeService {
             name,
             services,
             connections_max,
+            standing,
+            is_listening: Watch::new(standing == Standing::Alone),
             health: RelayHealth::default(),
             tunnels,
             stop: Flag::default(),
@@ -104,8 +119,28 @@ impl ExposeService {
         self.failure.take()
     }
 
-    /// Listens on one port for as long as the proxy runs.
+    /// Whether it is to listen from now on; tunnels stay.
+    pub(super) fn listen_if(&self, is_wanted: bool) {
+        self.is_listening.set(is_wanted);
+    }
+
+    /// Listens on one port whenever that is wanted, for as long as the proxy runs.
     async fn keep_listening(self: &Rc<Self>, index: usize) {
+        let until = |wanted| {
+            let meant = move |is_wanted| (is_wanted == wanted).then_some(());
+            self.is_listening.until(meant)
+        };
+        loop {
+            until(true).await;
+            match either(until(false), self.listen_on(index)).await {
+                Either::First(()) => {}
+                Either::Second(()) => return,
+            }
+        }
+    }
+
+    /// Listens on one port, again and again, until the proxy gives up.
+    async fn listen_on(self: &Rc<Self>, index: usize) {
         let mut backoff = Backoff::default();
         let mut kept = None;
         loop {
@@ -188,7 +223,7 @@ impl ExposeService {
         let next = error.next_step();
         // A relay that served before may be restarting, with something before it that speaks
         // for it, or with a list that is being written.
-        if self.health.is_new() {
+        if self.standing == Standing::Alone && self.health.is_new() {
             let relay = self.relay.to_string();
             match error {
                 AskError::Refused { status: 429 } => {}
@@ -214,7 +249,8 @@ impl ExposeService {
                 _ => {}
             }
         }
-        if self.health.handle_failure(self.world.reactor.now(), error) {
+        let now = self.world.reactor.now();
+        if self.health.handle_failure(now, error.trouble(), error) {
             warn!(relay = %self.relay, %error, next, "cannot listen at the relay; trying again");
         }
         Ok(())

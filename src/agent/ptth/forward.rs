@@ -130,6 +130,18 @@ impl ForwardService {
         })
     }
 
+    /// Leads a local connection to the server.
+    pub(super) fn take(self: &Rc<Self>, local: Stream) {
+        if !tunnel::has_room(&self.world, self.connecting.count(), self.connections_max) {
+            self.world.count_refused(Refused::TooManyConnections);
+            return local.reset();
+        }
+        if self.world.is_draining() {
+            return local.reset();
+        }
+        spawn(Rc::clone(self).forward(local));
+    }
+
     async fn forward(self: Rc<Self>, mut local: Stream) {
         let _connecting = self.connecting.enter();
         let since = self.world.reactor.now();
@@ -177,7 +189,10 @@ impl ForwardService {
                 | Err(AskError::Refused {
                     status: 404 | 502..=504,
                 }) => self.health.handle_success(asked_at),
-                Err(error) => self.health.handle_failure(reactor.now(), error),
+                Err(error) => {
+                    let now = reactor.now();
+                    self.health.handle_failure(now, error.trouble(), error)
+                }
             };
             match connected {
                 Err(
@@ -218,14 +233,7 @@ impl Proxy for ForwardService {
     }
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {
-        if !tunnel::has_room(&self.world, self.connecting.count(), self.connections_max) {
-            return self.world.count_refused(Refused::TooManyConnections);
-        }
-        let local = Stream::new(Rc::clone(&self.world.reactor), socket);
-        if self.world.is_draining() {
-            return local.reset();
-        }
-        spawn(Rc::clone(self).forward(local));
+        self.take(Stream::new(Rc::clone(&self.world.reactor), socket));
     }
 
     fn add_status(&self, status: &mut ShardStatus, detail: Detail) {

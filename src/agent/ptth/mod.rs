@@ -1,4 +1,5 @@
-//! `expose` and `forward` by PTTH over HTTP: `docs/protocols/ptth-http.md`.
+//! `expose` and `forward` by PTTH, over HTTP (`docs/protocols/ptth-http.md`) and over QUIC
+//! (`quic/`), and both where UDP may be blocked (`either.rs`). By HTTP:
 //!
 //! ```text
 //!   expose.rs    listens, several times for each port ── dials the service ── accepts
@@ -10,10 +11,11 @@
 //! `relay_health.rs` whether it can be had.
 
 pub mod asking;
+mod either;
 mod expose;
 mod forward;
 pub mod process;
-pub mod quic;
+mod quic;
 mod relay_health;
 mod tunnel;
 pub mod url;

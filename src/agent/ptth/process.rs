@@ -1,27 +1,46 @@
-//! Starts the proxies of PTTH: claims what they need, and runs their shards.
+//! Starts the proxies of PTTH: claims what they need, and runs their shards. Those over QUIC
+//! have one.
 
+use std::convert::Infallible;
 use std::iter;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
-use super::asking::Relay;
-use super::expose::ExposeService;
+use super::asking::{Key, Relay};
+use super::either::EitherService;
+use super::expose::{ExposeService, Standing};
 use super::forward::ForwardService;
+use super::quic;
+use super::tunnel::Way;
+use super::url::{PtthUrl, PtthWay};
 use crate::agent::error::AgentError;
 use crate::agent::fleet::{Ended, Fleet, Seed};
+use crate::agent::proxy::Proxy;
 use crate::agent::settings::{
-    PtthDestination, PtthExposeSettings, PtthForwardSettings, PtthService,
+    AgentSettings, PtthDestination, PtthExposeSettings, PtthForwardSettings, PtthService,
 };
+use crate::agent::way::WayError;
+use crate::config::quic_settings::PathSettings;
 use crate::protocol::ptth_http::Name;
+use crate::protocol::ptth_quic::{Hello, Role, Who, WireId};
 use crate::runtime::listener::{HandOut, Listener};
 use crate::runtime::signal::Signals;
 use crate::shard::world::ShardSnapshot;
+
+/// The relay, by the ways that lead to it.
+#[derive(Clone, Debug)]
+enum Ways {
+    Http(Relay),
+    /// And by HTTPS where UDP is blocked.
+    Quic(quic::relay::Relay),
+}
 
 /// A server-side proxy that is ready to listen at its relay.
 #[derive(Debug)]
 pub struct BoundExpose {
     /// Its shards.
     pub fleet: Fleet,
-    relay: Relay,
+    ways: Ways,
     name: Name,
     services: Vec<PtthService>,
 }
@@ -33,12 +52,27 @@ impl BoundExpose {
     ///
     /// When a core or a descriptor cannot be had, or there is nobody to trust as the relay.
     pub fn bind(settings: &PtthExposeSettings, signals: Signals) -> Result<Self, AgentError> {
-        let agent = &settings.agent;
+        let PtthExposeSettings {
+            name,
+            relay,
+            key,
+            services,
+            path,
+            agent,
+        } = settings;
+        let fleet = fleet(relay, agent, signals)?;
+        let hello = Hello {
+            role: Role::ServerSide,
+            who: Who::Layered {
+                id: name.into(),
+                key: Some(key.shown()),
+            },
+        };
         Ok(Self {
-            fleet: Fleet::new(agent, signals, None)?,
-            relay: Relay::new(&settings.relay, &settings.key, agent)?,
-            name: settings.name.clone(),
-            services: settings.services.clone(),
+            fleet,
+            ways: Ways::new(relay, key, (hello, name), *path, agent)?,
+            name: name.clone(),
+            services: services.clone(),
         })
     }
 
@@ -48,7 +82,7 @@ impl BoundExpose {
     ///
     /// When the shards cannot be started, or the relay will not serve them.
     pub fn serve(self) -> Result<ShardSnapshot, AgentError> {
-        let own = iter::repeat((self.relay, (self.name, self.services)));
+        let own = iter::repeat((self.ways, (self.name, self.services)));
         self.fleet.run(own, run_expose)
     }
 }
@@ -60,7 +94,7 @@ pub struct BoundForward {
     pub fleet: Fleet,
     address: SocketAddr,
     listeners: Vec<Listener>,
-    relay: Relay,
+    ways: Ways,
     destination: PtthDestination,
 }
 
@@ -72,16 +106,30 @@ impl BoundForward {
     /// When the address, a core or a descriptor cannot be had, or there is nobody to trust as
     /// the relay.
     pub fn bind(settings: &PtthForwardSettings, signals: Signals) -> Result<Self, AgentError> {
-        let agent = &settings.agent;
-        let fleet = Fleet::new(agent, signals, None)?;
-        let relay = Relay::new(&settings.relay, &settings.key, agent)?;
-        let (address, listeners) = fleet.listen(settings.listen.0, HandOut::Established)?;
+        let PtthForwardSettings {
+            listen,
+            relay,
+            key,
+            destination,
+            path,
+            agent,
+        } = settings;
+        let fleet = fleet(relay, agent, signals)?;
+        let hello = Hello {
+            role: Role::ClientSide,
+            who: Who::Layered {
+                id: WireId::of_key(),
+                key: Some(key.shown()),
+            },
+        };
+        let ways = Ways::new(relay, key, (hello, &destination.server), *path, agent)?;
+        let (address, listeners) = fleet.listen(listen.0, HandOut::Established)?;
         Ok(Self {
             fleet,
             address,
             listeners,
-            relay,
-            destination: settings.destination.clone(),
+            ways,
+            destination: destination.clone(),
         })
     }
 
@@ -95,32 +143,104 @@ impl BoundForward {
     ///
     /// # Errors
     ///
-    /// When the shards cannot be started.
+    /// When the shards cannot be started, or the relay will not serve them.
     pub fn serve(self) -> Result<ShardSnapshot, AgentError> {
-        let own = iter::repeat((self.relay, self.destination)).zip(self.listeners);
+        let own = iter::repeat((self.ways, self.destination)).zip(self.listeners);
         self.fleet.run(own, run_forward)
     }
 }
 
+impl Ways {
+    /// To the relay at `url`: by HTTP with this key, or by QUIC with this to say; `server` is
+    /// whose proxy asks, or is asked for.
+    fn new(
+        url: &PtthUrl,
+        key: &Key,
+        (hello, server): (Hello, &Name),
+        path: PathSettings,
+        agent: &AgentSettings,
+    ) -> Result<Self, WayError> {
+        if url.way != PtthWay::Quic {
+            return Ok(Self::Http(Relay::new(url, key, agent)?));
+        }
+        let https = Relay::new(&url.by_https(), key, agent)?;
+        let relay = quic::relay::Relay::new(url, hello, server, https, path, agent)?;
+        Ok(Self::Quic(relay))
+    }
+}
+
+fn fleet(relay: &PtthUrl, agent: &AgentSettings, signals: Signals) -> Result<Fleet, AgentError> {
+    let mut agent = agent.clone();
+    if relay.way == PtthWay::Quic {
+        agent.cores.truncate(1);
+    }
+    Fleet::new(&agent, signals, None)
+}
+
 async fn run_expose(
     index: u16,
-    (seed, (relay, server)): (Seed, (Relay, (Name, Vec<PtthService>))),
+    (seed, (ways, server)): (Seed, (Ways, (Name, Vec<PtthService>))),
 ) -> Ended {
     let world = seed.world(index)?;
-    let service = ExposeService::new(world, relay, server, seed.connections_max);
-    service.start(seed.shards());
-    let counted = seed.drive(&service).await;
-    Ok((counted, service.take_failure()))
+    let connections_max = seed.connections_max;
+    let by_http = |relay, standing| {
+        let (world, server) = (Rc::clone(&world), server.clone());
+        let service = ExposeService::new(world, relay, server, connections_max, standing);
+        service.start(seed.shards());
+        service
+    };
+    match ways {
+        Ways::Http(relay) => {
+            let service = by_http(relay, Standing::Alone);
+            let counted = seed.drive(&service).await;
+            Ok((counted, service.take_failure()))
+        }
+        Ways::Quic(relay) => {
+            let https = by_http(relay.https.clone(), Standing::Fallback);
+            let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay)?);
+            let (own_link, services) = (Rc::clone(&link), server.1);
+            let quic = quic::expose::ExposeService::new(world, own_link, services, connections_max);
+            quic.fall_back_to(Rc::clone(&https));
+            run_either(seed, EitherService { link, quic, https }).await
+        }
+    }
 }
 
 async fn run_forward(
     index: u16,
-    (seed, own): (Seed, ((Relay, PtthDestination), Listener)),
+    (seed, own): (Seed, ((Ways, PtthDestination), Listener)),
 ) -> Ended {
     let world = seed.world(index)?;
-    let ((relay, destination), listener) = own;
+    let connections_max = seed.connections_max;
+    let ((ways, to), listener) = own;
     world.reactor.listen(listener);
-    let service = ForwardService::new(world, relay, destination, seed.connections_max);
-    let counted = seed.drive(&service).await;
-    Ok((counted, None))
+    let by_http = |relay| {
+        let (world, to) = (Rc::clone(&world), to.clone());
+        ForwardService::new(world, relay, to, connections_max)
+    };
+    match ways {
+        Ways::Http(relay) => {
+            let counted = seed.drive(&by_http(relay)).await;
+            Ok((counted, None))
+        }
+        Ways::Quic(relay) => {
+            let https = by_http(relay.https.clone());
+            let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay)?);
+            let (own_link, by_https) = (Rc::clone(&link), Rc::clone(&https));
+            let quic =
+                quic::forward::ForwardService::new(world, own_link, by_https, to, connections_max);
+            run_either(seed, EitherService { link, quic, https }).await
+        }
+    }
+}
+
+async fn run_either<Q, H>(seed: Seed, service: EitherService<Q, H>) -> Ended
+where
+    Q: Proxy<Session = Way, Message = Infallible>,
+    H: Proxy<Session = Way, Message = Infallible>,
+{
+    let link = Rc::clone(&service.link);
+    link.start();
+    let counted = seed.drive(&Rc::new(service)).await;
+    Ok((counted, link.take_failure()))
 }

@@ -1,6 +1,7 @@
 //! Whether the relay can be had, as one shard finds: for its log and for operators.
 
 use std::cell::Cell;
+use std::fmt::Display;
 
 use super::asking::AskError;
 use crate::agent::relay_trouble::{Trouble, Troubles};
@@ -26,9 +27,14 @@ impl RelayHealth {
     }
 
     /// It did not; whether that is news.
-    pub(super) fn handle_failure(&self, now: Timestamp, error: &AskError) -> bool {
+    pub(super) fn handle_failure(
+        &self,
+        now: Timestamp,
+        trouble: Trouble,
+        error: &impl Display,
+    ) -> bool {
         self.failed_at.set(Some(now));
-        self.troubles.add(now, error.trouble(), error);
+        self.troubles.add(now, trouble, error);
         self.presence.handle_failure()
     }
 
@@ -50,7 +56,8 @@ impl RelayHealth {
 }
 
 impl AskError {
-    fn trouble(&self) -> Trouble {
+    /// What operators are told of it.
+    pub(super) fn trouble(&self) -> Trouble {
         match self {
             Self::Leg(_) | Self::Lost => Trouble::Unreachable,
             Self::Silent(_) => Trouble::Mute,
@@ -75,12 +82,13 @@ mod tests {
         let health = RelayHealth::default();
         let at = |seconds| Timestamp::from_nanos(0) + Duration::from_secs(seconds);
         let refused = AskError::Refused { status: 401 };
+        let fail = |at| health.handle_failure(at, refused.trouble(), &refused);
         assert!(health.handle_success(at(0)));
         assert!(!health.handle_success(at(0)));
         // The key is removed: one that listens is told so, and others have waited since.
-        assert!(health.handle_failure(at(25), &refused));
+        assert!(fail(at(25)));
         assert!(!health.handle_success(at(1)));
-        assert!(!health.handle_failure(at(26), &refused), "no news either");
+        assert!(!fail(at(26)), "no news either");
         let status = health.status("relay");
         assert!(status.is_down);
         assert_eq!(status.failures[1], ("refuses", 2));

@@ -153,7 +153,7 @@ impl Tunnels {
         status: &mut ShardStatus,
         detail: Detail,
     ) {
-        status.relays = vec![health.status(&self.relay)];
+        status.relays.push(health.status(&self.relay));
         if detail == Detail::Sessions {
             status.sessions = Some(self.statuses(world));
         }

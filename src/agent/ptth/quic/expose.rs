@@ -1,4 +1,5 @@
-//! The server-side proxy: it leads each stream that the relay opens to a service.
+//! The server-side proxy: it leads each stream that the relay opens to a service, and has the
+//! one by HTTPS listen while UDP is blocked.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -6,42 +7,44 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::link::Link;
+use super::link::{Link, State};
 use crate::agent::leg;
 use crate::agent::proxy::Proxy;
+use crate::agent::ptth::expose::ExposeService as ByHttps;
+use crate::agent::ptth::tunnel::{TunnelWorld, Way};
 use crate::agent::settings::PtthService;
 use crate::protocol::ptth_quic::{Answer, Inner, Offer, Refusal};
 use crate::quic::driver::QuicEvent;
 use crate::runtime::clock;
-use crate::runtime::executor::run_or_spawn;
+use crate::runtime::executor::{run_or_spawn, spawn};
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
 use crate::shard::peer_address::PeerAddress;
+use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::streams::{NoMessage, QuicStream, StreamEnd, StreamSession};
 use crate::shard::tally::Tally;
-use crate::shard::world::World;
 
 /// How long an offer may take until it is whole.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a service may take to be connected.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(5);
 
-type OfferStream = QuicStream<(), Infallible>;
+type OfferStream = QuicStream<Way, Infallible>;
 
 /// The proxy, on its one core.
 #[derive(Debug)]
-pub(super) struct ExposeService {
-    world: Rc<World<(), Infallible>>,
-    link: Rc<Link<(), Infallible>>,
+pub(in crate::agent::ptth) struct ExposeService {
+    world: Rc<TunnelWorld<Infallible>>,
+    link: Rc<Link>,
     services: Vec<PtthService>,
     connections_max: usize,
     serving: Tally,
 }
 
 impl ExposeService {
-    pub(super) fn new(
-        world: Rc<World<(), Infallible>>,
-        link: Rc<Link<(), Infallible>>,
+    pub(in crate::agent::ptth) fn new(
+        world: Rc<TunnelWorld<Infallible>>,
+        link: Rc<Link>,
         services: Vec<PtthService>,
         connections_max: usize,
     ) -> Rc<Self> {
@@ -52,6 +55,26 @@ impl ExposeService {
             connections_max,
             serving: Tally::default(),
         })
+    }
+
+    /// Has the relay's connections come by HTTPS whenever, and as long as, UDP is blocked.
+    pub(in crate::agent::ptth) fn fall_back_to(&self, https: Rc<ByHttps>) {
+        let link = Rc::clone(&self.link);
+        spawn(async move {
+            let until = |is_blocked| {
+                let meant = move |state| ((state == State::Blocked) == is_blocked).then_some(());
+                link.state().until(meant)
+            };
+            let following = async {
+                loop {
+                    until(true).await;
+                    https.listen_if(true);
+                    until(false).await;
+                    https.listen_if(false);
+                }
+            };
+            let _: Option<()> = link.stopping().or_raised(following).await;
+        });
     }
 
     async fn serve(self: Rc<Self>, stream: OfferStream) {
@@ -145,10 +168,10 @@ impl ExposeService {
 }
 
 impl Proxy for ExposeService {
-    type Session = ();
+    type Session = Way;
     type Message = Infallible;
 
-    fn own_world(&self) -> &Rc<World<(), Infallible>> {
+    fn own_world(&self) -> &Rc<TunnelWorld<Infallible>> {
         &self.world
     }
 
@@ -160,7 +183,7 @@ impl Proxy for ExposeService {
         match event {
             QuicEvent::Opened(key) => {
                 let stream = OfferStream::new(Rc::clone(&self.world), key);
-                if self.link.is_stopping() {
+                if self.link.stopping().is_raised() {
                     debug!("an offer while the proxy stops");
                     return stream.break_off(Refusal::LimitReached.into());
                 }
@@ -168,6 +191,10 @@ impl Proxy for ExposeService {
             }
             event => self.link.handle(event),
         }
+    }
+
+    fn add_status(&self, status: &mut ShardStatus, _detail: Detail) {
+        status.relays.push(self.link.status());
     }
 
     fn stop(&self) {

@@ -1,4 +1,5 @@
-//! The client-side proxy: each local connection becomes a stream to one port of a server.
+//! The client-side proxy: each local connection becomes a stream to one port of a server, or is
+//! left to the one by HTTPS where UDP is blocked.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -6,8 +7,10 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::link::Link;
+use super::link::{Link, State};
 use crate::agent::proxy::Proxy;
+use crate::agent::ptth::forward::ForwardService as ByHttps;
+use crate::agent::ptth::tunnel::{TunnelWorld, Way};
 use crate::agent::settings::PtthDestination;
 use crate::protocol::ptth_quic::{Answer, AnswerError, Inner, Open, Refusal};
 use crate::quic::connection::ConnectionKey;
@@ -18,21 +21,24 @@ use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
 use crate::shard::peer_address::PeerAddress;
+use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::streams::{NoMessage, QuicStream, StreamEnd, StreamSession};
 use crate::shard::tally::Tally;
-use crate::shard::world::World;
 
 /// How long a local connection waits for the relay to be there.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it waits until it is known by which way: UDP is tried twice, for 3 s each.
+const TRYING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it waits for its server: the server's proxy tries to connect for 5 s, and the
 /// relay waits for that for 10 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The proxy, on its one core.
 #[derive(Debug)]
-pub(super) struct ForwardService {
-    world: Rc<World<(), Infallible>>,
-    link: Rc<Link<(), Infallible>>,
+pub(in crate::agent::ptth) struct ForwardService {
+    world: Rc<TunnelWorld<Infallible>>,
+    link: Rc<Link>,
+    https: Rc<ByHttps>,
     destination: PtthDestination,
     connections_max: usize,
     connecting: Tally,
@@ -43,6 +49,8 @@ pub(super) struct ForwardService {
 enum ConnectError {
     #[error("the relay is away")]
     Away,
+    #[error("UDP is blocked")]
+    Blocked,
     #[error("{}", told(*.0))]
     Refused(Refusal),
     #[error("the relay allows no more streams")]
@@ -70,15 +78,17 @@ fn told(refusal: Refusal) -> String {
 }
 
 impl ForwardService {
-    pub(super) fn new(
-        world: Rc<World<(), Infallible>>,
-        link: Rc<Link<(), Infallible>>,
+    pub(in crate::agent::ptth) fn new(
+        world: Rc<TunnelWorld<Infallible>>,
+        link: Rc<Link>,
+        https: Rc<ByHttps>,
         destination: PtthDestination,
         connections_max: usize,
     ) -> Rc<Self> {
         Rc::new(Self {
             world,
             link,
+            https,
             destination,
             connections_max,
             connecting: Tally::default(),
@@ -107,6 +117,7 @@ impl ForwardService {
                 let ends = [StreamEnd::Socket(local), StreamEnd::Stream(stream)];
                 self.world.join_streams(ends, session);
             }
+            Err(ConnectError::Blocked) => self.https.take(local),
             Err(error) => {
                 self.world.count_refused(match error {
                     ConnectError::Refused(_) => Refused::RelayRefuses,
@@ -120,12 +131,9 @@ impl ForwardService {
 
     /// Opens a stream that leads to the destination. Where the connection to the relay is lost
     /// before anybody has answered, the next one is as good.
-    async fn open(&self, client_port: u16) -> Result<QuicStream<(), Infallible>, ConnectError> {
-        let reactor = &self.world.reactor;
+    async fn open(&self, client_port: u16) -> Result<QuicStream<Way, Infallible>, ConnectError> {
         loop {
-            let until = reactor.now() + RELAY_TIMEOUT;
-            let joined = reactor.deadline(until, self.link.joined()).await;
-            let connection = joined.ok_or(ConnectError::Away)?;
+            let connection = self.joined().await?;
             match self.open_by(connection, client_port).await {
                 Err(ConnectError::Answer(NoMessage::Lost)) => {}
                 opened => return opened,
@@ -133,11 +141,29 @@ impl ForwardService {
         }
     }
 
+    /// The connection that the relay has let in, once there is one.
+    async fn joined(&self) -> Result<ConnectionKey, ConnectError> {
+        let reactor = &self.world.reactor;
+        let state = self.link.state();
+        let tried = state.until(|state| (state != State::Trying).then_some(()));
+        reactor
+            .deadline(reactor.now() + TRYING_TIMEOUT, tried)
+            .await;
+        let settled = state.until(|state| match state {
+            State::Joined(connection) => Some(Ok(connection)),
+            State::Blocked => Some(Err(ConnectError::Blocked)),
+            State::Trying | State::Away => None,
+        });
+        let until = reactor.now() + RELAY_TIMEOUT;
+        let settled = reactor.deadline(until, settled).await;
+        settled.unwrap_or(Err(ConnectError::Away))
+    }
+
     async fn open_by(
         &self,
         connection: ConnectionKey,
         client_port: u16,
-    ) -> Result<QuicStream<(), Infallible>, ConnectError> {
+    ) -> Result<QuicStream<Way, Infallible>, ConnectError> {
         let reactor = &self.world.reactor;
         let opening = QuicStream::open_when_allowed(&self.world, connection);
         let opened = reactor.deadline(reactor.now() + RELAY_TIMEOUT, opening);
@@ -163,10 +189,10 @@ impl ForwardService {
 }
 
 impl Proxy for ForwardService {
-    type Session = ();
+    type Session = Way;
     type Message = Infallible;
 
-    fn own_world(&self) -> &Rc<World<(), Infallible>> {
+    fn own_world(&self) -> &Rc<TunnelWorld<Infallible>> {
         &self.world
     }
 
@@ -191,12 +217,16 @@ impl Proxy for ForwardService {
         match event {
             // A relay opens none to a client.
             QuicEvent::Opened(key) => {
-                let stream: QuicStream<(), Infallible> =
+                let stream: QuicStream<Way, Infallible> =
                     QuicStream::new(Rc::clone(&self.world), key);
                 stream.break_off(Refusal::Malformed.into());
             }
             event => self.link.handle(event),
         }
+    }
+
+    fn add_status(&self, status: &mut ShardStatus, _detail: Detail) {
+        status.relays.push(self.link.status());
     }
 
     fn stop(&self) {

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   away ── dial, hello ──▶ joined ── silence for 1.5 s ──▶ doubted ──┐
-//!    ▲                        │ ▲                            │        │ dialled beside it,
-//!    │                       lost└──── heard of again ───────┘        │ again and again
-//!    └────────────────────────┴◀──────── the new one has joined ──────┘
+//!   │▲                        │ ▲                            │        │ dialled beside it,
+//!   ││                       lost└──── heard of again ───────┘        │ again and again
+//!   │└────────────────────────┴◀──────── the new one has joined ──────┘
+//!   └─ two attempts without a datagram, and the relay is there by HTTPS ──▶ blocked
+//!      joined ◀── dial, hello, every 30 s ───────────────────────────────────┘
 //! ```
 //!
 //! QUIC doubles the time between two of its probes, and so notices a relay that comes back
@@ -14,59 +16,55 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use quinn_proto::ConnectionError;
-use rustls::pki_types::ServerName;
-use tracing::{info, warn};
+use rustix::io::Errno;
+use tracing::{debug, info, warn};
 
+use super::relay::{JoinError, Relay};
 use crate::agent::error::AgentError;
-use crate::agent::ptth::url::PtthUrl;
+use crate::agent::ptth::asking::AskError;
+use crate::agent::ptth::relay_health::RelayHealth;
+use crate::agent::ptth::tunnel::TunnelWorld;
+use crate::agent::random::random_number;
 use crate::agent::reconnect::Backoff;
-use crate::agent::relay_watch::Presence;
-use crate::agent::settings::AgentSettings;
 use crate::agent::target::Host;
-use crate::agent::way::{self, WayError};
-use crate::config::quic_settings::PathSettings;
-use crate::protocol::ptth_quic::{
-    ALPN, Answer, AnswerError, CloseCode, Hello, Refusal, StreamCode,
-};
-use crate::quic::connection::ConnectionKey;
+use crate::protocol::ptth_quic::{Answer, CloseCode, StreamCode};
+use crate::quic::connection::{ConnectionKey, Health};
 use crate::quic::driver::QuicEvent;
 use crate::quic::keys::SharedKeys;
-use crate::quic::transport::Transport;
 use crate::runtime::clock;
 use crate::runtime::executor::{spawn, wake};
 use crate::runtime::flag::{Either, Flag, either};
-use crate::runtime::udp_group::{SmallBuffers, bind_udp};
-use crate::shard::streams::{NoMessage, QuicStream};
-use crate::shard::world::World;
-use crate::tls::client::quic_client_config;
+use crate::runtime::udp_group::{SmallBuffers, bind_udp, connect_udp};
+use crate::runtime::watch::Watch;
+use crate::shard::errand::one_word;
+use crate::shard::status::RelayStatus;
+use crate::shard::streams::QuicStream;
+use crate::time::Timestamp;
 
-/// What a proxy's connection is set to. The relay may open as many streams as it is asked for.
-const fn transport(path: PathSettings) -> Transport {
-    Transport {
-        stream_window: 4 << 20,
-        connection_window: 16 << 20,
-        send_window: 8 << 20,
-        streams_max: 4096,
-        idle_timeout: Duration::from_secs(20),
-        keep_alive: Some(Duration::from_secs(5)),
-        path,
-    }
-}
-
-/// How long one attempt may take until the relay has let us in.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// The same beside a connection that is in doubt: the next one may find the relay back.
-const REJOIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an attempt may go without a single datagram of the relay's.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// How long one may take in all: two round trips, of paths that are up to 3 s long.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The silence beside a connection that is in doubt: the next attempt may find the relay back.
+const REJOIN_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// Attempts in a row to which no datagram came, until UDP counts as blocked.
+const SILENT_ATTEMPTS: u32 = 2;
+/// How long the relay may take to show that it is there by HTTPS.
+const HTTPS_TIMEOUT: Duration = Duration::from_secs(3);
+/// From one attempt to the next where UDP is blocked, and how much later it may be: not all
+/// proxies of a network are to try in one moment.
+const BLOCKED_TIME: Duration = Duration::from_secs(30);
+const BLOCKED_JITTER_MS: u64 = 5000;
 /// Silence after something was sent, until a connection is in doubt.
 const DOUBT_TIME: Duration = Duration::from_millis(1500);
 /// How often it is looked at.
@@ -74,109 +72,36 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Until the next attempt when another proxy has taken the name: both would else take it from
 /// each other as fast as they can dial.
 const REPLACED_TIME: Duration = Duration::from_secs(5);
+/// A connection that lasted so long was a good one: the relay is dialled at once when it is
+/// lost. One that lets us in and drops us is not dialled as fast as it does.
+const STEADY_TIME: Duration = Duration::from_secs(10);
 
-/// Why the relay does not let us in.
-#[derive(Debug, thiserror::Error)]
-enum JoinError {
-    #[error("cannot find {host}: {source}")]
-    Resolve {
-        host: String,
-        source: std::io::Error,
-    },
-    #[error("{0} cannot be dialled from here")]
-    NoWay(SocketAddr),
-    #[error("{0}")]
-    Connection(ConnectionError),
-    #[error("no answer in time")]
-    TimedOut,
-    #[error("the relay answers {0}")]
-    Refused(Refusal),
-    #[error("what the relay answers is no answer: {0}")]
-    Answer(#[from] NoMessage<AnswerError>),
-    #[error("the relay lets no stream be opened")]
-    NoStream,
-}
-
-impl JoinError {
-    /// What whoever started the proxy can do about it.
-    fn next_step(&self) -> Option<&'static str> {
-        match self {
-            Self::Resolve { .. } => Some("check the name in --relay"),
-            Self::TimedOut | Self::Connection(ConnectionError::TimedOut) => {
-                Some("is the relay running, with quic.listen at this port, and does UDP get there?")
-            }
-            Self::Refused(Refusal::Unauthenticated) => Some(
-                "the relay's [[ptth.servers]] or [[ptth.clients]] has to list this name with the \
-                 SHA-256 of this key",
-            ),
-            Self::Connection(ConnectionError::TransportError(_)) => {
-                Some("does --relay have the certificate's name, or its ?pin=?")
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether trying again changes nothing.
-    const fn is_final(&self) -> bool {
-        matches!(self, Self::Refused(Refusal::Unauthenticated))
-    }
-}
-
-/// The relay, as it is dialled.
-#[derive(Clone, Debug)]
-pub(super) struct Relay {
-    url: PtthUrl,
-    tls: Arc<rustls::ClientConfig>,
-    name: String,
-    hello: Hello,
-    /// See [`Transport::client`].
-    steer: u8,
-    path: PathSettings,
-}
-
-impl Relay {
-    pub(super) fn new(
-        url: &PtthUrl,
-        hello: Hello,
-        steer: u8,
-        path: PathSettings,
-        agent: &AgentSettings,
-    ) -> Result<Self, WayError> {
-        let authorities = agent.relay_ca.as_deref();
-        let (trust, name) = way::trust(url.pin, &url.address.host, authorities)?;
-        let name = match name {
-            ServerName::DnsName(name) => name.as_ref().to_owned(),
-            // Without the brackets of a URL.
-            ServerName::IpAddress(ip) => IpAddr::from(ip).to_string(),
-            _ => url.address.host.to_string(),
-        };
-        Ok(Self {
-            url: url.clone(),
-            tls: quic_client_config(trust, ALPN)?,
-            name,
-            hello,
-            steer,
-            path,
-        })
-    }
-}
-
-impl fmt::Display for Relay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.url.fmt(f)
-    }
+/// How the relay is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Whether anything passes over UDP is not known yet.
+    Trying,
+    /// Not at all.
+    Away,
+    /// By this connection.
+    Joined(ConnectionKey),
+    /// By HTTPS alone.
+    Blocked,
 }
 
 /// The connection of one proxy.
-pub(super) struct Link<C: Copy + 'static, M: Send + 'static> {
-    world: Rc<World<C, M>>,
+pub(in crate::agent::ptth) struct Link {
+    world: Rc<TunnelWorld<Infallible>>,
     relay: Relay,
-    joined: Cell<Option<ConnectionKey>>,
+    state: Watch<State>,
     /// How often the relay was dialled.
     attempts: Cell<usize>,
-    waiting: RefCell<Vec<Waker>>,
+    /// Where, the last time.
+    dialled: Cell<Option<SocketAddr>>,
+    /// Since when it is joined, or was the last time.
+    joined_at: Cell<Timestamp>,
     news: RefCell<HashMap<ConnectionKey, News>>,
-    presence: Presence,
+    health: RelayHealth,
     /// The proxy is told to stop.
     stop: Flag,
     failure: RefCell<Option<AgentError>>,
@@ -189,9 +114,24 @@ struct News {
     waiting: Option<Waker>,
 }
 
-impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
+/// What has become of a connection in doubt.
+enum Rejoined {
+    /// Another one has taken its place.
+    By(ConnectionKey),
+    /// It has been heard of.
+    Heard,
+    /// It is lost.
+    Lost(ConnectionError),
+    /// It is in doubt as before.
+    Not,
+}
+
+impl Link {
     /// A link over sockets of its own.
-    pub(super) fn new(world: Rc<World<C, M>>, relay: Relay) -> std::io::Result<Self> {
+    pub(in crate::agent::ptth) fn new(
+        world: Rc<TunnelWorld<Infallible>>,
+        relay: Relay,
+    ) -> std::io::Result<Self> {
         let mut keys = SharedKeys {
             reset: [0; 32],
             token: [0; 32],
@@ -212,21 +152,23 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
             warn!(next = small.next_step(), "{small}");
         }
         world.speak_quic(keys, sockets, None)?;
+        let joined_at = Cell::new(world.reactor.now());
         Ok(Self {
             world,
             relay,
-            joined: Cell::new(None),
+            state: Watch::new(State::Trying),
             attempts: Cell::new(0),
-            waiting: RefCell::default(),
+            dialled: Cell::new(None),
+            joined_at,
             news: RefCell::default(),
-            presence: Presence::default(),
+            health: RelayHealth::default(),
             stop: Flag::default(),
             failure: RefCell::default(),
         })
     }
 
     /// Begins to keep the connection to the relay, for as long as the proxy runs.
-    pub(super) fn start(self: &Rc<Self>) {
+    pub(in crate::agent::ptth) fn start(self: &Rc<Self>) {
         let link = Rc::clone(self);
         spawn(async move {
             if let Some(error) = link.stop.or_raised(link.keep()).await {
@@ -241,19 +183,34 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
     }
 
     /// Why the relay will never let the proxy in, if that is so.
-    pub(super) fn take_failure(&self) -> Option<AgentError> {
+    pub(in crate::agent::ptth) fn take_failure(&self) -> Option<AgentError> {
         self.failure.take()
     }
 
-    /// Whether the proxy is told to stop.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stop.is_raised()
+    /// How the relay is, for operators.
+    pub(super) fn status(&self) -> RelayStatus {
+        self.health.status(&one_word(&self.relay.to_string()))
+    }
+
+    /// Whether the relay is reached by HTTPS alone.
+    pub(in crate::agent::ptth) fn is_blocked(&self) -> bool {
+        self.state.get() == State::Blocked
+    }
+
+    /// How the relay is reached, to look at and to wait for.
+    pub(super) const fn state(&self) -> &Watch<State> {
+        &self.state
+    }
+
+    /// Raised when the proxy is told to stop.
+    pub(super) const fn stopping(&self) -> &Flag {
+        &self.stop
     }
 
     /// The proxy is told to stop: the connection is closed once nothing goes by it.
     pub(super) fn stop(&self) {
         self.stop.raise();
-        if let Some(connection) = self.joined.get() {
+        if let State::Joined(connection) = self.state.get() {
             let code = CloseCode::Clean;
             let streams = &self.world.streams;
             streams.leave(connection, 1, code, code.as_str());
@@ -265,9 +222,9 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
         let (QuicEvent::Connected(connection) | QuicEvent::Lost(connection, _)) = event else {
             return;
         };
-        if matches!(event, QuicEvent::Lost(..)) && self.joined.get() == Some(connection) {
+        if matches!(event, QuicEvent::Lost(..)) && self.state.get() == State::Joined(connection) {
             // Before anybody asks for a stream of it.
-            self.joined.set(None);
+            self.state.set(State::Away);
         }
         if let Some(news) = self.news.borrow_mut().get_mut(&connection) {
             news.events.push_back(event);
@@ -275,110 +232,202 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
         }
     }
 
-    /// The connection that the relay has let in, once there is one.
-    pub(super) async fn joined(&self) -> ConnectionKey {
-        poll_fn(|context| match self.joined.get() {
-            Some(connection) => Poll::Ready(connection),
-            None => {
-                self.waiting.borrow_mut().push(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await
-    }
-
     /// Keeps a connection for as long as the proxy runs; returns why the relay will never let
     /// it in.
     async fn keep(&self) -> JoinError {
-        let mut backoff = Backoff::default();
+        let reactor = &self.world.reactor;
+        let mut failures = Backoff::default();
+        let mut losses = Backoff::default();
         loop {
-            match self.join(JOIN_TIMEOUT).await {
-                Ok(connection) => {
-                    backoff.handle_success();
-                    self.stay(connection).await;
-                }
-                Err(error) if error.is_final() && self.presence.is_new() => return error,
-                Err(error) => {
-                    let next = error.next_step();
-                    if self.presence.handle_failure() {
-                        warn!(relay = %self.relay, %error, next, "the relay is away; trying again");
+            let connection = match self.join_or_tell(&mut failures).await {
+                Ok(connection) => connection,
+                Err(error) => return error,
+            };
+            failures.handle_success();
+            let why = self.stay(connection).await;
+            let lasted = clock::now().since(self.joined_at.get());
+            self.handle_lost(&why);
+            if is_replaced(&why) {
+                reactor.sleep_until(reactor.now() + REPLACED_TIME).await;
+            } else if lasted < STEADY_TIME {
+                losses.rest(reactor).await;
+            } else {
+                losses.handle_success();
+            }
+        }
+    }
+
+    /// Dials, again and again, until the relay has let us in, or never will.
+    async fn join_or_tell(&self, failures: &mut Backoff) -> Result<ConnectionKey, JoinError> {
+        let mut silent_attempts = 0;
+        loop {
+            let error = match self.join(SILENCE_MAX).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) if error.is_final() && self.health.is_new() => return Err(error),
+                Err(JoinError::Silent) => match self.is_there_otherwise().await {
+                    Ok(()) if silent_attempts + 1 >= SILENT_ATTEMPTS => {
+                        return Ok(self.go_by_https().await);
                     }
-                    backoff.rest(&self.world.reactor).await;
+                    Ok(()) => {
+                        silent_attempts += 1;
+                        debug!(relay = %self.relay, "no answer over UDP; trying once more");
+                        self.state.set(State::Trying);
+                        failures.rest(&self.world.reactor).await;
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            silent_attempts = 0;
+            self.state.set(State::Away);
+            let next = error.next_step();
+            if self.handle_failure(&error) {
+                warn!(relay = %self.relay, %error, next, "the relay is away; trying again");
+            }
+            failures.rest(&self.world.reactor).await;
+        }
+    }
+
+    /// Whether the relay is there, though nothing comes from it over UDP.
+    async fn is_there_otherwise(&self) -> Result<(), JoinError> {
+        // A host where nobody listens says so to sockets that speak with it alone.
+        let witness = self.dialled.get().and_then(|to| connect_udp(to).ok());
+        if let Some(witness) = &witness {
+            let _ = witness.send(&[0]);
+        }
+        let until = self.world.reactor.now() + HTTPS_TIMEOUT;
+        let greeting = self.relay.https.greet(&self.world);
+        let greeted = self.world.reactor.deadline(until, greeting).await;
+        if witness.and_then(|witness| witness.take_error()) == Some(Errno::CONNREFUSED) {
+            return Err(JoinError::Closed);
+        }
+        greeted
+            .unwrap_or(Err(AskError::Silent(HTTPS_TIMEOUT)))
+            .map_err(|error| JoinError::Away(Box::new(error)))
+    }
+
+    /// Leaves the relay to HTTPS until UDP passes.
+    async fn go_by_https(&self) -> ConnectionKey {
+        self.handle_failure(&JoinError::Silent);
+        warn!(relay = %self.relay, "no answer over UDP: going by ptth+https");
+        self.state.set(State::Blocked);
+        loop {
+            let jitter = Duration::from_millis(random_number() % BLOCKED_JITTER_MS);
+            let reactor = &self.world.reactor;
+            let next = reactor.now() + BLOCKED_TIME + jitter;
+            reactor.sleep_until(next).await;
+            match self.join(SILENCE_MAX).await {
+                Ok(connection) => {
+                    info!(relay = %self.relay, "UDP passes again");
+                    return connection;
+                }
+                Err(error) => {
+                    self.handle_failure(&error);
+                    debug!(relay = %self.relay, %error, "UDP does not pass yet");
                 }
             }
         }
     }
 
     /// Watches a connection, and those that come in its place, until one is lost.
-    async fn stay(&self, mut connection: ConnectionKey) {
+    async fn stay(&self, mut connection: ConnectionKey) -> ConnectionError {
+        self.settle(connection);
         loop {
-            self.settle(connection);
             match either(self.lost(connection), self.doubted(connection)).await {
-                Either::First(why) => return self.handle_lost(connection, &why).await,
-                Either::Second(()) => {
+                Either::First(why) => return why,
+                Either::Second(()) if self.handle_failure(&JoinError::TimedOut) => {
                     warn!(relay = %self.relay, "the relay does not answer; dialling it once more");
                 }
+                Either::Second(()) => {}
             }
-            let mut joining = pin!(self.join(REJOIN_TIMEOUT));
-            let heard = either(self.lost(connection), self.heard_again(connection));
-            let joined = match either(joining.as_mut(), heard).await {
-                Either::First(joined) => joined,
-                // By the one that is being made: what the relay does with it comes next.
-                Either::Second(Either::First(why)) if is_replaced(&why) => match joining.await {
-                    Ok(successor) => Ok(successor),
-                    Err(_) => return self.handle_lost(connection, &why).await,
-                },
-                Either::Second(Either::First(why)) => {
-                    return self.handle_lost(connection, &why).await;
+            match self.rejoin(connection).await {
+                Rejoined::By(successor) => {
+                    self.drop_connection(connection, CloseCode::Replaced);
+                    connection = successor;
+                    self.settle(connection);
                 }
-                Either::Second(Either::Second(())) => continue,
-            };
-            if let Ok(successor) = joined {
-                self.drop_connection(connection, CloseCode::Replaced);
-                connection = successor;
+                Rejoined::Heard => {
+                    if self.health.handle_success(clock::now()) {
+                        info!(relay = %self.relay, "the relay answers again");
+                    }
+                }
+                Rejoined::Lost(why) => return why,
+                // An attempt may have failed at once.
+                Rejoined::Not => self.look_later().await,
             }
+        }
+    }
+
+    /// Tries another connection beside one that is in doubt.
+    async fn rejoin(&self, connection: ConnectionKey) -> Rejoined {
+        let round_trip = self.health_of(connection).map(|health| health.round_trip);
+        let silence_max = REJOIN_SILENCE_MAX.max(round_trip.unwrap_or_default() * 2);
+        let mut joining = pin!(self.join(silence_max));
+        let heard = either(self.lost(connection), self.heard_again(connection));
+        match either(joining.as_mut(), heard).await {
+            Either::First(Ok(successor)) => Rejoined::By(successor),
+            Either::First(Err(_)) => Rejoined::Not,
+            // By the one that is being made: what the relay does with it comes next.
+            Either::Second(Either::First(why)) if is_replaced(&why) => match joining.await {
+                Ok(successor) => Rejoined::By(successor),
+                Err(_) => Rejoined::Lost(why),
+            },
+            Either::Second(Either::First(why)) => Rejoined::Lost(why),
+            Either::Second(Either::Second(())) => Rejoined::Heard,
         }
     }
 
     fn settle(&self, connection: ConnectionKey) {
-        self.joined.set(Some(connection));
-        for waker in self.waiting.take() {
-            wake(waker);
-        }
-        if self.presence.handle_success() {
+        let now = clock::now();
+        self.joined_at.set(now);
+        self.state.set(State::Joined(connection));
+        if self.health.handle_success(now) {
             info!(relay = %self.relay, "joined the relay");
         }
     }
 
-    async fn handle_lost(&self, connection: ConnectionKey, why: &ConnectionError) {
-        self.joined.set(None);
-        self.news.borrow_mut().remove(&connection);
+    fn handle_lost(&self, why: &ConnectionError) {
+        self.state.set(State::Away);
         let is_replaced = is_replaced(why);
-        if self.presence.handle_failure() {
+        let lost = JoinError::Connection(why.clone());
+        if self.handle_failure(&lost) || is_replaced {
             let next = is_replaced.then_some("does another proxy run with this name?");
             warn!(relay = %self.relay, error = %why, next, "the relay's connection is lost");
         }
-        if is_replaced {
-            let reactor = &self.world.reactor;
-            reactor.sleep_until(reactor.now() + REPLACED_TIME).await;
-        }
     }
 
-    /// Dials until the relay has let us in.
-    async fn join(&self, timeout: Duration) -> Result<ConnectionKey, JoinError> {
-        let until = self.world.reactor.now() + timeout;
-        let connection = match self.world.reactor.deadline(until, self.dial()).await {
-            Some(dialled) => dialled?,
-            None => return Err(JoinError::TimedOut),
-        };
+    /// The relay cannot be had; whether that is news.
+    fn handle_failure(&self, error: &JoinError) -> bool {
+        self.health
+            .handle_failure(clock::now(), error.trouble(), error)
+    }
+
+    /// Dials until the relay has let us in. Nothing may come from it for so long.
+    async fn join(&self, silence_max: Duration) -> Result<ConnectionKey, JoinError> {
+        let reactor = &self.world.reactor;
+        let since = reactor.now();
+        let dialled = reactor.deadline(since + silence_max, self.dial()).await;
+        let connection = dialled.unwrap_or(Err(JoinError::TimedOut))?;
         let attempt = Attempt {
             link: self,
             connection,
             is_over: Cell::new(false),
         };
-        let joining = self.introduce(connection);
-        let joined = self.world.reactor.deadline(until, joining).await;
-        joined.unwrap_or(Err(JoinError::TimedOut))?;
+        let mut joining = pin!(self.introduce(connection));
+        let until = reactor.now() + silence_max;
+        let joined = match reactor.deadline(until, joining.as_mut()).await {
+            Some(joined) => joined,
+            None if self
+                .health_of(connection)
+                .is_some_and(|one| one.heard_at.is_some()) =>
+            {
+                let joined = reactor.deadline(since + JOIN_TIMEOUT, joining).await;
+                joined.unwrap_or(Err(JoinError::TimedOut))
+            }
+            None => Err(JoinError::Silent),
+        };
+        joined?;
         attempt.is_over.set(true);
         Ok(connection)
     }
@@ -401,9 +450,7 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
         addresses.rotate_left(attempt % count);
         let mut result = Err(JoinError::TimedOut);
         for to in addresses {
-            let config = transport(self.relay.path)
-                .client(Arc::clone(&self.relay.tls), self.relay.steer)
-                .map_err(|_| JoinError::NoWay(to))?;
+            let config = self.relay.config().ok_or(JoinError::NoWay(to))?;
             let dialled = self.world.streams.with_driver(|driver| {
                 let port = driver.port_of_family(to)?;
                 driver
@@ -412,6 +459,7 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
             });
             match dialled {
                 Some(connection) => {
+                    self.dialled.set(Some(to));
                     self.news.borrow_mut().insert(connection, News::default());
                     return Ok(connection);
                 }
@@ -458,6 +506,7 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
     async fn lost(&self, connection: ConnectionKey) -> ConnectionError {
         loop {
             if let QuicEvent::Lost(_, why) = self.next(connection).await {
+                self.news.borrow_mut().remove(&connection);
                 return why;
             }
         }
@@ -465,33 +514,37 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
 
     /// Waits until a connection is in doubt.
     async fn doubted(&self, connection: ConnectionKey) {
-        loop {
-            if self.is_silent(connection, DOUBT_TIME) {
-                return;
-            }
+        while !self.is_in_doubt(connection) {
             self.look_later().await;
         }
     }
 
     /// Waits until it no longer is.
     async fn heard_again(&self, connection: ConnectionKey) {
-        while self.is_silent(connection, DOUBT_TIME) {
+        while self.is_in_doubt(connection) {
             self.look_later().await;
         }
     }
 
-    fn is_silent(&self, connection: ConnectionKey, time: Duration) -> bool {
+    fn is_in_doubt(&self, connection: ConnectionKey) -> bool {
+        let Some(health) = self.health_of(connection) else {
+            return false;
+        };
         let now = self.world.reactor.now();
-        self.world.streams.with_driver(|driver| {
-            let health = driver.health(connection);
-            let since = health.and_then(|health| health.unanswered_since);
-            let silence = since.map_or(Duration::ZERO, |since| now.since(since));
-            // What was sent may have been nothing that is answered.
-            if silence > time / 2 {
-                driver.ping(connection);
-            }
-            silence > time
-        })
+        let since = health.unanswered_since;
+        let silence = since.map_or(Duration::ZERO, |since| now.since(since));
+        let time = doubt_time(health.round_trip);
+        // What was sent may have been nothing that is answered.
+        if silence > time / 2 {
+            let streams = &self.world.streams;
+            streams.with_driver(|driver| driver.ping(connection));
+        }
+        silence > time
+    }
+
+    fn health_of(&self, connection: ConnectionKey) -> Option<Health> {
+        let streams = &self.world.streams;
+        streams.with_driver(|driver| driver.health(connection))
     }
 
     async fn look_later(&self) {
@@ -511,6 +564,12 @@ impl<C: Copy + 'static, M: Send + 'static> Link<C, M> {
     }
 }
 
+/// How long something may go unanswered: three times what QUIC waits until it asks once more
+/// (RFC 9002 §6.2.1), which on a steady path is little more than the round trip.
+fn doubt_time(round_trip: Duration) -> Duration {
+    DOUBT_TIME.max(round_trip * 9 / 2)
+}
+
 /// Whether a connection had to make way for another one of its name.
 fn is_replaced(why: &ConnectionError) -> bool {
     matches!(
@@ -521,13 +580,13 @@ fn is_replaced(why: &ConnectionError) -> bool {
 }
 
 /// An attempt that has not come to its end: dropped, its connection is closed.
-struct Attempt<'a, C: Copy + 'static, M: Send + 'static> {
-    link: &'a Link<C, M>,
+struct Attempt<'a> {
+    link: &'a Link,
     connection: ConnectionKey,
     is_over: Cell<bool>,
 }
 
-impl<C: Copy + 'static, M: Send + 'static> Drop for Attempt<'_, C, M> {
+impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if !self.is_over.get() {
             self.link.drop_connection(self.connection, CloseCode::Clean);
@@ -535,11 +594,27 @@ impl<C: Copy + 'static, M: Send + 'static> Drop for Attempt<'_, C, M> {
     }
 }
 
-impl<C: Copy + 'static, M: Send + 'static> fmt::Debug for Link<C, M> {
+impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
             .field("relay", &self.relay)
-            .field("joined", &self.joined)
+            .field("state", &self.state)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_the_path_the_later_the_doubt() {
+        let check = |round_trip_ms, expected_ms| {
+            let doubt = doubt_time(Duration::from_millis(round_trip_ms));
+            assert_eq!(doubt, Duration::from_millis(expected_ms));
+        };
+        check(0, 1500);
+        check(300, 1500);
+        check(2000, 9000);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! A proxy runs on one core, as its connection does.
 
-mod expose;
-mod forward;
-mod link;
-pub mod process;
+pub(super) mod expose;
+pub(super) mod forward;
+pub(super) mod link;
+pub(super) mod relay;

@@ -1,0 +1,167 @@
+//! The relay as it is dialled over QUIC, and why it may not let a proxy in.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use quinn_proto::{ClientConfig, ConnectionError};
+use rustls::pki_types::ServerName;
+
+use crate::agent::ptth::asking::{self, AskError};
+use crate::agent::ptth::url::PtthUrl;
+use crate::agent::relay_trouble::Trouble;
+use crate::agent::settings::AgentSettings;
+use crate::agent::way::{self, WayError};
+use crate::config::quic_settings::PathSettings;
+use crate::protocol::ptth_name::Name;
+use crate::protocol::ptth_quic::{ALPN, AnswerError, Hello, Refusal};
+use crate::quic::transport::Transport;
+use crate::shard::streams::NoMessage;
+use crate::tls::client::quic_client_config;
+
+/// What a proxy's connection is set to. The relay may open as many streams as it is asked for.
+const fn transport(path: PathSettings) -> Transport {
+    Transport {
+        stream_window: 4 << 20,
+        connection_window: 16 << 20,
+        send_window: 8 << 20,
+        streams_max: 4096,
+        idle_timeout: Duration::from_secs(20),
+        keep_alive: Some(Duration::from_secs(5)),
+        path,
+    }
+}
+
+/// Why the relay does not let us in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JoinError {
+    #[error("cannot find {host}: {source}")]
+    Resolve {
+        host: String,
+        source: std::io::Error,
+    },
+    #[error("{0} cannot be dialled from here")]
+    NoWay(SocketAddr),
+    #[error("{0}")]
+    Connection(ConnectionError),
+    #[error("no answer in time")]
+    TimedOut,
+    /// Not a single datagram has come.
+    #[error("no answer over UDP")]
+    Silent,
+    /// As before, and its host says why.
+    #[error("its host takes no UDP at this port")]
+    Closed,
+    /// As before, and the same relay is not to be had over HTTPS.
+    #[error("no answer over UDP, and none over HTTPS: {0}")]
+    Away(#[from] Box<AskError>),
+    #[error("the relay answers {0}")]
+    Refused(Refusal),
+    #[error("what the relay answers is no answer: {0}")]
+    Answer(#[from] NoMessage<AnswerError>),
+    #[error("the relay lets no stream be opened")]
+    NoStream,
+}
+
+impl JoinError {
+    /// What whoever started the proxy can do about it.
+    pub(super) fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Resolve { .. } => Some("check the name in --relay"),
+            Self::TimedOut
+            | Self::Silent
+            | Self::Closed
+            | Self::Away(_)
+            | Self::Connection(ConnectionError::TimedOut) => {
+                Some("is the relay running, with quic.listen at this port, and does UDP get there?")
+            }
+            Self::Refused(Refusal::Unauthenticated) => Some(
+                "the relay's [[ptth.servers]] or [[ptth.clients]] has to list this name with the \
+                 SHA-256 of this key",
+            ),
+            Self::Connection(ConnectionError::TransportError(_)) => {
+                Some("does --relay have the certificate's name, or its ?pin=?")
+            }
+            _ => None,
+        }
+    }
+
+    /// What operators are told of it.
+    pub(super) const fn trouble(&self) -> Trouble {
+        match self {
+            Self::Resolve { .. } | Self::NoWay(_) | Self::Silent | Self::Closed | Self::Away(_) => {
+                Trouble::Unreachable
+            }
+            Self::Connection(ConnectionError::TimedOut) | Self::TimedOut => Trouble::Mute,
+            Self::Connection(_) | Self::Refused(_) | Self::Answer(_) | Self::NoStream => {
+                Trouble::Refuses
+            }
+        }
+    }
+
+    /// Whether trying again changes nothing.
+    pub(super) const fn is_final(&self) -> bool {
+        matches!(self, Self::Refused(Refusal::Unauthenticated))
+    }
+}
+
+/// The relay, as it is dialled.
+#[derive(Clone, Debug)]
+pub(in crate::agent::ptth) struct Relay {
+    pub(super) url: PtthUrl,
+    /// What its certificate has to name.
+    pub(super) name: String,
+    /// What is said first.
+    pub(super) hello: Hello,
+    /// The same by HTTPS.
+    pub(in crate::agent::ptth) https: asking::Relay,
+    tls: Arc<rustls::ClientConfig>,
+    /// See [`Transport::client`].
+    steer: u8,
+    path: PathSettings,
+}
+
+impl Relay {
+    /// The relay at `url`, to which this is said. Proxies of one `server`, and its clients, come
+    /// to one shard of the relay, however many it has.
+    pub(in crate::agent::ptth) fn new(
+        url: &PtthUrl,
+        hello: Hello,
+        server: &Name,
+        https: asking::Relay,
+        path: PathSettings,
+        agent: &AgentSettings,
+    ) -> Result<Self, WayError> {
+        let authorities = agent.relay_ca.as_deref();
+        let (trust, name) = way::trust(url.pin, &url.address.host, authorities)?;
+        let name = match name {
+            ServerName::DnsName(name) => name.as_ref().to_owned(),
+            // Without the brackets of a URL.
+            ServerName::IpAddress(ip) => IpAddr::from(ip).to_string(),
+            _ => url.address.host.to_string(),
+        };
+        Ok(Self {
+            url: url.clone(),
+            name,
+            hello,
+            https,
+            tls: quic_client_config(trust, ALPN)?,
+            steer: digest(&SHA256, server.as_str().as_bytes()).as_ref()[0],
+            path,
+        })
+    }
+
+    /// What a connection to it is begun with; `None` where QUIC cannot be spoken.
+    pub(super) fn config(&self) -> Option<ClientConfig> {
+        let transport = transport(self.path);
+        transport.client(Arc::clone(&self.tls), self.steer).ok()
+    }
+}
+
+impl fmt::Display for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}

@@ -1,0 +1,183 @@
+//! PTTH over QUIC where UDP does not pass: both proxies go by HTTPS meanwhile.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::admin::status;
+use super::agent_process::Program;
+use super::agents::{check_echo, dial, echo, service};
+use super::agents_admin::admin;
+use super::agents_transports::FINGERPRINT;
+use super::network_namespace::NetworkNamespace;
+use super::ptth_agents::{Meeting, relay};
+use super::require::{require, require_root};
+
+const RELAY: &str = "127.0.0.1:7777";
+const BLOCKED: &str = "no answer over UDP: going by ptth+https";
+
+/// Loses what proxies send to the relay over UDP, on its way.
+const LOSE_UDP: &str = "
+table inet midspan {
+    chain input {
+        type filter hook input priority 0;
+        udp dport 7777 drop
+    }
+}
+";
+
+/// Lets nothing out to the relay: whoever sends a datagram is told so, as by a firewall of its
+/// own host.
+const LET_NOTHING_OUT: &str = "
+table inet midspan {
+    chain output {
+        type filter hook output priority 0;
+        udp dport 7777 drop
+        tcp dport 7777 drop
+    }
+}
+";
+
+/// Has `check` run in a namespace with these rules.
+fn with_rules(ruleset: &str, check: fn()) {
+    if !require_root()
+        || ["unshare", "nft", "ip"]
+            .iter()
+            .any(|name| require(name).is_none())
+    {
+        return;
+    }
+    NetworkNamespace::new(ruleset).run(check);
+}
+
+fn nft(words: &[&str]) {
+    let changed = Command::new("nft").args(words).status();
+    assert!(changed.expect("nft runs").success(), "{words:?}");
+}
+
+/// Has a relay at one port for both, whose URL has no scheme.
+fn meeting() -> Meeting {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = ["--cores", "1", "--quic-listen", RELAY];
+    let (relay, address) = relay(folder.path(), RELAY, &options);
+    let pin = relay.reported(FINGERPRINT);
+    let url = format!("{RELAY}?pin={pin}");
+    Meeting {
+        folder,
+        relay,
+        address,
+        url,
+    }
+}
+
+fn proxies(meeting: &Meeting) -> (Program, Program, SocketAddr) {
+    let target = service(echo).to_string();
+    let operators = ["--admin", "127.0.0.1:0"];
+    let expose = meeting.expose_with("home", &[&["--to", &target], &operators[..]].concat());
+    let options = [&["--to", "home"], &operators[..]].concat();
+    let (forward, local) = meeting.forward_with("alice", &options);
+    (expose, forward, local)
+}
+
+/// The relay, as operators of a proxy see it: by each way that it is asked by.
+fn ways(of: SocketAddr) -> Vec<(String, u64)> {
+    let status = status(of);
+    let relays = status["relays"].as_array().expect("relays");
+    let way = |relay: &Value| {
+        let url = relay["relay"].as_str().expect("a URL").to_owned();
+        (url, relay["shards_down"].as_u64().expect("a number"))
+    };
+    relays.iter().map(way).collect()
+}
+
+fn ping(stream: &mut TcpStream) {
+    stream.write_all(b"!").expect("sent");
+    stream.read_exact(&mut [0]).expect("an echo");
+}
+
+#[test]
+fn where_udp_is_lost_both_go_by_https_until_it_passes() {
+    with_rules(LOSE_UDP, || {
+        let meeting = meeting();
+        let (expose, forward, local) = proxies(&meeting);
+        let [of_expose, of_forward] = [&expose, &forward].map(admin);
+        // Whoever comes before UDP is known to be blocked waits for that.
+        let mut running = dial(local);
+        ping(&mut running);
+        for program in [&expose, &forward] {
+            program.logged(BLOCKED);
+        }
+        expose.logged("listening at the relay");
+        for client in 0..4 {
+            check_echo(local, client, 1_000_000);
+        }
+        let quic = format!("ptth+quic://{RELAY}");
+        let https = format!("ptth+https://{RELAY}");
+        for of in [of_expose, of_forward] {
+            assert_eq!(ways(of), [(quic.clone(), 1), (https.clone(), 0)]);
+        }
+        let failure = &status(of_forward)["relays"][0]["last_failure"];
+        assert_eq!(failure["error"], "no answer over UDP");
+
+        nft(&["flush", "ruleset"]);
+        for program in [&expose, &forward] {
+            program.logged("UDP passes again");
+            program.logged("joined the relay");
+        }
+        for of in [of_expose, of_forward] {
+            assert_eq!(ways(of), [(quic.clone(), 0)]);
+        }
+        check_echo(local, 4, 1_000_000);
+        meeting.relay.logged("stream ended");
+        // What runs by HTTPS stays there.
+        ping(&mut running);
+        drop(running);
+        meeting.relay.logged("tunnel ended");
+        for program in [forward, expose, meeting.relay] {
+            assert!(program.stop().success());
+        }
+    });
+}
+
+#[test]
+fn a_relay_that_is_not_there_by_https_either_is_away() {
+    with_rules(LET_NOTHING_OUT, || {
+        let meeting = meeting();
+        let (expose, forward, local) = proxies(&meeting);
+        for program in [&expose, &forward] {
+            let line = program.logged("the relay is away");
+            assert!(line.contains("none over HTTPS"), "{line}");
+        }
+        let mut stream = dial(local);
+        assert!(stream.read(&mut [0]).is_err(), "a reset");
+        forward.logged("cannot connect");
+        // UDP stays as it is.
+        nft(&["flush", "ruleset"]);
+        nft(&["add table inet midspan; add chain inet midspan output \
+               { type filter hook output priority 0; }; \
+               add rule inet midspan output udp dport 7777 drop"]);
+        for program in [&expose, &forward] {
+            program.logged(BLOCKED);
+        }
+        check_echo(local, 1, 1_000_000);
+    });
+}
+
+#[test]
+fn a_host_that_takes_no_udp_is_not_taken_for_a_network_that_passes_none() {
+    let mut meeting = Meeting::new(&["--cores", "1"]);
+    let pin = meeting.relay.reported(FINGERPRINT);
+    meeting.url = format!("{}?pin={pin}", meeting.address);
+    let (forward, _local) = meeting.forward("home");
+    let line = forward.logged("the relay is away");
+    assert!(line.contains("takes no UDP at this port"), "{line}");
+    assert!(line.contains("with quic.listen at this port"), "{line}");
+    // By HTTPS it is there.
+    let url = meeting.url.clone();
+    meeting.url = format!("ptth+https://{url}");
+    let expose = meeting.expose_with("home", &["--to", "127.0.0.1:9"]);
+    expose.logged("listening at the relay");
+    assert!(!forward.log_so_far().contains(BLOCKED));
+}
