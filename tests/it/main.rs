@@ -50,6 +50,7 @@ mod ptth_quic_moves;
 mod ptth_quic_peers;
 mod ptth_quic_reload;
 mod ptth_quic_sad;
+mod ptth_quic_slow;
 mod ptth_quic_stalls;
 mod relay_process;
 mod reload;

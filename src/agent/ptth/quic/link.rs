@@ -67,6 +67,8 @@ const BLOCKED_TIME: Duration = Duration::from_secs(30);
 const BLOCKED_JITTER_MS: u64 = 5000;
 /// Silence after something was sent, until a connection is in doubt.
 const DOUBT_TIME: Duration = Duration::from_millis(1500);
+/// Looks in a row that find it so.
+const DOUBTS: u32 = 2;
 /// How often it is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Until the next attempt when another proxy has taken the name: both would else take it from
@@ -122,8 +124,6 @@ enum Rejoined {
     Heard,
     /// It is lost.
     Lost(ConnectionError),
-    /// It is in doubt as before.
-    Not,
 }
 
 impl Link {
@@ -341,7 +341,14 @@ impl Link {
                 }
                 Either::Second(()) => {}
             }
-            match self.rejoin(connection).await {
+            let rejoined = loop {
+                match self.rejoin(connection).await {
+                    Some(rejoined) => break rejoined,
+                    // An attempt may have failed at once.
+                    None => self.look_later().await,
+                }
+            };
+            match rejoined {
                 Rejoined::By(successor) => {
                     self.drop_connection(connection, CloseCode::Replaced);
                     connection = successor;
@@ -353,28 +360,25 @@ impl Link {
                     }
                 }
                 Rejoined::Lost(why) => return why,
-                // An attempt may have failed at once.
-                Rejoined::Not => self.look_later().await,
             }
         }
     }
 
-    /// Tries another connection beside one that is in doubt.
-    async fn rejoin(&self, connection: ConnectionKey) -> Rejoined {
+    /// Tries another connection beside one that is in doubt; `None`: it still is.
+    async fn rejoin(&self, connection: ConnectionKey) -> Option<Rejoined> {
         let round_trip = self.health_of(connection).map(|health| health.round_trip);
         let silence_max = REJOIN_SILENCE_MAX.max(round_trip.unwrap_or_default() * 2);
         let mut joining = pin!(self.join(silence_max));
         let heard = either(self.lost(connection), self.heard_again(connection));
         match either(joining.as_mut(), heard).await {
-            Either::First(Ok(successor)) => Rejoined::By(successor),
-            Either::First(Err(_)) => Rejoined::Not,
+            Either::First(joined) => joined.ok().map(Rejoined::By),
             // By the one that is being made: what the relay does with it comes next.
             Either::Second(Either::First(why)) if is_replaced(&why) => match joining.await {
-                Ok(successor) => Rejoined::By(successor),
-                Err(_) => Rejoined::Lost(why),
+                Ok(successor) => Some(Rejoined::By(successor)),
+                Err(_) => Some(Rejoined::Lost(why)),
             },
-            Either::Second(Either::First(why)) => Rejoined::Lost(why),
-            Either::Second(Either::Second(())) => Rejoined::Heard,
+            Either::Second(Either::First(why)) => Some(Rejoined::Lost(why)),
+            Either::Second(Either::Second(())) => Some(Rejoined::Heard),
         }
     }
 
@@ -512,10 +516,16 @@ impl Link {
         }
     }
 
-    /// Waits until a connection is in doubt.
+    /// Waits until a connection is in doubt. Whoever stood still himself finds what has come
+    /// meanwhile by the second look, and an answer to what he asked at the first.
     async fn doubted(&self, connection: ConnectionKey) {
-        while !self.is_in_doubt(connection) {
+        let mut doubts = 0;
+        while doubts < DOUBTS {
             self.look_later().await;
+            doubts = match self.is_in_doubt(connection) {
+                true => doubts + 1,
+                false => 0,
+            };
         }
     }
 
