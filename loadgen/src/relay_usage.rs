@@ -33,9 +33,10 @@ impl RelayUsage {
         })
     }
 
-    /// CPU time so far of all threads, those that have ended too, in nanoseconds.
-    pub(crate) fn cpu_ns(&self) -> anyhow::Result<u64> {
-        self.pids.iter().map(|pid| process_cpu_ns(*pid)).sum()
+    /// CPU time so far of each process, of all its threads, those that have ended too, in
+    /// nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> anyhow::Result<Vec<u64>> {
+        self.pids.iter().map(|pid| process_cpu_ns(*pid)).collect()
     }
 
     /// Memory as of now.
@@ -118,19 +119,19 @@ mod tests {
     #[test]
     fn a_thread_that_has_ended_still_counts() {
         let usage = RelayUsage::of(&[std::process::id()]).unwrap();
-        let before = usage.cpu_ns().unwrap();
+        let before = usage.cpu_ns().unwrap()[0];
         let thread = std::thread::spawn(|| {
             let mine = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
             while mine() < Duration::from_millis(20) {}
         });
         thread.join().unwrap();
-        assert!(usage.cpu_ns().unwrap() - before >= 20_000_000);
+        assert!(usage.cpu_ns().unwrap()[0] - before >= 20_000_000);
     }
 
     #[test]
     fn this_process_uses_something() {
         let usage = RelayUsage::of(&[std::process::id()]).unwrap();
-        assert!(usage.cpu_ns().unwrap() > 0);
+        assert!(usage.cpu_ns().unwrap()[0] > 0);
         let memory = usage.memory().unwrap();
         assert!(memory.rss_bytes >= memory.anonymous_bytes);
         assert_eq!((memory - memory).rss_bytes, 0);

@@ -32,11 +32,13 @@ pub(crate) struct Report {
 }
 
 /// The time that was measured, and whose CPU it took.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Window {
     pub(crate) seconds: f64,
     /// `None` without `--relay-pid`.
     pub(crate) relay_cpu_s: Option<f64>,
+    /// The same of each process, in the order in which they were named.
+    pub(crate) relay_cpu_s_each: Option<Vec<f64>>,
     pub(crate) generator_cpu_s: Option<f64>,
 }
 
@@ -57,6 +59,8 @@ pub(crate) struct BulkFigures {
     pub(crate) bytes: u64,
     pub(crate) gib_per_s: f64,
     pub(crate) relay_cpu_s_per_gib: Option<f64>,
+    /// The same of each process.
+    pub(crate) relay_cpu_s_per_gib_each: Option<Vec<f64>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -130,6 +134,7 @@ impl fmt::Display for Report {
             seconds,
             relay_cpu_s,
             generator_cpu_s,
+            ..
         } = self.window;
         match &self.figures {
             Figures::Bulk(figures) => figures.fmt(f)?,
@@ -164,7 +169,14 @@ impl fmt::Display for BulkFigures {
             "bulk         {pairs} pairs, source {source}, sink {sink}"
         )?;
         writeln!(f, "throughput   {:.3} GiB/s", self.gib_per_s)?;
-        cost(f, self.relay_cpu_s_per_gib, "CPU-s per GiB")
+        cost(f, self.relay_cpu_s_per_gib, "CPU-s per GiB")?;
+        match self.relay_cpu_s_per_gib_each.as_deref() {
+            None | Some([] | [_]) => Ok(()),
+            Some(each) => {
+                let each: Vec<_> = each.iter().map(|cpu_s| format!("{cpu_s:.4}")).collect();
+                writeln!(f, "each         {}", each.join(", "))
+            }
+        }
     }
 }
 

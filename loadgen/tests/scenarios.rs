@@ -170,6 +170,21 @@ fn what_a_proxy_refuses_is_an_error() {
     assert_eq!(report["errors_first"][0], why, "{report}");
 }
 
+#[test]
+fn each_process_that_is_named_is_told_apart() {
+    let own = std::process::id();
+    let route = format!("--direct --relay-pid {own}");
+    let output = loadgen("bulk --bytes 1000000", &route, Some(own));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let each = report["relay_cpu_s_per_gib_each"].as_array().unwrap();
+    let sum: f64 = each.iter().map(|share| share.as_f64().unwrap()).sum();
+    assert_eq!(each.len(), 2, "{report}");
+    assert!(
+        (sum - report["relay_cpu_s_per_gib"].as_f64().unwrap()).abs() < 1e-9,
+        "{report}"
+    );
+}
+
 /// In namespaces of its own, which end with the shell.
 #[test]
 fn over_a_link_both_ways_take_their_time() {

@@ -62,6 +62,10 @@ pub(super) fn run(args: &BulkArgs, stage: &mut Stage) -> anyhow::Result<Outcome>
         bytes,
         gib_per_s: gib(bytes) / window.seconds,
         relay_cpu_s_per_gib: window.relay_cpu_s.map(|cpu_s| cpu_s / gib(bytes)),
+        relay_cpu_s_per_gib_each: window
+            .relay_cpu_s_each
+            .as_ref()
+            .map(|each| each.iter().map(|cpu_s| cpu_s / gib(bytes)).collect()),
     };
     let report = Report::new(
         &stage.route,

@@ -62,11 +62,12 @@ pub(crate) fn run(scenario: &Scenario) -> anyhow::Result<Outcome> {
 }
 
 /// The clock and the CPU counters at one end of a window.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Reading {
     at: Timestamp,
-    relay_ns: Option<u64>,
-    generator_ns: Option<u64>,
+    /// Of each process.
+    relay_ns: Option<Vec<u64>>,
+    generator_ns: Option<Vec<u64>>,
 }
 
 impl Stage {
@@ -82,13 +83,20 @@ impl Stage {
     /// What passed since `start`.
     fn window_since(&self, start: Reading) -> anyhow::Result<Window> {
         let end = self.read()?;
-        let cpu_s = |from: Option<u64>, to: Option<u64>| {
-            Some(Duration::from_nanos(to?.saturating_sub(from?)).as_secs_f64())
+        let cpu_s = |from: Option<Vec<u64>>, to: Option<Vec<u64>>| -> Option<Vec<f64>> {
+            let each = from?.into_iter().zip(to?);
+            let passed = each.map(|(from, to)| Duration::from_nanos(to.saturating_sub(from)));
+            Some(passed.map(|passed| passed.as_secs_f64()).collect())
         };
+        let sum = |each: &Vec<f64>| each.iter().sum();
+        let relay_cpu_s_each = cpu_s(start.relay_ns, end.relay_ns);
         Ok(Window {
             seconds: end.at.since(start.at).as_secs_f64(),
-            relay_cpu_s: cpu_s(start.relay_ns, end.relay_ns),
-            generator_cpu_s: cpu_s(start.generator_ns, end.generator_ns),
+            relay_cpu_s: relay_cpu_s_each.as_ref().map(sum),
+            relay_cpu_s_each,
+            generator_cpu_s: cpu_s(start.generator_ns, end.generator_ns)
+                .as_ref()
+                .map(sum),
         })
     }
 }
