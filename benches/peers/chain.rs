@@ -32,6 +32,8 @@ pub(crate) enum Listens {
     At(&'static str),
     /// At the first address in the first line that it says.
     AsItSays,
+    /// Where it was told to by UDP, or nowhere; it is ready once it says this.
+    Says(&'static str),
     /// Nowhere, as it relays nothing; it is ready once it says anything.
     Nowhere,
 }
@@ -66,7 +68,8 @@ impl Chain {
         Ok(chain)
     }
 
-    /// Everything that relays for this row: the processes, and those that they started.
+    /// Everything that relays for this row: the processes in the order of their start, and those
+    /// that they started.
     pub(crate) fn pids(&self) -> anyhow::Result<Vec<u32>> {
         let relays = self.links.iter().filter(|link| link.relays);
         let mut pids: Vec<_> = relays.map(|link| link.child.id()).collect();
@@ -124,6 +127,8 @@ impl Running {
             let address = match listens {
                 Listens::At(address) => Some(address.parse()?),
                 Listens::AsItSays => first_address(&said),
+                Listens::Says(word) if said.contains(word) => return Ok(running),
+                Listens::Says(_) => None,
                 Listens::Nowhere if said.is_empty() => None,
                 Listens::Nowhere => return Ok(running),
             };

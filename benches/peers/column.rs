@@ -9,6 +9,9 @@ pub(crate) enum Column {
     /// Bytes in one direction, by the number of pairs and what the receiver
     /// does with them.
     Bulk { pairs: u32, sink: &'static str },
+    /// Bytes in one direction on one pair, and which process they cost what: of three, the
+    /// relay, the proxy behind it and the one before it.
+    BulkByProcess,
     /// Messages of 16 KiB in one direction on one pair, copied from a buffer.
     Messages,
     /// The same in chunks of so many KiB, read into a buffer.
@@ -17,6 +20,8 @@ pub(crate) enum Column {
     Echo,
     /// 64 bytes to and fro on one pair.
     EchoAlone,
+    /// One byte to and fro on one pair.
+    EchoByte,
     /// 64 bytes to and fro on one pair, while 16 others move bulk.
     Beside,
     /// Pairs that come, carry a byte, and go.
@@ -139,6 +144,9 @@ impl Column {
         Self::Join(Pace::AtATime(4)),
     ];
 
+    /// For ports that are forwarded by three processes.
+    pub(crate) const QUIC: [Self; 3] = [Self::BulkByProcess, Self::EchoByte, Self::Connects];
+
     /// For what a long way costs.
     pub(crate) const FAR_AWAY: [Self; 1] = [Self::Connects];
 
@@ -170,6 +178,16 @@ impl Column {
                 b"copy" => const { &[figure("bulk 64 copy", "CPU-s/GiB", 4, CPU_PER_GIB)] },
                 _ => const { &[figure("bulk 64 discard", "CPU-s/GiB", 4, CPU_PER_GIB)] },
             },
+            Self::BulkByProcess => {
+                const {
+                    &[
+                        figure("bulk 1", "CPU-s/GiB", 3, CPU_PER_GIB),
+                        figure("client side", "CPU-s/GiB", 3, "/relay_cpu_s_per_gib_each/2"),
+                        figure("relay", "CPU-s/GiB", 3, "/relay_cpu_s_per_gib_each/0"),
+                        figure("server side", "CPU-s/GiB", 3, "/relay_cpu_s_per_gib_each/1"),
+                    ]
+                }
+            }
             Self::Messages => const { &[figure("messages 1", "CPU-s/GiB", 4, CPU_PER_GIB)] },
             Self::Chunks { kib: 16 } => {
                 const { &[figure("chunks 16k", "CPU-s/GiB", 4, CPU_PER_GIB)] }
@@ -188,6 +206,14 @@ impl Column {
                     &[
                         figure("echo 1 p50", "µs", 0, "/latency/p50_us"),
                         figure("echo 1 CPU", "µs/RT", 2, CPU_PER_ROUND_TRIP),
+                    ]
+                }
+            }
+            Self::EchoByte => {
+                const {
+                    &[
+                        figure("echo byte p50", "µs", 0, "/latency/p50_us"),
+                        figure("echo byte p99", "µs", 0, "/latency/p99_us"),
                     ]
                 }
             }
@@ -232,6 +258,9 @@ impl Column {
         let window = format!("--seconds {seconds} --warmup {warmup_seconds}");
         let line = match self {
             Self::Bulk { pairs, sink } => format!("bulk --pairs {pairs} --sink {sink} {window}"),
+            Self::BulkByProcess => {
+                format!("bulk --pairs 1 --source copy --sink copy {window}")
+            }
             Self::Messages => format!("bulk --source copy --message 16384 {window}"),
             Self::Chunks { kib } => {
                 let bytes = kib << 10;
@@ -239,6 +268,7 @@ impl Column {
             }
             Self::Echo => format!("echo --pairs 64 --size 64 {window}"),
             Self::EchoAlone => format!("echo --pairs 1 --size 64 {window}"),
+            Self::EchoByte => format!("echo --pairs 1 --size 1 {window}"),
             Self::Beside => format!("echo --pairs 1 --size 64 --beside-bulk 16 {window}"),
             // Enough at a time that a late one holds up no other.
             Self::Join(Pace::PerSecond(rate)) => {

@@ -8,6 +8,7 @@ mod chain;
 mod column;
 mod host;
 mod namespace;
+mod quic;
 mod row;
 mod socks;
 mod table;
@@ -63,9 +64,19 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let sections = sections(&args);
+    let mut sections = sections(&args);
     let rows: Vec<_> = sections.iter().flat_map(|section| &section.rows).collect();
     host::find_peers(&rows)?;
+    if rows.iter().any(|row| matches!(row, Row::QuinnChain { .. }))
+        && let Err(error) = quic::build_quinn_chain()
+    {
+        progress(&format!("skipped: no rows with quinn: {error:#}"))?;
+        for section in &mut sections {
+            section
+                .rows
+                .retain(|row| !matches!(row, Row::QuinnChain { .. }));
+        }
+    }
     namespace::become_root()?;
     let host = Host::prepare(args.relay_core, args.generator_core)?;
     let (runs, length) = match args.quick {
@@ -127,6 +138,7 @@ fn sections(args: &Args) -> Vec<Section> {
         ("over tls", Row::over_tls(), &Column::WRAPPED),
         ("over websocket", Row::over_websocket(), &Column::WRAPPED),
         ("over http", Row::over_http(), &Column::HTTP),
+        ("forwarded over quic", Row::over_quic(), &Column::QUIC),
         ("through socks", Row::through_socks(), &Column::SOCKS),
         (
             "through socks, far away",

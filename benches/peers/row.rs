@@ -10,6 +10,7 @@ use crate::chain::{Chain, Link, Listens};
 use crate::column::{Column, Pace};
 use crate::host::{BACKEND, Host, LISTEN, Package, find};
 use crate::namespace::Namespace;
+use crate::quic;
 use crate::socks::{self, Pool, Way};
 
 /// Where Debian puts nginx's stream module.
@@ -56,6 +57,10 @@ pub(crate) enum Row {
         pool: Pool,
         way: Way,
     },
+    /// A port forwarded by quinn and tokio, with UDP payloads of at most so many bytes.
+    QuinnChain { mtu: u16 },
+    /// A port forwarded by our relay and both proxies over QUIC.
+    MidspanQuic,
 }
 
 /// Who sends, through a proxy of HTTP.
@@ -122,6 +127,11 @@ impl Row {
         Self::our_socks(Way::Link)
     }
 
+    /// A forwarded port, ours last.
+    pub(crate) fn over_quic() -> Vec<Self> {
+        vec![Self::QuinnChain { mtu: quic::MTU }, Self::MidspanQuic]
+    }
+
     fn our_socks(way: Way) -> Vec<Self> {
         let with_each_pool = |transport| {
             [Pool::Default, Pool::Empty].map(|pool| Self::MidspanSocks {
@@ -167,6 +177,8 @@ impl Row {
                 };
                 format!("midspan socks, {transport}{far}{without}")
             }
+            Self::QuinnChain { mtu } => format!("quinn {mtu}"),
+            Self::MidspanQuic => format!("midspan quic {}", quic::MTU),
         }
     }
 
@@ -178,6 +190,7 @@ impl Row {
                 | Self::MidspanHttp { .. }
                 | Self::MidspanOver { .. }
                 | Self::MidspanSocks { .. }
+                | Self::MidspanQuic
         )
     }
 
@@ -192,6 +205,7 @@ impl Row {
                 | Self::Nginx { .. }
                 | Self::Microsocks
                 | Self::Ssh
+                | Self::QuinnChain { .. }
         )
     }
 
@@ -248,7 +262,9 @@ impl Row {
             | Self::Midspan { .. }
             | Self::MidspanHttp { .. }
             | Self::MidspanOver { .. }
-            | Self::MidspanSocks { .. } => &[],
+            | Self::MidspanSocks { .. }
+            | Self::QuinnChain { .. }
+            | Self::MidspanQuic => &[],
         }
     }
 
@@ -296,9 +312,11 @@ impl Row {
             Self::Microsocks | Self::Ssh | Self::MidspanSocks { .. } => {
                 &["--socks", LISTEN, "--backend", BACKEND]
             }
-            Self::Haproxy | Self::HaproxySplice { .. } | Self::Nginx { .. } => {
-                &["--target", LISTEN, "--backend", BACKEND]
-            }
+            Self::Haproxy
+            | Self::HaproxySplice { .. }
+            | Self::Nginx { .. }
+            | Self::QuinnChain { .. }
+            | Self::MidspanQuic => &["--target", LISTEN, "--backend", BACKEND],
         };
         words.iter().map(|word| (*word).to_owned()).collect()
     }
@@ -321,6 +339,8 @@ impl Row {
                 pool,
                 way,
             } => return socks::midspan(host, transport, *pool, *way),
+            Self::QuinnChain { mtu } => return Ok(quic::quinn(host, *mtu)),
+            Self::MidspanQuic => return quic::midspan(host),
             Self::Haproxy => haproxy(host, "", "", "")?,
             Self::HaproxyTls { buffer_bytes } => haproxy(
                 host,
@@ -359,12 +379,12 @@ impl Row {
 }
 
 /// Of the server whose ports are forwarded, and of a client who may reach it.
-fn keys() -> [ApiKey; 2] {
+pub(crate) fn keys() -> [ApiKey; 2] {
     [1, 2].map(|byte| ApiKey::from_random([byte; 24]))
 }
 
 /// Has a relay know both.
-fn forwarding() -> String {
+pub(crate) fn forwarding() -> String {
     let [server, client] = keys().map(|key| key.hash());
     format!(
         "[[ptth.servers]]\nname = \"home\"\nsha256 = \"{server}\"\n\

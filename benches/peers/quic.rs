@@ -1,0 +1,110 @@
+//! The rows that forward a port over QUIC: a relay, and a proxy on each side of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, ffi::OsString};
+
+use anyhow::{Context, ensure};
+
+use crate::chain::{Link, Listens};
+use crate::host::{BACKEND, BEHIND, Host, LISTEN, write_secret};
+use crate::row::{forwarding, keys, midspan_relay};
+
+/// The longest UDP payload, in bytes: what an Ethernet has room for.
+pub(crate) const MTU: u16 = 1452;
+
+/// What a proxy of ours says once the relay has let it in.
+const JOINED: &str = "joined the relay";
+
+/// Where Cargo puts the peer.
+fn quinn_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/quinn_chain")
+}
+
+/// Builds the peer as it is measured.
+pub(crate) fn build_quinn_chain() -> anyhow::Result<()> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let status = Command::new(cargo)
+        .current_dir(quinn_folder())
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--target-dir",
+            "target",
+        ])
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "quinn_chain cannot be built");
+    Ok(())
+}
+
+/// quinn and tokio, as `benches/quinn_chain` has them.
+pub(crate) fn quinn(host: &Host, mtu: u16) -> Vec<Link> {
+    let program = quinn_folder().join("target/release/quinn_chain");
+    let role = |name, words: &[&str], says| {
+        let mut command = Command::new(&program);
+        command
+            .arg("--pem")
+            .arg(host.both_pem())
+            .args(["--mtu", &mtu.to_string()])
+            .args(words);
+        Link {
+            name,
+            command,
+            listens: Listens::Says(says),
+        }
+    };
+    vec![
+        role("relay", &["relay", BEHIND], "listening on"),
+        role("server", &["server", BEHIND, BACKEND], JOINED),
+        role("client", &["client", BEHIND, LISTEN], "listening on"),
+    ]
+}
+
+/// Ours, by PTTH over QUIC.
+pub(crate) fn midspan(host: &Host) -> anyhow::Result<Vec<Link>> {
+    let folder = host.folder.path();
+    let config = folder.join("relay.toml");
+    fs::write(&config, forwarding())?;
+    let mut relay = midspan_relay(host, "auto", BEHIND);
+    relay
+        .args(["--quic-listen", BEHIND, "--config"])
+        .arg(config);
+
+    let url = format!("ptth+quic://{BEHIND}?pin={}", host.pin);
+    let [server_key, client_key] = keys();
+    let proxy = |name, key: &dyn ToString, words: &[&str]| {
+        let path = folder.join(format!("{name}.key"));
+        write_secret(&path, &key.to_string())?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
+        command
+            .args(words)
+            .args(["--relay", &url, "--key-file"])
+            .arg(path);
+        Ok::<_, anyhow::Error>(Link {
+            name,
+            command,
+            listens: Listens::Says(JOINED),
+        })
+    };
+    Ok(vec![
+        Link {
+            name: "relay",
+            command: relay,
+            listens: Listens::At(BEHIND),
+        },
+        proxy(
+            "server",
+            &server_key,
+            &["expose", "home", "--to", &format!("9={BACKEND}")],
+        )?,
+        proxy(
+            "client",
+            &client_key,
+            &["forward", LISTEN, "--to", "home:9"],
+        )?,
+    ])
+}
