@@ -2,7 +2,7 @@
 //!
 //! What comes on such a stream is in memory already, and there is nothing to splice: bytes
 //! are read only when there is a place for them at the other end, and what that does not take
-//! is held, at most `STEP_BYTES` in each direction. Whoever is not read waits: a stream by
+//! is held, at most one step in each direction. Whoever is not read waits: a stream by
 //! flow control, a socket by its window.
 //!
 //! ```text

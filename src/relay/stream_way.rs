@@ -16,10 +16,12 @@ use crate::quic::connection::StreamKey;
 use crate::quic::driver::Driver;
 use crate::runtime::socket::Socket;
 
-/// Bytes that a direction moves at once, and the most that it holds.
+/// Bytes that a direction moves at once, and the most that it holds, but for what follows.
 pub(super) const STEP_BYTES: usize = 64 << 10;
-/// Pieces that one call sends into a socket.
-const PIECES_MAX: usize = 64;
+/// The same from a stream into a socket: fewer calls, each of which may wake whoever reads there.
+const SOCKET_STEP_BYTES: usize = 256 << 10;
+/// Pieces that one call sends into a socket: as many as that are in datagrams of 1,200 bytes.
+const PIECES_MAX: usize = 256;
 
 /// One direction.
 #[derive(Debug, Default)]
@@ -77,7 +79,11 @@ impl Way {
         sink: &End,
         chunks: &mut Vec<Bytes>,
     ) -> Result<(), Step> {
-        let read = driver.read(stream, STEP_BYTES, chunks);
+        let bytes_max = match sink {
+            End::Socket(_) => SOCKET_STEP_BYTES,
+            End::Stream(_) | End::Bridge(_) => STEP_BYTES,
+        };
+        let read = driver.read(stream, bytes_max, chunks);
         self.pending.extend(chunks.drain(..));
         self.is_gathered = false;
         if let End::Stream(_) | End::Bridge(_) = sink {
