@@ -495,7 +495,10 @@ impl Driver {
                 | Event::DatagramReceived
                 | Event::DatagramsUnblocked => continue,
             };
-            self.events.push_back(event);
+            // A stream tells of each frame that came, and nobody has read since the last one.
+            if self.events.back() != Some(&event) {
+                self.events.push_back(event);
+            }
         }
         // Its endpoint may give its handle to another one from now on.
         if connection.proto.is_drained() {
