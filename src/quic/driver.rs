@@ -42,6 +42,8 @@ use crate::time::Timestamp;
 
 /// Batches that a port reads in one turn.
 const BATCHES_MAX: usize = 4;
+/// Bytes after which it reads none more: what one turn works on stays in the core's cache.
+const TURN_BYTES: usize = 256 << 10;
 /// Bursts of one connection before the others have their turn.
 pub const BURSTS_MAX: usize = 8;
 /// The longest UDP payload that is taken, in bytes: as long as they come. The sender's limit is
@@ -264,8 +266,9 @@ impl Driver {
     ) {
         let now = self.epoch.instant(now);
         for index in 0..self.endpoints.len() {
+            let mut bytes_taken = 0;
             for _ in 0..BATCHES_MAX {
-                if !self.endpoints[index].port.is_readable {
+                if !self.endpoints[index].port.is_readable || bytes_taken >= TURN_BYTES {
                     break;
                 }
                 let mut batch = self.batch.take().unwrap_or_else(|| Box::new(Batch::new()));
@@ -274,6 +277,7 @@ impl Driver {
                     .receive(&mut batch, &mut self.counts);
                 for buffer in 0..count {
                     let (meta, bytes) = batch.received(buffer);
+                    bytes_taken += bytes.len();
                     let ecn = meta
                         .ecn
                         .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));

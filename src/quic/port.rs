@@ -21,6 +21,11 @@ const BURST_BYTES_MAX: usize = 65_507;
 const BURST_DATAGRAMS_MAX: usize = 64;
 /// Room for what the kernel has put together from datagrams of one sender.
 const RECEIVE_BYTES: usize = 64 << 10;
+/// Buffers that one call fills where the kernel puts datagrams together. Where it does not, a
+/// call brings little, and fills all that there are.
+const LONG_BUFFERS_MAX: usize = 4;
+/// From how many bytes on it does.
+const LONG_BYTES_MIN: usize = RECEIVE_BYTES / 4;
 
 /// Errors in a row that are passed over for what is behind them.
 const ERRORS_MAX: usize = 16;
@@ -55,6 +60,8 @@ pub(super) struct Port {
     state: UdpSocketState,
     /// There may be more to read: its poll tells each thing once.
     pub(super) is_readable: bool,
+    /// Of the next batch.
+    buffers_max: usize,
     kept: Option<Kept>,
     owner_of_room: Owner,
 }
@@ -81,6 +88,7 @@ impl Port {
             socket: Some((socket, poll)),
             state,
             is_readable: true,
+            buffers_max: BATCH_SIZE,
             kept: None,
             owner_of_room,
         })
@@ -116,13 +124,18 @@ impl Port {
         let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| buffers.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
         for _ in 0..ERRORS_MAX {
-            match self
-                .state
-                .recv(self.socket().into(), &mut buffers, &mut batch.metas)
-            {
+            match self.state.recv(
+                self.socket().into(),
+                &mut buffers[..self.buffers_max],
+                &mut batch.metas,
+            ) {
                 Ok(count) => {
                     counts.batches_received += 1;
-                    self.is_readable = count == BATCH_SIZE;
+                    self.is_readable = count == self.buffers_max;
+                    self.buffers_max = match batch.metas[0].len {
+                        LONG_BYTES_MIN.. => LONG_BUFFERS_MAX,
+                        _ => BATCH_SIZE,
+                    };
                     return count;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
