@@ -65,7 +65,8 @@ pub struct StreamPlane {
     /// Directions that may have something to do, by their source.
     ready: VecDeque<(Key, Side)>,
     ended: VecDeque<StreamsEnded>,
-    scratch: Box<[u8]>,
+    /// Empty between two steps.
+    scratch: Vec<u8>,
     chunks: Vec<Bytes>,
     /// By pairs that have ended.
     bytes_relayed: u64,
@@ -85,7 +86,7 @@ struct Pair {
 struct Means<'a> {
     driver: &'a mut Driver,
     bridges: &'a mut Bridges,
-    scratch: &'a mut [u8],
+    scratch: &'a mut Vec<u8>,
     chunks: &'a mut Vec<Bytes>,
 }
 
@@ -98,7 +99,7 @@ impl Default for StreamPlane {
             by_bridge: HashMap::default(),
             ready: VecDeque::new(),
             ended: VecDeque::new(),
-            scratch: vec![0; STEP_BYTES].into(),
+            scratch: Vec::with_capacity(STEP_BYTES),
             chunks: Vec::new(),
             bytes_relayed: 0,
             has_half_closed: false,

@@ -110,9 +110,9 @@ impl Way {
         &mut self,
         socket: &Socket,
         side: Side,
-        scratch: &mut [u8],
+        scratch: &mut Vec<u8>,
     ) -> Result<(), Step> {
-        match socket.recv(scratch) {
+        match socket.recv_behind(scratch) {
             Ok(0) => match socket.take_error() {
                 Some(error) => Err(broken(
                     CloseReason::from_error(side, error),
@@ -124,9 +124,8 @@ impl Way {
                     Ok(())
                 }
             },
-            Ok(bytes) => {
-                let bytes = Bytes::copy_from_slice(&scratch[..bytes]);
-                self.pending.push_back(bytes);
+            Ok(_) => {
+                self.pending.push_back(take_received(scratch));
                 self.is_gathered = true;
                 Ok(())
             }
@@ -260,6 +259,17 @@ impl Way {
     }
 }
 
+/// What has come into a buffer of [`STEP_BYTES`]: little of it as a copy, as else it would hold
+/// all of the buffer until it is acknowledged.
+fn take_received(scratch: &mut Vec<u8>) -> Bytes {
+    if scratch.len() >= STEP_BYTES / 2 {
+        return std::mem::replace(scratch, Vec::with_capacity(STEP_BYTES)).into();
+    }
+    let bytes = Bytes::copy_from_slice(scratch);
+    scratch.clear();
+    bytes
+}
+
 const fn broken(reason: CloseReason, code: StreamCode) -> Step {
     Step::Broken(Break { reason, code })
 }
@@ -267,6 +277,19 @@ const fn broken(reason: CloseReason, code: StreamCode) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn little_that_came_holds_no_buffer() {
+        for (bytes, is_handed_on) in [(1, false), (STEP_BYTES / 2 - 1, false), (STEP_BYTES, true)] {
+            let mut scratch = Vec::with_capacity(STEP_BYTES);
+            scratch.resize(bytes, 7);
+            let place = scratch.as_ptr();
+            let taken = take_received(&mut scratch);
+            assert_eq!(taken, vec![7; bytes]);
+            assert_eq!(taken.as_ptr() == place, is_handed_on, "{bytes}");
+            assert!(scratch.is_empty() && scratch.capacity() >= STEP_BYTES);
+        }
+    }
 
     #[test]
     fn what_waits_holds_no_batch_that_it_came_in() {

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio, retry_on_intr};
@@ -122,6 +123,19 @@ impl Socket {
     #[inline]
     pub fn recv(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
         retry_on_intr(|| recv(&self.fd, &mut *buffer, RecvFlags::DONTWAIT)).map(|(_, count)| count)
+    }
+
+    /// As [`Socket::recv`], into the room that a buffer has behind its bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::recv`].
+    pub fn recv_behind(&self, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
+        let received = retry_on_intr(|| {
+            let room = spare_capacity(&mut *buffer);
+            recv(&self.fd, room, RecvFlags::DONTWAIT)
+        });
+        received.map(|(_, count)| count)
     }
 
     /// As [`Socket::recv`], leaving the bytes where they are.
