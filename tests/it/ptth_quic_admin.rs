@@ -237,7 +237,7 @@ fn a_browser_shows_who_is_connected() {
     let Some(chromium) = require("chromium") else {
         return;
     };
-    let (meeting, relay) = meeting_with_admin("");
+    let (meeting, relay) = meeting_with_admin(ON_ONE_CORE);
     assert!(browse(&chromium, relay).contains("<div id=\"quic\" hidden=\"\">"));
     let _expose = expose(&meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
