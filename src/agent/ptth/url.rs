@@ -7,6 +7,9 @@ use crate::agent::pin::{PIN, PinError, parse_pin};
 use crate::agent::target::{HostPort, TargetError};
 use crate::tls::identity::Fingerprint;
 
+/// The parameter that chooses a core.
+const STEER: &str = "steer";
+
 /// A PTTH relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PtthUrl {
@@ -16,6 +19,9 @@ pub struct PtthUrl {
     pub way: PtthWay,
     /// The certificate by which it is known, whoever vouches for it: `?pin=…`.
     pub pin: Option<Fingerprint>,
+    /// To which of the relay's cores to come by QUIC, modulo how many it has: `?steer=…`.
+    /// Otherwise the server's name says it, so that its clients come to where it does.
+    pub steer: Option<u8>,
 }
 
 /// How a relay is reached.
@@ -57,8 +63,11 @@ pub enum PtthUrlError {
     #[error("a PTTH relay's URL names nobody: the key in --key-file says who you are")]
     User,
     /// Something behind the port.
-    #[error("behind the port a PTTH relay's URL has ?pin=… or nothing")]
+    #[error("behind the port a PTTH relay's URL has ?pin=…, ?steer=…, or nothing")]
     Rest,
+    /// No core, or where none is chosen.
+    #[error("?steer={0}: a number from 0 to 255 belongs there, and only with ptth+quic")]
+    Steer(String),
     /// A pin that is wrong, or where none belongs.
     #[error(transparent)]
     Pin(#[from] PinError),
@@ -73,6 +82,7 @@ impl PtthUrl {
     pub fn by_https(&self) -> Self {
         Self {
             way: PtthWay::Https,
+            steer: None,
             ..self.clone()
         }
     }
@@ -91,8 +101,8 @@ impl FromStr for PtthUrl {
                 _ => return Err(PtthUrlError::Scheme),
             },
         };
-        let (address, parameter) = match rest.split_once('?') {
-            Some((address, parameter)) => (address, Some(parameter)),
+        let (address, parameters) = match rest.split_once('?') {
+            Some((address, parameters)) => (address, Some(parameters)),
             None => (rest, None),
         };
         let address = address.strip_suffix('/').unwrap_or(address);
@@ -102,13 +112,20 @@ impl FromStr for PtthUrl {
         if address.contains('@') {
             return Err(PtthUrlError::User);
         }
-        let pin = match parameter.map(|parameter| parameter.split_once('=')) {
-            None => None,
-            Some(Some((PIN, pin))) => {
-                Some(parse_pin(pin, way.is_tls(), "ptth+quic and ptth+https")?)
+        let (mut pin, mut steer) = (None, None);
+        for parameter in parameters.into_iter().flat_map(|all| all.split('&')) {
+            match parameter.split_once('=') {
+                Some((PIN, value)) if pin.is_none() => {
+                    pin = Some(parse_pin(value, way.is_tls(), "ptth+quic and ptth+https")?);
+                }
+                Some((STEER, value)) if steer.is_none() => {
+                    let number = value.parse().ok().filter(|_| way == PtthWay::Quic);
+                    let wrong = || PtthUrlError::Steer(value.to_owned());
+                    steer = Some(number.ok_or_else(wrong)?);
+                }
+                _ => return Err(PtthUrlError::Rest),
             }
-            Some(_) => return Err(PtthUrlError::Rest),
-        };
+        }
         let address = match address.parse() {
             Err(TargetError::NoPort { written }) => HostPort {
                 host: written.parse()?,
@@ -116,7 +133,12 @@ impl FromStr for PtthUrl {
             },
             address => address?,
         };
-        Ok(Self { address, way, pin })
+        Ok(Self {
+            address,
+            way,
+            pin,
+            steer,
+        })
     }
 }
 
@@ -167,6 +189,14 @@ mod tests {
         check("jet+tcp:relay", Err("\"jet+tcp\" is not a host name"));
         check("ptth+https://", Err("is not a host name"));
         check("ptth+https://key@relay", Err("--key-file"));
+        check("relay?steer=255", Ok("ptth+quic://relay:443"));
+        check(
+            &format!("relay?steer=1&pin={pin}"),
+            Ok("ptth+quic://relay:443"),
+        );
+        check("relay?steer=256", Err("a number from 0 to 255"));
+        check("ptth+https://relay?steer=1", Err("only with ptth+quic"));
+        check("relay?steer=1&steer=1", Err("behind the port"));
         check("ptth+https://relay:443/path", Err("behind the port"));
         check("ptth+https://relay:443?x=y", Err("behind the port"));
         check("ptth+https://relay:443?pin=x", Err("64 hexadecimal"));

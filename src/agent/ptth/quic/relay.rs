@@ -148,7 +148,7 @@ impl Relay {
             hello,
             https,
             tls: quic_client_config(trust, ALPN)?,
-            steer: digest(&SHA256, server.as_str().as_bytes()).as_ref()[0],
+            steer: url.steer.unwrap_or_else(|| steer(server)),
             path,
         })
     }
@@ -158,6 +158,11 @@ impl Relay {
         let transport = transport(self.path);
         transport.client(Arc::clone(&self.tls), self.steer).ok()
     }
+}
+
+/// By which a server's proxy and all of its clients come to one shard.
+fn steer(server: &Name) -> u8 {
+    digest(&SHA256, server.as_str().as_bytes()).as_ref()[0]
 }
 
 impl fmt::Display for Relay {
