@@ -6,21 +6,31 @@ use std::thread;
 
 use super::agent_process::Program;
 use super::agents::{check_echo, check_greetings, dial, echo, greet_and_count, service};
-use super::agents_transports::FINGERPRINT;
 use super::peers::resets::reset;
 use super::ptth_admin::waits_until;
-use super::ptth_agents::{Meeting, relay};
-use super::ptth_quic::{self, QUIC as QUIC_ADDRESS};
+use super::ptth_agents::Meeting;
+use super::ptth_quic;
 
 const HTTP: &str = "http";
 const QUIC: &str = "quic";
-const PAIRINGS: [[&str; 2]; 4] = [[QUIC, QUIC], [HTTP, QUIC], [QUIC, HTTP], [HTTP, HTTP]];
+/// The client's way, and the server's.
+const PAIRINGS: [[&str; 2]; 6] = [
+    [QUIC, QUIC],
+    [ACROSS, QUIC],
+    [HTTP, QUIC],
+    [QUIC, HTTP],
+    [ACROSS, HTTP],
+    [HTTP, HTTP],
+];
 
 /// A relay, and proxies that come to it in the one way or the other.
 struct Crossing {
     meeting: Meeting,
     quic: String,
 }
+
+/// A client's way to another core than its server's.
+const ACROSS: &str = "quic at the other core";
 
 impl Crossing {
     fn new(cores: &str) -> Self {
@@ -31,7 +41,8 @@ impl Crossing {
 
     fn come_by(&mut self, way: &str) {
         self.meeting.url = match way {
-            QUIC => self.quic.clone(),
+            QUIC => format!("{}&steer=0", self.quic),
+            ACROSS => format!("{}&steer=1", self.quic),
             _ => format!("ptth+http://{}", self.meeting.address),
         };
     }
@@ -42,7 +53,7 @@ impl Crossing {
             .meeting
             .expose_with("home", &["--to", &target.to_string()]);
         expose.logged(match way {
-            QUIC => "joined the relay",
+            QUIC | ACROSS => "joined the relay",
             _ => "listening at the relay",
         });
         expose
@@ -51,7 +62,7 @@ impl Crossing {
     fn forward(&mut self, way: &str) -> (Program, SocketAddr) {
         self.come_by(way);
         let (forward, local) = self.meeting.forward("home");
-        if way == QUIC {
+        if way != HTTP {
             forward.logged("joined the relay");
         }
         (forward, local)
@@ -156,8 +167,8 @@ fn who_is_not_there_or_cannot_connect_is_missed() {
         let (forward, local) = crossing.forward(client);
         assert_reset(client, &dial(local));
         forward.logged(match client {
-            QUIC => "cannot connect",
-            _ => "no session",
+            HTTP => "no session",
+            _ => "cannot connect",
         });
         drop((forward, expose));
     }
@@ -165,26 +176,12 @@ fn who_is_not_there_or_cannot_connect_is_missed() {
 
 #[test]
 fn a_client_by_http_waits_for_a_server_that_joins_by_quic() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let options = ["--quic-listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let (relay, address) = relay(folder.path(), "127.0.0.1:0", &options);
-    let at = relay.reported(QUIC_ADDRESS);
-    let told = relay.reported("  operators    http://");
-    let admin = told.trim_end_matches('/').parse().expect("an address");
-    let pin = relay.reported(FINGERPRINT);
-    let meeting = Meeting {
-        folder,
-        relay,
-        address,
-        url: format!("ptth+http://{address}"),
-    };
+    let (mut meeting, admin) = ptth_quic::meeting_with_admin(&[]);
+    let quic = std::mem::replace(&mut meeting.url, format!("ptth+http://{}", meeting.address));
     let (_forward, local) = meeting.forward("home");
     let client = thread::spawn(move || check_echo(local, 1, 1000));
     waits_until(admin, "midspan_connects_waiting", 1.0);
-    let meeting = Meeting {
-        url: format!("ptth+quic://{at}?pin={pin}"),
-        ..meeting
-    };
+    meeting.url = quic;
     let _expose = meeting.expose_with("home", &["--to", &service(echo).to_string()]);
     client.join().expect("it is led there");
 }
