@@ -137,13 +137,30 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
 
 /// Starts a relay at `listen` and gives its address.
 pub(crate) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, SocketAddr) {
+    relay_by(&[], folder, listen, options)
+}
+
+/// Starts it by a program that in the end executes what its arguments say.
+pub(crate) fn relay_by(
+    wrapper: &[&str],
+    folder: &Path,
+    listen: &str,
+    options: &[&str],
+) -> (Program, SocketAddr) {
     let state = folder.join("relay");
     let state = state.to_str().expect("text");
-    let args = [
-        &["relay", "--listen", listen, "--state-dir", state],
-        options,
-    ];
-    let relay = Program::start(&args.concat());
+    let args = ["relay", "--listen", listen, "--state-dir", state];
+    let mut command = match wrapper {
+        [] => command(&[]),
+        [program, own @ ..] => {
+            let mut wrapping = Command::new(program);
+            wrapping.args(own).arg(env!("CARGO_BIN_EXE_midspan"));
+            wrapping.env_remove("MIDSPAN_LOG");
+            wrapping
+        }
+    };
+    command.args(args).args(options);
+    let relay = Program::start_other(command);
     let address = relay.reported("  listening ").parse();
     (relay, address.expect("an address"))
 }

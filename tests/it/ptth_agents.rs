@@ -44,19 +44,15 @@ pub(super) fn key_file(folder: &Path, name: &str) -> String {
     path.to_str().expect("text").to_owned()
 }
 
-/// Starts a relay which knows the servers home and lab, alice, who reaches home alone, and bob, who
-/// reaches lab alone.
+/// Starts a relay of [`relay_config`].
 pub(super) fn relay(folder: &Path, listen: &str, options: &[&str]) -> (Program, SocketAddr) {
-    relay_with(folder, listen, "", options)
+    let config = relay_config(folder, "");
+    relay_at(folder, listen, &[&["--config", &config], options].concat())
 }
 
-/// The same with more in its file.
-pub(super) fn relay_with(
-    folder: &Path,
-    listen: &str,
-    more: &str,
-    options: &[&str],
-) -> (Program, SocketAddr) {
+/// Writes what a relay is to read which knows the servers home and lab, alice, who reaches home
+/// alone, and bob, who reaches lab alone; and `more`.
+pub(super) fn relay_config(folder: &Path, more: &str) -> String {
     let listed = |kind: &str, name: &str, more: &str| {
         let hash = key(name).hash();
         format!("[[ptth.{kind}]]\nname = \"{name}\"\nsha256 = \"{hash}\"\n{more}\n")
@@ -70,8 +66,7 @@ pub(super) fn relay_with(
     ];
     let path = folder.join("relay.toml");
     fs::write(&path, text.concat()).expect("written");
-    let config = ["--config", path.to_str().expect("text")];
-    relay_at(folder, listen, &[&config, options].concat())
+    path.to_str().expect("text").to_owned()
 }
 
 impl Meeting {

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use super::agent_process::Program;
+use super::agent_process::{Program, relay_by};
 use super::agents::{check_echo, check_greetings, dial, echo, greet_and_count, service};
 use super::agents_ssh::check_ssh_and_scp;
 use super::agents_transports::FINGERPRINT;
-use super::ptth_agents::{Meeting, relay_with};
+use super::ptth_agents::{Meeting, relay_config};
 use super::require::require;
 
 /// What a relay says of where it speaks QUIC.
@@ -17,7 +17,7 @@ pub(super) const QUIC: &str = "  quic         ";
 
 /// Has a relay, at a port of UDP that it chose, and what proxies come by.
 pub(super) fn meeting(options: &[&str]) -> Meeting {
-    meeting_where("", options, |_| ()).0
+    meeting_where(&[], "", options, |_| ()).0
 }
 
 /// The same, and where operators see it.
@@ -27,19 +27,30 @@ pub(super) fn meeting_with_admin(options: &[&str]) -> (Meeting, SocketAddr) {
 
 /// The same, with more in the relay's file.
 pub(super) fn meeting_with_file(more: &str, options: &[&str]) -> (Meeting, SocketAddr) {
+    meeting_by(&[], more, options)
+}
+
+/// The same, of a relay that is started by another program.
+pub(super) fn meeting_by(wrapper: &[&str], more: &str, options: &[&str]) -> (Meeting, SocketAddr) {
     let options = [&["--admin", "127.0.0.1:0"], options].concat();
-    meeting_where(more, &options, |relay| {
+    meeting_where(wrapper, more, &options, |relay| {
         let admin = relay.reported("  operators    http://");
         admin.trim_end_matches('/').parse().expect("an address")
     })
 }
 
 /// `ask` reads what is reported between the address and the certificate.
-fn meeting_where<T>(more: &str, options: &[&str], ask: impl FnOnce(&Program) -> T) -> (Meeting, T) {
+fn meeting_where<T>(
+    wrapper: &[&str],
+    more: &str,
+    options: &[&str],
+    ask: impl FnOnce(&Program) -> T,
+) -> (Meeting, T) {
     let folder = tempfile::tempdir().expect("a folder");
-    let own = ["--quic-listen", "127.0.0.1:0"];
+    let config = relay_config(folder.path(), more);
+    let own = ["--config", &config, "--quic-listen", "127.0.0.1:0"];
     let options = [&own, options].concat();
-    let (relay, address) = relay_with(folder.path(), "127.0.0.1:0", more, &options);
+    let (relay, address) = relay_by(wrapper, folder.path(), "127.0.0.1:0", &options);
     let at: SocketAddr = relay.reported(QUIC).parse().expect("an address");
     let asked = ask(&relay);
     let pin = relay.reported(FINGERPRINT);

@@ -3,13 +3,16 @@
 
 use std::thread;
 
+use rustix::process::Signal;
+
+use super::admin::metrics;
+use super::agent_process::Program;
 use super::agents::{check_echo, echo, service};
 use super::peers::udp_link::{UdpLink, Way};
 use super::ptth_agents::Meeting;
-use super::ptth_quic::meeting;
+use super::ptth_quic::{expose, meeting, meeting_by};
 use super::relay_process::Counters;
-use super::require::require_cores;
-use rustix::process::Signal;
+use super::require::{require, require_cores};
 
 /// Servers, and who may reach them. A relay of two shards has one of them on each.
 const BOTH: [(&str, &str); 2] = [("home", "alice"), ("lab", "bob")];
@@ -61,7 +64,7 @@ fn check(cores: usize, moving: Side) {
     let agents = exposes
         .iter()
         .chain(forwards.iter().map(|(forward, _)| forward));
-    for log in agents.map(super::agent_process::Program::log_so_far) {
+    for log in agents.map(Program::log_so_far) {
         assert!(!log.contains("does not answer"), "{log}");
     }
     for shard in received(&meeting, cores) {
@@ -101,4 +104,39 @@ fn server_side_proxies_of_both_shards_move() {
     if require_cores(2) {
         check(2, Side::Servers);
     }
+}
+
+#[test]
+fn shards_that_the_kernel_does_not_choose_among_pass_on_what_is_not_theirs() {
+    /// A datagram from a new address comes to any of two shards.
+    const MOVES: usize = 20;
+    const DATAGRAMS: u64 = 400;
+    const SCRIPT: &str = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/it/scripts/no_steering.py"
+    );
+    let (true, Some(python)) = (require_cores(2), require("python3")) else {
+        return;
+    };
+    let wrapper = [python.to_str().expect("text"), SCRIPT];
+    let (mut meeting, admin) = meeting_by(&wrapper, "", &["--cores", "2"]);
+    let _expose = expose(&meeting, &[&service(echo).to_string()]);
+    let mut link = UdpLink::new(meeting.quic_address(), Way::default(), 7);
+    meeting.lead_by(link.address);
+    let (forward, local) = meeting.forward("home");
+    forward.logged("joined the relay");
+    thread::scope(|scope| {
+        let transfer = scope.spawn(|| check_echo(local, 1, BYTES));
+        for _ in 0..MOVES {
+            link.wait_for_more(DATAGRAMS);
+            assert!(!transfer.is_finished());
+            link.rebind();
+        }
+    });
+    let seen = metrics(admin);
+    let [strays, dropped] = ["strays", "strays_dropped"].map(|name| {
+        let name = format!("midspan_quic_{name}_total");
+        seen[&name]
+    });
+    assert!(strays > dropped, "{strays} strays, {dropped} dropped");
 }
