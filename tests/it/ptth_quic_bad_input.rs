@@ -5,15 +5,15 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use midspan::protocol::ptth_quic::{Hello, Inner, Open, Role, Who};
+use midspan::protocol::ptth_quic::Role;
 use quinn_proto::StreamId;
 
 use super::admin::metrics;
 use super::agents::{check_echo, echo, service};
 use super::patience::{PATIENCE, now, until};
 use super::peers::quic_initial::initial;
-use super::peers::quic_peer::{Heard, QuicPeer};
-use super::ptth_agents::{Meeting, key};
+use super::peers::quic_peer::{Heard, QuicPeer, hello, open};
+use super::ptth_agents::Meeting;
 use super::ptth_quic::{expose, meeting_with_admin};
 
 /// Below this a datagram may not begin a connection (RFC 9000 §14.1), in bytes.
@@ -22,46 +22,6 @@ const INITIAL_BYTES_MIN: usize = 1200;
 const AMPLIFICATION_MAX: usize = 3;
 
 const ON_ONE_CORE: &[&str] = &["--cores", "1"];
-
-fn hello(role: Role, name: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let key = key(name).to_string();
-    let hello = Hello {
-        role,
-        who: Who::Layered {
-            id: name.parse().expect("a name"),
-            key: Some(key.parse().expect("a key")),
-        },
-    };
-    hello.encode(&mut bytes);
-    bytes
-}
-
-pub(super) fn open(server: &str, target: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let open = Open::Layered {
-        server: server.parse().expect("a name"),
-        inner: Inner {
-            client_port: 51_000,
-            target: target.parse().expect("a name"),
-        },
-    };
-    open.encode(&mut bytes);
-    bytes
-}
-
-fn stranger(meeting: &Meeting) -> QuicPeer {
-    QuicPeer::connect(meeting.quic_address(), meeting.pin())
-}
-
-/// A proxy that has joined.
-pub(super) fn joined(meeting: &Meeting, role: Role, name: &str) -> QuicPeer {
-    let mut peer = stranger(meeting);
-    let hello = hello(role, name);
-    let stream = peer.open_with(&hello);
-    assert_eq!(peer.hear(stream, 4), [20, hello[0], 0, 0]);
-    peer
-}
 
 /// Expects a refusal, and nothing behind it.
 #[track_caller]
@@ -215,8 +175,8 @@ fn an_address_that_is_not_proven_gets_little() {
 #[test]
 fn whoever_says_no_hello_is_sent_away() {
     let (meeting, admin) = meeting_with_admin(ON_ONE_CORE);
-    let mut silent = stranger(&meeting);
-    let mut slow = stranger(&meeting);
+    let mut silent = QuicPeer::connect(&meeting);
+    let mut slow = QuicPeer::connect(&meeting);
     let _ = slow.open_with(&hello(Role::ClientSide, "alice")[..7]);
     for peer in [&mut silent, &mut slow] {
         assert_eq!(peer.closed(), 0x12);
@@ -243,7 +203,7 @@ fn what_is_no_hello_is_answered_and_the_connection_closed() {
     ];
     for (refusals, (what, bytes)) in cases.into_iter().enumerate() {
         println!("{what}");
-        let mut peer = stranger(&meeting);
+        let mut peer = QuicPeer::connect(&meeting);
         let stream = peer.open_with(bytes);
         expect_refused(&mut peer, stream, 40, bytes[0]);
         assert_eq!(peer.closed(), 0x12);
@@ -273,7 +233,7 @@ fn whoever_is_not_known_is_told_so_and_the_connection_closed() {
     ];
     for (refusals, (what, bytes)) in cases.into_iter().enumerate() {
         println!("{what}");
-        let mut peer = stranger(&meeting);
+        let mut peer = QuicPeer::connect(&meeting);
         let stream = peer.open_with(&bytes);
         expect_refused(&mut peer, stream, 41, bytes[0]);
         assert_eq!(peer.closed(), 0x11);
@@ -285,7 +245,7 @@ fn whoever_is_not_known_is_told_so_and_the_connection_closed() {
 #[test]
 fn opens_that_are_wrong_leave_the_connection() {
     let (meeting, admin) = meeting_with_admin(ON_ONE_CORE);
-    let mut peer = joined(&meeting, Role::ClientSide, "alice");
+    let (mut peer, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     let long = [&[10, 0, 4, 1][..], &[b'a'; 1025]].concat();
     let with_more = {
         let mut open = open("home", "22");
@@ -340,7 +300,7 @@ fn opens_that_are_wrong_leave_the_connection() {
 fn streams_of_refused_opens_are_given_back() {
     const OPENS: u32 = 5000;
     let (meeting, admin) = meeting_with_admin(ON_ONE_CORE);
-    let mut peer = joined(&meeting, Role::ClientSide, "alice");
+    let (mut peer, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     for _ in 0..OPENS {
         let stream = peer.open_with(&open("lab", "22"));
         expect_refused(&mut peer, stream, 43, 10);
@@ -360,7 +320,7 @@ fn streams_of_refused_opens_are_given_back() {
 #[test]
 fn opens_that_never_become_whole_time_out() {
     let (meeting, admin) = meeting_with_admin(ON_ONE_CORE);
-    let mut peer = joined(&meeting, Role::ClientSide, "alice");
+    let (mut peer, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     let opened = |peer: &mut QuicPeer| {
         let stream = peer.try_open()?;
         peer.say(stream, &[10]);

@@ -4,13 +4,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
 use midspan::protocol::ptth_quic::Role;
-use midspan::quic::driver::QuicEvent;
 use midspan::runtime::clock;
 
 use super::agent_process::Program;
 use super::agents::{dial, echo, service};
 use super::patience::until;
-use super::peers::says_anything::{Proxy, open};
+use super::peers::quic_peer::{QuicPeer, open};
 use super::ptth_agents::Meeting;
 use super::ptth_quic::{expose, meeting};
 
@@ -95,13 +94,12 @@ fn a_session_lasts_as_long_as_it_may() {
 #[test]
 fn a_client_has_so_many_streams() {
     let meeting = limited("quic_streams_per_client_max=1");
-    let (mut client, _) = Proxy::join(&meeting, Role::ClientSide, "alice");
-    let connection = client.connection;
+    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     let only = client.open();
-    assert_eq!(client.driver.open(connection), None);
-    client.say(only, &open("home"));
+    assert_eq!(client.try_open(), None);
+    client.say(only, &open("home", "22"));
     assert_eq!(client.hear(only, 4), [44, 10, 0, 0]);
-    client.act(|driver| driver.finish(only));
+    client.finish(only);
     client.open();
 }
 
@@ -121,23 +119,20 @@ fn sessions_wait_for_streams_that_end() {
 #[test]
 fn whoever_does_not_answer_is_not_waited_for() {
     let meeting = limited("quic_answer_timeout_s=1");
-    let (mut server, _) = Proxy::join(&meeting, Role::ServerSide, "home");
-    let (mut client, _) = Proxy::join(&meeting, Role::ClientSide, "alice");
+    let (mut server, _) = QuicPeer::join(&meeting, Role::ServerSide, "home");
+    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     let stream = client.open();
     let since = clock::now();
-    client.say(stream, &open("home"));
+    client.say(stream, &open("home", "22"));
     assert_eq!(client.hear(stream, 4), [48, 10, 0, 0]);
     assert!(clock::now().since(since).as_secs() >= 1);
-    let code = server.event(|event| match event {
-        QuicEvent::Stopped(_, code) => Some(*code),
-        _ => None,
-    });
-    assert_eq!(code, 48);
+    let offered = server.accept();
+    assert_eq!(server.stopped(offered), 48);
 }
 
 #[test]
 fn whoever_says_nothing_is_let_go() {
     let meeting = limited("quic_hello_timeout_s=1");
-    let mut stranger = Proxy::connect(&meeting);
-    assert_eq!(stranger.close_code(), 0x12);
+    let mut stranger = QuicPeer::connect(&meeting);
+    assert_eq!(stranger.closed(), 0x12);
 }

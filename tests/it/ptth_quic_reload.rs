@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::agent_process::Program;
 use super::agents::{check_echo, dial, echo, service};
-use super::peers::says_anything::Proxy;
+use super::peers::quic_peer::QuicPeer;
 use super::ptth_agents::{Meeting, key, relay};
 use super::ptth_quic::{QUIC, expose, meeting};
 use super::reload::write_certificate;
@@ -95,8 +95,8 @@ fn a_certificate_that_is_renewed_is_shown_to_who_comes_next() {
     ping(&mut running);
     check_echo(local, 1, 1000);
     super::patience::until("the new certificate at every shard", || {
-        (!Proxy::dial(&meeting).comes_about()).then_some(())
+        (!QuicPeer::dial(&meeting).comes_about()).then_some(())
     });
     meeting.url = url(second);
-    assert!(Proxy::dial(&meeting).comes_about());
+    assert!(QuicPeer::dial(&meeting).comes_about());
 }

@@ -12,9 +12,9 @@ use quinn_proto::StreamId;
 use super::agent_process::Program;
 use super::agents::{check_echo, echo, service};
 use super::patience::{now, until};
-use super::peers::quic_peer::{Heard, QuicPeer};
+use super::peers::quic_peer::{Heard, QuicPeer, open};
 use super::ptth_quic::{expose, meeting_with_admin};
-use super::ptth_quic_bad_input::{check_serving, expect_count, joined, open, refused};
+use super::ptth_quic_bad_input::{check_serving, expect_count, refused};
 
 /// What a client is told whose server is connected with its target.
 const GRANTED: [u8; 8] = [20, 10, 0, 4, 20, 12, 0, 0];
@@ -54,7 +54,7 @@ fn a_client_that_never_reads_holds_up_nobody_else() {
     check_echo(local, 0, 1_000_000);
     let before = resident_bytes(&meeting.relay);
 
-    let mut idle = joined(&meeting, Role::ClientSide, "alice");
+    let (mut idle, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     let streams = [(); STREAMS].map(|()| {
         let stream = idle.open_with(&open("home", "pour"));
         assert_eq!(idle.hear(stream, GRANTED.len()), GRANTED);
@@ -89,8 +89,8 @@ fn offered(server: &mut QuicPeer) -> StreamId {
 #[test]
 fn servers_that_answer_something_else_are_no_servers() {
     let (meeting, admin) = meeting_with_admin(&["--cores", "1"]);
-    let mut server = joined(&meeting, Role::ServerSide, "home");
-    let mut client = joined(&meeting, Role::ClientSide, "alice");
+    let (mut server, _) = QuicPeer::join(&meeting, Role::ServerSide, "home");
+    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     let cases: [(&str, &[u8]); 5] = [
         ("to another kind", &[20, 10, 0, 4, 20, 12, 0, 0]),
         ("with another body", &[20, 11, 0, 4, 20, 11, 0, 0]),
@@ -123,8 +123,8 @@ fn servers_that_answer_something_else_are_no_servers() {
 #[test]
 fn what_a_server_refuses_its_client_is_told() {
     let (meeting, _) = meeting_with_admin(&["--cores", "1"]);
-    let mut server = joined(&meeting, Role::ServerSide, "home");
-    let mut client = joined(&meeting, Role::ClientSide, "alice");
+    let (mut server, _) = QuicPeer::join(&meeting, Role::ServerSide, "home");
+    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     for (answer, told) in [
         (
             &[20, 11, 0, 4, 52, 12, 0, 0][..],
@@ -153,8 +153,8 @@ fn what_a_server_refuses_its_client_is_told() {
 #[test]
 fn a_server_that_never_answers_is_not_waited_for_for_ever() {
     let (meeting, admin) = meeting_with_admin(&["--cores", "1"]);
-    let mut server = joined(&meeting, Role::ServerSide, "home");
-    let mut client = joined(&meeting, Role::ClientSide, "alice");
+    let (mut server, _) = QuicPeer::join(&meeting, Role::ServerSide, "home");
+    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     let asked = client.open_with(&open("home", "22"));
     let stream = offered(&mut server);
     let bytes = vec![48, 10, 0, 0];

@@ -6,6 +6,5 @@ pub(crate) mod half_closes;
 pub(crate) mod quic_initial;
 pub(crate) mod quic_peer;
 pub(crate) mod resets;
-pub(crate) mod says_anything;
 pub(crate) mod stalls;
 pub(crate) mod udp_link;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use midspan::config::quic_settings::PathSettings;
-use midspan::protocol::ptth_quic::ALPN;
+use midspan::protocol::ptth_quic::{ALPN, Hello, Inner, Open, Role, Who};
 use midspan::quic::transport::Transport;
 use midspan::tls::client::{Trust, quic_client_config};
 use quinn_proto::{
@@ -19,11 +19,12 @@ use quinn_proto::{
 };
 
 use crate::patience::{Deadline, now};
+use crate::ptth_agents::{Meeting, key};
 
 const TRANSPORT: Transport = Transport {
     stream_window: 64 << 10,
     connection_window: 1 << 20,
-    send_window: 1 << 20,
+    send_window: 4 << 20,
     streams_max: 100,
     idle_timeout: Duration::from_secs(20),
     keep_alive: Some(Duration::from_secs(2)),
@@ -56,9 +57,9 @@ pub(crate) struct Heard {
 }
 
 impl QuicPeer {
-    /// Connects with the relay that has this certificate.
-    #[track_caller]
-    pub(crate) fn connect(to: SocketAddr, pin: &str) -> Self {
+    /// Begins to connect with the relay.
+    pub(crate) fn dial(meeting: &Meeting) -> Self {
+        let (to, pin) = (meeting.quic_address(), meeting.pin());
         let pin = pin.parse().expect("a fingerprint");
         let tls = quic_client_config(Trust::Pinned(pin), ALPN).expect("TLS 1.3");
         let client = TRANSPORT.client(tls, 0).expect("a cipher suite");
@@ -67,7 +68,7 @@ impl QuicPeer {
         let (handle, connection) = endpoint
             .connect(now(), client, to, "relay")
             .expect("a name and an address");
-        let mut peer = Self {
+        Self {
             socket,
             endpoint,
             handle,
@@ -75,9 +76,34 @@ impl QuicPeer {
             is_connected: false,
             lost: None,
             stopped: Vec::new(),
-        };
-        peer.until("a connection", |peer| peer.is_connected.then_some(()));
+        }
+    }
+
+    /// Connects, and says nothing.
+    #[track_caller]
+    pub(crate) fn connect(meeting: &Meeting) -> Self {
+        let mut peer = Self::dial(meeting);
+        assert!(peer.comes_about(), "{:?}", peer.lost);
         peer
+    }
+
+    /// Connects, and is let in as `name`; gives the stream of its hello as well.
+    #[track_caller]
+    pub(crate) fn join(meeting: &Meeting, role: Role, name: &str) -> (Self, StreamId) {
+        let mut peer = Self::connect(meeting);
+        let hello = hello(role, name);
+        let stream = peer.open_with(&hello);
+        assert_eq!(peer.hear(stream, 4), [20, hello[0], 0, 0]);
+        (peer, stream)
+    }
+
+    /// Whether the relay lets it connect.
+    #[track_caller]
+    pub(crate) fn comes_about(&mut self) -> bool {
+        self.until("a connection, or its end", |peer| {
+            let is_lost = peer.lost.is_some();
+            (peer.is_connected || is_lost).then_some(!is_lost)
+        })
     }
 
     /// Opens a stream, as soon as the other side allows it.
@@ -120,6 +146,32 @@ impl QuicPeer {
             }
             Some(())
         });
+        self.flush();
+    }
+
+    /// Writes zeros, at most so many; how many there was room for.
+    pub(crate) fn fill(&mut self, stream: StreamId, bytes_max: usize) -> usize {
+        let zeros = vec![0; bytes_max];
+        let mut written = 0;
+        while written < bytes_max
+            && let Ok(count) = self.connection.send_stream(stream).write(&zeros[written..])
+        {
+            written += count;
+        }
+        written
+    }
+
+    /// Breaks off its half of a stream.
+    pub(crate) fn reset(&mut self, stream: StreamId, code: u32) {
+        let mut half = self.connection.send_stream(stream);
+        half.reset(code.into()).expect("it is not at its end");
+        self.flush();
+    }
+
+    /// Reads no more of a stream.
+    pub(crate) fn stop(&mut self, stream: StreamId, code: u32) {
+        let mut half = self.connection.recv_stream(stream);
+        half.stop(code.into()).expect("it is not at its end");
         self.flush();
     }
 
@@ -195,16 +247,21 @@ impl QuicPeer {
         })
     }
 
-    /// Waits until the other side closes the connection, and gives its code.
+    /// Waits for the connection's end, and gives the relay's code.
     #[track_caller]
     pub(crate) fn closed(&mut self) -> u64 {
-        let lost = self.until("the connection's end", |peer| peer.lost.clone());
-        match lost {
+        match self.lost() {
             ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) => {
                 error_code.into_inner()
             }
             lost => panic!("{lost}"),
         }
+    }
+
+    /// Waits for the connection's end, and says why.
+    #[track_caller]
+    pub(crate) fn lost(&mut self) -> ConnectionError {
+        self.until("the connection's end", |peer| peer.lost.clone())
     }
 
     /// Says that there is nothing more to do.
@@ -294,4 +351,33 @@ impl QuicPeer {
             burst.clear();
         }
     }
+}
+
+/// What somebody says who has the key that belongs to `name`.
+pub(crate) fn hello(role: Role, name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let key = key(name).to_string();
+    let hello = Hello {
+        role,
+        who: Who::Layered {
+            id: name.parse().expect("a name"),
+            key: Some(key.parse().expect("a key")),
+        },
+    };
+    hello.encode(&mut bytes);
+    bytes
+}
+
+/// What a client says who wants this port of a server.
+pub(crate) fn open(server: &str, target: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let open = Open::Layered {
+        server: server.parse().expect("a name"),
+        inner: Inner {
+            client_port: 51_000,
+            target: target.parse().expect("a name"),
+        },
+    };
+    open.encode(&mut bytes);
+    bytes
 }
