@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustls::CipherSuite::TLS13_AES_128_GCM_SHA256;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -10,7 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme, WantsVerifier,
+    SignatureScheme, SupportedCipherSuite, WantsVerifier,
 };
 
 use super::identity::Fingerprint;
@@ -43,7 +44,11 @@ pub fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, Error> {
 ///
 /// When this build has no TLS 1.3.
 pub fn quic_client_config(trust: Trust, protocol: &[u8]) -> Result<Arc<ClientConfig>, Error> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let mut provider = default_provider();
+    // What every QUIC packet can be sealed with; 256 bits cost 3 % of a proxy's CPU more.
+    let is_longer = |suite: &SupportedCipherSuite| suite.suite() != TLS13_AES_128_GCM_SHA256;
+    provider.cipher_suites.sort_by_key(is_longer);
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
     let mut config = trusting(builder.with_protocol_versions(&[&TLS13])?, trust);
     config.alpn_protocols = vec![protocol.to_vec()];
     config.resumption = Resumption::disabled();
