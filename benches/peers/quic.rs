@@ -14,6 +14,12 @@ use crate::row::{forwarding, keys, midspan_relay};
 /// The longest UDP payload, in bytes: what an Ethernet has room for.
 pub(crate) const MTU: u16 = 1452;
 
+/// The longest that ours tries for where the network has room.
+pub(crate) const MTU_LARGE: u16 = 8952;
+
+/// Where quinn is at its best there: ten of them, which is its burst, fit into one call.
+pub(crate) const MTU_OF_QUINN: u16 = 6000;
+
 /// What a proxy of ours says once the relay has let it in.
 const JOINED: &str = "joined the relay";
 
@@ -65,14 +71,13 @@ pub(crate) fn quinn(host: &Host, mtu: u16) -> Vec<Link> {
 }
 
 /// Ours, by PTTH over QUIC.
-pub(crate) fn midspan(host: &Host) -> anyhow::Result<Vec<Link>> {
+pub(crate) fn midspan(host: &Host, mtu: u16) -> anyhow::Result<Vec<Link>> {
     let folder = host.folder.path();
     let config = folder.join("relay.toml");
-    fs::write(&config, forwarding())?;
+    let quic = format!("[quic]\nlisten = [\"{BEHIND}\"]\nmtu_max = {mtu}\n");
+    fs::write(&config, quic + &forwarding())?;
     let mut relay = midspan_relay(host, "auto", BEHIND);
-    relay
-        .args(["--quic-listen", BEHIND, "--config"])
-        .arg(config);
+    relay.arg("--config").arg(config);
 
     let url = format!("ptth+quic://{BEHIND}?pin={}", host.pin);
     let [server_key, client_key] = keys();
@@ -82,7 +87,8 @@ pub(crate) fn midspan(host: &Host) -> anyhow::Result<Vec<Link>> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
         command
             .args(words)
-            .args(["--relay", &url, "--key-file"])
+            .args(["--relay", &url, "--mtu-max", &mtu.to_string()])
+            .arg("--key-file")
             .arg(path);
         Ok::<_, anyhow::Error>(Link {
             name,

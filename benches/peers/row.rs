@@ -59,8 +59,8 @@ pub(crate) enum Row {
     },
     /// A port forwarded by quinn and tokio, with UDP payloads of at most so many bytes.
     QuinnChain { mtu: u16 },
-    /// A port forwarded by our relay and both proxies over QUIC.
-    MidspanQuic,
+    /// A port forwarded by our relay and both proxies over QUIC, likewise.
+    MidspanQuic { mtu: u16 },
 }
 
 /// Who sends, through a proxy of HTTP.
@@ -129,7 +129,16 @@ impl Row {
 
     /// A forwarded port, ours last.
     pub(crate) fn over_quic() -> Vec<Self> {
-        vec![Self::QuinnChain { mtu: quic::MTU }, Self::MidspanQuic]
+        vec![
+            Self::QuinnChain { mtu: quic::MTU },
+            Self::QuinnChain {
+                mtu: quic::MTU_OF_QUINN,
+            },
+            Self::MidspanQuic { mtu: quic::MTU },
+            Self::MidspanQuic {
+                mtu: quic::MTU_LARGE,
+            },
+        ]
     }
 
     fn our_socks(way: Way) -> Vec<Self> {
@@ -178,7 +187,7 @@ impl Row {
                 format!("midspan socks, {transport}{far}{without}")
             }
             Self::QuinnChain { mtu } => format!("quinn {mtu}"),
-            Self::MidspanQuic => format!("midspan quic {}", quic::MTU),
+            Self::MidspanQuic { mtu } => format!("midspan quic {mtu}"),
         }
     }
 
@@ -190,7 +199,7 @@ impl Row {
                 | Self::MidspanHttp { .. }
                 | Self::MidspanOver { .. }
                 | Self::MidspanSocks { .. }
-                | Self::MidspanQuic
+                | Self::MidspanQuic { .. }
         )
     }
 
@@ -209,8 +218,16 @@ impl Row {
         )
     }
 
-    /// What shows what SOCKS costs, with at least the same encryption, or what the pool gives.
+    /// What shows what SOCKS costs, with at least the same encryption, or what the pool gives;
+    /// or who forwards a port by datagrams that are as long, or as long as suits him.
     pub(crate) const fn counterpart(&self) -> Option<Self> {
+        if let Self::MidspanQuic { mtu } = *self {
+            let mtu = match mtu {
+                quic::MTU_LARGE => quic::MTU_OF_QUINN,
+                _ => mtu,
+            };
+            return Some(Self::QuinnChain { mtu });
+        }
         let Self::MidspanSocks {
             transport,
             pool,
@@ -264,7 +281,7 @@ impl Row {
             | Self::MidspanOver { .. }
             | Self::MidspanSocks { .. }
             | Self::QuinnChain { .. }
-            | Self::MidspanQuic => &[],
+            | Self::MidspanQuic { .. } => &[],
         }
     }
 
@@ -316,7 +333,7 @@ impl Row {
             | Self::HaproxySplice { .. }
             | Self::Nginx { .. }
             | Self::QuinnChain { .. }
-            | Self::MidspanQuic => &["--target", LISTEN, "--backend", BACKEND],
+            | Self::MidspanQuic { .. } => &["--target", LISTEN, "--backend", BACKEND],
         };
         words.iter().map(|word| (*word).to_owned()).collect()
     }
@@ -340,7 +357,7 @@ impl Row {
                 way,
             } => return socks::midspan(host, transport, *pool, *way),
             Self::QuinnChain { mtu } => return Ok(quic::quinn(host, *mtu)),
-            Self::MidspanQuic => return quic::midspan(host),
+            Self::MidspanQuic { mtu } => return quic::midspan(host, *mtu),
             Self::Haproxy => haproxy(host, "", "", "")?,
             Self::HaproxyTls { buffer_bytes } => haproxy(
                 host,
