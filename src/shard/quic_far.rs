@@ -302,7 +302,7 @@ impl RelayService {
         let gone = async {
             match &streamed.end {
                 StreamEnd::Bridge(bridge) => bridge.aborted().await,
-                StreamEnd::Stream(stream) => drop(stream.given_up().await),
+                StreamEnd::Stream(stream) => stream.given_up().await,
                 StreamEnd::Socket(_) | StreamEnd::Seam(_) => std::future::pending().await,
             }
         };

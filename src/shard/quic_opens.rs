@@ -76,7 +76,7 @@ impl RelayService {
                 match either(self.reach(&granted, since), stream.given_up()).await {
                     Either::First(reached) => reached.map(|reached| (granted, reached)),
                     // What was begun is broken off.
-                    Either::Second(_) => return self.world.count_refused(Refused::ClosedEarly),
+                    Either::Second(()) => return self.world.count_refused(Refused::ClosedEarly),
                 }
             }
             Err(refusal) => Err(Answer::Refused(refusal)),

@@ -118,21 +118,19 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
         pieces.first()?.first().copied()
     }
 
-    /// Waits until the peer breaks it off, in either direction, or is gone; gives the code for
-    /// whoever is at the other end.
-    pub async fn given_up(&self) -> StreamCode {
+    /// Waits until the peer breaks it off, in either direction, or is gone.
+    pub async fn given_up(&self) {
         poll_fn(|context| {
             let mut inner = self.world.streams.inner.borrow_mut();
             let Some(inner) = &mut *inner else {
-                return Poll::Ready(StreamCode::PEER_LOST);
+                return Poll::Ready(());
             };
             let driver = &mut inner.driver;
-            let stop = driver.received_stop(self.key);
-            if let Some(code) = stop.or_else(|| driver.received_reset(self.key)) {
-                return Poll::Ready(StreamCode::from_wire(code));
-            }
-            if driver.unfinished_streams(self.key.connection).is_none() {
-                return Poll::Ready(StreamCode::PEER_LOST);
+            if driver.received_stop(self.key).is_some()
+                || driver.received_reset(self.key).is_some()
+                || driver.unfinished_streams(self.key.connection).is_none()
+            {
+                return Poll::Ready(());
             }
             inner.waiting.insert(self.key, context.waker().clone());
             Poll::Pending
