@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{SocketFlags, accept_with};
@@ -14,6 +15,10 @@ use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use super::inherited::InheritedSocket;
 use super::socket::{Keepalive, Socket};
+
+/// How often it is looked whether an address is free by now, and after how long each time.
+const IN_USE_LOOKS: u32 = 40;
+const IN_USE_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Connections that the kernel keeps for one listener while the shard is busy.
 const BACKLOG: i32 = 4096;
@@ -81,6 +86,10 @@ pub fn listen_advice(error: &io::Error) -> Option<&'static str> {
 ///
 /// `EADDRINUSE` when somebody listens there; whatever `bind(2)` says.
 pub fn claim_address(address: SocketAddr) -> io::Result<SocketAddr> {
+    once_free(|| try_address(address))
+}
+
+fn try_address(address: SocketAddr) -> io::Result<SocketAddr> {
     let socket = socket2::Socket::new(
         Domain::for_address(address),
         Type::STREAM.cloexec(),
@@ -97,6 +106,26 @@ pub fn claim_address(address: SocketAddr) -> io::Result<SocketAddr> {
         .local_addr()?
         .as_socket()
         .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+}
+
+/// Binds as soon as nobody else has the address, if that is soon. What was killed has its
+/// sockets for a moment longer, as the kernel takes rings down behind the process's back.
+pub(super) fn once_free<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..IN_USE_LOOKS {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => wait(IN_USE_INTERVAL),
+            bound => return bound,
+        }
+    }
+    bind()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the process starts, and has no shard yet"
+)]
+fn wait(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Binds one listener for each of `count` shards, all at one address, which
@@ -290,4 +319,25 @@ fn socklen_of<T>(value: &T) -> libc::socklen_t {
 
 fn reserve_descriptor() -> Option<OwnedFd> {
     File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_about_to_be_free_is_waited_for() {
+        let former = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = former.local_addr().unwrap();
+        let mut looks = 0;
+        let mut former = Some(former);
+        let claimed = once_free(|| {
+            looks += 1;
+            if looks == 3 {
+                former = None;
+            }
+            try_address(address)
+        });
+        assert_eq!((claimed.unwrap(), looks), (address, 3));
+    }
 }

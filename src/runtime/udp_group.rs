@@ -19,6 +19,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::listener::listen_advice;
+use super::listener::once_free;
 use super::socket::Socket;
 
 /// What is asked of the kernel for each socket, each way: a burst of one client is some
@@ -36,9 +37,11 @@ pub const STEERED_SHARDS_MAX: u16 = 256;
 ///
 /// `EADDRINUSE` when somebody has it; whatever `bind(2)` says.
 pub fn claim_udp_address(address: SocketAddr) -> io::Result<SocketAddr> {
-    let socket = unbound(address)?;
-    socket.bind(&address.into())?;
-    local_address(&socket)
+    once_free(|| {
+        let socket = unbound(address)?;
+        socket.bind(&address.into())?;
+        local_address(&socket)
+    })
 }
 
 /// Binds one socket for each of `count` shards, all at one address, which
