@@ -147,6 +147,9 @@ impl Column {
     /// For ports that are forwarded by three processes.
     pub(crate) const QUIC: [Self; 3] = [Self::BulkByProcess, Self::EchoByte, Self::Connects];
 
+    /// For what it costs to cross over.
+    pub(crate) const ACROSS: [Self; 1] = [Self::BulkByProcess];
+
     /// For what a long way costs.
     pub(crate) const FAR_AWAY: [Self; 1] = [Self::Connects];
 

@@ -94,7 +94,7 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
 pub(crate) struct Host {
     pub(crate) folder: TempDir,
     pub(crate) relay_core: usize,
-    generator_core: usize,
+    pub(crate) generator_core: usize,
     pub(crate) generator: PathBuf,
     /// The fingerprint of the certificate in [`Self::both_pem`].
     pub(crate) pin: String,

@@ -139,6 +139,7 @@ fn sections(args: &Args) -> Vec<Section> {
         ("over websocket", Row::over_websocket(), &Column::WRAPPED),
         ("over http", Row::over_http(), &Column::HTTP),
         ("forwarded over quic", Row::over_quic(), &Column::QUIC),
+        ("across cores", Row::across_cores(), &Column::ACROSS),
         ("through socks", Row::through_socks(), &Column::SOCKS),
         (
             "through socks, far away",

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 
 use crate::chain::{Link, Listens};
 use crate::host::{BACKEND, BEHIND, Host, LISTEN, write_secret};
-use crate::row::{forwarding, keys, midspan_relay};
+use crate::row::{forwarding, keys, midspan_relay, midspan_relay_on};
 
 /// The longest UDP payload, in bytes: what an Ethernet has room for.
 pub(crate) const MTU: u16 = 1452;
@@ -19,6 +19,35 @@ pub(crate) const MTU_LARGE: u16 = 8952;
 
 /// Where quinn is at its best there: ten of them, which is its burst, fit into one call.
 pub(crate) const MTU_OF_QUINN: u16 = 6000;
+
+/// At which of a relay's shards its proxies meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shards {
+    /// It has one.
+    One,
+    /// It has two, and they meet at one of them.
+    SameOfTwo,
+    /// It has two, and each proxy comes to another one.
+    BothOfTwo,
+}
+
+impl Shards {
+    pub(crate) const fn suffix(self) -> &'static str {
+        match self {
+            Self::One => "",
+            Self::SameOfTwo => ", one core of two",
+            Self::BothOfTwo => ", across two cores",
+        }
+    }
+
+    /// To which the server-side proxy comes, and the client-side one.
+    const fn steer(self) -> [u8; 2] {
+        match self {
+            Self::One | Self::SameOfTwo => [0, 0],
+            Self::BothOfTwo => [0, 1],
+        }
+    }
+}
 
 /// What a proxy of ours says once the relay has let it in.
 const JOINED: &str = "joined the relay";
@@ -71,17 +100,21 @@ pub(crate) fn quinn(host: &Host, mtu: u16) -> Vec<Link> {
 }
 
 /// Ours, by PTTH over QUIC.
-pub(crate) fn midspan(host: &Host, mtu: u16) -> anyhow::Result<Vec<Link>> {
+pub(crate) fn midspan(host: &Host, mtu: u16, at: Shards) -> anyhow::Result<Vec<Link>> {
     let folder = host.folder.path();
     let config = folder.join("relay.toml");
     let quic = format!("[quic]\nlisten = [\"{BEHIND}\"]\nmtu_max = {mtu}\n");
     fs::write(&config, quic + &forwarding())?;
-    let mut relay = midspan_relay(host, "auto", BEHIND);
+    let mut relay = match at {
+        Shards::One => midspan_relay(host, "auto", BEHIND),
+        Shards::SameOfTwo | Shards::BothOfTwo => on_both_cores(host),
+    };
     relay.arg("--config").arg(config);
 
-    let url = format!("ptth+quic://{BEHIND}?pin={}", host.pin);
+    let [at_server, at_client] = at.steer();
     let [server_key, client_key] = keys();
-    let proxy = |name, key: &dyn ToString, words: &[&str]| {
+    let proxy = |name, key: &dyn ToString, steer: u8, words: &[&str]| {
+        let url = format!("ptth+quic://{BEHIND}?pin={}&steer={steer}", host.pin);
         let path = folder.join(format!("{name}.key"));
         write_secret(&path, &key.to_string())?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
@@ -105,12 +138,26 @@ pub(crate) fn midspan(host: &Host, mtu: u16) -> anyhow::Result<Vec<Link>> {
         proxy(
             "server",
             &server_key,
+            at_server,
             &["expose", "home", "--to", &format!("9={BACKEND}")],
         )?,
         proxy(
             "client",
             &client_key,
+            at_client,
             &["forward", LISTEN, "--to", "home:9"],
         )?,
     ])
+}
+
+/// A relay of two shards, the other of which has the generator's core.
+fn on_both_cores(host: &Host) -> Command {
+    let relay = midspan_relay_on(host, "2", "auto", BEHIND);
+    let mut command = Command::new("taskset");
+    command
+        .arg("-c")
+        .arg(format!("{},{}", host.relay_core, host.generator_core))
+        .arg(relay.get_program())
+        .args(relay.get_args());
+    command
 }

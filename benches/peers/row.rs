@@ -10,7 +10,7 @@ use crate::chain::{Chain, Link, Listens};
 use crate::column::{Column, Pace};
 use crate::host::{BACKEND, Host, LISTEN, Package, find};
 use crate::namespace::Namespace;
-use crate::quic;
+use crate::quic::{self, Shards};
 use crate::socks::{self, Pool, Way};
 
 /// Where Debian puts nginx's stream module.
@@ -60,7 +60,7 @@ pub(crate) enum Row {
     /// A port forwarded by quinn and tokio, with UDP payloads of at most so many bytes.
     QuinnChain { mtu: u16 },
     /// A port forwarded by our relay and both proxies over QUIC, likewise.
-    MidspanQuic { mtu: u16 },
+    MidspanQuic { mtu: u16, at: Shards },
 }
 
 /// Who sends, through a proxy of HTTP.
@@ -134,11 +134,20 @@ impl Row {
             Self::QuinnChain {
                 mtu: quic::MTU_OF_QUINN,
             },
-            Self::MidspanQuic { mtu: quic::MTU },
-            Self::MidspanQuic {
-                mtu: quic::MTU_LARGE,
-            },
+            Self::over_quic_at(quic::MTU, Shards::One),
+            Self::over_quic_at(quic::MTU_LARGE, Shards::One),
         ]
+    }
+
+    /// A forwarded port by a relay of two cores, whose proxies come to one of them, or to both.
+    pub(crate) fn across_cores() -> Vec<Self> {
+        [Shards::SameOfTwo, Shards::BothOfTwo]
+            .map(|at| Self::over_quic_at(quic::MTU, at))
+            .into()
+    }
+
+    const fn over_quic_at(mtu: u16, at: Shards) -> Self {
+        Self::MidspanQuic { mtu, at }
     }
 
     fn our_socks(way: Way) -> Vec<Self> {
@@ -187,7 +196,7 @@ impl Row {
                 format!("midspan socks, {transport}{far}{without}")
             }
             Self::QuinnChain { mtu } => format!("quinn {mtu}"),
-            Self::MidspanQuic { mtu } => format!("midspan quic {mtu}"),
+            Self::MidspanQuic { mtu, at } => format!("midspan quic {mtu}{}", at.suffix()),
         }
     }
 
@@ -221,12 +230,15 @@ impl Row {
     /// What shows what SOCKS costs, with at least the same encryption, or what the pool gives;
     /// or who forwards a port by datagrams that are as long, or as long as suits him.
     pub(crate) const fn counterpart(&self) -> Option<Self> {
-        if let Self::MidspanQuic { mtu } = *self {
-            let mtu = match mtu {
-                quic::MTU_LARGE => quic::MTU_OF_QUINN,
-                _ => mtu,
+        if let Self::MidspanQuic { mtu, at } = *self {
+            return match at {
+                Shards::One if mtu == quic::MTU_LARGE => Some(Self::QuinnChain {
+                    mtu: quic::MTU_OF_QUINN,
+                }),
+                Shards::One => Some(Self::QuinnChain { mtu }),
+                Shards::SameOfTwo => None,
+                Shards::BothOfTwo => Some(Self::over_quic_at(mtu, Shards::SameOfTwo)),
             };
-            return Some(Self::QuinnChain { mtu });
         }
         let Self::MidspanSocks {
             transport,
@@ -357,7 +369,7 @@ impl Row {
                 way,
             } => return socks::midspan(host, transport, *pool, *way),
             Self::QuinnChain { mtu } => return Ok(quic::quinn(host, *mtu)),
-            Self::MidspanQuic { mtu } => return quic::midspan(host, *mtu),
+            Self::MidspanQuic { mtu, at } => return quic::midspan(host, *mtu, *at),
             Self::Haproxy => haproxy(host, "", "", "")?,
             Self::HaproxyTls { buffer_bytes } => haproxy(
                 host,
@@ -440,9 +452,14 @@ fn nginx(host: &Host, buffer_kib: u32) -> anyhow::Result<Command> {
 }
 
 pub(crate) fn midspan_relay(host: &Host, plane: &str, listen: &str) -> Command {
+    midspan_relay_on(host, "1", plane, listen)
+}
+
+/// The same with so many shards.
+pub(crate) fn midspan_relay_on(host: &Host, cores: &str, plane: &str, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_midspan"));
     command
-        .args(["relay", "--listen", listen, "--cores", "1"])
+        .args(["relay", "--listen", listen, "--cores", cores])
         .args(["--data-plane", plane, "--log-level", "error"])
         .arg("--create-on-accept")
         .arg("--tls-certificate")
