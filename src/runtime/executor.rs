@@ -53,6 +53,7 @@ where
     S: Send + 'static,
 {
     assert_eq!(cores.count(), seeds.len(), "one seed per core");
+    allocator::keep_what_is_freed();
     let online = CpuSet::online().map_err(start_error)?;
     let mut sets = Vec::with_capacity(cores.count());
     for &core in cores.as_slice() {
