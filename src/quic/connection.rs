@@ -14,6 +14,12 @@ use crate::time::Timestamp;
 /// RFC 9000 §2.1: two of the 62 bits of a stream's number say whose it is, and of which kind.
 const STREAM_INDEX_MAX: u64 = (1 << 60) - 1;
 
+/// What a connection may keep until it is acknowledged grows with the round trip, so that what
+/// it sent is still in a cache where the way is short: bytes for each millisecond, twice what
+/// 1 Gbit/s are, and the least.
+const SEND_WINDOW_PER_MS: u64 = 2 * 125_000;
+const SEND_WINDOW_MIN: u64 = 1 << 20;
+
 /// Names a connection for as long as it is there.
 pub type ConnectionKey = Key;
 
@@ -103,6 +109,12 @@ impl Connection {
             heard_at: None,
             since,
         }
+    }
+
+    /// Has it keep no more than its round trip asks for, and at most so many bytes.
+    pub(super) fn adapt_send_window(&mut self, bytes_max: u64) {
+        let window = send_window(self.proto.rtt(), bytes_max);
+        self.proto.set_send_window(window);
     }
 
     /// When it wants to be asked again.
@@ -210,6 +222,12 @@ impl Connection {
     }
 }
 
+fn send_window(round_trip: Duration, bytes_max: u64) -> u64 {
+    let ms = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
+    let asked_for = ms.saturating_mul(SEND_WINDOW_PER_MS);
+    asked_for.max(SEND_WINDOW_MIN).min(bytes_max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +251,22 @@ mod tests {
                 };
                 assert!(!is_among(later));
             }
+        }
+    }
+
+    #[test]
+    fn a_long_way_has_a_large_window() {
+        const MAX: u64 = 8 << 20;
+        for (round_trip_us, bytes_max, window) in [
+            (0, MAX, SEND_WINDOW_MIN),
+            (4_999, MAX, SEND_WINDOW_MIN),
+            (20_000, MAX, 5_000_000),
+            (40_000, MAX, MAX),
+            (20_000, 64 << 10, 64 << 10),
+            (u64::MAX, MAX, MAX),
+        ] {
+            let round_trip = Duration::from_micros(round_trip_us);
+            assert_eq!(send_window(round_trip, bytes_max), window, "{round_trip:?}");
         }
     }
 }

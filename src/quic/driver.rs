@@ -114,6 +114,7 @@ pub struct Driver {
     counts: Counts,
     /// For those who connect to us.
     handshake_timeout: Option<Duration>,
+    send_window_max: Option<u64>,
     batch: Option<Box<Batch>>,
     /// Room for one burst, or for one answer of an endpoint.
     burst: Vec<u8>,
@@ -151,6 +152,7 @@ impl Driver {
             strays: Vec::new(),
             counts: Counts::default(),
             handshake_timeout: None,
+            send_window_max: None,
             batch: None,
             burst: Vec::new(),
         }
@@ -159,6 +161,12 @@ impl Driver {
     /// How long the handshake of whoever connects from now on may take.
     pub const fn set_handshake_timeout(&mut self, timeout: Duration) {
         self.handshake_timeout = Some(timeout);
+    }
+
+    /// Has connections keep what their round trips ask for, at most so many bytes, until it is
+    /// acknowledged.
+    pub const fn adapt_send_windows(&mut self, bytes_max: u64) {
+        self.send_window_max = Some(bytes_max);
     }
 
     /// Those who connect from now on are served so.
@@ -537,6 +545,9 @@ impl Driver {
             return;
         };
         connection.is_dirty = false;
+        if let Some(bytes_max) = self.send_window_max {
+            connection.adapt_send_window(bytes_max);
+        }
         let endpoint = &mut self.endpoints[connection.port];
         let mut has_more = true;
         for _ in 0..BURSTS_MAX {

@@ -203,6 +203,7 @@ impl RelayService {
         let settings = self.settings();
         let streams = &self.world.streams;
         streams.set_handshake_timeout(settings.handshake_timeout);
+        streams.adapt_send_windows(settings.quic.send_window_max);
         let limits = settings.forwarding_limits;
         let idle = [settings.session_idle, limits.idle];
         streams.set_lifetime(Lifetime {

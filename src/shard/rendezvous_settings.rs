@@ -100,6 +100,8 @@ pub struct QuicSettings {
     pub streams_max: u32,
     /// Bytes that a proxy may send before they are read, of all streams.
     pub connection_window: u32,
+    /// Bytes that are sent on a connection, and held, before they are acknowledged, at most.
+    pub send_window_max: u64,
     /// How long a connection may take to say whose it is.
     pub hello_timeout: Duration,
     /// How long a server's proxy may take to answer.
@@ -112,6 +114,7 @@ impl QuicSettings {
             server,
             streams_max: to_u32(limits.quic_streams_per_client_max),
             connection_window: to_u32(limits.quic_connection_window_bytes),
+            send_window_max: limits.quic_send_window_bytes,
             hello_timeout: Duration::from_secs(limits.quic_hello_timeout_s),
             answer_timeout: Duration::from_secs(limits.quic_answer_timeout_s),
         }

@@ -167,6 +167,14 @@ impl Streams {
         inner.wake_all_of(connection);
     }
 
+    /// Has connections keep what their round trips ask for, at most so many bytes, until it is
+    /// acknowledged.
+    pub fn adapt_send_windows(&self, bytes_max: u64) {
+        if let Some(inner) = &mut *self.inner.borrow_mut() {
+            inner.driver.adapt_send_windows(bytes_max);
+        }
+    }
+
     /// How long the handshake of whoever connects from now on may take.
     pub fn set_handshake_timeout(&self, timeout: Duration) {
         if let Some(inner) = &mut *self.inner.borrow_mut() {

@@ -21,12 +21,15 @@ use crate::quic::transport::Transport;
 use crate::shard::streams::NoMessage;
 use crate::tls::client::quic_client_config;
 
+/// What is sent, and held, before it is acknowledged; on a short way it is less.
+pub(super) const SEND_WINDOW_BYTES: u32 = 8 << 20;
+
 /// What a proxy's connection is set to. The relay may open as many streams as it is asked for.
 const fn transport(path: PathSettings) -> Transport {
     Transport {
         stream_window: 4 << 20,
         connection_window: 16 << 20,
-        send_window: 8 << 20,
+        send_window: SEND_WINDOW_BYTES,
         streams_max: 4096,
         idle_timeout: Duration::from_secs(20),
         keep_alive: Some(Duration::from_secs(5)),
