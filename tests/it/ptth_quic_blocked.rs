@@ -28,6 +28,16 @@ table inet midspan {
 }
 ";
 
+/// The same for those alone who know the relay by another address.
+const LOSE_UDP_OF_ONE: &str = "
+table inet midspan {
+    chain input {
+        type filter hook input priority 0;
+        ip daddr 127.0.0.2 udp dport 7777 drop
+    }
+}
+";
+
 /// Lets nothing out to the relay: whoever sends a datagram is told so, as by a firewall of its
 /// own host.
 const LET_NOTHING_OUT: &str = "
@@ -58,10 +68,10 @@ fn nft(words: &[&str]) {
 }
 
 /// Has a relay at one port for both, whose URL has no scheme.
-fn meeting() -> Meeting {
+fn meeting(listen: &str, options: &[&str]) -> Meeting {
     let folder = tempfile::tempdir().expect("a folder");
-    let options = ["--cores", "1", "--quic-listen", RELAY];
-    let (relay, address) = relay(folder.path(), RELAY, &options);
+    let own = ["--cores", "1", "--quic-listen", listen];
+    let (relay, address) = relay(folder.path(), listen, &[&own, options].concat());
     let pin = relay.reported(FINGERPRINT);
     let url = format!("{RELAY}?pin={pin}");
     Meeting {
@@ -100,7 +110,7 @@ fn ping(stream: &mut TcpStream) {
 #[test]
 fn where_udp_is_lost_both_go_by_https_until_it_passes() {
     with_rules(LOSE_UDP, || {
-        let meeting = meeting();
+        let meeting = meeting(RELAY, &[]);
         let (expose, forward, local) = proxies(&meeting);
         let [of_expose, of_forward] = [&expose, &forward].map(admin);
         // Whoever comes before UDP is known to be blocked waits for that.
@@ -142,9 +152,37 @@ fn where_udp_is_lost_both_go_by_https_until_it_passes() {
 }
 
 #[test]
+fn one_may_be_blocked_and_the_other_not() {
+    with_rules(LOSE_UDP_OF_ONE, || {
+        let mut meeting = meeting("0.0.0.0:7777", &["--open"]);
+        let near = meeting.url.clone();
+        let far = near.replace(RELAY, "127.0.0.2:7777");
+        let target = service(echo).to_string();
+        for [of_expose, of_forward] in [[&near, &far], [&far, &near]] {
+            meeting.url.clone_from(of_expose);
+            let expose = meeting.expose_with("home", &["--to", &target]);
+            meeting.url.clone_from(of_forward);
+            let (forward, local) = meeting.forward("home");
+            if *of_expose == far {
+                expose.logged(BLOCKED);
+                expose.logged("listening at the relay");
+                forward.logged("joined the relay");
+            } else {
+                expose.logged("joined the relay");
+                forward.logged(BLOCKED);
+            }
+            check_echo(local, 1, 1_000_000);
+            for program in [forward, expose] {
+                assert!(program.stop().success());
+            }
+        }
+    });
+}
+
+#[test]
 fn a_relay_that_is_not_there_by_https_either_is_away() {
     with_rules(LET_NOTHING_OUT, || {
-        let meeting = meeting();
+        let meeting = meeting(RELAY, &[]);
         let (expose, forward, local) = proxies(&meeting);
         for program in [&expose, &forward] {
             let line = program.logged("the relay is away");
