@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, value_parser};
+use midspan::access::Fingerprint;
 use midspan::protocol::jet::Transport;
-use midspan::tls::identity::Fingerprint;
 use serde::Serialize;
 
 /// Load for relays and proxies: bytes, round trips, joins, idle pairs

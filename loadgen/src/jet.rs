@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::Context;
+use midspan::access::Fingerprint;
 use midspan::protocol::jet::{
     Accept, AcceptPlace, Connect, Gate, HostName, MASK_DEFAULT, Message, Place, Reply, Request,
     Transport, Version,
@@ -13,7 +14,6 @@ use midspan::protocol::jet::{
 use midspan::relay::codec::Workshop;
 use midspan::session::introduction::{Introduction, Speech};
 use midspan::tls::client::{Trust, client_config};
-use midspan::tls::identity::Fingerprint;
 use midspan::tls::{Session, Wire};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;

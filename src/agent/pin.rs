@@ -1,7 +1,7 @@
 //! The pin in a relay's URL, `?pin=…`: the fingerprint of the certificate by which it is known,
 //! whoever vouches for it.
 
-use crate::tls::identity::Fingerprint;
+use crate::access::Fingerprint;
 
 /// The parameter's name.
 pub(super) const PIN: &str = "pin";

@@ -7,10 +7,10 @@ use super::leg::{self, LegError};
 use super::settings::AgentSettings;
 use super::target::HostPort;
 use super::way::{self, WayError};
+use crate::access::Fingerprint;
 use crate::runtime::stream::Stream;
 use crate::session::approach::Trusted;
 use crate::shard::world::World;
-use crate::tls::identity::Fingerprint;
 
 /// One relay's, the same for all shards.
 #[derive(Clone, Debug)]

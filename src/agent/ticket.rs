@@ -30,9 +30,9 @@ use uuid::Uuid;
 
 use super::pin::{PIN, PinError, parse_pin};
 use super::target::{HostPort, TargetError, parse_port};
+use crate::access::Fingerprint;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey};
 use crate::protocol::jet::Transport;
-use crate::tls::identity::Fingerprint;
 
 /// The parameter with the address of whoever exposes.
 const DIRECT: &str = "direct";

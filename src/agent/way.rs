@@ -10,10 +10,10 @@ use rustls::pki_types::{CertificateDer, InvalidDnsNameError, IpAddr, ServerName}
 
 use super::target::{Host, HostPort};
 use super::ticket::RelayUrl;
+use crate::access::Fingerprint;
 use crate::session::approach::Trusted;
 use crate::session::introduction::Speech;
 use crate::tls::client::{Trust, client_config};
-use crate::tls::identity::Fingerprint;
 
 /// How to get to the relay, the same for all shards.
 #[derive(Clone, Debug)]

@@ -13,10 +13,11 @@ use rustls::{RootCertStore, ServerConfig};
 
 use super::Advise;
 use super::state_dir::StateDir;
+use crate::access::Fingerprint;
 use crate::config::certificates::CertificateFiles;
 use crate::config::settings::RelaySettings;
 use crate::protocol::ptth_quic::ALPN;
-use crate::tls::identity::{Fingerprint, Identity};
+use crate::tls::identity::Identity;
 use crate::tls::server::{ClientCertificates, Tickets, quic_server_config, server_config};
 
 /// What comes of the settings' certificates.

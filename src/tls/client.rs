@@ -14,7 +14,7 @@ use rustls::{
     SignatureScheme, SupportedCipherSuite, WantsVerifier,
 };
 
-use super::identity::Fingerprint;
+use crate::access::Fingerprint;
 
 /// Whom we trust.
 #[derive(Clone, Debug)]

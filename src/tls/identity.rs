@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
+
+use crate::access::Fingerprint;
 
 /// A certificate with what proves that it is ours.
 #[derive(Clone)]
@@ -35,61 +35,6 @@ pub enum IdentityError {
     OtherKey { path: PathBuf },
     #[error("cannot make a certificate for {name}")]
     Make { name: String, source: rcgen::Error },
-}
-
-/// What a certificate is known by, to those who pin it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// SHA-256 of the certificate as it is sent.
-    #[must_use]
-    pub fn of(certificate: &CertificateDer<'_>) -> Self {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest(&SHA256, certificate).as_ref());
-        Self(bytes)
-    }
-}
-
-/// Not a fingerprint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a fingerprint is 64 hexadecimal digits")]
-pub struct FingerprintError;
-
-impl FromStr for Fingerprint {
-    type Err = FingerprintError;
-
-    /// With or without colons.
-    fn from_str(written: &str) -> Result<Self, FingerprintError> {
-        let digits: Vec<u8> = written.bytes().filter(|byte| *byte != b':').collect();
-        let (pairs, rest) = digits.as_chunks::<2>();
-        if pairs.len() != 32 || !rest.is_empty() {
-            return Err(FingerprintError);
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(pairs) {
-            let nibble = |digit: u8| char::from(digit).to_digit(16);
-            let (high, low) = (nibble(pair[0]), nibble(pair[1]));
-            let value = high.zip(low).map(|(high, low)| high << 4 | low);
-            *byte = value
-                .and_then(|value| u8::try_from(value).ok())
-                .ok_or(FingerprintError)?;
-        }
-        Ok(Self(bytes))
-    }
-}
-
-/// As `openssl x509 -fingerprint` writes it, without the colons.
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 impl Identity {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use midspan::tls::identity::{Fingerprint, Identity};
+use midspan::access::Fingerprint;
+use midspan::tls::identity::Identity;
 use rustix::process::Signal;
 
 use super::jet_client::new_place;

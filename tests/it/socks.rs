@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
+use midspan::access::Fingerprint;
 use midspan::protocol::socks5::{
     Client, Command, Credentials, Destination, Pace, Reply, ReplyCode, Request,
 };
-use midspan::tls::identity::Fingerprint;
 
 use super::agent_process::Program;
 use super::agents::{check_echo_over, dial, echo, greet_and_count, read_banner, service};

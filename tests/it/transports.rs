@@ -4,9 +4,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 
+use midspan::access::Fingerprint;
 use midspan::protocol::Progress;
 use midspan::protocol::jet::{Place, Reply};
-use midspan::tls::identity::Fingerprint;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::access::Fingerprint;
 use crate::agent::pin::{PIN, PinError, parse_pin};
 use crate::agent::target::{HostPort, TargetError};
-use crate::tls::identity::Fingerprint;
 
 /// A WebSocks relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
