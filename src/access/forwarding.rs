@@ -1,12 +1,14 @@
 //! Who serves and who uses forwarded ports: the servers and clients of PTTH, by their keys.
 //!
-//! A server is who has its key, and its name is its own; a client reaches the servers and
-//! ports that it is let to. Both kinds of keys are random, and kept as hashes.
+//! A server is who has its key, or its certificate, and its name is its own; a client reaches the
+//! servers and ports that it is let to. Keys are random, and kept as hashes; a certificate is
+//! known by the key in it, whoever has signed it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::api_key::{KeyHash, Presented};
+use super::fingerprint::Fingerprint;
 use crate::protocol::ptth_http::{Name, NameError};
 
 /// A server.
@@ -14,8 +16,8 @@ use crate::protocol::ptth_http::{Name, NameError};
 pub struct Server {
     /// By which clients ask for it.
     pub name: Name,
-    /// What is kept of its key.
-    pub hash: KeyHash,
+    /// What proves that it is that one.
+    pub credentials: Credentials,
 }
 
 /// A client.
@@ -23,10 +25,20 @@ pub struct Server {
 pub struct Client {
     /// Whose it is, for people.
     pub name: Name,
-    /// What is kept of its key.
-    pub hash: KeyHash,
+    /// What proves that it is that one.
+    pub credentials: Credentials,
     /// What it reaches.
     pub may: Vec<Reachable>,
+}
+
+/// What is kept of a key, or of a certificate, or of both: of whoever is listed, and of what
+/// somebody shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Of the key.
+    pub key: Option<KeyHash>,
+    /// Of the certificate's `SubjectPublicKeyInfo`.
+    pub certificate: Option<Fingerprint>,
 }
 
 /// What a client reaches: `*`, a server, or a port of one, `home:22`.
@@ -48,10 +60,10 @@ pub struct Forwarding {
 /// Why somebody may not do what it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotForwarded {
-    /// It shows no key.
+    /// It shows nothing.
     #[error("a key is needed")]
     NoKey,
-    /// Nobody has this key, in this role.
+    /// Nobody has this key or certificate, or both of them, in this role.
     #[error("the key is unknown")]
     UnknownKey,
     /// No such server, as far as this client is concerned.
@@ -60,7 +72,7 @@ pub enum NotForwarded {
 }
 
 impl Forwarding {
-    /// These servers and clients, each of another name and another key.
+    /// These servers and clients, each of another name and other credentials.
     #[must_use]
     pub const fn new(servers: Vec<Server>, clients: Vec<Client>) -> Self {
         Self { servers, clients }
@@ -112,22 +124,22 @@ impl Forwarding {
         self.servers.iter().any(|server| server.name == *name)
     }
 
-    /// Which server shows this key. How long this takes does not depend on the key.
+    /// Which server shows this. How long this takes does not depend on the key.
     ///
     /// # Errors
     ///
     /// None does.
-    pub fn server(&self, presented: Option<&Presented>) -> Result<&Server, NotForwarded> {
-        find(&self.servers, presented, |server| server.hash)
+    pub fn server(&self, shown: Credentials) -> Result<&Server, NotForwarded> {
+        find(&self.servers, shown, |server| server.credentials)
     }
 
-    /// Which client shows this key. How long this takes does not depend on the key.
+    /// Which client shows this. How long this takes does not depend on the key.
     ///
     /// # Errors
     ///
     /// None does.
-    pub fn client(&self, presented: Option<&Presented>) -> Result<&Client, NotForwarded> {
-        find(&self.clients, presented, |client| client.hash)
+    pub fn client(&self, shown: Credentials) -> Result<&Client, NotForwarded> {
+        find(&self.clients, shown, |client| client.credentials)
     }
 
     /// Whether a client reaches a port of a server that there is.
@@ -147,20 +159,48 @@ impl Forwarding {
     }
 }
 
-fn find<'all, T>(
-    all: &'all [T],
-    presented: Option<&Presented>,
-    hash_of: impl Fn(&T) -> KeyHash,
-) -> Result<&'all T, NotForwarded> {
-    let hash = presented.ok_or(NotForwarded::NoKey)?.hash();
+fn find<T>(
+    all: &[T],
+    shown: Credentials,
+    credentials_of: impl Fn(&T) -> Credentials,
+) -> Result<&T, NotForwarded> {
+    if shown.is_empty() {
+        return Err(NotForwarded::NoKey);
+    }
     let mut found = None;
     for one in all {
         // The comparison takes the same time for every key, and all are compared.
-        if hash_of(one) == hash {
+        if credentials_of(one).include(shown) {
             found = Some(one);
         }
     }
     found.ok_or(NotForwarded::UnknownKey)
+}
+
+impl Credentials {
+    /// A key alone.
+    #[must_use]
+    pub fn of_key(presented: Option<&Presented>) -> Self {
+        Self {
+            key: presented.map(Presented::hash),
+            certificate: None,
+        }
+    }
+
+    /// Whether there is none at all.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.key.is_none() && self.certificate.is_none()
+    }
+
+    /// Whether somebody who is listed with these may show those: a key, a certificate, or both,
+    /// of which each has to be his.
+    #[must_use]
+    pub fn include(&self, shown: Self) -> bool {
+        let has_key = shown.key.is_none() || shown.key == self.key;
+        let has_certificate = shown.certificate.is_none() || shown.certificate == self.certificate;
+        has_key && has_certificate && !shown.is_empty()
+    }
 }
 
 impl Reachable {
@@ -214,14 +254,22 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// A key and a certificate; 0 is none.
+    fn shown(key_byte: u8, certificate_byte: u8) -> Credentials {
+        Credentials {
+            key: (key_byte > 0).then(|| key(key_byte).hash()),
+            certificate: (certificate_byte > 0).then(|| Fingerprint::of(&[certificate_byte])),
+        }
+    }
+
     fn forwarding() -> Forwarding {
         let server = |text, byte| Server {
             name: name(text),
-            hash: key(byte).hash(),
+            credentials: shown(byte, 0),
         };
         let client = |text, byte, may: &[&str]| Client {
             name: name(text),
-            hash: key(byte).hash(),
+            credentials: shown(byte, 0),
             may: may.iter().map(|text| text.parse().unwrap()).collect(),
         };
         Forwarding::new(
@@ -237,18 +285,36 @@ mod tests {
     #[test]
     fn a_key_is_good_in_its_own_role_alone() {
         let all = forwarding();
-        let shown = |byte| Presented::new(key(byte).to_string());
-        assert_eq!(
-            all.server(Some(&shown(2))).map(|it| it.name.as_str()),
-            Ok("lab")
-        );
-        assert_eq!(
-            all.client(Some(&shown(3))).map(|it| it.name.as_str()),
-            Ok("alice")
-        );
-        assert_eq!(all.server(Some(&shown(3))), Err(NotForwarded::UnknownKey));
-        assert_eq!(all.client(Some(&shown(1))), Err(NotForwarded::UnknownKey));
-        assert_eq!(all.client(None), Err(NotForwarded::NoKey));
+        let server = |byte| all.server(shown(byte, 0)).map(|it| it.name.as_str());
+        let client = |byte| all.client(shown(byte, 0)).map(|it| it.name.as_str());
+        assert_eq!(server(2), Ok("lab"));
+        assert_eq!(client(3), Ok("alice"));
+        assert_eq!(server(3), Err(NotForwarded::UnknownKey));
+        assert_eq!(client(1), Err(NotForwarded::UnknownKey));
+        assert_eq!(client(0), Err(NotForwarded::NoKey));
+    }
+
+    #[test]
+    fn all_that_somebody_shows_has_to_be_his() {
+        let (by_key, by_certificate, by_both) = (shown(1, 0), shown(0, 2), shown(3, 4));
+        for (listed, key, certificate, is_his) in [
+            (by_key, 1, 0, true),
+            (by_key, 2, 0, false),
+            (by_key, 0, 2, false),
+            (by_key, 1, 2, false),
+            (by_certificate, 0, 2, true),
+            (by_certificate, 0, 1, false),
+            (by_certificate, 1, 2, false),
+            (by_both, 3, 0, true),
+            (by_both, 0, 4, true),
+            (by_both, 3, 4, true),
+            (by_both, 3, 2, false),
+            (by_both, 1, 4, false),
+            (by_both, 0, 0, false),
+        ] {
+            let include = listed.include(shown(key, certificate));
+            assert_eq!(include, is_his, "{listed:?} {key} {certificate}");
+        }
     }
 
     #[test]

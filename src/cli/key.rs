@@ -9,7 +9,7 @@ use aws_lc_rs::rand;
 use clap::{Args, ValueEnum};
 
 use super::{Advise, print, secret_file};
-use crate::access::forwarding::{Client, Reachable, Server};
+use crate::access::forwarding::{Client, Credentials, Reachable, Server};
 use crate::access::{ApiKey, KeyEntry, KeyHash, Scope};
 use crate::protocol::ptth_http::Name;
 
@@ -108,6 +108,10 @@ fn lines(args: &KeyArgs, hash: KeyHash) -> anyhow::Result<Box<dyn Display>> {
         may.is_empty() || args.role == Role::PtthClient,
         "--may is for keys --for ptth-client"
     );
+    let credentials = Credentials {
+        key: Some(hash),
+        certificate: None,
+    };
     Ok(match args.role {
         Role::Rest => {
             let name = bearer_name(&args.name)?;
@@ -116,7 +120,7 @@ fn lines(args: &KeyArgs, hash: KeyHash) -> anyhow::Result<Box<dyn Display>> {
         }
         Role::PtthServer => {
             let name = forwarding_name(&args.name)?;
-            Box::new(Server { name, hash })
+            Box::new(Server { name, credentials })
         }
         Role::PtthClient if may.is_empty() => {
             bail!("--may says what the client reaches: SERVER:PORT, SERVER, or \"*\"")
@@ -124,7 +128,11 @@ fn lines(args: &KeyArgs, hash: KeyHash) -> anyhow::Result<Box<dyn Display>> {
         Role::PtthClient => {
             let name = forwarding_name(&args.name)?;
             let may = may.clone();
-            Box::new(Client { name, hash, may })
+            Box::new(Client {
+                name,
+                credentials,
+                may,
+            })
         }
     })
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::{ListenAddress, Listener, TreeError, ValueError};
 use crate::access::egress::PatternError;
-use crate::access::{IssuerError, KeyHashError, PasswordDigestError};
+use crate::access::{FingerprintError, IssuerError, KeyHashError, PasswordDigestError};
 use crate::protocol::jet::{PublicUrl, PublicUrlError};
 use crate::protocol::ptth_http::NameError;
 use crate::web::OriginError;
@@ -76,7 +76,18 @@ impl ConfigError {
                 "lower it, or raise the descriptor limit: `ulimit -n {needed}`, or LimitNOFILE={needed} in the systemd unit"
             )),
             Problem::KeyHash { maker, .. } => Some(format!("make a key with `{maker}`")),
-            Problem::KeyListed { maker, .. } => Some(format!("make another with `{maker}`")),
+            Problem::CertificateHash { .. } => Some(
+                "the SHA-256 of the public key in it: openssl x509 -in FILE -noout -pubkey | \
+                 openssl pkey -pubin -outform DER | sha256sum"
+                    .into(),
+            ),
+            Problem::NoCredentials { maker, .. } => Some(format!(
+                "make a key with `{maker}`; or, for QUIC alone, a certificate's with \
+                 --certificate FILE as well"
+            )),
+            Problem::CredentialListed { maker, .. } => {
+                Some(format!("make another with `{maker}`"))
+            }
             Problem::UsersUnreadable { path, error } => Some(match error.kind() {
                 io::ErrorKind::NotFound => format!(
                     "write {}: a line NAME:BASE64 for each user, as `printf %s \"$PASSWORD\" | \
@@ -305,9 +316,20 @@ pub enum Problem {
     /// Two servers of one name, or two clients.
     #[error("the {role} \"{name}\" is listed twice")]
     NameListed { role: &'static str, name: String },
-    /// The key of somebody else.
-    #[error("the key of \"{name}\" is listed already, as that of the {role} \"{holder}\"")]
-    KeyListed {
+    /// Not what a certificate is known by.
+    #[error("{error}")]
+    CertificateHash { error: FingerprintError },
+    /// Nothing that could prove who it is.
+    #[error("the {role} \"{name}\" has neither sha256 nor certificate_sha256")]
+    NoCredentials {
+        role: &'static str,
+        name: String,
+        maker: &'static str,
+    },
+    /// The key, or the certificate, of somebody else.
+    #[error("the {what} of \"{name}\" is listed already, as that of the {role} \"{holder}\"")]
+    CredentialListed {
+        what: &'static str,
         name: String,
         role: &'static str,
         holder: String,

@@ -8,8 +8,7 @@ use toml::Spanned;
 
 use super::file::ConfigFile;
 use super::{ConfigError, Problem};
-use crate::access::KeyHash;
-use crate::access::forwarding::{Client, Forwarding, Server};
+use crate::access::forwarding::{Client, Credentials, Forwarding, Server};
 use crate::protocol::ptth_http::Name;
 
 /// `[ptth]`
@@ -26,21 +25,31 @@ pub(super) struct WrittenPtth {
 #[serde(deny_unknown_fields)]
 struct WrittenServer {
     name: Spanned<String>,
-    sha256: Spanned<String>,
+    sha256: Option<Spanned<String>>,
+    certificate_sha256: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenClient {
     name: Spanned<String>,
-    sha256: Spanned<String>,
+    sha256: Option<Spanned<String>>,
+    certificate_sha256: Option<Spanned<String>>,
     may: Vec<Spanned<String>>,
 }
 
-/// Who is listed: whose names and keys nobody else may have. A client may be called as a server
-/// is, but no key is good for both.
+/// What both of them have.
+struct WrittenParty<'a> {
+    role: Role,
+    name: &'a Spanned<String>,
+    sha256: Option<&'a Spanned<String>>,
+    certificate_sha256: Option<&'a Spanned<String>>,
+}
+
+/// Who is listed: whose names and credentials nobody else may have. A client may be called as a
+/// server is, but no key or certificate is good for both.
 #[derive(Default)]
-struct Taken(Vec<(Role, Name, KeyHash)>);
+struct Taken(Vec<(Role, Name, Credentials)>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -74,78 +83,153 @@ pub(super) fn forwarding(file: Option<&ConfigFile>) -> Result<Forwarding, Config
     let mut taken = Taken::default();
     let mut servers = Vec::new();
     for server in &written.servers {
-        let (name, hash) = taken.take(file, Role::Server, &server.name, &server.sha256)?;
-        servers.push(Server { name, hash });
+        let (name, credentials) = taken.take(file, &server.party())?;
+        servers.push(Server { name, credentials });
     }
     let mut clients = Vec::new();
     for client in &written.clients {
-        let (name, hash) = taken.take(file, Role::Client, &client.name, &client.sha256)?;
+        let (name, credentials) = taken.take(file, &client.party())?;
         let parse = |text: &Spanned<String>| {
             let wrong = |error| ConfigError::new(file.place(text), Problem::Name(error));
             text.get_ref().parse().map_err(wrong)
         };
         let may = client.may.iter().map(parse).collect::<Result<_, _>>()?;
-        clients.push(Client { name, hash, may });
+        clients.push(Client {
+            name,
+            credentials,
+            may,
+        });
     }
     Ok(Forwarding::new(servers, clients))
+}
+
+impl WrittenServer {
+    const fn party(&self) -> WrittenParty<'_> {
+        WrittenParty {
+            role: Role::Server,
+            name: &self.name,
+            sha256: self.sha256.as_ref(),
+            certificate_sha256: self.certificate_sha256.as_ref(),
+        }
+    }
+}
+
+impl WrittenClient {
+    const fn party(&self) -> WrittenParty<'_> {
+        WrittenParty {
+            role: Role::Client,
+            name: &self.name,
+            sha256: self.sha256.as_ref(),
+            certificate_sha256: self.certificate_sha256.as_ref(),
+        }
+    }
+}
+
+impl WrittenParty<'_> {
+    /// What it proves who it is with: one of both at least.
+    fn credentials(&self, file: &ConfigFile) -> Result<Credentials, ConfigError> {
+        let maker = self.role.maker();
+        let key = self.sha256.map(|written| {
+            let wrong =
+                |error| ConfigError::new(file.place(written), Problem::KeyHash { error, maker });
+            written.get_ref().parse().map_err(wrong)
+        });
+        let certificate = self.certificate_sha256.map(|written| {
+            let problem = |error| Problem::CertificateHash { error };
+            let wrong = |error| ConfigError::new(file.place(written), problem(error));
+            written.get_ref().parse().map_err(wrong)
+        });
+        let credentials = Credentials {
+            key: key.transpose()?,
+            certificate: certificate.transpose()?,
+        };
+        if credentials.is_empty() {
+            let problem = Problem::NoCredentials {
+                role: self.role.as_str(),
+                name: self.name.get_ref().clone(),
+                maker,
+            };
+            return Err(ConfigError::new(file.place(self.name), problem));
+        }
+        Ok(credentials)
+    }
 }
 
 impl Taken {
     fn take(
         &mut self,
         file: &ConfigFile,
-        role: Role,
-        name: &Spanned<String>,
-        sha256: &Spanned<String>,
-    ) -> Result<(Name, KeyHash), ConfigError> {
-        let wrong_name = |error| ConfigError::new(file.place(name), Problem::Name(error));
-        let parsed: Name = name.get_ref().parse().map_err(wrong_name)?;
-        let maker = role.maker();
-        let wrong_hash =
-            |error| ConfigError::new(file.place(sha256), Problem::KeyHash { error, maker });
-        let hash: KeyHash = sha256.get_ref().parse().map_err(wrong_hash)?;
-        for (of, holder, theirs) in &self.0 {
-            if *of == role && *holder == parsed {
+        written: &WrittenParty<'_>,
+    ) -> Result<(Name, Credentials), ConfigError> {
+        let wrong_name = |error| ConfigError::new(file.place(written.name), Problem::Name(error));
+        let name: Name = written.name.get_ref().parse().map_err(wrong_name)?;
+        let credentials = written.credentials(file)?;
+        for (role, holder, theirs) in &self.0 {
+            if *role == written.role && *holder == name {
                 let problem = Problem::NameListed {
                     role: role.as_str(),
-                    name: parsed.to_string(),
+                    name: name.to_string(),
                 };
-                return Err(ConfigError::new(file.place(name), problem));
+                return Err(ConfigError::new(file.place(written.name), problem));
             }
-            if *theirs == hash {
-                let problem = Problem::KeyListed {
-                    name: parsed.to_string(),
-                    role: of.as_str(),
+            let listed = |what, place| {
+                let problem = Problem::CredentialListed {
+                    what,
+                    name: name.to_string(),
+                    role: role.as_str(),
                     holder: holder.to_string(),
-                    maker,
+                    maker: written.role.maker(),
                 };
-                return Err(ConfigError::new(file.place(sha256), problem));
+                ConfigError::new(file.place(place), problem)
+            };
+            if let Some(place) = written.sha256
+                && theirs.key == credentials.key
+            {
+                return Err(listed("key", place));
+            }
+            if let Some(place) = written.certificate_sha256
+                && theirs.certificate == credentials.certificate
+            {
+                return Err(listed("certificate", place));
             }
         }
-        self.0.push((role, parsed.clone(), hash));
-        Ok((parsed, hash))
+        self.0.push((written.role, name.clone(), credentials));
+        Ok((name, credentials))
     }
 }
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, hash } = self;
-        writeln!(
-            f,
-            "[[ptth.servers]]\nname = \"{name}\"\nsha256 = \"{hash}\""
-        )
+        let Self { name, credentials } = self;
+        writeln!(f, "[[ptth.servers]]\nname = \"{name}\"\n{credentials}")
     }
 }
 
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, hash, may } = self;
+        let Self {
+            name,
+            credentials,
+            may,
+        } = self;
         let may: Vec<_> = may.iter().map(|one| format!("\"{one}\"")).collect();
         let may = may.join(", ");
         writeln!(
             f,
-            "[[ptth.clients]]\nname = \"{name}\"\nsha256 = \"{hash}\"\nmay = [{may}]"
+            "[[ptth.clients]]\nname = \"{name}\"\n{credentials}\nmay = [{may}]"
         )
+    }
+}
+
+/// A line each.
+impl fmt::Display for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.map(|key| format!("sha256 = \"{key}\""));
+        let certificate = self
+            .certificate
+            .map(|certificate| format!("certificate_sha256 = \"{certificate}\""));
+        let lines: Vec<_> = key.into_iter().chain(certificate).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 

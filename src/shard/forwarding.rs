@@ -21,7 +21,7 @@ use super::server_listens::ServerListens;
 use super::status::{Forwarded, PlaceStatus, SESSIONS_TOLD_MAX};
 use super::tunnels::Tunnels;
 use crate::access::Presented;
-use crate::access::forwarding::NotForwarded;
+use crate::access::forwarding::{Credentials, NotForwarded};
 use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::ptth_http::{
     self, Call, CallError, ConnectionId, Late, Name, Place, Refusal, Switchboard,
@@ -160,17 +160,18 @@ impl RelayService {
     ) -> Result<(Call, Name), Refused> {
         let settings = self.settings();
         let forwarding = &settings.forwarding;
+        let shown = Credentials::of_key(key);
         let (name, may) = match &call {
             Call::Listen { .. } | Call::Accept(_) | Call::Reject(_) | Call::Downstream(_) => {
-                let server = forwarding.server(key);
+                let server = forwarding.server(shown);
                 (server.map(|server| &server.name), Ok(()))
             }
             Call::Upstream(_) => {
-                let client = forwarding.client(key);
+                let client = forwarding.client(shown);
                 (client.map(|client| &client.name), Ok(()))
             }
             Call::Connect { server, port } => {
-                let client = forwarding.client(key);
+                let client = forwarding.client(shown);
                 let may = client.and_then(|client| forwarding.check(client, server, port));
                 (client.map(|client| &client.name), may)
             }

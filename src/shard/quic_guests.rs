@@ -20,7 +20,8 @@ use super::sessions::Origin;
 use super::streams::{Lifetime, NoMessage, QuicPeer, QuicRole, QuicStream};
 use super::tally::{Counted, Tally};
 use super::udp_listeners::HELLO_STREAMS;
-use crate::access::{KeyHash, Presented};
+use crate::access::Presented;
+use crate::access::forwarding::Credentials;
 use crate::protocol::ptth_name::Name;
 use crate::protocol::ptth_quic::{
     Answer, CloseCode, Hello, MessageError, MessageFault, Refusal, Role, StreamCode, Who,
@@ -77,7 +78,7 @@ pub(super) struct Guest {
     pub(super) role: Role,
     pub(super) name: Name,
     /// By which it was let in.
-    key: KeyHash,
+    shown: Credentials,
     pub(super) connection: ConnectionKey,
 }
 
@@ -222,17 +223,12 @@ impl RelayService {
     fn expel_strangers(&self) {
         let settings = self.settings();
         let is_listed = |guest: &Guest| {
-            let known = (&guest.name, guest.key);
-            match guest.role {
-                Role::ServerSide => {
-                    let mut servers = settings.forwarding.servers().iter();
-                    servers.any(|it| (&it.name, it.hash) == known)
-                }
-                Role::ClientSide => {
-                    let mut clients = settings.forwarding.clients().iter();
-                    clients.any(|it| (&it.name, it.hash) == known)
-                }
-            }
+            let forwarding = &settings.forwarding;
+            let name = match guest.role {
+                Role::ServerSide => forwarding.server(guest.shown).map(|it| &it.name),
+                Role::ClientSide => forwarding.client(guest.shown).map(|it| &it.name),
+            };
+            name == Ok(&guest.name)
         };
         let visitors = self.quic.visitors.borrow();
         let standings = visitors.values().map(|visitor| &visitor.standing);
@@ -463,22 +459,17 @@ impl RelayService {
         let key = key
             .as_ref()
             .map(|key| Presented::new(key.as_str().to_owned()));
+        let shown = Credentials::of_key(key.as_ref());
         let settings = self.settings();
         let known = match hello.role {
-            Role::ServerSide => {
-                let server = settings.forwarding.server(key.as_ref());
-                server.map(|it| (&it.name, it.hash))
-            }
-            Role::ClientSide => {
-                let client = settings.forwarding.client(key.as_ref());
-                client.map(|it| (&it.name, it.hash))
-            }
+            Role::ServerSide => settings.forwarding.server(shown).map(|it| &it.name),
+            Role::ClientSide => settings.forwarding.client(shown).map(|it| &it.name),
         };
         match known {
-            Ok((name, key)) if id.is_of_key() || id.to_name().as_ref() == Some(name) => Ok(Guest {
+            Ok(name) if id.is_of_key() || id.to_name().as_ref() == Some(name) => Ok(Guest {
                 role: hello.role,
                 name: name.clone(),
-                key,
+                shown,
                 connection,
             }),
             Ok(_) | Err(_) => Err(Refusal::Unauthenticated),
