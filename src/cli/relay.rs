@@ -350,7 +350,8 @@ mod tests {
              ptth_accept_timeout_s = 10\nptth_join_timeout_s = 10\nptth_idle_s = 600\n\
              ptth_half_closed_s = 30\n\
              quic_streams_per_client_max = 4096\nquic_stream_window_bytes = 2097152\n\
-             quic_connection_window_bytes = 16777216\nquic_send_window_bytes = 8388608\n\
+             quic_connection_window_bytes = 16777216\nquic_stalled_bytes_max = 268435456\n\
+             quic_send_window_bytes = 8388608\n\
              quic_idle_timeout_s = 20\nquic_hello_timeout_s = 5\nquic_answer_timeout_s = 10\n\
              names_per_user_max = 64\nwrong_passwords_per_minute_max = 60\n\
              spent_tokens_max = 262144\n\

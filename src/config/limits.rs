@@ -202,6 +202,9 @@ limits! {
     /// The same of all streams of one connection: what a proxy holds of the relay's memory by
     /// sending what nobody reads.
     quic_connection_window_bytes: Fixed(16 << 20), 64 << 10, 1 << 30;
+    /// Bytes beyond that which may wait for those who do not read, of one connection: so that a
+    /// server's other clients have their share of it.
+    quic_stalled_bytes_max: Fixed(256 << 20), 0, 64 << 30;
     /// Bytes that the relay sends on one connection, and holds, before they are acknowledged.
     quic_send_window_bytes: Fixed(8 << 20), 64 << 10, 1 << 30;
     /// Seconds of silence after which a connection is given up. Proxies ask after 5.
@@ -281,6 +284,7 @@ impl Limits {
             quic_streams_per_client_max: 0,
             quic_stream_window_bytes: 0,
             quic_connection_window_bytes: 0,
+            quic_stalled_bytes_max: 0,
             quic_send_window_bytes: 0,
             quic_idle_timeout_s: 0,
             quic_hello_timeout_s: 0,

@@ -53,6 +53,15 @@ impl Driver {
         });
     }
 
+    /// Notes how many streams of a connection are not read, as their other ends have no room.
+    pub fn set_stalled(&mut self, connection: ConnectionKey, streams: usize) {
+        if let Some(windows) = self.windows {
+            let window = windows.while_stalled(streams);
+            let window = VarInt::from_u64(window).unwrap_or(VarInt::MAX);
+            self.with(connection, |proto| proto.set_receive_window(window));
+        }
+    }
+
     /// Reads what has come in order, at most so many bytes, as they came: into `chunks`.
     pub fn read(&mut self, stream: StreamKey, bytes_max: usize, chunks: &mut Vec<Bytes>) -> Read {
         let Some(connection) = self.connections.get_mut(stream.connection) else {

@@ -33,6 +33,7 @@ use super::connection_id::{self, SteeredIds};
 use super::counts::Counts;
 use super::keys::SharedKeys;
 use super::port::{Batch, Port};
+use super::transport::Windows;
 use crate::runtime::Owner;
 use crate::runtime::clock::Epoch;
 use crate::runtime::reactor::Reactor;
@@ -114,7 +115,7 @@ pub struct Driver {
     counts: Counts,
     /// For those who connect to us.
     handshake_timeout: Option<Duration>,
-    send_window_max: Option<u64>,
+    pub(super) windows: Option<Windows>,
     batch: Option<Box<Batch>>,
     /// Room for one burst, or for one answer of an endpoint.
     burst: Vec<u8>,
@@ -152,7 +153,7 @@ impl Driver {
             strays: Vec::new(),
             counts: Counts::default(),
             handshake_timeout: None,
-            send_window_max: None,
+            windows: None,
             batch: None,
             burst: Vec::new(),
         }
@@ -163,10 +164,9 @@ impl Driver {
         self.handshake_timeout = Some(timeout);
     }
 
-    /// Has connections keep what their round trips ask for, at most so many bytes, until it is
-    /// acknowledged.
-    pub const fn adapt_send_windows(&mut self, bytes_max: u64) {
-        self.send_window_max = Some(bytes_max);
+    /// From now on connections hold at most this.
+    pub const fn set_windows(&mut self, windows: Windows) {
+        self.windows = Some(windows);
     }
 
     /// Those who connect from now on are served so.
@@ -545,8 +545,8 @@ impl Driver {
             return;
         };
         connection.is_dirty = false;
-        if let Some(bytes_max) = self.send_window_max {
-            connection.adapt_send_window(bytes_max);
+        if let Some(windows) = self.windows {
+            connection.adapt_send_window(windows.sent_max);
         }
         let endpoint = &mut self.endpoints[connection.port];
         let mut has_more = true;

@@ -42,6 +42,32 @@ pub struct Transport {
     pub path: PathSettings,
 }
 
+/// What connections hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// See [`Transport::stream_window`].
+    pub stream: u32,
+    /// See [`Transport::connection_window`].
+    pub connection: u32,
+    /// Bytes of a connection that may wait beyond that for those who do not read.
+    pub stalled_max: u64,
+    /// The most that is sent, and held, before it is acknowledged; as much of it as the round
+    /// trip asks for.
+    pub sent_max: u64,
+}
+
+impl Windows {
+    /// What a connection's peer may send while so many of its streams are not read: half of
+    /// the connection's window is for those that are.
+    #[must_use]
+    pub fn while_stalled(&self, streams: usize) -> u64 {
+        let (stream, connection) = (u64::from(self.stream), u64::from(self.connection));
+        let stalled = (streams as u64).saturating_mul(stream);
+        let beyond = stalled.saturating_sub(connection / 2);
+        connection + beyond.min(self.stalled_max)
+    }
+}
+
 impl Transport {
     fn config(&self) -> TransportConfig {
         let mut config = TransportConfig::default();
@@ -116,5 +142,31 @@ impl Transport {
                 ConnectionId::new(&id)
             }));
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_read_takes_nothing_of_the_others() {
+        const MIB: u64 = 1 << 20;
+        let windows = Windows {
+            stream: 2 << 20,
+            connection: 16 << 20,
+            stalled_max: 20 * MIB,
+            sent_max: MIB,
+        };
+        for (streams, mib) in [
+            (0, 16),
+            (4, 16),
+            (5, 18),
+            (8, 24),
+            (14, 36),
+            (usize::MAX, 36),
+        ] {
+            assert_eq!(windows.while_stalled(streams), mib * MIB, "{streams}");
+        }
     }
 }

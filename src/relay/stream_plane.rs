@@ -68,6 +68,7 @@ pub struct StreamPlane {
     /// Empty between two steps.
     scratch: Vec<u8>,
     chunks: Vec<Bytes>,
+    stalled: Stalled,
     /// By pairs that have ended.
     bytes_relayed: u64,
     /// A way has ended, and the other one of its pair has not.
@@ -80,6 +81,37 @@ struct Pair {
     /// By their source.
     ways: [Way; 2],
     first_ended: Option<Side>,
+}
+
+/// How many streams of each connection are not read.
+#[derive(Debug, Default)]
+struct Stalled {
+    streams: HashMap<ConnectionKey, usize, ahash::RandomState>,
+    changed: Vec<ConnectionKey>,
+}
+
+impl Stalled {
+    fn note(&mut self, connection: ConnectionKey, is_stalled: bool) {
+        let streams = self.streams.entry(connection).or_default();
+        match is_stalled {
+            true => *streams += 1,
+            false => *streams -= 1,
+        }
+        self.changed.push(connection);
+    }
+
+    /// Those of which others are, with how many.
+    fn take_changed(&mut self) -> Vec<(ConnectionKey, usize)> {
+        let changed = std::mem::take(&mut self.changed);
+        let count = |connection| {
+            let streams = *self.streams.get(&connection)?;
+            if streams == 0 {
+                self.streams.remove(&connection);
+            }
+            Some((connection, streams))
+        };
+        changed.into_iter().filter_map(count).collect()
+    }
 }
 
 /// What a step works with.
@@ -101,6 +133,7 @@ impl Default for StreamPlane {
             ended: VecDeque::new(),
             scratch: Vec::with_capacity(STEP_BYTES),
             chunks: Vec::new(),
+            stalled: Stalled::default(),
             bytes_relayed: 0,
             has_half_closed: false,
         }
@@ -346,6 +379,23 @@ impl StreamPlane {
             };
             pair.ways[side.index()].is_queued = false;
             self.run_way(driver, key, side);
+            self.note_stalled(key, side);
+        }
+        for (connection, streams) in self.stalled.take_changed() {
+            driver.set_stalled(connection, streams);
+        }
+    }
+
+    /// Notes whether a stream is not read, as its other end has no room.
+    fn note_stalled(&mut self, key: Key, side: Side) {
+        if let Some(pair) = self.pairs.get_mut(key)
+            && let End::Stream(stream) = pair.ends[side.index()]
+        {
+            let way = &mut pair.ways[side.index()];
+            let is_stalled = !way.pending.is_empty() && !way.is_queued;
+            if std::mem::replace(&mut way.is_stalled, is_stalled) != is_stalled {
+                self.stalled.note(stream.connection, is_stalled);
+            }
         }
     }
 
@@ -432,6 +482,13 @@ impl StreamPlane {
             return;
         };
         self.bytes_relayed += pair.bytes_relayed();
+        for (end, way) in pair.ends.iter().zip(&pair.ways) {
+            if let End::Stream(stream) = end
+                && way.is_stalled
+            {
+                self.stalled.note(stream.connection, false);
+            }
+        }
         let bytes = pair.ways.map(|way| way.bytes);
         let sockets = pair.ends.map(|end| match end {
             End::Stream(stream) => {

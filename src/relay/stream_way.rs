@@ -34,6 +34,8 @@ pub(super) struct Way {
     pub(super) source_ended: bool,
     pub(super) is_over: bool,
     pub(super) is_queued: bool,
+    /// What came by its stream waits for room at its other end.
+    pub(super) is_stalled: bool,
     /// Its source is a socket whose end says nothing until its other side's word has come.
     pub(super) awaits_word: bool,
 }

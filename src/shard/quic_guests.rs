@@ -204,7 +204,7 @@ impl RelayService {
         let settings = self.settings();
         let streams = &self.world.streams;
         streams.set_handshake_timeout(settings.handshake_timeout);
-        streams.adapt_send_windows(settings.quic.send_window_max);
+        streams.set_windows(settings.quic.windows);
         let limits = settings.forwarding_limits;
         let idle = [settings.session_idle, limits.idle];
         streams.set_lifetime(Lifetime {
@@ -372,7 +372,7 @@ impl RelayService {
                 self.world.streams.with_driver(|driver| {
                     let settings = &self.settings().quic;
                     let streams_max = settings.streams_max + HELLO_STREAMS;
-                    driver.widen(connection, streams_max, settings.connection_window);
+                    driver.widen(connection, streams_max, settings.windows.connection);
                 });
                 stream
                     .say(|words| Answer::Accepted.encode(question, words))

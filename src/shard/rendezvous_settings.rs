@@ -14,6 +14,7 @@ use crate::association::table::OnUnknown;
 use crate::config::limits::Limits;
 use crate::protocol::jet::{HostName, PublicUrl, Transport};
 use crate::protocol::ptth_http::SwitchboardLimits;
+use crate::quic::transport::Windows;
 use crate::web::Web;
 
 /// What the relay's service runs with, the same on all shards. Limits are one
@@ -98,10 +99,7 @@ pub struct QuicSettings {
     pub server: Option<Arc<quinn_proto::ServerConfig>>,
     /// Streams that a proxy may have open, beside that of its hello.
     pub streams_max: u32,
-    /// Bytes that a proxy may send before they are read, of all streams.
-    pub connection_window: u32,
-    /// Bytes that are sent on a connection, and held, before they are acknowledged, at most.
-    pub send_window_max: u64,
+    pub windows: Windows,
     /// How long a connection may take to say whose it is.
     pub hello_timeout: Duration,
     /// How long a server's proxy may take to answer.
@@ -113,8 +111,12 @@ impl QuicSettings {
         Self {
             server,
             streams_max: to_u32(limits.quic_streams_per_client_max),
-            connection_window: to_u32(limits.quic_connection_window_bytes),
-            send_window_max: limits.quic_send_window_bytes,
+            windows: Windows {
+                stream: to_u32(limits.quic_stream_window_bytes),
+                connection: to_u32(limits.quic_connection_window_bytes),
+                stalled_max: limits.quic_stalled_bytes_max,
+                sent_max: limits.quic_send_window_bytes,
+            },
             hello_timeout: Duration::from_secs(limits.quic_hello_timeout_s),
             answer_timeout: Duration::from_secs(limits.quic_answer_timeout_s),
         }

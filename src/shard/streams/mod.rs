@@ -40,6 +40,7 @@ use crate::quic::connection::{ConnectionKey, StreamKey};
 use crate::quic::counts::Counts;
 use crate::quic::driver::{Driver, QuicEvent};
 use crate::quic::keys::SharedKeys;
+use crate::quic::transport::Windows;
 use crate::relay::bridge::BridgeEndId;
 use crate::relay::stream_plane::{End, StreamPlane, StreamsEnded};
 use crate::relay::{CloseReason, How, Side};
@@ -167,11 +168,10 @@ impl Streams {
         inner.wake_all_of(connection);
     }
 
-    /// Has connections keep what their round trips ask for, at most so many bytes, until it is
-    /// acknowledged.
-    pub fn adapt_send_windows(&self, bytes_max: u64) {
+    /// From now on connections hold at most this.
+    pub fn set_windows(&self, windows: Windows) {
         if let Some(inner) = &mut *self.inner.borrow_mut() {
-            inner.driver.adapt_send_windows(bytes_max);
+            inner.driver.set_windows(windows);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::ptth_agents::{Meeting, key};
 
 const TRANSPORT: Transport = Transport {
     stream_window: 64 << 10,
-    connection_window: 1 << 20,
+    connection_window: 4 << 20,
     send_window: 4 << 20,
     streams_max: 100,
     idle_timeout: Duration::from_secs(20),

@@ -29,7 +29,7 @@ use quinn_proto::ConnectionError;
 use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
-use super::relay::{JoinError, Relay, SEND_WINDOW_BYTES};
+use super::relay::{JoinError, Relay, WINDOWS};
 use crate::agent::error::AgentError;
 use crate::agent::ptth::asking::AskError;
 use crate::agent::ptth::relay_health::RelayHealth;
@@ -152,7 +152,7 @@ impl Link {
             warn!(next = small.next_step(), "{small}");
         }
         world.speak_quic(keys, sockets, None)?;
-        world.streams.adapt_send_windows(SEND_WINDOW_BYTES.into());
+        world.streams.set_windows(WINDOWS);
         let joined_at = Cell::new(world.reactor.now());
         Ok(Self {
             world,

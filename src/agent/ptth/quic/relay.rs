@@ -17,18 +17,24 @@ use crate::agent::way::{self, WayError};
 use crate::config::quic_settings::PathSettings;
 use crate::protocol::ptth_name::Name;
 use crate::protocol::ptth_quic::{ALPN, AnswerError, Hello, Refusal};
-use crate::quic::transport::Transport;
+use crate::quic::transport::{Transport, Windows};
 use crate::shard::streams::NoMessage;
 use crate::tls::client::quic_client_config;
 
-/// What is sent, and held, before it is acknowledged; on a short way it is less.
-pub(super) const SEND_WINDOW_BYTES: u32 = 8 << 20;
+/// What a proxy's connection holds.
+pub(super) const WINDOWS: Windows = Windows {
+    stream: 4 << 20,
+    connection: 16 << 20,
+    stalled_max: 256 << 20,
+    sent_max: SEND_WINDOW_BYTES as u64,
+};
+const SEND_WINDOW_BYTES: u32 = 8 << 20;
 
 /// What a proxy's connection is set to. The relay may open as many streams as it is asked for.
 const fn transport(path: PathSettings) -> Transport {
     Transport {
-        stream_window: 4 << 20,
-        connection_window: 16 << 20,
+        stream_window: WINDOWS.stream,
+        connection_window: WINDOWS.connection,
         send_window: SEND_WINDOW_BYTES,
         streams_max: 4096,
         idle_timeout: Duration::from_secs(20),
