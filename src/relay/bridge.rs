@@ -18,6 +18,7 @@ use std::collections::{HashMap, VecDeque};
 use ahash::RandomState;
 use bytes::Bytes;
 
+use super::close::CloseReason;
 use crate::protocol::ptth_quic::StreamCode;
 
 /// Bytes of one direction that have left a shard and were not passed on by the other one.
@@ -58,8 +59,8 @@ pub enum Crossing {
     Credit(usize),
     /// No bytes follow.
     End,
-    /// It is broken off both ways.
-    Abort(StreamCode),
+    /// It is broken off both ways, for this reason, as client and server have it.
+    Abort(StreamCode, CloseReason),
 }
 
 /// Something on its way to an end.
@@ -77,7 +78,7 @@ pub(super) enum BridgeRead {
     Blocked,
     /// All was read, to the end.
     Ended,
-    Aborted(StreamCode),
+    Aborted(StreamCode, CloseReason),
     /// There is no such end.
     Gone,
 }
@@ -95,7 +96,7 @@ struct BridgeEnd {
     shard: u16,
     incoming: VecDeque<Bytes>,
     has_ended: bool,
-    aborted: Option<StreamCode>,
+    aborted: Option<(StreamCode, CloseReason)>,
     /// Bytes that may still leave.
     credit: usize,
     /// Bytes that were read, and are not credited yet.
@@ -126,13 +127,13 @@ impl Bridges {
             Crossing::Bytes(bytes) => end.incoming.push_back(bytes),
             Crossing::Credit(bytes) => end.credit += bytes,
             Crossing::End => end.has_ended = true,
-            Crossing::Abort(code) => end.aborted = Some(code),
+            Crossing::Abort(code, reason) => end.aborted = Some((code, reason)),
         }
         true
     }
 
     /// Whether the other end has broken it off.
-    pub(super) fn aborted(&self, id: BridgeEndId) -> Option<StreamCode> {
+    pub(super) fn aborted(&self, id: BridgeEndId) -> Option<(StreamCode, CloseReason)> {
         self.ends.get(&id)?.aborted
     }
 
@@ -141,8 +142,8 @@ impl Bridges {
         let Some(end) = self.ends.get_mut(&id) else {
             return BridgeRead::Gone;
         };
-        if let Some(code) = end.aborted {
-            return BridgeRead::Aborted(code);
+        if let Some((code, reason)) = end.aborted {
+            return BridgeRead::Aborted(code, reason);
         }
         let Some(bytes) = end.incoming.pop_front() else {
             return match end.has_ended {
@@ -187,11 +188,11 @@ impl Bridges {
     }
 
     /// Breaks it off, unless the other end did.
-    pub(super) fn abort(&mut self, id: BridgeEndId, code: StreamCode) {
+    pub(super) fn abort(&mut self, id: BridgeEndId, code: StreamCode, reason: CloseReason) {
         if let Some(end) = self.ends.remove(&id)
             && end.aborted.is_none()
         {
-            self.say(id, end.shard, Crossing::Abort(code));
+            self.say(id, end.shard, Crossing::Abort(code, reason));
         }
     }
 
@@ -305,12 +306,13 @@ mod tests {
         );
         assert_eq!(bridges.read(far), BridgeRead::Ended);
         bridges.write(far, &mut Bytes::from_static(b"lost"));
-        bridges.abort(far, StreamCode::RESET);
+        bridges.abort(far, StreamCode::RESET, CloseReason::Expired);
         assert_eq!(bridges.read(far), BridgeRead::Gone);
         pass_on(&mut bridges);
-        assert_eq!(bridges.read(NEAR), BridgeRead::Aborted(StreamCode::RESET));
+        let aborted = BridgeRead::Aborted(StreamCode::RESET, CloseReason::Expired);
+        assert_eq!(bridges.read(NEAR), aborted);
         // It is not told what it has said.
-        bridges.abort(NEAR, StreamCode::RESET);
+        bridges.abort(NEAR, StreamCode::RESET, CloseReason::Expired);
         assert!(!bridges.has_messages());
         let late = BridgeMessage {
             to: NEAR,

@@ -81,6 +81,8 @@ struct Pair {
     /// By their source.
     ways: [Way; 2],
     first_ended: Option<Side>,
+    /// One of its ends is a socket whose other side is this shard's too.
+    has_seam: bool,
 }
 
 /// How many streams of each connection are not read.
@@ -154,6 +156,7 @@ impl StreamPlane {
             ends,
             ways,
             first_ended: None,
+            has_seam: false,
         };
         let key = self.pairs.insert(pair);
         for side in Side::BOTH {
@@ -197,6 +200,12 @@ impl StreamPlane {
     #[must_use]
     pub fn has_work(&self) -> bool {
         !self.ready.is_empty() || !self.ended.is_empty() || self.bridges.has_messages()
+    }
+
+    /// Whether bridges have something to say.
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        self.bridges.has_messages()
     }
 
     /// Bytes that all pairs have delivered; those that cross a bridge on its other side.
@@ -310,7 +319,7 @@ impl StreamPlane {
 
     /// Breaks off a bridge that is no end of a pair.
     pub fn abort_bridge(&mut self, id: BridgeEndId, code: StreamCode) {
-        self.bridges.abort(id, code);
+        self.bridges.abort(id, code, CloseReason::Severed);
     }
 
     /// Whether a bridge was broken off at its other end.
@@ -329,7 +338,7 @@ impl StreamPlane {
             return;
         };
         match self.bridges.aborted(id) {
-            Some(code) => self.break_off(driver, key, CloseReason::Reset(side), code),
+            Some((code, reason)) => self.break_off(driver, key, reason, code),
             None => {
                 self.enqueue(key, side);
                 self.enqueue(key, side.other());
@@ -347,6 +356,7 @@ impl StreamPlane {
     pub fn await_word(&mut self, key: Key, side: Side) {
         if let Some(pair) = self.pairs.get_mut(key) {
             pair.ways[side.index()].awaits_word = true;
+            pair.has_seam = true;
         }
     }
 
@@ -455,7 +465,7 @@ impl StreamPlane {
                     driver.reset(*stream, code.value());
                     driver.stop(*stream, code.value());
                 }
-                End::Bridge(bridge) => self.bridges.abort(*bridge, code),
+                End::Bridge(bridge) => self.bridges.abort(*bridge, code, reason),
                 End::Socket(_) => {}
             }
         }
@@ -536,8 +546,12 @@ impl Pair {
             && self.ways[side.index()].read_rest(driver, stream, chunks)
     }
 
-    /// Bytes that its ends have got, and did not pass on to another shard.
+    /// Bytes that its ends have got, and did not pass on to another shard, or over a seam, at
+    /// whose other side they are counted.
     fn bytes_relayed(&self) -> u64 {
+        if self.has_seam {
+            return 0;
+        }
         let ways = self.ways.iter().zip(self.ends.iter().rev());
         let delivered = ways.filter(|(_, sink)| !matches!(sink, End::Bridge(_)));
         delivered.map(|(way, _)| way.bytes).sum()

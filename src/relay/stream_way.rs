@@ -155,7 +155,7 @@ impl Way {
                 self.source_ended = true;
                 Ok(())
             }
-            BridgeRead::Aborted(code) => Err(broken(CloseReason::Reset(side), code)),
+            BridgeRead::Aborted(code, reason) => Err(broken(reason, code)),
             BridgeRead::Gone => Err(broken(CloseReason::Reset(side), StreamCode::SHUTDOWN)),
         }
     }

@@ -322,7 +322,9 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
 
 /// Whether a draining shard has nothing left to wait for.
 fn is_over<S: Service>(service: &S, world: &World<S::Context, S::Message>) -> bool {
-    if world.has_pairs() || world.streams.is_leaving() || world.breakable.count() > 0 {
+    let streams = &world.streams;
+    let has_streams = streams.is_leaving() || streams.have_messages();
+    if world.has_pairs() || has_streams || world.breakable.count() > 0 {
         return false;
     }
     world.phase.get() == Phase::Ending || !service.is_busy() && !world.reactor.is_listening()

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use super::caller::{Caller, CallerRequest, Kept, log_refused};
 use super::gathering::{Gathering, Party, Role};
 use super::peer_address::PeerAddress;
+use super::quic_far::as_over_http;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::ForwardingLimits;
 use super::server_listens::ServerListens;
@@ -26,6 +27,7 @@ use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::ptth_http::{
     self, Call, CallError, ConnectionId, Late, Name, Place, Refusal, Switchboard,
 };
+use crate::protocol::ptth_quic;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::question::{Pending, Question};
 use crate::session::http::CONTINUE;
@@ -50,8 +52,8 @@ pub(super) enum News {
     Offered(ConnectionId),
     Accepted,
     Rejected,
-    /// Whoever asked the server for it was told so.
-    Refused(Refused),
+    /// What the server has answered by QUIC.
+    Refused(ptth_quic::Answer),
     /// Whoever was told did not take it; it is to be offered again, until then.
     NotTaken(Timestamp),
     NotAccepted,
@@ -352,10 +354,15 @@ impl RelayService {
     }
 
     /// Whoever was to hear of a connection has gone.
-    pub(super) fn offer_again(&self, id: ConnectionId) {
-        let other = self.forwards.board.borrow_mut().handle_not_told(id);
-        if let Some(other) = other {
-            self.forwards.waiting.deliver(other, News::Offered(id));
+    pub(super) fn offer_again(self: &Rc<Self>, id: ConnectionId) {
+        let mut board = self.forwards.board.borrow_mut();
+        match board.handle_not_told(id) {
+            Some(other) => self.forwards.waiting.deliver(other, News::Offered(id)),
+            None => {
+                let place = board.place_of(id).cloned();
+                drop(board);
+                place.iter().for_each(|place| self.lead_by_quic(place));
+            }
         }
     }
 
@@ -424,7 +431,7 @@ impl RelayService {
                 Ok(())
             }
             Waited::Told(News::Rejected) => Err((caller, Refused::RejectedByServer)),
-            Waited::Told(News::Refused(refused)) => Err((caller, refused)),
+            Waited::Told(News::Refused(answer)) => Err((caller, as_over_http(answer))),
             Waited::Told(News::NotAccepted) => Err((caller, Refused::NotAcceptedInTime)),
             Waited::Told(_) => Err((caller, Refused::TunnelBroken)),
             Waited::Draining => {

@@ -242,7 +242,7 @@ impl RelayService {
         body: Caller,
         answer: Caller,
     ) {
-        let Streamed { end, peer, since } = streamed;
+        let Streamed { end, since, .. } = streamed;
         let reactor = &self.world.reactor;
         let made = Stream::pair(reactor).and_then(|[here, there]| {
             let sink = there.socket().duplicate()?;
@@ -277,8 +277,10 @@ impl RelayService {
         };
         self.forwards.tunnels.set_seam(number, seam);
         let [source_half, sink_half] = Half::both();
-        let source = Leg::of_half(there, source_half, peer, since);
-        let sink = Leg::of_half(sink, sink_half, peer, since);
+        // It is no connection of anybody's, and counts for no address.
+        let nobody = PeerAddress::UNKNOWN;
+        let source = Leg::of_half(there, source_half, nobody, since);
+        let sink = Leg::of_half(sink, sink_half, nobody, since);
         let answered = self.body_leg(answer, HttpBody::packed());
         let from = match answered {
             Ok(leg) => Ok((source, leg, from_stream)),

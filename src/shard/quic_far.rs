@@ -113,18 +113,19 @@ impl RelayService {
     /// Another shard's client is to be led to a server of this one's.
     pub(super) fn take_reach(self: &Rc<Self>, reach: Reach) {
         let service = Rc::clone(self);
-        spawn(async move { service.serve_reach(reach).await });
+        // Before the next message, by which it may be broken off.
+        let bridge = RelayBridge::take_up(&self.world, reach.bridge);
+        spawn(async move { service.serve_reach(reach, bridge).await });
     }
 
-    async fn serve_reach(self: Rc<Self>, reach: Reach) {
-        let bridge = RelayBridge::take_up(&self.world, reach.bridge);
+    async fn serve_reach(self: Rc<Self>, reach: Reach, bridge: RelayBridge) {
+        // False where the shard has ended that has asked.
         let tell = |reached: FarAnswer| {
             let message = Message::Reached {
                 question: reach.question,
                 reached,
             };
-            // A shard that has ended asks no more.
-            let _ = self.world.send(reach.asker, message);
+            self.world.send(reach.asker, message).is_ok()
         };
         let since = reach.since;
         match reach.far {
@@ -133,12 +134,16 @@ impl RelayService {
                 match either(offering, bridge.aborted()).await {
                     Either::First(Ok(stream)) => {
                         let peer = self.world.streams.peer_address(connection).into();
-                        tell(Ok(peer));
+                        if !tell(Ok(peer)) {
+                            return;
+                        }
                         let session = StreamSession::far([reach.peer, peer], since, clock::now());
                         let ends = [StreamEnd::Bridge(bridge), StreamEnd::Stream(stream)];
                         self.world.join_streams(ends, session);
                     }
-                    Either::First(Err(answer)) => tell(Err(answer)),
+                    Either::First(Err(answer)) => {
+                        tell(Err(answer));
+                    }
                     // Whoever wanted it has gone.
                     Either::Second(()) => {}
                 }
@@ -159,8 +164,11 @@ impl RelayService {
         self: &Rc<Self>,
         connect: HttpConnect,
         client: Streamed,
-        tell: impl Fn(FarAnswer),
+        tell: impl Fn(FarAnswer) -> bool,
     ) {
+        let refuse = |answer| {
+            tell(Err(answer));
+        };
         let HttpConnect {
             place,
             client: name,
@@ -168,7 +176,7 @@ impl RelayService {
         let board = &self.forwards.board;
         let is_served = board.borrow().is_served(&place, self.world.reactor.now());
         if !is_served {
-            return tell(Err(Answer::Refused(Refusal::NotConnected)));
+            return refuse(Answer::Refused(Refusal::NotConnected));
         }
         let waiting = self.forwards.waiting.open();
         let mut again = None;
@@ -177,7 +185,7 @@ impl RelayService {
                 Ok(id) => id,
                 Err(refused) => {
                     debug!(reason = refused.as_str(), "no place to wait for a server");
-                    return tell(Err(Answer::Refused(Refusal::LimitReached)));
+                    return refuse(Answer::Refused(Refusal::LimitReached));
                 }
             };
             match self.hear(&waiting, &client).await {
@@ -187,16 +195,23 @@ impl RelayService {
         };
         match news {
             Some(News::Accepted) => {}
-            Some(News::Rejected) => return tell(Err(Answer::InnerRefused(Refusal::TargetRefused))),
-            Some(News::NotAccepted) => return tell(Err(Answer::Refused(Refusal::TimedOut))),
+            Some(News::Rejected) => return refuse(Answer::InnerRefused(Refusal::TargetRefused)),
+            Some(News::Refused(answer)) => return refuse(answer),
+            Some(News::NotAccepted) => return refuse(Answer::Refused(Refusal::TimedOut)),
             _ => {
                 self.withdraw(id, waiting.id());
-                return tell(Err(Answer::Refused(Refusal::NotConnected)));
+                let refusal = match self.world.is_draining() {
+                    true => Refusal::LimitReached,
+                    false => Refusal::NotConnected,
+                };
+                return refuse(Answer::Refused(refusal));
             }
         }
         let taken = board.borrow_mut().upstream(id, &name, waiting.id());
         debug_assert!(taken.is_ok(), "nobody else knows the id");
-        tell(Ok(PeerAddress::UNKNOWN));
+        if !tell(Ok(PeerAddress::UNKNOWN)) {
+            return self.withdraw(id, waiting.id());
+        }
         self.join_when_whole(id, &waiting, client).await;
     }
 
@@ -249,13 +264,21 @@ impl RelayService {
         let reached = match self.offer(server, offer, PeerAddress::UNKNOWN, since).await {
             Ok(reached) => reached,
             Err(answer) => {
-                let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
-                let connect = board.borrow_mut().reject(id, &place.server);
-                if let Ok(connect) = connect {
-                    let news = News::Refused(as_over_http(refusal));
-                    self.forwards.waiting.deliver(connect, news);
-                }
-                return;
+                let is_away = matches!(
+                    answer,
+                    Answer::Refused(Refusal::NotConnected | Refusal::TimedOut)
+                );
+                // It may be back by another connection, or listen by HTTP before long.
+                let has_moved = self.quic_servers.find(&place.server) != Some(server);
+                let (connect, news) = match board.borrow_mut().give_up(id) {
+                    Some((connect, until)) if is_away && has_moved => {
+                        (connect, News::NotTaken(until))
+                    }
+                    Some((connect, _)) => (connect, News::Refused(answer)),
+                    // The client has gone.
+                    None => return,
+                };
+                return self.forwards.waiting.deliver(connect, news);
             }
         };
         let now = self.world.reactor.now();
@@ -315,8 +338,8 @@ impl RelayService {
 }
 
 /// What a client that speaks HTTP is told.
-const fn as_over_http(refusal: Refusal) -> Refused {
-    match refusal {
+pub(super) fn as_over_http(answer: Answer) -> Refused {
+    match answer.verdict().err().unwrap_or(Refusal::Internal) {
         Refusal::Forbidden => Refused::NotFound,
         Refusal::NotConnected | Refusal::TimedOut => Refused::NotAcceptedInTime,
         Refusal::LimitReached => Refused::PortBusy,

@@ -36,7 +36,7 @@ use crate::session::refused::Refused;
 const SIGN_OF_LIFE_TIME: Duration = Duration::from_millis(1500);
 
 /// What a connection is told that has to go for another one.
-pub(super) const REPLACED: &str = "another connection has this name";
+const REPLACED: &str = "another connection has this name";
 
 /// How long a peer that is turned away has to read why, before its connection is closed.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
@@ -364,7 +364,7 @@ impl RelayService {
                     Settled::Server(name) => self.server_joined(&name, connection),
                     Settled::Client(former) => {
                         if let Some(former) = former.filter(|former| *former != connection) {
-                            self.replace(former);
+                            self.replace(former, Role::ClientSide);
                         }
                     }
                 }
@@ -401,19 +401,32 @@ impl RelayService {
         }
     }
 
-    /// A client has a new connection. It may have several, and only one that is dead has to go.
-    fn replace(self: &Rc<Self>, former: ConnectionKey) {
-        self.world.streams.with_driver(|driver| driver.ping(former));
+    /// A proxy has a new connection. If the former one is dead it has to go. Else it is a
+    /// client's, which may have several, or a server's, to which nobody is led any more, and
+    /// which goes once what runs there has ended.
+    pub(super) fn replace(self: &Rc<Self>, former: ConnectionKey, role: Role) {
+        let streams = &self.world.streams;
+        let health = streams.with_driver(|driver| {
+            driver.ping(former);
+            driver.health(former)
+        });
+        let round_trip = health.map_or(Duration::ZERO, |health| health.round_trip);
         let service = Rc::clone(self);
         run_or_spawn(async move {
             let reactor = &service.world.reactor;
             let asked_at = clock::now();
-            reactor.sleep_until(reactor.now() + SIGN_OF_LIFE_TIME).await;
+            let patience = SIGN_OF_LIFE_TIME.max(round_trip * 9 / 2);
+            reactor.sleep_until(reactor.now() + patience).await;
             let streams = &service.world.streams;
             let health = streams.with_driver(|driver| driver.health(former));
             let has_answered = |health: Health| health.heard_at > Some(asked_at);
-            if health.is_some_and(|health| !has_answered(health)) {
-                service.close_quic(former, CloseCode::Replaced, REPLACED);
+            match (health, role) {
+                (Some(health), Role::ClientSide) if has_answered(health) => {}
+                (Some(health), Role::ServerSide) if has_answered(health) => {
+                    streams.leave(former, 1, CloseCode::Replaced, REPLACED);
+                }
+                (Some(_), _) => service.close_quic(former, CloseCode::Replaced, REPLACED),
+                (None, _) => {}
             }
         });
     }
@@ -425,7 +438,7 @@ impl RelayService {
         debug!(stream = %stream.key().id, "a message out of place");
         let is_known = self.quic.guest(connection).is_some();
         let lasting = usize::from(is_known && !stream.key().is_first_of_client());
-        stream.write(answer).await;
+        self.last_words(&stream, answer).await;
         stream.finish(Refusal::Malformed.into());
         let code = CloseCode::Protocol;
         self.let_go(connection, lasting, code, "a message out of place")

@@ -62,7 +62,7 @@ impl RelayService {
             Some(Err(NoMessage::Wrong(error))) => {
                 self.world.count_refused(Refused::NotAMessage);
                 debug!(%error, "a stream begins with something else");
-                stream.write(&error.answer()).await;
+                self.last_words(&stream, &error.answer()).await;
                 return stream.finish(Refusal::Malformed.into());
             }
             Some(Err(_)) => return,
@@ -107,6 +107,13 @@ impl RelayService {
     fn is_of_server(&self, stream: &RelayStream) -> bool {
         let guest = self.quic.guest(stream.key().connection);
         guest.is_some_and(|guest| guest.role == Role::ServerSide)
+    }
+
+    /// Says something to a peer that may have no room for it, and finds the stream ended then.
+    pub(super) async fn last_words(&self, stream: &RelayStream, words: &[u8]) {
+        let saying = stream.write(words);
+        self.within(self.world.reactor.now(), ROOM_TIMEOUT, saying)
+            .await;
     }
 
     async fn within<T>(

@@ -1,25 +1,28 @@
 //! Where the proxies of servers are: every shard knows all of them.
 //!
 //! A shard to which one comes tells the others. Of two of one name the newer one holds, by the
-//! clock that all shards have, whoever hears of which first; each shard closes a connection of
-//! its own that holds no more.
+//! clock that all shards have, whoever hears of which first; each shard lets a connection of its
+//! own go that holds no more.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::quic_guests::REPLACED;
 use super::rendezvous::{Message, RelayService};
 use crate::association::key::ShardId;
 use crate::protocol::ptth_name::Name;
-use crate::protocol::ptth_quic::CloseCode;
+use crate::protocol::ptth_quic::Role;
 use crate::quic::connection::ConnectionKey;
 use crate::runtime::clock;
 use crate::time::Timestamp;
 
 /// The servers that any shard has a connection of.
 #[derive(Debug, Default)]
-pub(super) struct QuicServers(RefCell<HashMap<Name, ServerPlace, ahash::RandomState>>);
+pub(super) struct QuicServers {
+    places: RefCell<HashMap<Name, ServerPlace, ahash::RandomState>>,
+    /// By connections of this shard, as the others were told.
+    own: RefCell<HashMap<ConnectionKey, ServerPlace, ahash::RandomState>>,
+}
 
 /// Where a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +51,12 @@ impl ServerPlace {
 impl QuicServers {
     /// Where a server is, if it is anywhere.
     pub(super) fn find(&self, server: &Name) -> Option<ServerPlace> {
-        self.0.borrow().get(server).copied()
+        self.places.borrow().get(server).copied()
     }
 
     /// A server has joined. Gives the place that holds no more, which may be this one.
     fn join(&self, server: Name, place: ServerPlace) -> Option<ServerPlace> {
-        let mut places = self.0.borrow_mut();
+        let mut places = self.places.borrow_mut();
         match places.get_mut(&server) {
             Some(held) if place.is_newer_than(*held) => Some(std::mem::replace(held, place)),
             Some(held) => Some(place).filter(|place| place != held),
@@ -66,7 +69,7 @@ impl QuicServers {
 
     /// A server has left, unless it is somewhere else by now.
     fn leave(&self, server: &Name, place: ServerPlace) {
-        let mut places = self.0.borrow_mut();
+        let mut places = self.places.borrow_mut();
         if places.get(server) == Some(&place) {
             places.remove(server);
         }
@@ -81,16 +84,16 @@ impl RelayService {
             connection,
             joined_at: clock::now(),
         };
+        self.quic_servers.own.borrow_mut().insert(connection, place);
         self.hear_of_server(server.clone(), place, Presence::Joined);
         self.tell_of_server(server, place, Presence::Joined);
     }
 
-    /// A connection of this shard's is gone that was a server's.
+    /// A connection of this shard's is gone that was a server's. Also where it held no more
+    /// here, another shard may not have heard yet of the one that does.
     pub(super) fn server_left(&self, server: &Name, connection: ConnectionKey) {
-        let place = self.quic_servers.find(server);
-        let is_it =
-            |place: &ServerPlace| place.shard == self.world.shard && place.connection == connection;
-        if let Some(place) = place.filter(is_it) {
+        let place = self.quic_servers.own.borrow_mut().remove(&connection);
+        if let Some(place) = place {
             self.quic_servers.leave(server, place);
             self.tell_of_server(server, place, Presence::Left);
         }
@@ -124,7 +127,7 @@ impl RelayService {
                 let former = self.quic_servers.join(server.clone(), place);
                 self.lead_all_by_quic(&server);
                 if let Some(former) = former.filter(|former| former.shard == self.world.shard) {
-                    self.close_quic(former.connection, CloseCode::Replaced, REPLACED);
+                    self.replace(former.connection, Role::ServerSide);
                 }
             }
         }

@@ -21,7 +21,7 @@ use super::status::{SESSIONS_TOLD_MAX, TunnelStatus};
 use super::streams::StreamSession;
 use crate::association::idle::Idleness;
 use crate::protocol::ptth_http::{Name, Place};
-use crate::protocol::ptth_quic::StreamCode;
+use crate::protocol::ptth_quic::{Refusal, StreamCode};
 use crate::relay::{CloseReason, Side};
 use crate::runtime::clock;
 use crate::slab::Key;
@@ -210,7 +210,10 @@ impl RelayService {
                 streams.handle_word(seam.pair, seam.side);
             }
             CloseReason::Finished(_) => {}
-            _ => streams.break_off(seam.pair, CloseReason::Severed, StreamCode::RESET),
+            _ => {
+                let (reason, code) = over_seam(reason, seam.side);
+                streams.break_off(seam.pair, reason, code);
+            }
         }
     }
 
@@ -329,6 +332,20 @@ impl RelayService {
         };
         let told = carried.into_iter().take(SESSIONS_TOLD_MAX);
         told.filter_map(status).collect()
+    }
+}
+
+/// How something that was broken off looks from the other side of a seam, at this side of its
+/// pair.
+fn over_seam(reason: CloseReason, side: Side) -> (CloseReason, StreamCode) {
+    let code = match reason {
+        CloseReason::Expired => Refusal::LimitReached.into(),
+        CloseReason::Drained => StreamCode::SHUTDOWN,
+        _ => StreamCode::RESET,
+    };
+    match reason.ended_by() {
+        Some(_) => (CloseReason::Reset(side), code),
+        None => (reason, code),
     }
 }
 

@@ -341,6 +341,26 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         listener
     }
 
+    /// Where a connection waits that nobody was told of, or has accepted.
+    #[must_use]
+    pub fn place_of(&self, id: ConnectionId) -> Option<&Place> {
+        let tunnel = self.tunnels.get(&id)?;
+        (!tunnel.is_offered).then_some(&tunnel.place)
+    }
+
+    /// The server that took the connection cannot have it. Gives the client's request, and how
+    /// long it waits.
+    pub fn give_up(&mut self, id: ConnectionId) -> Option<(W, Timestamp)> {
+        let tunnel = self.tunnels.get(&id)?;
+        if tunnel.accept.is_some() {
+            return None;
+        }
+        let (connect, until) = (tunnel.connect, tunnel.until);
+        self.remove(id);
+        self.tally.rejected += 1;
+        Some((connect, until))
+    }
+
     /// Whose connection it is.
     #[must_use]
     pub fn client_of(&self, id: ConnectionId) -> Option<&Name> {

@@ -9,6 +9,7 @@ use std::task::Poll;
 use super::{Inner, World};
 use crate::association::key::ShardId;
 use crate::protocol::ptth_quic::StreamCode;
+use crate::relay::CloseReason;
 use crate::relay::bridge::{BridgeEndId, BridgeMessage, Crossing};
 use crate::shard::control::Envelope;
 
@@ -132,11 +133,16 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
         }
     }
 
-    /// The shard that these were for has ended.
+    /// The shard that these were for has ended. What it had to say it has said before: whoever
+    /// only owes it credit goes on to the end.
     fn break_bridges(&self, lost: Vec<BridgeMessage>) {
-        let aborts = lost.into_iter().map(|message| BridgeMessage {
-            to: message.to.other(),
-            crossing: Crossing::Abort(StreamCode::SHUTDOWN),
+        let is_missed = |message: &BridgeMessage| !matches!(message.crossing, Crossing::Credit(_));
+        let aborts = lost.into_iter().filter(is_missed).map(|message| {
+            let abort = Crossing::Abort(StreamCode::SHUTDOWN, CloseReason::Drained);
+            BridgeMessage {
+                to: message.to.other(),
+                crossing: abort,
+            }
         });
         self.take_bridge_messages(aborts.collect());
     }

@@ -63,16 +63,22 @@ impl Lifetimes {
         looks.into_iter().flatten().min()
     }
 
-    /// Those whose time is over.
-    fn look(&mut self, plane: &StreamPlane, now: Timestamp) -> Vec<Key> {
+    /// Those whose time is over; `is_whole` knows what is timed elsewhere.
+    fn look(
+        &mut self,
+        plane: &StreamPlane,
+        is_whole: impl Fn(Key) -> bool,
+        now: Timestamp,
+    ) -> Vec<Key> {
+        let carried = || plane.carried().filter(|(pair, ..)| is_whole(*pair));
         let mut over: Vec<Key> = std::iter::from_fn(|| self.ends.poll_due(now)).collect();
         let is_due = |idleness: &Idleness<Key>| idleness.next_look().is_some_and(|it| it <= now);
         if is_due(&self.idleness) {
-            let carried = plane.carried().map(|(pair, bytes, _)| (pair, bytes));
+            let carried = carried().map(|(pair, bytes, _)| (pair, bytes));
             over.extend(self.idleness.look(carried, self.limits.idle, now));
         }
         if is_due(&self.half_idleness) {
-            let half = plane.carried().filter(|(.., is_half)| *is_half);
+            let half = carried().filter(|(.., is_half)| *is_half);
             let carried = half.map(|(pair, bytes, _)| (pair, bytes));
             let limit = self.limits.half_closed;
             over.extend(self.half_idleness.look(carried, limit, now));
@@ -96,7 +102,11 @@ impl Inner {
         if self.lifetimes.next_look().is_none_or(|look| look > now) {
             return;
         }
-        for pair in self.lifetimes.look(&self.plane, now) {
+        let is_whole = |pair| {
+            let joined = self.sessions.get(&pair);
+            joined.is_some_and(|joined| !joined.session.is_far)
+        };
+        for pair in self.lifetimes.look(&self.plane, is_whole, now) {
             let code = Refusal::LimitReached.into();
             self.plane
                 .break_off(&mut self.driver, pair, CloseReason::Expired, code);

@@ -134,6 +134,14 @@ impl Streams {
         }
     }
 
+    /// Whether other shards have something to hear.
+    pub(super) fn have_messages(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner
+            .as_ref()
+            .is_some_and(|inner| inner.plane.has_messages())
+    }
+
     fn number_bridge(&self) -> u64 {
         self.with_inner(|inner| {
             inner.bridges_begun += 1;
@@ -403,7 +411,9 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
             }
             let session = Rc::new(session);
             inner.sessions.insert(key, Joined { session, polls });
-            inner.lifetimes.begin(key, clock::now());
+            if is_whole {
+                inner.lifetimes.begin(key, clock::now());
+            }
             self.streams.pairs.set(inner.plane.len());
             key
         });
