@@ -1,4 +1,4 @@
-//! Endpoints with the same windows and buffers as midspan's.
+//! Endpoints with the same windows, buffers and preferred cipher as midspan's.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -10,9 +10,12 @@ use quinn::{
     ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig,
     TokioRuntime, TransportConfig, VarInt,
 };
-use rustls::RootCertStore;
+use rustls::CipherSuite::TLS13_AES_128_GCM_SHA256;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::TLS13;
+use rustls::{RootCertStore, SupportedCipherSuite};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::QuicArgs;
@@ -23,7 +26,8 @@ const NAME: &str = "localhost";
 
 const SOCKET_BYTES: usize = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-const SEND_WINDOW: u64 = 8 << 20;
+/// What midspan keeps unacknowledged where the round trip is as short as on loopback.
+const SEND_WINDOW: u64 = 1 << 20;
 const RELAY_STREAM_WINDOW: u32 = 2 << 20;
 const PROXY_STREAM_WINDOW: u32 = 4 << 20;
 const STREAMS_MAX: u32 = 4096;
@@ -49,7 +53,12 @@ pub(crate) async fn connect(
 ) -> anyhow::Result<(Endpoint, Connection)> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&args.pem).context("no certificate")?)?;
-    let mut tls = rustls::ClientConfig::builder()
+    // The server takes the first of the client's ciphers that it has.
+    let mut provider = default_provider();
+    let is_longer = |suite: &SupportedCipherSuite| suite.suite() != TLS13_AES_128_GCM_SHA256;
+    provider.cipher_suites.sort_by_key(is_longer);
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN.to_vec()];
