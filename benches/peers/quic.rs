@@ -20,6 +20,15 @@ pub(crate) const MTU_LARGE: u16 = 8952;
 /// Where quinn is at its best there: ten of them, which is its burst, fit into one call.
 pub(crate) const MTU_OF_QUINN: u16 = 6000;
 
+/// How quinn is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tuned {
+    /// As whoever writes such a program would, with our windows.
+    Ordinarily,
+    /// And with our cipher, send window and allocator's settings.
+    AsOurs,
+}
+
 /// At which of a relay's shards its proxies meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shards {
@@ -77,7 +86,7 @@ pub(crate) fn build_quinn_chain() -> anyhow::Result<()> {
 }
 
 /// quinn and tokio, as `benches/quinn_chain` has them.
-pub(crate) fn quinn(host: &Host, mtu: u16) -> Vec<Link> {
+pub(crate) fn quinn(host: &Host, mtu: u16, tuned: Tuned) -> Vec<Link> {
     let program = quinn_folder().join("target/release/quinn_chain");
     let role = |name, words: &[&str], says| {
         let mut command = Command::new(&program);
@@ -85,6 +94,7 @@ pub(crate) fn quinn(host: &Host, mtu: u16) -> Vec<Link> {
             .arg("--pem")
             .arg(host.both_pem())
             .args(["--mtu", &mtu.to_string()])
+            .args((tuned == Tuned::AsOurs).then_some("--as-ours"))
             .args(words);
         Link {
             name,

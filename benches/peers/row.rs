@@ -10,7 +10,7 @@ use crate::chain::{Chain, Link, Listens};
 use crate::column::{Column, Pace};
 use crate::host::{BACKEND, Host, LISTEN, Package, find};
 use crate::namespace::Namespace;
-use crate::quic::{self, Shards};
+use crate::quic::{self, Shards, Tuned};
 use crate::socks::{self, Pool, Way};
 
 /// Where Debian puts nginx's stream module.
@@ -58,7 +58,7 @@ pub(crate) enum Row {
         way: Way,
     },
     /// A port forwarded by quinn and tokio, with UDP payloads of at most so many bytes.
-    QuinnChain { mtu: u16 },
+    QuinnChain { mtu: u16, tuned: Tuned },
     /// A port forwarded by our relay and both proxies over QUIC, likewise.
     MidspanQuic { mtu: u16, at: Shards },
 }
@@ -130,10 +130,10 @@ impl Row {
     /// A forwarded port, ours last.
     pub(crate) fn over_quic() -> Vec<Self> {
         vec![
-            Self::QuinnChain { mtu: quic::MTU },
-            Self::QuinnChain {
-                mtu: quic::MTU_OF_QUINN,
-            },
+            Self::quinn(quic::MTU, Tuned::Ordinarily),
+            Self::quinn(quic::MTU, Tuned::AsOurs),
+            Self::quinn(quic::MTU_OF_QUINN, Tuned::Ordinarily),
+            Self::quinn(quic::MTU_OF_QUINN, Tuned::AsOurs),
             Self::over_quic_at(quic::MTU, Shards::One),
             Self::over_quic_at(quic::MTU_LARGE, Shards::One),
         ]
@@ -144,6 +144,10 @@ impl Row {
         [Shards::SameOfTwo, Shards::BothOfTwo]
             .map(|at| Self::over_quic_at(quic::MTU, at))
             .into()
+    }
+
+    const fn quinn(mtu: u16, tuned: Tuned) -> Self {
+        Self::QuinnChain { mtu, tuned }
     }
 
     const fn over_quic_at(mtu: u16, at: Shards) -> Self {
@@ -195,7 +199,10 @@ impl Row {
                 };
                 format!("midspan socks, {transport}{far}{without}")
             }
-            Self::QuinnChain { mtu } => format!("quinn {mtu}"),
+            Self::QuinnChain { mtu, tuned } => match tuned {
+                Tuned::Ordinarily => format!("quinn {mtu}"),
+                Tuned::AsOurs => format!("quinn {mtu}, set up as ours"),
+            },
             Self::MidspanQuic { mtu, at } => format!("midspan quic {mtu}{}", at.suffix()),
         }
     }
@@ -232,10 +239,10 @@ impl Row {
     pub(crate) const fn counterpart(&self) -> Option<Self> {
         if let Self::MidspanQuic { mtu, at } = *self {
             return match at {
-                Shards::One if mtu == quic::MTU_LARGE => Some(Self::QuinnChain {
-                    mtu: quic::MTU_OF_QUINN,
-                }),
-                Shards::One => Some(Self::QuinnChain { mtu }),
+                Shards::One if mtu == quic::MTU_LARGE => {
+                    Some(Self::quinn(quic::MTU_OF_QUINN, Tuned::Ordinarily))
+                }
+                Shards::One => Some(Self::quinn(mtu, Tuned::Ordinarily)),
                 Shards::SameOfTwo => None,
                 Shards::BothOfTwo => Some(Self::over_quic_at(mtu, Shards::SameOfTwo)),
             };
@@ -368,7 +375,7 @@ impl Row {
                 pool,
                 way,
             } => return socks::midspan(host, transport, *pool, *way),
-            Self::QuinnChain { mtu } => return Ok(quic::quinn(host, *mtu)),
+            Self::QuinnChain { mtu, tuned } => return Ok(quic::quinn(host, *mtu, *tuned)),
             Self::MidspanQuic { mtu, at } => return quic::midspan(host, *mtu, *at),
             Self::Haproxy => haproxy(host, "", "", "")?,
             Self::HaproxyTls { buffer_bytes } => haproxy(

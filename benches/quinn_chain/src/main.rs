@@ -38,6 +38,10 @@ struct QuicArgs {
     /// The longest UDP payload to try for, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1452)]
     mtu: u16,
+    /// Prefer AES of 128 bits, keep 1 MiB unacknowledged and what is freed, as midspan does on
+    /// loopback; else what rustls prefers, 8 MiB, and what glibc does
+    #[arg(long)]
+    as_ours: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +68,9 @@ enum Role {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let Args { quic, role } = Args::parse();
-    keep_what_is_freed();
+    if quic.as_ours {
+        keep_what_is_freed();
+    }
     match role {
         Role::Relay { listen } => relay::run(&quic, listen).await,
         Role::Server { relay, target } => proxies::serve(&quic, relay, target).await,
