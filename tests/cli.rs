@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use midspan::access::Presented;
+use midspan::tls::identity::Identity;
 
 fn midspan(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_midspan"))
@@ -212,6 +213,43 @@ fn keys_of_forwarded_ports_are_lines_of_one_file() {
     ] {
         check(arguments, 2, "", error);
     }
+}
+
+#[test]
+fn a_certificate_is_a_private_key_in_a_file_and_is_listed_by_its_public_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("home.pem");
+    let file = path.to_str().expect("text");
+    let arguments = ["key", "home", "--for", "ptth-server", "--certificate", file];
+    let output = midspan(&arguments);
+    assert_eq!(output.status.code(), Some(0));
+    let pem = std::fs::read_to_string(&path).expect("written");
+    let mode = path.metadata().expect("a file").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    let hash = Identity::of_key(&pem).expect("a key").public_key();
+    let lines = format!("[[ptth.servers]]\nname = \"home\"\ncertificate_sha256 = \"{hash}\"\n");
+    assert_eq!(String::from_utf8(output.stdout).expect("text"), lines);
+    let with_key = [&arguments[..], &["--key-file", "k"]].concat();
+    check(&with_key, 2, "", "cannot be used with");
+    let of_rest = ["key", "ops", "--certificate", "ops.pem"];
+    check(
+        &of_rest,
+        2,
+        "",
+        "--certificate is for keys --for ptth-server",
+    );
+    let by_https = [
+        "expose",
+        "home",
+        "--to",
+        "127.0.0.1:22",
+        "--relay",
+        "ptth+https://relay.example",
+        "--key-file",
+        file,
+    ];
+    let complaint = "a certificate is for ptth+quic:// alone\n  next: make a key";
+    check(&by_https, 2, "", complaint);
 }
 
 #[test]

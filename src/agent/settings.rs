@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ptth::DEFAULT_PORT;
-use super::ptth::asking::Key;
+use super::ptth::proof::Proof;
 use super::ptth::url::PtthUrl;
 use super::socks::url::WebsocksUrl;
 use super::target::{HostPort, Service, Target};
@@ -110,7 +110,7 @@ pub struct PtthExposeSettings {
     /// The relay at which to listen.
     pub relay: PtthUrl,
     /// What says who it is.
-    pub key: Key,
+    pub proof: Proof,
     /// At least one; no port twice.
     pub services: Vec<PtthService>,
     /// How the connection goes, if it is by QUIC.
@@ -136,7 +136,7 @@ pub struct PtthForwardSettings {
     /// The relay to dial.
     pub relay: PtthUrl,
     /// What says who it is.
-    pub key: Key,
+    pub proof: Proof,
     /// Where it leads.
     pub destination: PtthDestination,
     /// How the connection goes, if it is by QUIC.

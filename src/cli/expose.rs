@@ -139,7 +139,7 @@ impl ExposeArgs {
         Ok(PtthExposeSettings {
             name: ptth::server_name(&self.name)?,
             relay: relay.clone(),
-            key: self.key.key(host, key)?,
+            proof: self.key.proof(relay, host, key)?,
             path: self.path.settings(Some(relay)).usage()?,
             services: ptth::services(&self.to),
             agent: ptth::agent(&self.agent, relay, host)?,

@@ -116,7 +116,7 @@ impl ForwardArgs {
                 true => destination
                     .advise("the relay of a ticket is of JET: --relay jet+tcp://HOST:PORT")?,
             },
-            key: self.key.key(host, key)?,
+            proof: self.key.proof(relay, host, key)?,
             path: self.path.settings(Some(relay)).usage()?,
             agent: ptth::agent(&self.agent, relay, host)?,
         })

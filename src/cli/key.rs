@@ -10,8 +10,9 @@ use clap::{Args, ValueEnum};
 
 use super::{Advise, print, secret_file};
 use crate::access::forwarding::{Client, Credentials, Reachable, Server};
-use crate::access::{ApiKey, KeyEntry, KeyHash, Scope};
+use crate::access::{ApiKey, KeyEntry, Scope};
 use crate::protocol::ptth_http::Name;
+use crate::tls::identity::Identity;
 
 /// Most letters of a key's name.
 const NAME_BYTES_MAX: usize = 64;
@@ -50,6 +51,11 @@ pub struct KeyArgs {
     #[arg(long, value_name = "SERVER[:PORT]")]
     may: Vec<Reachable>,
 
+    /// Have the proxy show a certificate over QUIC, instead of a key: write its private key to this
+    /// new file, in PEM
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    certificate: Option<PathBuf>,
+
     /// Write the key alone to this new file, which its owner alone can read, instead of
     /// printing it
     #[arg(long, value_name = "FILE")]
@@ -74,14 +80,13 @@ enum Role {
 /// A name that is none, what does not go together, a file that is there already, or a system
 /// without randomness.
 pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
-    let mut random = [0; 24];
-    rand::fill(&mut random)
-        .ok()
-        .context("the system gives no random bytes")?;
-    let key = ApiKey::from_random(random);
+    let (key, credentials) = match args.certificate {
+        Some(_) => private_key()?,
+        None => key()?,
+    };
     let name = &args.name;
-    let lines = lines(args, key.hash()).usage()?;
-    let told = match &args.key_file {
+    let lines = lines(args, credentials).usage()?;
+    let told = match args.certificate.as_ref().or(args.key_file.as_ref()) {
         // First of all: nobody is to list a key that went nowhere.
         Some(path) => {
             secret_file::create("key", path, &key)?;
@@ -97,8 +102,32 @@ pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
     printed.context("cannot print the key")
 }
 
+/// A key, and what is kept of it.
+fn key() -> anyhow::Result<(String, Credentials)> {
+    let mut random = [0; 24];
+    rand::fill(&mut random)
+        .ok()
+        .context("the system gives no random bytes")?;
+    let key = ApiKey::from_random(random);
+    let credentials = Credentials {
+        key: Some(key.hash()),
+        certificate: None,
+    };
+    Ok((key.to_string(), credentials))
+}
+
+/// The same of a certificate, which is made anew by whoever shows it.
+fn private_key() -> anyhow::Result<(String, Credentials)> {
+    let pem = Identity::make_key_pem()?;
+    let credentials = Credentials {
+        key: None,
+        certificate: Some(Identity::of_key(&pem)?.public_key()),
+    };
+    Ok((pem.trim_end().to_owned(), credentials))
+}
+
 /// What the relay keeps.
-fn lines(args: &KeyArgs, hash: KeyHash) -> anyhow::Result<Box<dyn Display>> {
+fn lines(args: &KeyArgs, credentials: Credentials) -> anyhow::Result<Box<dyn Display>> {
     let KeyArgs { scope, may, .. } = args;
     ensure!(
         scope.is_empty() || args.role == Role::Rest,
@@ -108,14 +137,13 @@ fn lines(args: &KeyArgs, hash: KeyHash) -> anyhow::Result<Box<dyn Display>> {
         may.is_empty() || args.role == Role::PtthClient,
         "--may is for keys --for ptth-client"
     );
-    let credentials = Credentials {
-        key: Some(hash),
-        certificate: None,
-    };
     Ok(match args.role {
         Role::Rest => {
             let name = bearer_name(&args.name)?;
             let scopes = scopes(scope);
+            let hash = credentials
+                .key
+                .context("--certificate is for keys --for ptth-server and --for ptth-client")?;
             Box::new(KeyEntry { name, hash, scopes })
         }
         Role::PtthServer => {

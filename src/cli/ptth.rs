@@ -9,8 +9,8 @@ use clap::Args;
 use super::forward::ForwardReport;
 use super::{Advise, AgentArgs, agent, quoted, secret_file};
 use crate::agent::ptth::DEFAULT_PORT;
-use crate::agent::ptth::asking::Key;
 use crate::agent::ptth::process::{BoundExpose, BoundForward};
+use crate::agent::ptth::proof::Proof;
 use crate::agent::ptth::url::{PtthUrl, PtthWay};
 use crate::agent::settings::{AgentSettings, PtthExposeSettings, PtthForwardSettings, PtthService};
 use crate::agent::target::Service;
@@ -26,7 +26,8 @@ pub(super) const KEY_VARIABLE: &str = "MIDSPAN_KEY";
 /// What a relay of PTTH knows a proxy by.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ProxyKeyArgs {
-    /// Of a PTTH relay: the file that holds this proxy's key; without it MIDSPAN_KEY does
+    /// Of a PTTH relay: the file that holds this proxy's key, or, over QUIC, the private key of
+    /// its certificate in PEM; without it MIDSPAN_KEY does
     #[arg(long, value_name = "FILE")]
     pub(super) key_file: Option<PathBuf>,
 }
@@ -66,8 +67,13 @@ impl PathArgs {
 }
 
 impl ProxyKeyArgs {
-    /// The key; `variable` is what `MIDSPAN_KEY` holds.
-    pub(super) fn key(&self, host: &HostFacts, variable: Option<&str>) -> anyhow::Result<Key> {
+    /// What this relay knows the proxy by; `variable` is what `MIDSPAN_KEY` holds.
+    pub(super) fn proof(
+        &self,
+        relay: &PtthUrl,
+        host: &HostFacts,
+        variable: Option<&str>,
+    ) -> anyhow::Result<Proof> {
         let text = match (&self.key_file, variable) {
             (Some(path), _) => secret_file::read("key", &host.current_dir.join(path))?,
             (None, Some(key)) => key.to_owned(),
@@ -81,10 +87,17 @@ impl ProxyKeyArgs {
             Some(path) => format!("the key file {}", path.display()),
             None => KEY_VARIABLE.to_owned(),
         };
-        Key::new(&text).context(from).usage().advise(
+        let proof = Proof::parse(&text).context(from).usage().advise(
             "have it hold the key alone, which is the last line that `midspan key` prints; \
-             `midspan key … --key-file FILE` writes such a file",
-        )
+             `midspan key … --key-file FILE` writes such a file, and with --certificate FILE one \
+             of a private key",
+        )?;
+        if proof.identity().is_some() && relay.way != PtthWay::Quic {
+            Err(anyhow!("a certificate is for ptth+quic:// alone"))
+                .usage()
+                .advise("make a key without --certificate, and list its SHA-256")?;
+        }
+        Ok(proof)
     }
 
     /// Refuses a key where none is asked for.

@@ -233,8 +233,8 @@ pub enum Problem {
     /// The same address twice.
     #[error("{address} is listed twice")]
     ListenerTwice { address: ListenAddress },
-    /// Certificates of clients where nobody asks for them.
-    #[error("nobody who comes by quic.listen is asked for a certificate")]
+    /// Certificates by an authority, where they are known by their keys.
+    #[error("nobody who comes by quic.listen needs a certificate by an authority")]
     ClientCaOverQuic,
     /// Not what was bound before the process started.
     #[error("systemd has bound {}, and this asks for others", Listed(.given))]

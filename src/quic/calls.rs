@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use quinn_proto::{Dir, FinishError, VarInt};
+use rustls::pki_types::CertificateDer;
 
 use super::connection::{ConnectionKey, Health, StreamKey};
 use super::driver::Driver;
@@ -161,6 +162,19 @@ impl Driver {
     #[must_use]
     pub fn peer_address(&self, connection: ConnectionKey) -> Option<SocketAddr> {
         Some(self.connections.get(connection)?.proto.remote_address())
+    }
+
+    /// The certificate that the peer has shown, with the proof that it has its key; `None` when
+    /// it has shown none, or its handshake is not over.
+    #[must_use]
+    pub fn certificate(&self, connection: ConnectionKey) -> Option<CertificateDer<'static>> {
+        let proto = &self.connections.get(connection)?.proto;
+        if proto.is_handshaking() {
+            return None;
+        }
+        let shown = proto.crypto_session().peer_identity()?;
+        let chain: Box<Vec<CertificateDer<'static>>> = shown.downcast().ok()?;
+        chain.into_iter().next()
     }
 
     /// How a connection fares.

@@ -31,6 +31,7 @@ use crate::quic::driver::{Admission, QuicEvent};
 use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
 use crate::session::refused::Refused;
+use crate::tls::client_identity::public_key;
 
 /// How long a client's former connection has to give a sign of life when a new one has come.
 const SIGN_OF_LIFE_TIME: Duration = Duration::from_millis(1500);
@@ -218,7 +219,7 @@ impl RelayService {
         self.expel_strangers();
     }
 
-    /// Lets those go whose key is listed no more, or another one for their name, once their
+    /// Lets those go whose key or certificate is listed no more, or with another name, once their
     /// last stream has ended.
     fn expel_strangers(&self) {
         let settings = self.settings();
@@ -472,7 +473,12 @@ impl RelayService {
         let key = key
             .as_ref()
             .map(|key| Presented::new(key.as_str().to_owned()));
-        let shown = Credentials::of_key(key.as_ref());
+        let streams = &self.world.streams;
+        let certificate = streams.with_driver(|driver| driver.certificate(connection));
+        let shown = Credentials {
+            certificate: certificate.as_ref().and_then(public_key),
+            ..Credentials::of_key(key.as_ref())
+        };
         let settings = self.settings();
         let known = match hello.role {
             Role::ServerSide => settings.forwarding.server(shown).map(|it| &it.name),

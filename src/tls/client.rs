@@ -8,12 +8,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
     SignatureScheme, SupportedCipherSuite, WantsVerifier,
 };
 
+use super::identity::Identity;
 use crate::access::Fingerprint;
 
 /// Whom we trust.
@@ -38,12 +40,17 @@ pub fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, Error> {
     )))
 }
 
-/// The configuration for QUIC, to speak `protocol`; see [`super::server::quic_server_config`].
+/// The configuration for QUIC, to speak `protocol`, with what is shown of us if we are asked; see
+/// [`super::server::quic_server_config`].
 ///
 /// # Errors
 ///
 /// When this build has no TLS 1.3.
-pub fn quic_client_config(trust: Trust, protocol: &[u8]) -> Result<Arc<ClientConfig>, Error> {
+pub fn quic_client_config(
+    trust: Trust,
+    protocol: &[u8],
+    identity: Option<&Identity>,
+) -> Result<Arc<ClientConfig>, Error> {
     let mut provider = default_provider();
     // What every QUIC packet can be sealed with; 256 bits cost 3 % of a proxy's CPU more.
     let is_longer = |suite: &SupportedCipherSuite| suite.suite() != TLS13_AES_128_GCM_SHA256;
@@ -52,6 +59,10 @@ pub fn quic_client_config(trust: Trust, protocol: &[u8]) -> Result<Arc<ClientCon
     let mut config = trusting(builder.with_protocol_versions(&[&TLS13])?, trust);
     config.alpn_protocols = vec![protocol.to_vec()];
     config.resumption = Resumption::disabled();
+    if let Some(identity) = identity {
+        let shown = SingleCertAndKey::from(identity.certified());
+        config.client_auth_cert_resolver = Arc::new(shown);
+    }
     Ok(Arc::new(config))
 }
 

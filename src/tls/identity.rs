@@ -4,14 +4,28 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 
+use super::client_identity::public_key;
 use crate::access::Fingerprint;
+
+/// Why a private key is none by which others could know us.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnKeyError {
+    #[error("no private key in PEM")]
+    Pem(#[source] pem::Error),
+    #[error("a private key that is neither of Ed25519 nor of ECDSA with P-256")]
+    Kind,
+    #[error("no certificate can be made of the private key")]
+    Make(#[source] rcgen::Error),
+    #[error("the private key cannot be used")]
+    Use(#[source] rustls::Error),
+}
 
 /// A certificate with what proves that it is ours.
 #[derive(Clone)]
@@ -118,6 +132,48 @@ impl Identity {
         Ok(certificate.pem() + &key.serialize_pem())
     }
 
+    /// A private key of Ed25519 (RFC 8410), in PEM, for [`Self::of_key`].
+    ///
+    /// # Errors
+    ///
+    /// When the system has no randomness.
+    pub fn make_key_pem() -> Result<String, OwnKeyError> {
+        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(OwnKeyError::Make)?;
+        Ok(key.serialize_pem())
+    }
+
+    /// Who has this private key, in PEM: a certificate that vouches for itself is made of it, for
+    /// those who know the key.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, or of another kind than is asked for: see [`super::client_identity`].
+    pub fn of_key(pem: &str) -> Result<Self, OwnKeyError> {
+        let secret = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(OwnKeyError::Pem)?;
+        let key = KeyPair::try_from(&secret).map_err(|_| OwnKeyError::Kind)?;
+        let kinds = [&PKCS_ED25519, &PKCS_ECDSA_P256_SHA256];
+        if !kinds.iter().any(|kind| key.is_compatible(kind)) {
+            return Err(OwnKeyError::Kind);
+        }
+        let params = CertificateParams::default();
+        let certificate = params.self_signed(&key).map_err(OwnKeyError::Make)?;
+        let signer = any_supported_type(&secret).map_err(OwnKeyError::Use)?;
+        let chain = vec![certificate.der().clone()];
+        Ok(Self {
+            certified: Arc::new(CertifiedKey::new(chain, signer)),
+        })
+    }
+
+    /// What the public key in its own certificate is known by.
+    ///
+    /// # Panics
+    ///
+    /// Never: there is a certificate.
+    #[must_use]
+    pub fn public_key(&self) -> Fingerprint {
+        public_key(&self.certified.cert[0]).expect("its key was compared with it, or made it")
+    }
+
     /// Its own certificate's fingerprint.
     ///
     /// # Panics
@@ -143,11 +199,61 @@ impl Identity {
     }
 }
 
+/// By what is shown of it.
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.certified.cert == other.certified.cert
+    }
+}
+
+impl Eq for Identity {}
+
 /// Without the key.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
             .field("fingerprint", &self.fingerprint())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{PKCS_ECDSA_P384_SHA384, SignatureAlgorithm};
+
+    use super::*;
+
+    fn pem(kind: &'static SignatureAlgorithm) -> String {
+        KeyPair::generate_for(kind).unwrap().serialize_pem()
+    }
+
+    #[test]
+    fn a_key_is_known_by_itself_whenever_a_certificate_is_made_of_it() {
+        for pem in [
+            Identity::make_key_pem().unwrap(),
+            pem(&PKCS_ECDSA_P256_SHA256),
+        ] {
+            let [one, other] = [(); 2].map(|()| Identity::of_key(&pem).unwrap());
+            assert_eq!(one.public_key(), other.public_key());
+        }
+    }
+
+    #[test]
+    fn a_public_key_is_known_by_what_openssl_says_of_it() {
+        // openssl genpkey -algorithm ed25519; openssl pkey -pubout -outform DER | sha256sum
+        let pem = "-----BEGIN PRIVATE KEY-----\n\
+                   MC4CAQAwBQYDK2VwBCIEIOWHAF5OT+NwKdm9yX/8EMW77Dphp2iNv7blJ0MXJmh4\n\
+                   -----END PRIVATE KEY-----\n";
+        let identity = Identity::of_key(pem).unwrap();
+        let expected = "13f15cc69518929b46d0f30db9220c2cbe23a56e5c1fe9018c444b743553f766";
+        assert_eq!(identity.public_key().to_string(), expected);
+    }
+
+    #[test]
+    fn what_is_no_key_of_ours_is_told() {
+        let of_key = |pem: &str| Identity::of_key(pem);
+        assert!(matches!(of_key("secret"), Err(OwnKeyError::Pem(_))));
+        let other_kind = of_key(&pem(&PKCS_ECDSA_P384_SHA384));
+        assert!(matches!(other_kind, Err(OwnKeyError::Kind)));
     }
 }

@@ -12,6 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{RootCertStore, ServerConfig};
 
+use super::client_identity::Anybodys;
 use super::identity::Identity;
 
 /// Why there is no configuration.
@@ -69,7 +70,8 @@ impl ResolvesServerCert for Identities {
 }
 
 /// The configuration for QUIC, for those who speak `protocol`: of TLS 1.3, as RFC 9001 has it,
-/// and each handshake whole, as what comes early could be replayed.
+/// and each handshake whole, as what comes early could be replayed. Whoever has a certificate may
+/// show it, whatever it says: see [`super::client_identity`].
 ///
 /// # Errors
 ///
@@ -81,7 +83,7 @@ pub fn quic_server_config(
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
-        .with_no_client_auth()
+        .with_client_cert_verifier(Arc::new(Anybodys::new()))
         .with_cert_resolver(Arc::new(Identities(identities)));
     config.alpn_protocols = vec![protocol.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});

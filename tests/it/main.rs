@@ -43,6 +43,7 @@ mod ptth_quic;
 mod ptth_quic_admin;
 mod ptth_quic_bad_input;
 mod ptth_quic_blocked;
+mod ptth_quic_certificates;
 mod ptth_quic_ends;
 mod ptth_quic_limits;
 mod ptth_quic_loss;

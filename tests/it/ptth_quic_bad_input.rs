@@ -25,7 +25,7 @@ const ON_ONE_CORE: &[&str] = &["--cores", "1"];
 
 /// Expects a refusal, and nothing behind it.
 #[track_caller]
-fn expect_refused(peer: &mut QuicPeer, stream: StreamId, status: u8, kind: u8) {
+pub(super) fn expect_refused(peer: &mut QuicPeer, stream: StreamId, status: u8, kind: u8) {
     let heard = peer.hear_all(stream);
     let bytes = vec![status, kind, 0, 0];
     assert_eq!(heard, Heard { bytes, reset: None });

@@ -13,6 +13,7 @@ use super::agents_admin::admin;
 use super::agents_transports::FINGERPRINT;
 use super::network_namespace::NetworkNamespace;
 use super::ptth_agents::{Meeting, relay};
+use super::ptth_quic_certificates::Holder;
 use super::require::{require, require_root};
 
 const RELAY: &str = "127.0.0.1:7777";
@@ -218,4 +219,15 @@ fn a_host_that_takes_no_udp_is_not_taken_for_a_network_that_passes_none() {
     let expose = meeting.expose_with("home", &["--to", "127.0.0.1:9"]);
     expose.logged("listening at the relay");
     assert!(!forward.log_so_far().contains(BLOCKED));
+}
+
+#[test]
+fn a_certificate_does_not_get_past() {
+    with_rules(LOSE_UDP, || {
+        let meeting = meeting(RELAY, &[]);
+        let file = Holder::new().file(meeting.folder.path(), "client");
+        let args = ["forward", "0", "--relay", &meeting.url, "--key-file", &file];
+        let forward = Program::start(&[&args[..], &["--to", "home"]].concat());
+        forward.logged("by HTTPS the relay would need a key");
+    });
 }

@@ -13,18 +13,18 @@ use super::ptth_agents::{Meeting, key, relay};
 use super::ptth_quic::{QUIC, expose, meeting};
 use super::reload::write_certificate;
 
-fn reload(relay: &Program) {
+pub(super) fn reload(relay: &Program) {
     relay.signal(Signal::HUP);
     relay.logged("the configuration is taken");
 }
 
-fn ping(stream: &mut TcpStream) {
+pub(super) fn ping(stream: &mut TcpStream) {
     stream.write_all(b"!").expect("taken");
     stream.read_exact(&mut [0]).expect("an echo");
 }
 
 /// A session that runs.
-fn session(local: SocketAddr) -> TcpStream {
+pub(super) fn session(local: SocketAddr) -> TcpStream {
     let mut stream = dial(local);
     ping(&mut stream);
     stream

@@ -40,7 +40,8 @@ pub struct KeyError;
 pub(super) struct Relay {
     url: PtthUrl,
     host: RelayHost,
-    key: Key,
+    /// `None` of who has a certificate instead: it can be greeted alone.
+    key: Option<Key>,
 }
 
 /// A request that was sent.
@@ -110,17 +111,26 @@ impl fmt::Debug for Key {
 }
 
 impl Relay {
-    pub(super) fn new(url: &PtthUrl, key: &Key, agent: &AgentSettings) -> Result<Self, WayError> {
+    pub(super) fn new(
+        url: &PtthUrl,
+        key: Option<&Key>,
+        agent: &AgentSettings,
+    ) -> Result<Self, WayError> {
         Ok(Self {
             url: url.clone(),
             host: RelayHost::new(&url.address, url.way.is_tls(), url.pin, agent)?,
-            key: key.clone(),
+            key: key.cloned(),
         })
     }
 
     /// Where it is.
     pub(super) const fn url(&self) -> &PtthUrl {
         &self.url
+    }
+
+    /// Whether it can know who asks.
+    pub(super) const fn has_key(&self) -> bool {
+        self.key.is_some()
     }
 
     /// Whether it is there, and trusted.
@@ -167,7 +177,8 @@ impl Relay {
     }
 
     fn words(&self, call: &Call) -> Vec<u8> {
-        call.encode(self.host.authority(), &self.key.0)
+        let key = self.key.as_ref().map_or("", |key| &key.0);
+        call.encode(self.host.authority(), key)
     }
 }
 

@@ -15,6 +15,7 @@ mod either;
 mod expose;
 mod forward;
 pub mod process;
+pub mod proof;
 mod quic;
 mod relay_health;
 mod tunnel;

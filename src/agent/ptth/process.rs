@@ -6,10 +6,11 @@ use std::iter;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::asking::{Key, Relay};
+use super::asking::Relay;
 use super::either::EitherService;
 use super::expose::{ExposeService, Standing};
 use super::forward::ForwardService;
+use super::proof::Proof;
 use super::quic;
 use super::tunnel::Way;
 use super::url::{PtthUrl, PtthWay};
@@ -55,7 +56,7 @@ impl BoundExpose {
         let PtthExposeSettings {
             name,
             relay,
-            key,
+            proof,
             services,
             path,
             agent,
@@ -65,12 +66,12 @@ impl BoundExpose {
             role: Role::ServerSide,
             who: Who::Layered {
                 id: name.into(),
-                key: Some(key.shown()),
+                key: proof.shown(),
             },
         };
         Ok(Self {
             fleet,
-            ways: Ways::new(relay, key, (hello, name), *path, agent)?,
+            ways: Ways::new(relay, proof, (hello, name), *path, agent)?,
             name: name.clone(),
             services: services.clone(),
         })
@@ -109,7 +110,7 @@ impl BoundForward {
         let PtthForwardSettings {
             listen,
             relay,
-            key,
+            proof,
             destination,
             path,
             agent,
@@ -119,10 +120,10 @@ impl BoundForward {
             role: Role::ClientSide,
             who: Who::Layered {
                 id: WireId::of_key(),
-                key: Some(key.shown()),
+                key: proof.shown(),
             },
         };
-        let ways = Ways::new(relay, key, (hello, &destination.server), *path, agent)?;
+        let ways = Ways::new(relay, proof, (hello, &destination.server), *path, agent)?;
         let (address, listeners) = fleet.listen(listen.0, HandOut::Established)?;
         Ok(Self {
             fleet,
@@ -151,20 +152,20 @@ impl BoundForward {
 }
 
 impl Ways {
-    /// To the relay at `url`: by HTTP with this key, or by QUIC with this to say; `server` is
-    /// whose proxy asks, or is asked for.
+    /// To the relay at `url`: by HTTP with this key, or by QUIC with this to show and to say;
+    /// `server` is whose proxy asks, or is asked for.
     fn new(
         url: &PtthUrl,
-        key: &Key,
+        proof: &Proof,
         (hello, server): (Hello, &Name),
         path: PathSettings,
         agent: &AgentSettings,
     ) -> Result<Self, WayError> {
         if url.way != PtthWay::Quic {
-            return Ok(Self::Http(Relay::new(url, key, agent)?));
+            return Ok(Self::Http(Relay::new(url, proof.key(), agent)?));
         }
-        let https = Relay::new(&url.by_https(), key, agent)?;
-        let relay = quic::relay::Relay::new(url, hello, server, https, path, agent)?;
+        let https = Relay::new(&url.by_https(), proof.key(), agent)?;
+        let relay = quic::relay::Relay::new(url, (hello, server), proof, https, path, agent)?;
         Ok(Self::Quic(relay))
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn initial(pin: &str, ids: [[u8; 8]; 2], datagram_bytes: usize) -> Ve
 
 fn client_hello(pin: &str, source: [u8; 8]) -> Vec<u8> {
     let trust = Trust::Pinned(pin.parse().expect("a fingerprint"));
-    let config = quic_client_config(trust, ALPN).expect("TLS 1.3");
+    let config = quic_client_config(trust, ALPN, None).expect("TLS 1.3");
     let parameters = [&[SOURCE_ID, 8][..], &source].concat();
     let name = ServerName::try_from("relay").expect("a name");
     let client = ClientConnection::new(config, Version::V1, name, parameters);

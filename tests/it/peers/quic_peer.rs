@@ -13,6 +13,7 @@ use midspan::config::quic_settings::PathSettings;
 use midspan::protocol::ptth_quic::{ALPN, Hello, Inner, Open, Role, Who};
 use midspan::quic::transport::Transport;
 use midspan::tls::client::{Trust, quic_client_config};
+use midspan::tls::identity::Identity;
 use quinn_proto::{
     ApplicationClose, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
     EndpointConfig, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError,
@@ -59,9 +60,13 @@ pub(crate) struct Heard {
 impl QuicPeer {
     /// Begins to connect with the relay.
     pub(crate) fn dial(meeting: &Meeting) -> Self {
+        Self::dial_as(None, meeting)
+    }
+
+    fn dial_as(identity: Option<&Identity>, meeting: &Meeting) -> Self {
         let (to, pin) = (meeting.quic_address(), meeting.pin());
         let pin = pin.parse().expect("a fingerprint");
-        let tls = quic_client_config(Trust::Pinned(pin), ALPN).expect("TLS 1.3");
+        let tls = quic_client_config(Trust::Pinned(pin), ALPN, identity).expect("TLS 1.3");
         let client = TRANSPORT.client(tls, 0).expect("a cipher suite");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
@@ -82,7 +87,13 @@ impl QuicPeer {
     /// Connects, and says nothing.
     #[track_caller]
     pub(crate) fn connect(meeting: &Meeting) -> Self {
-        let mut peer = Self::dial(meeting);
+        Self::connect_as(None, meeting)
+    }
+
+    /// The same, and shows a certificate.
+    #[track_caller]
+    pub(crate) fn connect_as(identity: Option<&Identity>, meeting: &Meeting) -> Self {
+        let mut peer = Self::dial_as(identity, meeting);
         assert!(peer.comes_about(), "{:?}", peer.lost);
         peer
     }

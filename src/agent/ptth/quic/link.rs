@@ -170,6 +170,10 @@ impl Link {
 
     /// Begins to keep the connection to the relay, for as long as the proxy runs.
     pub(in crate::agent::ptth) fn start(self: &Rc<Self>) {
+        if !self.relay.https.has_key() {
+            let relay = &self.relay;
+            info!(%relay, "a certificate is good over QUIC alone: UDP has to get to the relay");
+        }
         let link = Rc::clone(self);
         spawn(async move {
             if let Some(error) = link.stop.or_raised(link.keep()).await {
@@ -266,6 +270,7 @@ impl Link {
                 Ok(connection) => return Ok(connection),
                 Err(error) if error.is_final() && self.health.is_new() => return Err(error),
                 Err(JoinError::Silent) => match self.is_there_otherwise().await {
+                    Ok(()) if !self.relay.https.has_key() => JoinError::OnlyOverUdp,
                     Ok(()) if silent_attempts + 1 >= SILENT_ATTEMPTS => {
                         return Ok(self.go_by_https().await);
                     }

@@ -10,6 +10,7 @@ use quinn_proto::{ClientConfig, ConnectionError};
 use rustls::pki_types::ServerName;
 
 use crate::agent::ptth::asking::{self, AskError};
+use crate::agent::ptth::proof::Proof;
 use crate::agent::ptth::url::PtthUrl;
 use crate::agent::relay_trouble::Trouble;
 use crate::agent::settings::AgentSettings;
@@ -66,6 +67,9 @@ pub(super) enum JoinError {
     /// As before, and the same relay is not to be had over HTTPS.
     #[error("no answer over UDP, and none over HTTPS: {0}")]
     Away(#[from] Box<AskError>),
+    /// Not a single datagram has come; by HTTPS there is the relay, but no certificate.
+    #[error("no answer over UDP, and by HTTPS the relay would need a key")]
+    OnlyOverUdp,
     #[error("the relay answers {0}")]
     Refused(Refusal),
     #[error("what the relay answers is no answer: {0}")]
@@ -86,9 +90,12 @@ impl JoinError {
             | Self::Connection(ConnectionError::TimedOut) => {
                 Some("is the relay running, with quic.listen at this port, and does UDP get there?")
             }
+            Self::OnlyOverUdp => Some(
+                "does UDP get to the relay? A key in the certificate's place is good by HTTPS too",
+            ),
             Self::Refused(Refusal::Unauthenticated) => Some(
                 "the relay's [[ptth.servers]] or [[ptth.clients]] has to list this name with the \
-                 SHA-256 of this key",
+                 SHA-256 of this key, which is certificate_sha256 for a certificate",
             ),
             Self::Connection(ConnectionError::TransportError(_)) => {
                 Some("does --relay have the certificate's name, or its ?pin=?")
@@ -100,9 +107,12 @@ impl JoinError {
     /// What operators are told of it.
     pub(super) const fn trouble(&self) -> Trouble {
         match self {
-            Self::Resolve { .. } | Self::NoWay(_) | Self::Silent | Self::Closed | Self::Away(_) => {
-                Trouble::Unreachable
-            }
+            Self::Resolve { .. }
+            | Self::NoWay(_)
+            | Self::Silent
+            | Self::Closed
+            | Self::Away(_)
+            | Self::OnlyOverUdp => Trouble::Unreachable,
             Self::Connection(ConnectionError::TimedOut) | Self::TimedOut => Trouble::Mute,
             Self::Connection(_) | Self::Refused(_) | Self::Answer(_) | Self::NoStream => {
                 Trouble::Refuses
@@ -133,12 +143,12 @@ pub(in crate::agent::ptth) struct Relay {
 }
 
 impl Relay {
-    /// The relay at `url`, to which this is said. Proxies of one `server`, and its clients, come
-    /// to one shard of the relay, however many it has.
+    /// The relay at `url`, to which this is said and shown. Proxies of one `server`, and its
+    /// clients, come to one shard of the relay, however many it has.
     pub(in crate::agent::ptth) fn new(
         url: &PtthUrl,
-        hello: Hello,
-        server: &Name,
+        (hello, server): (Hello, &Name),
+        proof: &Proof,
         https: asking::Relay,
         path: PathSettings,
         agent: &AgentSettings,
@@ -156,7 +166,7 @@ impl Relay {
             name,
             hello,
             https,
-            tls: quic_client_config(trust, ALPN)?,
+            tls: quic_client_config(trust, ALPN, proof.identity())?,
             steer: url.steer.unwrap_or_else(|| steer(server)),
             path,
         })
