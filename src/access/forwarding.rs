@@ -5,6 +5,7 @@
 //! known by the key in it, whoever has signed it.
 
 use std::fmt;
+use std::num::NonZeroU8;
 use std::str::FromStr;
 
 use super::api_key::{KeyHash, Presented};
@@ -18,6 +19,8 @@ pub struct Server {
     pub name: Name,
     /// What proves that it is that one.
     pub credentials: Credentials,
+    /// Its number, for those who ask for it by one.
+    pub legacy_id: Option<NonZeroU8>,
 }
 
 /// A client.
@@ -27,6 +30,8 @@ pub struct Client {
     pub name: Name,
     /// What proves that it is that one.
     pub credentials: Credentials,
+    /// Its number, by which servers are told of it that it asks for by theirs.
+    pub legacy_id: Option<NonZeroU8>,
     /// What it reaches.
     pub may: Vec<Reachable>,
 }
@@ -72,7 +77,7 @@ pub enum NotForwarded {
 }
 
 impl Forwarding {
-    /// These servers and clients, each of another name and other credentials.
+    /// These servers and clients, each of another name and number, and other credentials.
     #[must_use]
     pub const fn new(servers: Vec<Server>, clients: Vec<Client>) -> Self {
         Self { servers, clients }
@@ -148,12 +153,25 @@ impl Forwarding {
     ///
     /// It looks the same for a server that is none and for one that is not for this client.
     pub fn check(&self, client: &Client, server: &Name, port: &Name) -> Result<(), NotForwarded> {
-        let may = client
-            .may
-            .iter()
-            .any(|reachable| reachable.fits(server, port));
-        match may && self.has_server(server) {
+        let mut may = client.may.iter();
+        match may.any(|one| one.fits(server, port)) && self.has_server(server) {
             true => Ok(()),
+            false => Err(NotForwarded::NoServer),
+        }
+    }
+
+    /// The server of this number, if a client reaches each of its ports.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`].
+    pub fn check_number(&self, client: &Client, number: u8) -> Result<&Name, NotForwarded> {
+        let number = NonZeroU8::new(number).ok_or(NotForwarded::NoServer)?;
+        let mut servers = self.servers.iter();
+        let server = servers.find(|server| server.legacy_id == Some(number));
+        let name = &server.ok_or(NotForwarded::NoServer)?.name;
+        match client.may.iter().any(|one| one.covers(name)) {
+            true => Ok(name),
             false => Err(NotForwarded::NoServer),
         }
     }
@@ -207,6 +225,11 @@ impl Reachable {
     fn fits(&self, server: &Name, port: &Name) -> bool {
         let fits = |own: &Option<Name>, name: &Name| own.as_ref().is_none_or(|own| own == name);
         fits(&self.server, server) && fits(&self.port, port)
+    }
+
+    /// Whether it is all of a server.
+    fn covers(&self, server: &Name) -> bool {
+        self.port.is_none() && self.server.as_ref().is_none_or(|own| own == server)
     }
 }
 
@@ -266,10 +289,12 @@ mod tests {
         let server = |text, byte| Server {
             name: name(text),
             credentials: shown(byte, 0),
+            legacy_id: NonZeroU8::new(byte),
         };
         let client = |text, byte, may: &[&str]| Client {
             name: name(text),
             credentials: shown(byte, 0),
+            legacy_id: None,
             may: may.iter().map(|text| text.parse().unwrap()).collect(),
         };
         Forwarding::new(
@@ -330,6 +355,24 @@ mod tests {
         ] {
             let checked = all.check(&all.clients()[client], &name(server), &name(port));
             assert_eq!(checked.is_ok(), is_reached, "{client} {server}:{port}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_for_who_reaches_all_of_a_server() {
+        let all = forwarding();
+        for (client, number, server) in [
+            (0, 1, None),
+            (0, 2, Some("lab")),
+            (1, 1, Some("home")),
+            (1, 2, Some("lab")),
+            (1, 3, None),
+            (1, 0, None),
+            (2, 1, None),
+        ] {
+            let checked = all.check_number(&all.clients()[client], number);
+            let expected = server.ok_or(NotForwarded::NoServer);
+            assert_eq!(checked.map(Name::as_str), expected, "{client} {number}");
         }
     }
 

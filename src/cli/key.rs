@@ -148,7 +148,11 @@ fn lines(args: &KeyArgs, credentials: Credentials) -> anyhow::Result<Box<dyn Dis
         }
         Role::PtthServer => {
             let name = forwarding_name(&args.name)?;
-            Box::new(Server { name, credentials })
+            Box::new(Server {
+                name,
+                credentials,
+                legacy_id: None,
+            })
         }
         Role::PtthClient if may.is_empty() => {
             bail!("--may says what the client reaches: SERVER:PORT, SERVER, or \"*\"")
@@ -159,6 +163,7 @@ fn lines(args: &KeyArgs, credentials: Credentials) -> anyhow::Result<Box<dyn Dis
             Box::new(Client {
                 name,
                 credentials,
+                legacy_id: None,
                 may,
             })
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 
 use super::{ListenAddress, Listener, TreeError, ValueError};
@@ -325,6 +326,13 @@ pub enum Problem {
         role: &'static str,
         name: String,
         maker: &'static str,
+    },
+    /// The number of somebody else.
+    #[error("legacy_id {number} is that of the {role} \"{holder}\" already")]
+    NumberListed {
+        number: NonZeroU8,
+        role: &'static str,
+        holder: String,
     },
     /// The key, or the certificate, of somebody else.
     #[error("the {what} of \"{name}\" is listed already, as that of the {role} \"{holder}\"")]

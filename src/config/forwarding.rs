@@ -2,6 +2,7 @@
 //! `[[ptth.clients]]`.
 
 use std::fmt;
+use std::num::NonZeroU8;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -27,6 +28,7 @@ struct WrittenServer {
     name: Spanned<String>,
     sha256: Option<Spanned<String>>,
     certificate_sha256: Option<Spanned<String>>,
+    legacy_id: Option<Spanned<NonZeroU8>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,6 +37,7 @@ struct WrittenClient {
     name: Spanned<String>,
     sha256: Option<Spanned<String>>,
     certificate_sha256: Option<Spanned<String>>,
+    legacy_id: Option<Spanned<NonZeroU8>>,
     may: Vec<Spanned<String>>,
 }
 
@@ -44,12 +47,21 @@ struct WrittenParty<'a> {
     name: &'a Spanned<String>,
     sha256: Option<&'a Spanned<String>>,
     certificate_sha256: Option<&'a Spanned<String>>,
+    legacy_id: Option<&'a Spanned<NonZeroU8>>,
 }
 
-/// Who is listed: whose names and credentials nobody else may have. A client may be called as a
-/// server is, but no key or certificate is good for both.
+/// Who is listed: whose names, numbers and credentials nobody else may have. A client may be called
+/// and numbered as a server is, but no key or certificate is good for both.
 #[derive(Default)]
-struct Taken(Vec<(Role, Name, Credentials)>);
+struct Taken(Vec<Party>);
+
+#[derive(Clone)]
+struct Party {
+    role: Role,
+    name: Name,
+    credentials: Credentials,
+    legacy_id: Option<NonZeroU8>,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -83,20 +95,25 @@ pub(super) fn forwarding(file: Option<&ConfigFile>) -> Result<Forwarding, Config
     let mut taken = Taken::default();
     let mut servers = Vec::new();
     for server in &written.servers {
-        let (name, credentials) = taken.take(file, &server.party())?;
-        servers.push(Server { name, credentials });
+        let party = taken.take(file, &server.party())?;
+        servers.push(Server {
+            name: party.name,
+            credentials: party.credentials,
+            legacy_id: party.legacy_id,
+        });
     }
     let mut clients = Vec::new();
     for client in &written.clients {
-        let (name, credentials) = taken.take(file, &client.party())?;
+        let party = taken.take(file, &client.party())?;
         let parse = |text: &Spanned<String>| {
             let wrong = |error| ConfigError::new(file.place(text), Problem::Name(error));
             text.get_ref().parse().map_err(wrong)
         };
         let may = client.may.iter().map(parse).collect::<Result<_, _>>()?;
         clients.push(Client {
-            name,
-            credentials,
+            name: party.name,
+            credentials: party.credentials,
+            legacy_id: party.legacy_id,
             may,
         });
     }
@@ -110,6 +127,7 @@ impl WrittenServer {
             name: &self.name,
             sha256: self.sha256.as_ref(),
             certificate_sha256: self.certificate_sha256.as_ref(),
+            legacy_id: self.legacy_id.as_ref(),
         }
     }
 }
@@ -121,6 +139,7 @@ impl WrittenClient {
             name: &self.name,
             sha256: self.sha256.as_ref(),
             certificate_sha256: self.certificate_sha256.as_ref(),
+            legacy_id: self.legacy_id.as_ref(),
         }
     }
 }
@@ -160,28 +179,41 @@ impl Taken {
         &mut self,
         file: &ConfigFile,
         written: &WrittenParty<'_>,
-    ) -> Result<(Name, Credentials), ConfigError> {
+    ) -> Result<Party, ConfigError> {
         let wrong_name = |error| ConfigError::new(file.place(written.name), Problem::Name(error));
         let name: Name = written.name.get_ref().parse().map_err(wrong_name)?;
         let credentials = written.credentials(file)?;
-        for (role, holder, theirs) in &self.0 {
-            if *role == written.role && *holder == name {
+        let role = written.role;
+        for other in &self.0 {
+            if other.role == role && other.name == name {
                 let problem = Problem::NameListed {
                     role: role.as_str(),
                     name: name.to_string(),
                 };
                 return Err(ConfigError::new(file.place(written.name), problem));
             }
+            if let Some(number) = written.legacy_id
+                && other.role == role
+                && other.legacy_id == Some(*number.get_ref())
+            {
+                let problem = Problem::NumberListed {
+                    number: *number.get_ref(),
+                    role: role.as_str(),
+                    holder: other.name.to_string(),
+                };
+                return Err(ConfigError::new(file.place(number), problem));
+            }
             let listed = |what, place| {
                 let problem = Problem::CredentialListed {
                     what,
                     name: name.to_string(),
-                    role: role.as_str(),
-                    holder: holder.to_string(),
-                    maker: written.role.maker(),
+                    role: other.role.as_str(),
+                    holder: other.name.to_string(),
+                    maker: role.maker(),
                 };
                 ConfigError::new(file.place(place), problem)
             };
+            let theirs = &other.credentials;
             if let Some(place) = written.sha256
                 && theirs.key == credentials.key
             {
@@ -193,15 +225,26 @@ impl Taken {
                 return Err(listed("certificate", place));
             }
         }
-        self.0.push((written.role, name.clone(), credentials));
-        Ok((name, credentials))
+        let party = Party {
+            role,
+            name,
+            credentials,
+            legacy_id: written.legacy_id.map(|number| *number.get_ref()),
+        };
+        self.0.push(party.clone());
+        Ok(party)
     }
 }
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, credentials } = self;
-        writeln!(f, "[[ptth.servers]]\nname = \"{name}\"\n{credentials}")
+        let Self {
+            name,
+            credentials,
+            legacy_id,
+        } = self;
+        writeln!(f, "[[ptth.servers]]\nname = \"{name}\"\n{credentials}")?;
+        Number(*legacy_id).fmt(f)
     }
 }
 
@@ -210,6 +253,7 @@ impl fmt::Display for Client {
         let Self {
             name,
             credentials,
+            legacy_id,
             may,
         } = self;
         let may: Vec<_> = may.iter().map(|one| format!("\"{one}\"")).collect();
@@ -217,7 +261,20 @@ impl fmt::Display for Client {
         writeln!(
             f,
             "[[ptth.clients]]\nname = \"{name}\"\n{credentials}\nmay = [{may}]"
-        )
+        )?;
+        Number(*legacy_id).fmt(f)
+    }
+}
+
+/// The line of a number, where there is one.
+struct Number(Option<NonZeroU8>);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => writeln!(f, "legacy_id = {number}"),
+            None => Ok(()),
+        }
     }
 }
 

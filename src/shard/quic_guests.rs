@@ -466,13 +466,10 @@ impl RelayService {
 
     /// Whether somebody is who he says.
     fn identify(&self, hello: &Hello, connection: ConnectionKey) -> Result<Guest, Refusal> {
-        let Who::Layered { id, key } = &hello.who else {
-            // A number proves nothing.
-            return Err(Refusal::Unauthenticated);
+        let key = match &hello.who {
+            Who::Layered { key: Some(key), .. } => Some(Presented::new(key.as_str().to_owned())),
+            Who::Layered { key: None, .. } | Who::Legacy { .. } => None,
         };
-        let key = key
-            .as_ref()
-            .map(|key| Presented::new(key.as_str().to_owned()));
         let streams = &self.world.streams;
         let certificate = streams.with_driver(|driver| driver.certificate(connection));
         let shown = Credentials {
@@ -481,17 +478,29 @@ impl RelayService {
         };
         let settings = self.settings();
         let known = match hello.role {
-            Role::ServerSide => settings.forwarding.server(shown).map(|it| &it.name),
-            Role::ClientSide => settings.forwarding.client(shown).map(|it| &it.name),
+            Role::ServerSide => {
+                let server = settings.forwarding.server(shown);
+                server.map(|it| (&it.name, it.legacy_id))
+            }
+            Role::ClientSide => {
+                let client = settings.forwarding.client(shown);
+                client.map(|it| (&it.name, it.legacy_id))
+            }
         };
-        match known {
-            Ok(name) if id.is_of_key() || id.to_name().as_ref() == Some(name) => Ok(Guest {
+        let (name, legacy_id) = known.map_err(|_| Refusal::Unauthenticated)?;
+        // A name or a number proves nothing; it has to be that of who shows this.
+        let is_his = match &hello.who {
+            Who::Layered { id, .. } => id.is_of_key() || id.to_name().as_ref() == Some(name),
+            Who::Legacy { number } => legacy_id.is_some_and(|own| own.get() == *number),
+        };
+        match is_his {
+            true => Ok(Guest {
                 role: hello.role,
                 name: name.clone(),
                 shown,
                 connection,
             }),
-            Ok(_) | Err(_) => Err(Refusal::Unauthenticated),
+            false => Err(Refusal::Unauthenticated),
         }
     }
 

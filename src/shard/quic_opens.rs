@@ -1,6 +1,7 @@
 //! What the proxies' connections are for: a client-side proxy opens a stream to a server, and
 //! the relay one to that server's proxy; once both have agreed, they are joined.
 
+use std::num::NonZeroU8;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::sessions::Origin;
 use super::streams::{NoMessage, StreamEnd, StreamSession};
 use crate::protocol::ptth_http::Place;
 use crate::protocol::ptth_name::Name;
-use crate::protocol::ptth_quic::{Answer, Inner, MessageFault, Offer, Open, Refusal, Role, WireId};
+use crate::protocol::ptth_quic::{Answer, MessageFault, Offer, Open, Question, Refusal, Role};
 use crate::quic::connection::ConnectionKey;
 use crate::runtime::clock;
 use crate::runtime::flag::{Either, either};
@@ -31,9 +32,11 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a client asks for, and may.
 struct Granted {
     client: Rc<Guest>,
-    place: Place,
-    /// The port of the program that connected, and what it is to be connected with.
-    inner: Inner,
+    server: Name,
+    /// `None` where it is asked by numbers: which port, the client says behind the relay's back.
+    port: Option<Name>,
+    /// What the server is told.
+    offer: Offer,
 }
 
 /// A server's end of what a client wants.
@@ -72,6 +75,9 @@ impl RelayService {
             }
         };
         let answered = match self.grant_open(&stream, &open) {
+            Ok(granted) if granted.port.is_none() => {
+                return self.serve_by_number(stream, granted, open.question()).await;
+            }
             Ok(granted) => {
                 match either(self.reach(&granted, since), stream.given_up()).await {
                     Either::First(reached) => reached.map(|reached| (granted, reached)),
@@ -99,6 +105,30 @@ impl RelayService {
                 self.world.count_refused(counted(refusal));
                 stream.finish(refusal.into());
             }
+        }
+    }
+
+    /// Joins whoever asks by a number with its server. The client is answered before the server
+    /// is asked, and can be told no more by then: what the client says next is for the server.
+    async fn serve_by_number(
+        self: Rc<Self>,
+        stream: RelayStream,
+        granted: Granted,
+        question: Question,
+    ) {
+        let since = self.world.reactor.now();
+        let saying = stream.say(|words| Answer::Accepted.encode(question, words));
+        if self.within(since, ROOM_TIMEOUT, saying).await != Some(true) {
+            return;
+        }
+        match either(self.reach(&granted, since), stream.given_up()).await {
+            Either::First(Ok(reached)) => self.join_quic(granted, stream, reached, since),
+            Either::First(Err(answer)) => {
+                let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
+                self.world.count_refused(counted(refusal));
+                stream.break_off(refusal.into());
+            }
+            Either::Second(_) => self.world.count_refused(Refused::ClosedEarly),
         }
     }
 
@@ -131,36 +161,43 @@ impl RelayService {
         let client = guest
             .filter(|guest| guest.role == Role::ClientSide)
             .ok_or(Refusal::Unauthenticated)?;
-        let Open::Layered { server, inner } = open else {
-            // Numbers name nobody here.
-            return Err(Refusal::Forbidden);
-        };
-        let names = |server: &WireId, target: &WireId| Some((server.to_name()?, target.to_name()?));
-        let (server, target) = names(server, &inner.target).ok_or(Refusal::Forbidden)?;
-        self.may_reach(&client.name, &server, &target)?;
+        let granted = self.may_have(client, open)?;
         if self.world.is_draining() || !self.has_memory() {
             return Err(Refusal::LimitReached);
         }
-        Ok(Granted {
-            client,
-            place: Place {
-                server,
-                port: target,
-            },
-            inner: inner.clone(),
-        })
+        // One that listens by HTTP does so at a port.
+        if granted.port.is_none() && self.quic_servers.find(&granted.server).is_none() {
+            return Err(Refusal::NotConnected);
+        }
+        Ok(granted)
     }
 
-    fn may_reach(&self, client: &Name, server: &Name, target: &Name) -> Result<(), Refusal> {
+    fn may_have(&self, guest: Rc<Guest>, open: &Open) -> Result<Granted, Refusal> {
         let settings = self.settings();
-        let mut clients = settings.forwarding.clients().iter();
+        let forwarding = &settings.forwarding;
+        let mut clients = forwarding.clients().iter();
         let client = clients
-            .find(|known| known.name == *client)
+            .find(|known| known.name == guest.name)
             .ok_or(Refusal::Unauthenticated)?;
-        settings
-            .forwarding
-            .check(client, server, target)
-            .map_err(|_| Refusal::Forbidden)
+        let granted = match open {
+            Open::Layered { server, inner } => {
+                let names = server.to_name().zip(inner.target.to_name());
+                let (server, port) = names.ok_or(Refusal::Forbidden)?;
+                let checked = forwarding.check(client, &server, &port);
+                checked.map(|()| (server, Some(port)))
+            }
+            Open::Legacy { server } => {
+                let checked = forwarding.check_number(client, *server);
+                checked.map(|server| (server.clone(), None))
+            }
+        };
+        let (server, port) = granted.map_err(|_| Refusal::Forbidden)?;
+        Ok(Granted {
+            offer: open.to_offer(&client.name, client.legacy_id.map(NonZeroU8::get)),
+            client: guest,
+            server,
+            port,
+        })
     }
 
     /// Has the server connect, wherever it is.
@@ -172,20 +209,21 @@ impl RelayService {
         let client = &granted.client.name;
         let peer = self.world.streams.peer_address(granted.client.connection);
         let peer = PeerAddress::from(peer);
-        match self.quic_servers.find(&granted.place.server) {
-            Some(server) => {
-                let offer = Offer::Layered {
-                    client: client.into(),
-                    inner: granted.inner.clone(),
-                };
+        match (self.quic_servers.find(&granted.server), &granted.port) {
+            (Some(server), _) => {
+                let offer = granted.offer.clone();
                 self.offer(server, offer, peer, since).await
             }
-            None => {
+            (None, None) => Err(Answer::Refused(Refusal::NotConnected)),
+            (None, Some(port)) => {
                 let connect = HttpConnect {
-                    place: granted.place.clone(),
+                    place: Place {
+                        server: granted.server.clone(),
+                        port: port.clone(),
+                    },
                     client: client.clone(),
                 };
-                let owner = self.owner_of(&granted.place.key());
+                let owner = self.owner_of(&connect.place.key());
                 let far = Far::Http(connect);
                 self.reach_by_bridge(owner, far, peer, since).await
             }
@@ -257,15 +295,19 @@ impl RelayService {
 
     fn join_quic(&self, granted: Granted, here: RelayStream, there: Reached, since: Timestamp) {
         let connection = here.key().connection;
+        let client_port = match &granted.offer {
+            Offer::Layered { inner, .. } => inner.client_port,
+            Offer::Legacy { .. } => 0,
+        };
         let session = StreamSession {
             peers: [
                 self.world.streams.peer_address(connection).into(),
                 there.peer,
             ],
             client: Some(granted.client.name.as_str().into()),
-            client_port: granted.inner.client_port,
-            server: Some(granted.place.server.as_str().into()),
-            target: Some(granted.inner.target.as_str().into()),
+            client_port,
+            server: Some(granted.server.as_str().into()),
+            target: granted.port.map(|port| port.as_str().into()),
             waiting_since: since,
             joined_at: clock::now(),
             is_far: false,

@@ -48,6 +48,7 @@ mod ptth_quic_ends;
 mod ptth_quic_limits;
 mod ptth_quic_loss;
 mod ptth_quic_moves;
+mod ptth_quic_numbers;
 mod ptth_quic_peers;
 mod ptth_quic_reload;
 mod ptth_quic_sad;

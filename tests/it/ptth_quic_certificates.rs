@@ -44,10 +44,21 @@ impl Holder {
     }
 
     fn expose(&self, meeting: &Meeting, name: &str) -> Program {
-        let file = self.file(meeting.folder.path(), name);
         let target = service(echo).to_string();
-        let args = ["expose", name, "--relay", &meeting.url, "--key-file", &file];
-        Program::start(&[&args[..], &["--to", &target]].concat())
+        self.expose_by(meeting, &meeting.url, name, &["--to", &target])
+    }
+
+    /// Exposes as `name` by a way to the relay.
+    pub(super) fn expose_by(
+        &self,
+        meeting: &Meeting,
+        url: &str,
+        name: &str,
+        options: &[&str],
+    ) -> Program {
+        let file = self.file(meeting.folder.path(), name);
+        let args = ["expose", name, "--relay", url, "--key-file", &file];
+        Program::start(&[&args[..], options].concat())
     }
 
     fn forward(&self, meeting: &Meeting, to: &str) -> (Program, SocketAddr) {

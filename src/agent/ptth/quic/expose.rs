@@ -2,6 +2,7 @@
 //! one by HTTPS listen while UDP is blocked.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use crate::agent::proxy::Proxy;
 use crate::agent::ptth::expose::ExposeService as ByHttps;
 use crate::agent::ptth::tunnel::{TunnelWorld, Way};
 use crate::agent::settings::PtthService;
-use crate::protocol::ptth_quic::{Answer, Inner, Offer, Refusal};
+use crate::protocol::ptth_quic::{
+    Answer, Inner, LateInner, MessageError, Offer, Question, Refusal, WireId,
+};
 use crate::quic::driver::QuicEvent;
 use crate::runtime::clock;
 use crate::runtime::executor::{run_or_spawn, spawn};
@@ -80,10 +83,10 @@ impl ExposeService {
     async fn serve(self: Rc<Self>, stream: OfferStream) {
         let _serving = self.serving.enter();
         let since = self.world.reactor.now();
-        let reading = stream.read_message(Offer::decode);
+        let reading = self.ask(&stream);
         let read = self.world.reactor.deadline(since + OFFER_TIMEOUT, reading);
-        let offer = match read.await {
-            Some(Ok(offer)) => offer,
+        let asked = match read.await {
+            Some(Ok(asked)) => asked,
             Some(Err(NoMessage::Wrong(error))) => {
                 self.world.count_refused(Refused::NotAMessage);
                 stream.write(&error.answer()).await;
@@ -92,23 +95,20 @@ impl ExposeService {
             Some(Err(_)) => return,
             None => return stream.break_off(Refusal::TimedOut.into()),
         };
-        let question = offer.question();
-        match self.connect(&offer).await {
-            Ok((local, inner)) => {
+        let question = asked.question;
+        match self.connect(&asked).await {
+            Ok((local, service)) => {
                 stream
                     .say(|words| Answer::Accepted.encode(question, words))
                     .await;
-                let Offer::Layered { client, .. } = &offer else {
-                    unreachable!("only those name a service");
-                };
                 let relay = self.world.streams.peer_address(stream.key().connection);
-                let service = PeerAddress::from(local.socket().peer_address());
+                let at = PeerAddress::from(local.socket().peer_address());
                 let session = StreamSession {
-                    peers: [PeerAddress::from(relay), service],
-                    client: Some(client.as_str().into()),
-                    client_port: inner.client_port,
+                    peers: [PeerAddress::from(relay), at],
+                    client: asked.client,
+                    client_port: asked.client_port,
                     server: None,
-                    target: Some(inner.target.as_str().into()),
+                    target: Some(service.port.as_str().into()),
                     waiting_since: since,
                     joined_at: clock::now(),
                     is_far: false,
@@ -118,28 +118,49 @@ impl ExposeService {
                 self.world.join_streams(ends, session);
             }
             Err(refusal) => {
-                let answer = match offer {
-                    Offer::Layered { .. } => Answer::InnerRefused(refusal),
-                    Offer::Legacy { .. } => Answer::Refused(refusal),
-                };
+                // One that stands alone says the same.
+                let answer = Answer::InnerRefused(refusal);
                 stream.say(|words| answer.encode(question, words)).await;
                 stream.finish(refusal.into());
             }
         }
     }
 
-    /// Connects to what is asked for.
-    async fn connect<'a>(&self, offer: &'a Offer) -> Result<(Stream, &'a Inner), Refusal> {
-        let Offer::Layered { inner, client } = offer else {
-            // Numbers name no service here.
-            return Err(Refusal::Forbidden);
+    /// Reads what the relay offers, and what its client asks for if that stands behind it.
+    async fn ask(&self, stream: &OfferStream) -> Result<Asked, NoMessage<MessageError>> {
+        let offer = stream.read_message(Offer::decode).await?;
+        let question = offer.question();
+        let client = match offer {
+            Offer::Layered { client, inner } => {
+                let client = Some(client.as_str().into());
+                return Ok(Asked::of(inner, question, client));
+            }
+            // Without a number.
+            Offer::Legacy { client: 0 } => None,
+            Offer::Legacy { client } => Some(client.to_string().into()),
         };
-        let named = |service: &&PtthService| service.port.as_str() == inner.target.as_str();
-        let Some(service) = self.services.iter().find(named) else {
+        stream
+            .say(|words| Answer::Accepted.encode(question, words))
+            .await;
+        let question = Question::Inner;
+        Ok(match stream.read_message(LateInner::decode).await? {
+            LateInner::Layered(inner) => Asked::of(inner, question, client),
+            LateInner::Legacy { target } => Asked {
+                question,
+                client,
+                client_port: 0,
+                target: Wanted::Numbered(target),
+            },
+        })
+    }
+
+    /// Connects to what is asked for.
+    async fn connect(&self, asked: &Asked) -> Result<(Stream, &PtthService), Refusal> {
+        let Some(service) = self.service(&asked.target) else {
             self.world.count_refused(Refused::NotFound);
             warn!(
-                client = client.as_str(),
-                port = inner.target.as_str(),
+                client = asked.client,
+                port = %asked.target,
                 "a client asks for a port that is not exposed"
             );
             return Err(Refusal::Forbidden);
@@ -152,7 +173,7 @@ impl ExposeService {
         let dialling = leg::dial_target(&self.world, &service.target);
         let target = &service.target;
         match self.world.reactor.deadline(until, dialling).await {
-            Some(Ok(local)) => Ok((local.into_parts().0, inner)),
+            Some(Ok(local)) => Ok((local.into_parts().0, service)),
             Some(Err(error)) => {
                 self.world.count_refused(Refused::DialFailed);
                 warn!(%target, %error, "cannot reach the service");
@@ -163,6 +184,53 @@ impl ExposeService {
                 warn!(%target, "the service does not answer");
                 Err(Refusal::TimedOut)
             }
+        }
+    }
+
+    fn service(&self, wanted: &Wanted) -> Option<&PtthService> {
+        match wanted {
+            Wanted::Named(name) => {
+                let mut services = self.services.iter();
+                services.find(|service| service.port.as_str() == name.as_str())
+            }
+            Wanted::Numbered(number) => self.services.get(usize::from(*number).checked_sub(1)?),
+        }
+    }
+}
+
+/// What a client asks for.
+struct Asked {
+    /// What is to be answered.
+    question: Question,
+    /// Who asks, by its name or number.
+    client: Option<Box<str>>,
+    client_port: u16,
+    target: Wanted,
+}
+
+/// One of our services.
+enum Wanted {
+    Named(WireId),
+    /// From 1 on, as they were listed.
+    Numbered(u8),
+}
+
+impl Asked {
+    fn of(inner: Inner, question: Question, client: Option<Box<str>>) -> Self {
+        Self {
+            question,
+            client,
+            client_port: inner.client_port,
+            target: Wanted::Named(inner.target),
+        }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name.as_str()),
+            Self::Numbered(number) => number.fmt(f),
         }
     }
 }
