@@ -37,11 +37,13 @@ pub const STEERED_SHARDS_MAX: u16 = 256;
 ///
 /// `EADDRINUSE` when somebody has it; whatever `bind(2)` says.
 pub fn claim_udp_address(address: SocketAddr) -> io::Result<SocketAddr> {
-    once_free(|| {
-        let socket = unbound(address)?;
-        socket.bind(&address.into())?;
-        local_address(&socket)
-    })
+    once_free(|| try_udp_address(address))
+}
+
+fn try_udp_address(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = unbound(address)?;
+    socket.bind(&address.into())?;
+    local_address(&socket)
 }
 
 /// Binds one socket for each of `count` shards, all at one address, which
@@ -253,7 +255,7 @@ mod tests {
     fn a_group_is_not_joined_in_silence() {
         let address = claim_udp_address(LOCALHOST).unwrap();
         let _group = bind_udp_group(address, 2).unwrap();
-        let error = claim_udp_address(address).unwrap_err();
+        let error = try_udp_address(address).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
@@ -287,7 +289,7 @@ mod tests {
     #[test]
     fn an_address_that_is_taken_is_looked_up_as_udp() {
         let socket = bind_udp(LOCALHOST).unwrap();
-        let error = claim_udp_address(socket.local_address().unwrap()).unwrap_err();
+        let error = try_udp_address(socket.local_address().unwrap()).unwrap_err();
         assert!(udp_advice(&error).unwrap().contains("ss -lunp"));
     }
 }
