@@ -1,7 +1,7 @@
 //! A proxy over QUIC, and the same by HTTPS for where UDP is blocked: one shard's.
 //!
 //! ```text
-//!   quic/link.rs    knows whether UDP passes
+//!   quic/link/      knows whether UDP passes
 //!   quic/forward.rs leaves local connections to forward.rs while it does not
 //!   quic/expose.rs  has expose.rs listen as long
 //! ```

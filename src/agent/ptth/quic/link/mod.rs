@@ -14,6 +14,9 @@
 //! another one is tried beside it: a relay that has joined the new one drops the old one, as
 //! both have one name.
 
+mod attempt;
+mod doubt;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -26,49 +29,37 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use quinn_proto::ConnectionError;
-use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
-use super::relay::{JoinError, Relay, WINDOWS};
 use crate::agent::error::AgentError;
-use crate::agent::ptth::asking::AskError;
+use crate::agent::ptth::quic::relay::{JoinError, Relay, WINDOWS};
 use crate::agent::ptth::relay_health::RelayHealth;
 use crate::agent::ptth::tunnel::TunnelWorld;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::Backoff;
-use crate::agent::target::Host;
-use crate::protocol::ptth_quic::{Answer, CloseCode, StreamCode};
+use crate::protocol::ptth_quic::{CloseCode, StreamCode};
 use crate::quic::connection::{ConnectionKey, Health};
 use crate::quic::driver::QuicEvent;
 use crate::quic::keys::SharedKeys;
 use crate::runtime::clock;
 use crate::runtime::executor::{spawn, wake};
 use crate::runtime::flag::{Either, Flag, either};
-use crate::runtime::udp_group::{SmallBuffers, bind_udp, connect_udp};
+use crate::runtime::udp_group::{SmallBuffers, bind_udp};
 use crate::runtime::watch::Watch;
 use crate::shard::errand::one_word;
 use crate::shard::status::RelayStatus;
-use crate::shard::streams::QuicStream;
 use crate::time::Timestamp;
 
 /// How long an attempt may go without a single datagram of the relay's.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// How long one may take in all: two round trips, of paths that are up to 3 s long.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The silence beside a connection that is in doubt: the next attempt may find the relay back.
 const REJOIN_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// Attempts in a row to which no datagram came, until UDP counts as blocked.
 const SILENT_ATTEMPTS: u32 = 2;
-/// How long the relay may take to show that it is there by HTTPS.
-const HTTPS_TIMEOUT: Duration = Duration::from_secs(3);
 /// From one attempt to the next where UDP is blocked, and how much later it may be: not all
 /// proxies of a network are to try in one moment.
 const BLOCKED_TIME: Duration = Duration::from_secs(30);
 const BLOCKED_JITTER_MS: u64 = 5000;
-/// Silence after something was sent, until a connection is in doubt.
-const DOUBT_TIME: Duration = Duration::from_millis(1500);
-/// Looks in a row that find it so.
-const DOUBTS: u32 = 2;
 /// How often it is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Until the next attempt when another proxy has taken the name: both would else take it from
@@ -295,24 +286,6 @@ impl Link {
         }
     }
 
-    /// Whether the relay is there, though nothing comes from it over UDP.
-    async fn is_there_otherwise(&self) -> Result<(), JoinError> {
-        // A host where nobody listens says so to sockets that speak with it alone.
-        let witness = self.dialled.get().and_then(|to| connect_udp(to).ok());
-        if let Some(witness) = &witness {
-            let _ = witness.send(&[0]);
-        }
-        let until = self.world.reactor.now() + HTTPS_TIMEOUT;
-        let greeting = self.relay.https.greet(&self.world);
-        let greeted = self.world.reactor.deadline(until, greeting).await;
-        if witness.and_then(|witness| witness.take_error()) == Some(Errno::CONNREFUSED) {
-            return Err(JoinError::Closed);
-        }
-        greeted
-            .unwrap_or(Err(AskError::Silent(HTTPS_TIMEOUT)))
-            .map_err(|error| JoinError::Away(Box::new(error)))
-    }
-
     /// Leaves the relay to HTTPS until UDP passes.
     async fn go_by_https(&self) -> ConnectionKey {
         self.handle_failure(&JoinError::Silent);
@@ -413,90 +386,6 @@ impl Link {
             .handle_failure(clock::now(), error.trouble(), error)
     }
 
-    /// Dials until the relay has let us in. Nothing may come from it for so long.
-    async fn join(&self, silence_max: Duration) -> Result<ConnectionKey, JoinError> {
-        let reactor = &self.world.reactor;
-        let since = reactor.now();
-        let dialled = reactor.deadline(since + silence_max, self.dial()).await;
-        let connection = dialled.unwrap_or(Err(JoinError::TimedOut))?;
-        let attempt = Attempt {
-            link: self,
-            connection,
-            is_over: Cell::new(false),
-        };
-        let mut joining = pin!(self.introduce(connection));
-        let until = reactor.now() + silence_max;
-        let joined = match reactor.deadline(until, joining.as_mut()).await {
-            Some(joined) => joined,
-            None if self
-                .health_of(connection)
-                .is_some_and(|one| one.heard_at.is_some()) =>
-            {
-                let joined = reactor.deadline(since + JOIN_TIMEOUT, joining).await;
-                joined.unwrap_or(Err(JoinError::TimedOut))
-            }
-            None => Err(JoinError::Silent),
-        };
-        joined?;
-        attempt.is_over.set(true);
-        Ok(connection)
-    }
-
-    async fn dial(&self) -> Result<ConnectionKey, JoinError> {
-        let address = &self.relay.url.address;
-        let mut addresses = match &address.host {
-            Host::Address(ip) => vec![SocketAddr::new(*ip, address.port)],
-            Host::Name(name) => {
-                let resolved = self.world.resolve(name, address.port).await;
-                resolved.map_err(|source| JoinError::Resolve {
-                    host: name.clone(),
-                    source,
-                })?
-            }
-        };
-        // Each attempt begins with another one: whether somebody answers shows later.
-        let attempt = self.attempts.replace(self.attempts.get().wrapping_add(1));
-        let count = addresses.len().max(1);
-        addresses.rotate_left(attempt % count);
-        let mut result = Err(JoinError::TimedOut);
-        for to in addresses {
-            let config = self.relay.config().ok_or(JoinError::NoWay(to))?;
-            let dialled = self.world.streams.with_driver(|driver| {
-                let port = driver.port_of_family(to)?;
-                driver
-                    .connect(port, config, to, &self.relay.name, clock::now())
-                    .ok()
-            });
-            match dialled {
-                Some(connection) => {
-                    self.dialled.set(Some(to));
-                    self.news.borrow_mut().insert(connection, News::default());
-                    return Ok(connection);
-                }
-                None => result = Err(JoinError::NoWay(to)),
-            }
-        }
-        result
-    }
-
-    /// Says who we are.
-    async fn introduce(&self, connection: ConnectionKey) -> Result<(), JoinError> {
-        if let QuicEvent::Lost(_, why) = self.next(connection).await {
-            return Err(JoinError::Connection(why));
-        }
-        let stream = QuicStream::open(&self.world, connection).ok_or(JoinError::NoStream)?;
-        stream.say(|words| self.relay.hello.encode(words)).await;
-        let question = self.relay.hello.question();
-        let decode = |bytes: &[u8]| Answer::decode(bytes, question);
-        let answer = match either(self.lost(connection), stream.read_message(decode)).await {
-            Either::First(why) => return Err(JoinError::Connection(why)),
-            Either::Second(answer) => answer?,
-        };
-        answer.verdict().map_err(JoinError::Refused)?;
-        stream.keep();
-        Ok(())
-    }
-
     /// The next thing that happens to a connection.
     async fn next(&self, connection: ConnectionKey) -> QuicEvent {
         poll_fn(|context| {
@@ -522,42 +411,6 @@ impl Link {
         }
     }
 
-    /// Waits until a connection is in doubt. Whoever stood still himself finds what has come
-    /// meanwhile by the second look, and an answer to what he asked at the first.
-    async fn doubted(&self, connection: ConnectionKey) {
-        let mut doubts = 0;
-        while doubts < DOUBTS {
-            self.look_later().await;
-            doubts = match self.is_in_doubt(connection) {
-                true => doubts + 1,
-                false => 0,
-            };
-        }
-    }
-
-    /// Waits until it no longer is.
-    async fn heard_again(&self, connection: ConnectionKey) {
-        while self.is_in_doubt(connection) {
-            self.look_later().await;
-        }
-    }
-
-    fn is_in_doubt(&self, connection: ConnectionKey) -> bool {
-        let Some(health) = self.health_of(connection) else {
-            return false;
-        };
-        let now = self.world.reactor.now();
-        let since = health.unanswered_since;
-        let silence = since.map_or(Duration::ZERO, |since| now.since(since));
-        let time = doubt_time(health.round_trip);
-        // What was sent may have been nothing that is answered.
-        if silence > time / 2 {
-            let streams = &self.world.streams;
-            streams.with_driver(|driver| driver.ping(connection));
-        }
-        silence > time
-    }
-
     fn health_of(&self, connection: ConnectionKey) -> Option<Health> {
         let streams = &self.world.streams;
         streams.with_driver(|driver| driver.health(connection))
@@ -580,12 +433,6 @@ impl Link {
     }
 }
 
-/// How long something may go unanswered: three times what QUIC waits until it asks once more
-/// (RFC 9002 §6.2.1), which on a steady path is little more than the round trip.
-fn doubt_time(round_trip: Duration) -> Duration {
-    DOUBT_TIME.max(round_trip * 9 / 2)
-}
-
 /// Whether a connection had to make way for another one of its name.
 fn is_replaced(why: &ConnectionError) -> bool {
     matches!(
@@ -595,42 +442,11 @@ fn is_replaced(why: &ConnectionError) -> bool {
     )
 }
 
-/// An attempt that has not come to its end: dropped, its connection is closed.
-struct Attempt<'a> {
-    link: &'a Link,
-    connection: ConnectionKey,
-    is_over: Cell<bool>,
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if !self.is_over.get() {
-            self.link.drop_connection(self.connection, CloseCode::Clean);
-        }
-    }
-}
-
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
             .field("relay", &self.relay)
             .field("state", &self.state)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longer_the_path_the_later_the_doubt() {
-        let check = |round_trip_ms, expected_ms| {
-            let doubt = doubt_time(Duration::from_millis(round_trip_ms));
-            assert_eq!(doubt, Duration::from_millis(expected_ms));
-        };
-        check(0, 1500);
-        check(300, 1500);
-        check(2000, 9000);
     }
 }

@@ -1,0 +1,144 @@
+//! One attempt: the relay is dialled, and told who we are.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::{Link, News};
+use crate::agent::ptth::asking::AskError;
+use crate::agent::ptth::quic::relay::JoinError;
+use crate::agent::target::Host;
+use crate::protocol::ptth_quic::{Answer, CloseCode};
+use crate::quic::connection::ConnectionKey;
+use crate::quic::driver::QuicEvent;
+use crate::runtime::clock;
+use crate::runtime::flag::{Either, either};
+use crate::runtime::udp_group::connect_udp;
+use crate::shard::streams::QuicStream;
+
+/// How long one may take in all: two round trips, of paths that are up to 3 s long.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the relay may take to show that it is there by HTTPS.
+const HTTPS_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Link {
+    /// Dials until the relay has let us in. Nothing may come from it for so long.
+    pub(super) async fn join(&self, silence_max: Duration) -> Result<ConnectionKey, JoinError> {
+        let reactor = &self.world.reactor;
+        let since = reactor.now();
+        let dialled = reactor.deadline(since + silence_max, self.dial()).await;
+        let connection = dialled.unwrap_or(Err(JoinError::TimedOut))?;
+        let attempt = Attempt {
+            link: self,
+            connection,
+            is_over: Cell::new(false),
+        };
+        let mut joining = pin!(self.introduce(connection));
+        let until = reactor.now() + silence_max;
+        let joined = match reactor.deadline(until, joining.as_mut()).await {
+            Some(joined) => joined,
+            None if self
+                .health_of(connection)
+                .is_some_and(|one| one.heard_at.is_some()) =>
+            {
+                let joined = reactor.deadline(since + JOIN_TIMEOUT, joining).await;
+                joined.unwrap_or(Err(JoinError::TimedOut))
+            }
+            None => Err(JoinError::Silent),
+        };
+        joined?;
+        attempt.is_over.set(true);
+        Ok(connection)
+    }
+
+    async fn dial(&self) -> Result<ConnectionKey, JoinError> {
+        let address = &self.relay.url.address;
+        let mut addresses = match &address.host {
+            Host::Address(ip) => vec![SocketAddr::new(*ip, address.port)],
+            Host::Name(name) => {
+                let resolved = self.world.resolve(name, address.port).await;
+                resolved.map_err(|source| JoinError::Resolve {
+                    host: name.clone(),
+                    source,
+                })?
+            }
+        };
+        // Each attempt begins with another one: whether somebody answers shows later.
+        let attempt = self.attempts.replace(self.attempts.get().wrapping_add(1));
+        let count = addresses.len().max(1);
+        addresses.rotate_left(attempt % count);
+        let mut result = Err(JoinError::TimedOut);
+        for to in addresses {
+            let config = self.relay.config().ok_or(JoinError::NoWay(to))?;
+            let dialled = self.world.streams.with_driver(|driver| {
+                let port = driver.port_of_family(to)?;
+                driver
+                    .connect(port, config, to, &self.relay.name, clock::now())
+                    .ok()
+            });
+            match dialled {
+                Some(connection) => {
+                    self.dialled.set(Some(to));
+                    self.news.borrow_mut().insert(connection, News::default());
+                    return Ok(connection);
+                }
+                None => result = Err(JoinError::NoWay(to)),
+            }
+        }
+        result
+    }
+
+    /// Says who we are.
+    async fn introduce(&self, connection: ConnectionKey) -> Result<(), JoinError> {
+        if let QuicEvent::Lost(_, why) = self.next(connection).await {
+            return Err(JoinError::Connection(why));
+        }
+        let stream = QuicStream::open(&self.world, connection).ok_or(JoinError::NoStream)?;
+        stream.say(|words| self.relay.hello.encode(words)).await;
+        let question = self.relay.hello.question();
+        let decode = |bytes: &[u8]| Answer::decode(bytes, question);
+        let answer = match either(self.lost(connection), stream.read_message(decode)).await {
+            Either::First(why) => return Err(JoinError::Connection(why)),
+            Either::Second(answer) => answer?,
+        };
+        answer.verdict().map_err(JoinError::Refused)?;
+        stream.keep();
+        Ok(())
+    }
+
+    /// Whether the relay is there, though nothing comes from it over UDP.
+    pub(super) async fn is_there_otherwise(&self) -> Result<(), JoinError> {
+        // A host where nobody listens says so to sockets that speak with it alone.
+        let witness = self.dialled.get().and_then(|to| connect_udp(to).ok());
+        if let Some(witness) = &witness {
+            let _ = witness.send(&[0]);
+        }
+        let until = self.world.reactor.now() + HTTPS_TIMEOUT;
+        let greeting = self.relay.https.greet(&self.world);
+        let greeted = self.world.reactor.deadline(until, greeting).await;
+        if witness.and_then(|witness| witness.take_error()) == Some(Errno::CONNREFUSED) {
+            return Err(JoinError::Closed);
+        }
+        greeted
+            .unwrap_or(Err(AskError::Silent(HTTPS_TIMEOUT)))
+            .map_err(|error| JoinError::Away(Box::new(error)))
+    }
+}
+
+/// An attempt that has not come to its end: dropped, its connection is closed.
+struct Attempt<'a> {
+    link: &'a Link,
+    connection: ConnectionKey,
+    is_over: Cell<bool>,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.is_over.get() {
+            self.link.drop_connection(self.connection, CloseCode::Clean);
+        }
+    }
+}
