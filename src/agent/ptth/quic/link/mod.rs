@@ -329,7 +329,11 @@ impl Link {
             };
             match rejoined {
                 Rejoined::By(successor) => {
-                    self.drop_connection(connection, CloseCode::Replaced);
+                    // What goes by it may come through yet.
+                    self.news.borrow_mut().remove(&connection);
+                    let code = CloseCode::Replaced;
+                    let streams = &self.world.streams;
+                    streams.leave(connection, 1, code, code.as_str());
                     connection = successor;
                     self.settle(connection);
                 }
