@@ -48,6 +48,33 @@ pub(crate) fn dial(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Sends a byte to [`echo`] and has it back.
+pub(crate) fn try_ping(mut stream: &TcpStream) -> io::Result<()> {
+    stream.write_all(b"!")?;
+    stream.read_exact(&mut [0])
+}
+
+/// The same on a connection that is there.
+#[track_caller]
+pub(crate) fn ping(stream: &TcpStream) {
+    try_ping(stream).expect("an echo");
+}
+
+/// A session with [`echo`] that runs.
+#[track_caller]
+pub(crate) fn session(local: SocketAddr) -> TcpStream {
+    let stream = dial(local);
+    ping(&stream);
+    stream
+}
+
+/// Waits until the other side has broken a connection off.
+#[track_caller]
+pub(crate) fn assert_reset(mut stream: &TcpStream) {
+    let error = stream.read(&mut [0]).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
 pub(crate) fn read_banner(stream: &mut TcpStream) -> io::Result<()> {
     let mut banner = [0; BANNER.len()];
     stream.read_exact(&mut banner)?;
@@ -148,8 +175,7 @@ fn services_are_asked_for_by_port() {
         (other_secret(&ticket), "nobody waits under this ticket"),
     ] {
         let (forward, local) = forward(&wrong);
-        let error = dial(local).read(&mut [0]).expect_err("a reset");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_reset(&dial(local));
         assert!(forward.logged("no session").contains(reason));
     }
 }
@@ -167,8 +193,7 @@ fn a_service_that_is_away_resets_the_client() {
     let (_relay, address) = relay(folder.path(), "127.0.0.1:0", &[]);
     let (expose, ticket) = expose(folder.path(), address, &["unix:/nonexistent/socket"]);
     let (forward, local) = forward(&ticket);
-    let error = dial(local).read(&mut [0]).expect_err("a reset");
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(&dial(local));
     let line = forward.logged("no session");
     assert!(line.contains("does not answer"), "{line}");
     expose.logged("cannot reach the service");

@@ -1,7 +1,7 @@
 //! `midspan expose` and `midspan forward` by PTTH over HTTP, through a relay.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::admin::{metrics, status};
 use super::agent_process::{Program, relay as relay_at};
 use super::agents::{
-    check_echo, check_greetings, dial, echo, greet_and_count, read_banner, service,
+    assert_reset, check_echo, check_greetings, dial, echo, greet_and_count, read_banner, service,
 };
 use super::agents_admin::{admin, told};
 use super::agents_ssh::check_ssh_and_scp;
@@ -108,12 +108,6 @@ impl Meeting {
     }
 }
 
-#[track_caller]
-fn assert_reset(mut stream: TcpStream) {
-    let error = stream.read(&mut [0]).expect_err("a reset");
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-}
-
 #[test]
 fn many_sessions_at_once_and_after_each_other() {
     let meeting = Meeting::new(&["--cores", "2"]);
@@ -183,7 +177,7 @@ fn who_may_not_is_told_why() {
         ("mallory", "home:22", "the relay does not know this key"),
     ] {
         let (forward, local) = meeting.forward_with(name, &["--to", to]);
-        assert_reset(dial(local));
+        assert_reset(&dial(local));
         let line = forward.logged("no session");
         assert!(line.contains(reason), "{line}");
     }
@@ -202,7 +196,7 @@ fn a_port_that_is_not_exposed_is_told_from_a_server_that_is_away() {
         ("home", "it is asked for each by home:PORT (status 504)"),
     ] {
         let (forward, local) = meeting.forward(to);
-        assert_reset(dial(local));
+        assert_reset(&dial(local));
         let line = forward.logged("no session");
         assert!(line.contains(reason), "{line}");
     }
@@ -225,7 +219,7 @@ fn a_service_that_is_away_resets_the_client() {
     let meeting = Meeting::new(&[]);
     let expose = meeting.expose(&["unix:/nonexistent/socket"]);
     let (forward, local) = meeting.forward("home");
-    assert_reset(dial(local));
+    assert_reset(&dial(local));
     let line = forward.logged("no session");
     assert!(line.contains("the server rejects it"), "{line}");
     expose.logged("cannot reach the service");
@@ -248,7 +242,7 @@ fn both_find_a_relay_that_was_restarted() {
     read_banner(&mut open).expect("a greeting");
     meeting.relay.signal(Signal::KILL);
     meeting.relay.wait();
-    assert_reset(open);
+    assert_reset(&open);
     expose.logged("cannot listen at the relay");
     // One that comes while the relay is away waits for it.
     let waiting = thread::spawn(move || read_banner(&mut dial(local)));
@@ -268,7 +262,7 @@ fn whoever_is_killed_the_other_end_is_reset() {
     read_banner(&mut client).expect("a greeting");
     expose.signal(Signal::KILL);
     expose.wait();
-    assert_reset(client);
+    assert_reset(&client);
 
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let target = listener.local_addr().expect("bound").to_string();
@@ -281,7 +275,7 @@ fn whoever_is_killed_the_other_end_is_reset() {
     client.read_exact(&mut [0]).expect("a greeting");
     forward.signal(Signal::KILL);
     forward.wait();
-    assert_reset(service);
+    assert_reset(&service);
 }
 
 #[test]
@@ -333,7 +327,7 @@ fn tls_with_a_pin_and_by_an_http_proxy() {
     });
     meeting.url = format!("ptth+https://{}?pin={}", meeting.address, "0".repeat(64));
     let (stranger, local) = meeting.forward("home");
-    assert_reset(dial(local));
+    assert_reset(&dial(local));
     stranger.logged("ask for the SHA-256 that it has now");
     for program in [forward, expose, meeting.relay] {
         assert!(program.stop().success());

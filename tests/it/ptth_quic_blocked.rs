@@ -1,14 +1,13 @@
 //! PTTH over QUIC where UDP does not pass: both proxies go by HTTPS meanwhile.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::Value;
 
 use super::admin::status;
 use super::agent_process::Program;
-use super::agents::{check_echo, dial, echo, service};
+use super::agents::{assert_reset, check_echo, dial, echo, ping, service, session};
 use super::agents_admin::admin;
 use super::agents_transports::FINGERPRINT;
 use super::network_namespace::NetworkNamespace;
@@ -103,11 +102,6 @@ fn ways(of: SocketAddr) -> Vec<(String, u64)> {
     relays.iter().map(way).collect()
 }
 
-fn ping(stream: &mut TcpStream) {
-    stream.write_all(b"!").expect("sent");
-    stream.read_exact(&mut [0]).expect("an echo");
-}
-
 #[test]
 fn where_udp_is_lost_both_go_by_https_until_it_passes() {
     with_rules(LOSE_UDP, || {
@@ -115,8 +109,7 @@ fn where_udp_is_lost_both_go_by_https_until_it_passes() {
         let (expose, forward, local) = proxies(&meeting);
         let [of_expose, of_forward] = [&expose, &forward].map(admin);
         // Whoever comes before UDP is known to be blocked waits for that.
-        let mut running = dial(local);
-        ping(&mut running);
+        let running = session(local);
         for program in [&expose, &forward] {
             program.logged(BLOCKED);
         }
@@ -143,7 +136,7 @@ fn where_udp_is_lost_both_go_by_https_until_it_passes() {
         check_echo(local, 4, 1_000_000);
         meeting.relay.logged("stream ended");
         // What runs by HTTPS stays there.
-        ping(&mut running);
+        ping(&running);
         drop(running);
         meeting.relay.logged("tunnel ended");
         for program in [forward, expose, meeting.relay] {
@@ -189,8 +182,7 @@ fn a_relay_that_is_not_there_by_https_either_is_away() {
             let line = program.logged("the relay is away");
             assert!(line.contains("none over HTTPS"), "{line}");
         }
-        let mut stream = dial(local);
-        assert!(stream.read(&mut [0]).is_err(), "a reset");
+        assert_reset(&dial(local));
         forward.logged("cannot connect");
         // UDP stays as it is.
         nft(&["flush", "ruleset"]);

@@ -1,13 +1,13 @@
 //! PTTH over QUIC: for how long things may last, and how many there may be.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener};
 
 use midspan::protocol::ptth_quic::Role;
 use midspan::runtime::clock;
 
 use super::agent_process::Program;
-use super::agents::{dial, echo, service};
+use super::agents::{assert_reset, dial, echo, ping, service, session, try_ping};
 use super::patience::until;
 use super::peers::quic_peer::{QuicPeer, open};
 use super::ptth_agents::Meeting;
@@ -15,18 +15,6 @@ use super::ptth_quic::{expose, meeting};
 
 fn limited(limit: &str) -> Meeting {
     meeting(&["--cores", "1", "--limit", limit])
-}
-
-/// Sends a byte to and fro, if that goes.
-fn ping(stream: &mut TcpStream) -> Option<()> {
-    stream.write_all(b"!").ok()?;
-    stream.read_exact(&mut [0]).ok()
-}
-
-#[track_caller]
-fn assert_reset(stream: &mut TcpStream) {
-    let error = stream.read(&mut [0]).expect_err("a reset");
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[track_caller]
@@ -41,20 +29,19 @@ fn what_carries_nothing_ends_and_bytes_keep_it() {
         let meeting = limited(limit);
         let _expose = expose(&meeting, &[&service(echo).to_string()]);
         let (_forward, local) = meeting.forward("home");
-        let (mut kept, mut silent) = (dial(local), dial(local));
-        ping(&mut silent).expect("an echo");
+        let (kept, mut silent) = (dial(local), session(local));
         silent.set_nonblocking(true).expect("a socket");
         until("the silent one's end", || {
-            ping(&mut kept).expect("an echo");
+            ping(&kept);
             match silent.read(&mut [0]) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => None,
                 ended => Some(ended.expect_err("a reset")),
             }
         });
         assert_expired(&meeting.relay);
-        ping(&mut kept).expect("an echo");
+        ping(&kept);
         // And now it is silent too.
-        assert_reset(&mut kept);
+        assert_reset(&kept);
         assert_expired(&meeting.relay);
     }
 }
@@ -72,9 +59,9 @@ fn a_half_closed_session_may_be_silent_for_its_own_time() {
         (client, service)
     };
     let (mut whole, mut serving) = session();
-    let (mut half, _service) = session();
+    let (half, _service) = session();
     half.shutdown(Shutdown::Write).expect("connected");
-    assert_reset(&mut half);
+    assert_reset(&half);
     assert_expired(&meeting.relay);
     whole.write_all(b"!").expect("taken");
     serving.read_exact(&mut [0]).expect("a byte");
@@ -85,9 +72,8 @@ fn a_session_lasts_as_long_as_it_may() {
     let meeting = limited("session_ttl_s=1");
     let _expose = expose(&meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
-    let mut stream = dial(local);
-    ping(&mut stream).expect("an echo");
-    until("its end", || ping(&mut stream).is_none().then_some(()));
+    let stream = session(local);
+    until("its end", || try_ping(&stream).err());
     assert_expired(&meeting.relay);
 }
 
@@ -108,8 +94,7 @@ fn sessions_wait_for_streams_that_end() {
     let meeting = limited("quic_streams_per_client_max=1");
     let _expose = expose(&meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
-    let mut first = dial(local);
-    ping(&mut first).expect("an echo");
+    let first = session(local);
     let mut second = dial(local);
     second.write_all(b"!").expect("taken");
     drop(first);

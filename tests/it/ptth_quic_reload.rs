@@ -1,13 +1,12 @@
 //! PTTH over QUIC: a configuration that changes while proxies are there.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use rustix::process::Signal;
 
 use super::agent_process::Program;
-use super::agents::{check_echo, dial, echo, service};
+use super::agents::{check_echo, dial, echo, ping, service, session};
 use super::peers::quic_peer::QuicPeer;
 use super::ptth_agents::{Meeting, key, relay};
 use super::ptth_quic::{QUIC, expose, meeting};
@@ -18,25 +17,13 @@ pub(super) fn reload(relay: &Program) {
     relay.logged("the configuration is taken");
 }
 
-pub(super) fn ping(stream: &mut TcpStream) {
-    stream.write_all(b"!").expect("taken");
-    stream.read_exact(&mut [0]).expect("an echo");
-}
-
-/// A session that runs.
-pub(super) fn session(local: SocketAddr) -> TcpStream {
-    let mut stream = dial(local);
-    ping(&mut stream);
-    stream
-}
-
 /// Has a key be listed no more, of `role`: its proxy may end what it has begun.
 #[track_caller]
 fn check_unlisted(role: &str, refusal: &str) {
     let meeting = meeting(&["--cores", "1"]);
     let expose = expose(&meeting, &[&service(echo).to_string()]);
     let (forward, local) = meeting.forward("home");
-    let mut running = session(local);
+    let running = session(local);
     let path = meeting.folder.path().join("relay.toml");
     let text = fs::read_to_string(&path).expect("text");
     let hash = text.split(role).nth(1).expect("a table");
@@ -47,7 +34,7 @@ fn check_unlisted(role: &str, refusal: &str) {
     reload(&meeting.relay);
     drop(dial(local));
     forward.logged(refusal);
-    ping(&mut running);
+    ping(&running);
     drop(running);
     let gone = match role {
         "[[ptth.servers]]" => &expose,
@@ -88,11 +75,11 @@ fn a_certificate_that_is_renewed_is_shown_to_who_comes_next() {
     };
     let _expose = expose(&meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
-    let mut running = session(local);
+    let running = session(local);
     let second = write_certificate(&pem);
     reload(&meeting.relay);
     // Connections that there are go on.
-    ping(&mut running);
+    ping(&running);
     check_echo(local, 1, 1000);
     super::patience::until("the new certificate at every shard", || {
         (!QuicPeer::dial(&meeting).comes_about()).then_some(())

@@ -1,7 +1,7 @@
 //! What goes wrong with PTTH over QUIC, and how it comes right again: the document's list, with
 //! real processes. Each recovery's time is printed.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -10,36 +10,17 @@ use midspan::runtime::clock;
 use rustix::process::Signal;
 
 use super::agent_process::Program;
-use super::agents::{check_echo, dial, echo, service};
+use super::agents::{assert_reset, check_echo, dial, echo, ping, service, session, try_ping};
 use super::patience::{PATIENCE, until};
 use super::ptth_agents::{Meeting, relay};
 use super::ptth_quic::{expose, meeting};
-
-/// Sends a byte to and fro.
-fn ping(stream: &mut TcpStream) -> io::Result<()> {
-    stream.write_all(b"!")?;
-    stream.read_exact(&mut [0])
-}
-
-/// A session that runs.
-fn session(local: SocketAddr) -> TcpStream {
-    let mut stream = dial(local);
-    ping(&mut stream).expect("an echo");
-    stream
-}
-
-#[track_caller]
-fn assert_reset(mut stream: TcpStream) {
-    let error = stream.read(&mut [0]).expect_err("a reset");
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-}
 
 /// Dials until somebody answers, and prints how long that took.
 fn recovers(what: &str, local: SocketAddr) {
     let since = clock::now();
     until("an echo", || {
-        let mut stream = TcpStream::connect(local).ok()?;
-        ping(&mut stream).ok()
+        let stream = TcpStream::connect(local).ok()?;
+        try_ping(&stream).ok()
     });
     let back_ms = clock::now().since(since).as_millis();
     writeln!(io::stderr(), "{what}: back after {back_ms} ms").expect("told");
@@ -62,7 +43,7 @@ fn a_server_that_is_killed_is_replaced_by_its_successor() {
     first.signal(Signal::KILL);
     let _second = expose(&meeting, &[&target]);
     // Whose connection is dead is noticed by the name.
-    assert_reset(running);
+    assert_reset(&running);
     recovers("server killed and restarted", local);
 }
 
@@ -88,7 +69,7 @@ fn a_client_that_is_killed_takes_its_sessions_along() {
     let mut second = dial(local);
     let _served = accept();
     second.read_exact(&mut [0]).expect("a greeting");
-    assert_reset(served);
+    assert_reset(&served);
 }
 
 #[test]
@@ -96,10 +77,10 @@ fn a_client_program_that_goes_ends_its_session_alone() {
     let meeting = meeting(&["--cores", "1"]);
     let _expose = expose(&meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
-    let mut stays = session(local);
+    let stays = session(local);
     drop(session(local));
     meeting.relay.logged("stream ended");
-    ping(&mut stays).expect("an echo");
+    ping(&stays);
     check_echo(local, 1, 10_000);
 }
 
@@ -212,10 +193,10 @@ fn a_relay_that_stops_says_so_and_what_runs_may_end() {
     let mut meeting = meeting(&["--cores", "1"]);
     let expose = expose(&meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
-    let mut running = session(local);
+    let running = session(local);
     meeting.relay.terminate();
     meeting.relay.logged("stopping");
-    ping(&mut running).expect("an echo");
+    ping(&running);
     drop(running);
     meeting.relay.wait();
     expose.logged("the relay stops");
