@@ -1,5 +1,6 @@
 //! The program's commands, and others beside them, as processes: started, listened to, ended.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub(crate) struct Program {
     child: Child,
     report: Receiver<String>,
     log: Receiver<String>,
+    /// What has come of the log until now.
+    heard: RefCell<Vec<String>>,
 }
 
 impl Program {
@@ -35,7 +38,12 @@ impl Program {
             .expect("the program can be started");
         let report = lines(child.stdout.take().expect("a pipe"));
         let log = lines(child.stderr.take().expect("a pipe"));
-        Self { child, report, log }
+        Self {
+            child,
+            report,
+            log,
+            heard: RefCell::default(),
+        }
     }
 
     /// Waits for a line of the start-up report that begins so, and gives the
@@ -50,7 +58,10 @@ impl Program {
     /// Waits for a log line with `part` in it.
     #[track_caller]
     pub(crate) fn logged(&self, part: &str) -> String {
-        self.line(&self.log, |line| line.contains(part))
+        self.line(&self.log, |line| {
+            self.heard.borrow_mut().push(line.to_owned());
+            line.contains(part)
+        })
     }
 
     /// What was logged and not asked for yet.
@@ -76,6 +87,18 @@ impl Program {
     /// What it logs from now on until it ends.
     pub(crate) fn rest_of_log(&self) -> String {
         self.log.iter().collect::<Vec<_>>().join("\n")
+    }
+
+    /// All that it has logged once it has ended, which it is told to if it runs.
+    pub(crate) fn whole_log(mut self) -> String {
+        let ended = self.child.try_wait().expect("ours");
+        if ended.is_none() {
+            self.terminate();
+            self.wait();
+        }
+        let mut heard = self.heard.take();
+        heard.extend(self.log.iter());
+        heard.join("\n")
     }
 
     /// Tells it to stop, and waits until it has.
