@@ -9,12 +9,12 @@ use midspan::protocol::ptth_quic::{Hello, Role, Who};
 use midspan::tls::identity::Identity;
 
 use super::agent_process::Program;
-use super::agents::{check_echo, dial, echo, service};
+use super::agents::{check_echo, dial, echo, ping, service, session};
 use super::peers::quic_peer::QuicPeer;
 use super::ptth_agents::{Meeting, key};
 use super::ptth_quic::{expose, meeting_with_file};
 use super::ptth_quic_bad_input::expect_refused;
-use super::ptth_quic_reload::{ping, reload, session};
+use super::ptth_quic_reload::reload;
 
 /// Who has a private key.
 pub(super) struct Holder {
@@ -179,7 +179,7 @@ fn a_client_whose_certificate_is_listed_no_more_may_end_what_it_has_begun() {
     reload(&meeting.relay);
     drop(dial(local));
     forward.logged("the relay does not know this client any more");
-    ping(&mut running);
+    ping(&running);
     drop(running);
     forward.logged("its key is not listed any more");
     // Others stay.

@@ -11,8 +11,8 @@
 //!
 //! QUIC doubles the time between two of its probes, and so notices a relay that comes back
 //! about as late as it was away. A connection in doubt is kept for what it carries, while
-//! another one is tried beside it: a relay that has joined the new one drops the old one, as
-//! both have one name.
+//! another one is tried beside it. Once the relay has joined the new one, what is new goes by that,
+//! and the old one goes when what runs there has ended, or when it is lost.
 
 mod attempt;
 mod doubt;
