@@ -169,7 +169,7 @@ fn a_client_whose_certificate_is_listed_no_more_may_end_what_it_has_begun() {
     let of_vault = vault.expose(&meeting, "vault");
     of_vault.logged("joined the relay");
     let (forward, local) = carol.forward(&meeting, "vault");
-    let mut running = session(local);
+    let running = session(local);
     let path = meeting.folder.path().join("relay.toml");
     let text = fs::read_to_string(&path).expect("text");
     let hash = |holder: &Holder| holder.identity.public_key().to_string();
