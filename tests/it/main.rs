@@ -49,6 +49,7 @@ mod ptth_quic_limits;
 mod ptth_quic_loss;
 mod ptth_quic_moves;
 mod ptth_quic_numbers;
+mod ptth_quic_names;
 mod ptth_quic_peers;
 mod ptth_quic_reload;
 mod ptth_quic_sad;

@@ -52,6 +52,8 @@ pub(super) enum JoinError {
         host: String,
         source: std::io::Error,
     },
+    #[error("cannot find {host}: the resolver has not answered within {} s", .timeout.as_secs())]
+    ResolverSilent { host: String, timeout: Duration },
     #[error("{0} cannot be dialled from here")]
     NoWay(SocketAddr),
     #[error("{0}")]
@@ -83,6 +85,7 @@ impl JoinError {
     pub(super) fn next_step(&self) -> Option<&'static str> {
         match self {
             Self::Resolve { .. } => Some("check the name in --relay"),
+            Self::ResolverSilent { .. } => Some("does this host's resolver work?"),
             Self::TimedOut
             | Self::Silent
             | Self::Closed
@@ -108,6 +111,7 @@ impl JoinError {
     pub(super) const fn trouble(&self) -> Trouble {
         match self {
             Self::Resolve { .. }
+            | Self::ResolverSilent { .. }
             | Self::NoWay(_)
             | Self::Silent
             | Self::Closed

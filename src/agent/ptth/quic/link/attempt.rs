@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::{Link, News};
+use crate::agent::leg::CONNECT_TIMEOUT;
 use crate::agent::ptth::asking::AskError;
 use crate::agent::ptth::quic::relay::JoinError;
 use crate::agent::target::Host;
@@ -19,7 +20,10 @@ use crate::runtime::flag::{Either, either};
 use crate::runtime::udp_group::connect_udp;
 use crate::shard::streams::QuicStream;
 
-/// How long one may take in all: two round trips, of paths that are up to 3 s long.
+/// How long the relay's name may take: longer than the system's resolver waits for one server
+/// before it asks the next.
+const RESOLVE_TIMEOUT: Duration = CONNECT_TIMEOUT;
+/// How long one may take in all, once it is dialled: two round trips, of paths that are up to 3 s long.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the relay may take to show that it is there by HTTPS.
 const HTTPS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -27,17 +31,16 @@ const HTTPS_TIMEOUT: Duration = Duration::from_secs(3);
 impl Link {
     /// Dials until the relay has let us in. Nothing may come from it for so long.
     pub(super) async fn join(&self, silence_max: Duration) -> Result<ConnectionKey, JoinError> {
+        let connection = self.dial(self.addresses().await?)?;
         let reactor = &self.world.reactor;
         let since = reactor.now();
-        let dialled = reactor.deadline(since + silence_max, self.dial()).await;
-        let connection = dialled.unwrap_or(Err(JoinError::TimedOut))?;
         let attempt = Attempt {
             link: self,
             connection,
             is_over: Cell::new(false),
         };
         let mut joining = pin!(self.introduce(connection));
-        let until = reactor.now() + silence_max;
+        let until = since + silence_max;
         let joined = match reactor.deadline(until, joining.as_mut()).await {
             Some(joined) => joined,
             None if self
@@ -54,18 +57,28 @@ impl Link {
         Ok(connection)
     }
 
-    async fn dial(&self) -> Result<ConnectionKey, JoinError> {
+    /// Where the relay is. A name takes its own time, which says nothing of the relay.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, JoinError> {
         let address = &self.relay.url.address;
-        let mut addresses = match &address.host {
-            Host::Address(ip) => vec![SocketAddr::new(*ip, address.port)],
-            Host::Name(name) => {
-                let resolved = self.world.resolve(name, address.port).await;
-                resolved.map_err(|source| JoinError::Resolve {
-                    host: name.clone(),
-                    source,
-                })?
-            }
+        let name = match &address.host {
+            Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, address.port)]),
+            Host::Name(name) => name,
         };
+        let reactor = &self.world.reactor;
+        let resolving = self.world.resolve(name, address.port);
+        let resolved = reactor.deadline(reactor.now() + RESOLVE_TIMEOUT, resolving);
+        let host = || name.clone();
+        let resolved = resolved.await.ok_or_else(|| JoinError::ResolverSilent {
+            host: host(),
+            timeout: RESOLVE_TIMEOUT,
+        })?;
+        resolved.map_err(|source| JoinError::Resolve {
+            host: host(),
+            source,
+        })
+    }
+
+    fn dial(&self, mut addresses: Vec<SocketAddr>) -> Result<ConnectionKey, JoinError> {
         // Each attempt begins with another one: whether somebody answers shows later.
         let attempt = self.attempts.replace(self.attempts.get().wrapping_add(1));
         let count = addresses.len().max(1);
@@ -111,6 +124,8 @@ impl Link {
 
     /// Whether the relay is there, though nothing comes from it over UDP.
     pub(super) async fn is_there_otherwise(&self) -> Result<(), JoinError> {
+        // Known by now, or for a while still: HTTPS has its time for itself.
+        self.addresses().await?;
         // A host where nobody listens says so to sockets that speak with it alone.
         let witness = self.dialled.get().and_then(|to| connect_udp(to).ok());
         if let Some(witness) = &witness {
