@@ -58,6 +58,10 @@ impl Shards {
     }
 }
 
+/// What ours tell glibc themselves.
+const ALLOCATOR_AS_OURS: &str = "GLIBC_TUNABLES=glibc.malloc.trim_threshold=4194304:\
+     glibc.malloc.mmap_threshold=1048576";
+
 /// What a proxy of ours says once the relay has let it in.
 const JOINED: &str = "joined the relay";
 
@@ -89,7 +93,14 @@ pub(crate) fn build_quinn_chain() -> anyhow::Result<()> {
 pub(crate) fn quinn(host: &Host, mtu: u16, tuned: Tuned) -> Vec<Link> {
     let program = quinn_folder().join("target/release/quinn_chain");
     let role = |name, words: &[&str], says| {
-        let mut command = Command::new(&program);
+        let mut command = match tuned {
+            Tuned::Ordinarily => Command::new(&program),
+            Tuned::AsOurs => {
+                let mut command = Command::new("env");
+                command.arg(ALLOCATOR_AS_OURS).arg(&program);
+                command
+            }
+        };
         command
             .arg("--pem")
             .arg(host.both_pem())

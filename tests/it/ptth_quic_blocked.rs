@@ -28,7 +28,17 @@ table inet midspan {
 }
 ";
 
-/// The same for those alone who know the relay by another address.
+/// Tells whoever sends to the relay over UDP that nobody listens there.
+const REJECT_UDP: &str = "
+table inet midspan {
+    chain input {
+        type filter hook input priority 0;
+        udp dport 7777 reject
+    }
+}
+";
+
+/// The same as the first for those alone who know the relay by another address.
 const LOSE_UDP_OF_ONE: &str = "
 table inet midspan {
     chain input {
@@ -197,21 +207,35 @@ fn a_relay_that_is_not_there_by_https_either_is_away() {
 }
 
 #[test]
-fn a_host_that_takes_no_udp_is_not_taken_for_a_network_that_passes_none() {
+fn a_firewall_that_rejects_udp_blocks_it_as_one_that_drops_it() {
+    with_rules(REJECT_UDP, || {
+        let meeting = meeting(RELAY, &[]);
+        let (expose, forward, local) = proxies(&meeting);
+        for program in [&expose, &forward] {
+            let line = program.logged(BLOCKED);
+            assert!(line.contains("takes no UDP at this port"), "{line}");
+            assert!(line.contains("with quic.listen at this port"), "{line}");
+        }
+        check_echo(local, 1, 1_000_000);
+        nft(&["flush", "ruleset"]);
+        for program in [&expose, &forward] {
+            program.logged("UDP passes again");
+        }
+        check_echo(local, 2, 1_000_000);
+    });
+}
+
+#[test]
+fn a_relay_that_speaks_no_quic_is_reached_by_https() {
     let mut meeting = Meeting::new(&["--cores", "1"]);
     let pin = meeting.relay.reported(FINGERPRINT);
     meeting.url = format!("{}?pin={pin}", meeting.address);
-    let (forward, _local) = meeting.forward("home");
-    let line = forward.logged("the relay is away");
-    assert!(line.contains("takes no UDP at this port"), "{line}");
-    assert!(line.contains("with quic.listen at this port"), "{line}");
-    // By HTTPS it is there.
-    let url = meeting.url.clone();
-    meeting.url = format!("ptth+https://{url}");
-    let expose = meeting.expose_with("home", &["--to", "127.0.0.1:9"]);
-    expose.logged("listening at the relay");
-    let said = forward.whole_log();
-    assert!(!said.contains(BLOCKED), "{said}");
+    let (expose, forward, local) = proxies(&meeting);
+    for program in [&expose, &forward] {
+        let line = program.logged(BLOCKED);
+        assert!(line.contains("takes no UDP at this port"), "{line}");
+    }
+    check_echo(local, 1, 1_000_000);
 }
 
 #[test]

@@ -38,8 +38,8 @@ struct QuicArgs {
     /// The longest UDP payload to try for, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1452)]
     mtu: u16,
-    /// Prefer AES of 128 bits, keep 1 MiB unacknowledged and what is freed, as midspan does on
-    /// loopback; else what rustls prefers, 8 MiB, and what glibc does
+    /// Prefer AES of 128 bits and keep 1 MiB unacknowledged, as midspan does on loopback; else
+    /// what rustls prefers, and 8 MiB
     #[arg(long)]
     as_ours: bool,
 }
@@ -68,28 +68,12 @@ enum Role {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let Args { quic, role } = Args::parse();
-    if quic.as_ours {
-        keep_what_is_freed();
-    }
     match role {
         Role::Relay { listen } => relay::run(&quic, listen).await,
         Role::Server { relay, target } => proxies::serve(&quic, relay, target).await,
         Role::Client { relay, listen } => proxies::listen(&quic, relay, listen).await,
     }
 }
-
-/// Has the allocator keep as much as midspan does.
-#[cfg(target_env = "gnu")]
-fn keep_what_is_freed() {
-    // SAFETY: `mallopt` takes two numbers, and its own lock.
-    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 4 << 20) };
-    // SAFETY: as before.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20) };
-}
-
-/// Another library's allocator has settings of its own.
-#[cfg(not(target_env = "gnu"))]
-const fn keep_what_is_freed() {}
 
 /// Tells whoever has started it that it is ready, or what went wrong.
 fn say(text: &str) -> anyhow::Result<()> {

@@ -63,8 +63,8 @@ pub(super) enum JoinError {
     /// Not a single datagram has come.
     #[error("no answer over UDP")]
     Silent,
-    /// As before, and its host says why.
-    #[error("its host takes no UDP at this port")]
+    /// As before, and its host says why, or whoever rejects datagrams in its name.
+    #[error("its host, or a firewall, takes no UDP at this port")]
     Closed,
     /// As before, and the same relay is not to be had over HTTPS.
     #[error("no answer over UDP, and none over HTTPS: {0}")]

@@ -122,11 +122,11 @@ impl Link {
         Ok(())
     }
 
-    /// Whether the relay is there, though nothing comes from it over UDP.
-    pub(super) async fn is_there_otherwise(&self) -> Result<(), JoinError> {
+    /// Whether the relay is there, though nothing comes from it over UDP; why nothing does.
+    pub(super) async fn is_there_otherwise(&self) -> Result<JoinError, JoinError> {
         // Known by now, or for a while still: HTTPS has its time for itself.
         self.addresses().await?;
-        // A host where nobody listens says so to sockets that speak with it alone.
+        // Who rejects datagrams says so to sockets that speak with it alone.
         let witness = self.dialled.get().and_then(|to| connect_udp(to).ok());
         if let Some(witness) = &witness {
             let _ = witness.send(&[0]);
@@ -134,12 +134,15 @@ impl Link {
         let until = self.world.reactor.now() + HTTPS_TIMEOUT;
         let greeting = self.relay.https.greet(&self.world);
         let greeted = self.world.reactor.deadline(until, greeting).await;
-        if witness.and_then(|witness| witness.take_error()) == Some(Errno::CONNREFUSED) {
-            return Err(JoinError::Closed);
+        let is_rejected =
+            witness.and_then(|witness| witness.take_error()) == Some(Errno::CONNREFUSED);
+        match greeted.unwrap_or(Err(AskError::Silent(HTTPS_TIMEOUT))) {
+            // A firewall may have said so in its host's name.
+            Ok(()) if is_rejected => Ok(JoinError::Closed),
+            Ok(()) => Ok(JoinError::Silent),
+            Err(_) if is_rejected => Err(JoinError::Closed),
+            Err(error) => Err(JoinError::Away(Box::new(error))),
         }
-        greeted
-            .unwrap_or(Err(AskError::Silent(HTTPS_TIMEOUT)))
-            .map_err(|error| JoinError::Away(Box::new(error)))
     }
 }
 

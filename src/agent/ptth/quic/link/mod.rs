@@ -261,11 +261,11 @@ impl Link {
                 Ok(connection) => return Ok(connection),
                 Err(error) if error.is_final() && self.health.is_new() => return Err(error),
                 Err(JoinError::Silent) => match self.is_there_otherwise().await {
-                    Ok(()) if !self.relay.https.has_key() => JoinError::OnlyOverUdp,
-                    Ok(()) if silent_attempts + 1 >= SILENT_ATTEMPTS => {
-                        return Ok(self.go_by_https().await);
+                    Ok(_) if !self.relay.https.has_key() => JoinError::OnlyOverUdp,
+                    Ok(why) if silent_attempts + 1 >= SILENT_ATTEMPTS => {
+                        return Ok(self.go_by_https(&why).await);
                     }
-                    Ok(()) => {
+                    Ok(_) => {
                         silent_attempts += 1;
                         debug!(relay = %self.relay, "no answer over UDP; trying once more");
                         self.state.set(State::Trying);
@@ -287,9 +287,10 @@ impl Link {
     }
 
     /// Leaves the relay to HTTPS until UDP passes.
-    async fn go_by_https(&self) -> ConnectionKey {
-        self.handle_failure(&JoinError::Silent);
-        warn!(relay = %self.relay, "no answer over UDP: going by ptth+https");
+    async fn go_by_https(&self, why: &JoinError) -> ConnectionKey {
+        self.handle_failure(why);
+        let next = why.next_step();
+        warn!(relay = %self.relay, error = %why, next, "no answer over UDP: going by ptth+https");
         self.state.set(State::Blocked);
         loop {
             let jitter = Duration::from_millis(random_number() % BLOCKED_JITTER_MS);
