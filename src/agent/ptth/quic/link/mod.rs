@@ -207,9 +207,7 @@ impl Link {
     pub(super) fn stop(&self) {
         self.stop.raise();
         if let State::Joined(connection) = self.state.get() {
-            let code = CloseCode::Clean;
-            let streams = &self.world.streams;
-            streams.leave(connection, 1, code, code.as_str());
+            self.leave(connection);
         }
     }
 
@@ -330,11 +328,7 @@ impl Link {
             };
             match rejoined {
                 Rejoined::By(successor) => {
-                    // What goes by it may come through yet.
-                    self.news.borrow_mut().remove(&connection);
-                    let code = CloseCode::Replaced;
-                    let streams = &self.world.streams;
-                    streams.leave(connection, 1, code, code.as_str());
+                    self.leave(connection);
                     connection = successor;
                     self.settle(connection);
                 }
@@ -424,6 +418,15 @@ impl Link {
     async fn look_later(&self) {
         let reactor = &self.world.reactor;
         reactor.sleep_until(reactor.now() + LOOK_INTERVAL).await;
+    }
+
+    /// Nothing new goes by a connection: it is closed once what runs by it has ended, unless
+    /// it is found to be lost before.
+    fn leave(&self, connection: ConnectionKey) {
+        self.news.borrow_mut().remove(&connection);
+        let streams = &self.world.streams;
+        let code = CloseCode::Clean;
+        streams.leave(connection, 1, code, code.as_str());
     }
 
     fn drop_connection(&self, connection: ConnectionKey, code: CloseCode) {
