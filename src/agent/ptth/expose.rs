@@ -29,7 +29,7 @@ use crate::protocol::http_head::Body;
 use crate::protocol::ptth_http::{Call, ConnectionId, Name};
 use crate::relay::CloseReason;
 use crate::runtime::executor::spawn;
-use crate::runtime::flag::{Either, Flag, both, either};
+use crate::runtime::flag::{Flag, both, either};
 use crate::runtime::watch::Watch;
 use crate::session::link::Link;
 use crate::session::refused::Refused;
@@ -119,31 +119,26 @@ impl ExposeService {
         self.failure.take()
     }
 
-    /// Whether it is to listen from now on; tunnels stay.
+    /// Whether it is to listen from now on; tunnels stay. What listens may have been offered a
+    /// connection already, and does not end before the relay says.
     pub(super) fn listen_if(&self, is_wanted: bool) {
         self.is_listening.set(is_wanted);
     }
 
-    /// Listens on one port whenever that is wanted, for as long as the proxy runs.
-    async fn keep_listening(self: &Rc<Self>, index: usize) {
-        let until = |wanted| {
-            let meant = move |is_wanted| (is_wanted == wanted).then_some(());
-            self.is_listening.until(meant)
-        };
-        loop {
-            until(true).await;
-            match either(until(false), self.listen_on(index)).await {
-                Either::First(()) => {}
-                Either::Second(()) => return,
-            }
-        }
+    async fn until_listening(&self, is_wanted: bool) {
+        let meant = |is_listening| (is_listening == is_wanted).then_some(());
+        self.is_listening.until(meant).await;
     }
 
-    /// Listens on one port, again and again, until the proxy gives up.
-    async fn listen_on(self: &Rc<Self>, index: usize) {
+    /// Listens on one port whenever that is wanted, until the proxy stops or gives up.
+    async fn keep_listening(self: &Rc<Self>, index: usize) {
         let mut backoff = Backoff::default();
         let mut kept = None;
         loop {
+            if !self.is_listening.get() {
+                kept = None;
+                self.until_listening(true).await;
+            }
             let was_kept = kept.is_some();
             let asked_at = self.world.reactor.now();
             match self.listen(index, kept.take()).await {
@@ -157,12 +152,14 @@ impl ExposeService {
                 }
                 // A connection that waited for its next request may have been closed.
                 Err(AskError::Lost) if was_kept => {}
+                Err(_) if !self.is_listening.get() => {}
                 Err(error) => {
                     if let Err(failure) = self.handle_failure(&error) {
                         self.failure.replace(Some(failure));
                         return self.world.drain();
                     }
-                    backoff.rest(&self.world.reactor).await;
+                    let resting = backoff.rest(&self.world.reactor);
+                    either(self.until_listening(false), resting).await;
                 }
             }
         }
