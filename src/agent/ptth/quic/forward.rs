@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::link::{Link, State};
 use crate::agent::proxy::Proxy;
@@ -17,6 +17,7 @@ use crate::quic::connection::ConnectionKey;
 use crate::quic::driver::QuicEvent;
 use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
+use crate::runtime::flag::{Either, either};
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::refused::Refused;
@@ -57,6 +58,10 @@ enum ConnectError {
     NoStream,
     #[error("no answer in time")]
     TimedOut,
+    #[error("the local connection broke")]
+    LocalGone,
+    #[error("the proxy stops")]
+    Stopping,
     #[error("the relay's answer: {0}")]
     Answer(#[from] NoMessage<AnswerError>),
 }
@@ -95,12 +100,18 @@ impl ForwardService {
         })
     }
 
-    async fn forward(self: Rc<Self>, local: Stream) {
+    async fn forward(self: Rc<Self>, mut local: Stream) {
         let _connecting = self.connecting.enter();
         let since = self.world.reactor.now();
         let peer = local.socket().peer_address();
         let client_port = peer.map_or(0, |peer| peer.port());
-        match self.open(client_port).await {
+        let opening = either(self.open(client_port), local.broken());
+        let opened = match self.link.stopping().or_raised(opening).await {
+            Some(Either::First(opened)) => opened,
+            Some(Either::Second(())) => Err(ConnectError::LocalGone),
+            None => Err(ConnectError::Stopping),
+        };
+        match opened {
             Ok(stream) => {
                 let relay = self.world.streams.peer_address(stream.key().connection);
                 let session = StreamSession {
@@ -118,6 +129,10 @@ impl ForwardService {
                 self.world.join_streams(ends, session);
             }
             Err(ConnectError::Blocked) => self.https.take(local),
+            Err(error @ ConnectError::LocalGone) => {
+                debug!(to = %self.destination, %error, "no session");
+                local.reset();
+            }
             Err(error) => {
                 self.world.count_refused(match error {
                     ConnectError::Refused(_) => Refused::RelayRefuses,
