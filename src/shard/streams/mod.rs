@@ -77,8 +77,9 @@ struct Inner {
     /// Tasks that have an end of a bridge, and are to know when it is broken off.
     waiting_for_abort: HashMap<BridgeEndId, Waker, ahash::RandomState>,
     bridges_begun: u64,
-    /// Tasks that wait until another stream may be opened.
-    openers: Vec<(ConnectionKey, Waker)>,
+    /// Tasks that wait until another stream may be opened, in the order in which they came.
+    openers: BTreeMap<u64, (ConnectionKey, Waker)>,
+    openers_begun: u64,
     /// What the service is to hear.
     events: VecDeque<QuicEvent>,
     outstanding: Outstanding,
@@ -113,7 +114,8 @@ impl Streams {
             waiting: BTreeMap::new(),
             waiting_for_abort: HashMap::default(),
             bridges_begun: 0,
-            openers: Vec::new(),
+            openers: BTreeMap::new(),
+            openers_begun: 0,
             events: VecDeque::new(),
             outstanding: Outstanding::default(),
             leaving: Vec::new(),
@@ -345,8 +347,8 @@ impl Inner {
     }
 
     fn wake_openers(&mut self, connection: ConnectionKey) {
-        let of_it = |opener: &mut (ConnectionKey, Waker)| opener.0 == connection;
-        for (_, waker) in self.openers.extract_if(.., of_it) {
+        let of_it = |_: &u64, opener: &mut (ConnectionKey, Waker)| opener.0 == connection;
+        for (_, (_, waker)) in self.openers.extract_if(.., of_it) {
             wake(waker);
         }
     }

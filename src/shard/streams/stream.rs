@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
-use super::World;
+use super::{Streams, World};
 use crate::protocol::Progress;
 use crate::protocol::ptth_quic::{HEADER_BYTES, StreamCode};
 use crate::quic::calls::{Read, Write};
@@ -64,17 +64,23 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
         world: &Rc<World<C, M>>,
         connection: ConnectionKey,
     ) -> Option<Self> {
+        let place = OpenerPlace {
+            streams: &world.streams,
+            number: world.streams.with_inner(|inner| {
+                inner.openers_begun += 1;
+                inner.openers_begun
+            }),
+        };
         let key = poll_fn(|context| {
-            let mut inner = world.streams.inner.borrow_mut();
-            let Some(inner) = &mut *inner else {
-                return Poll::Ready(None);
-            };
-            let opened = inner.driver.open(connection);
-            if opened.is_none() && inner.driver.unfinished_streams(connection).is_some() {
-                inner.openers.push((connection, context.waker().clone()));
-                return Poll::Pending;
-            }
-            Poll::Ready(opened)
+            world.streams.with_inner(|inner| {
+                let opened = inner.driver.open(connection);
+                if opened.is_none() && inner.driver.unfinished_streams(connection).is_some() {
+                    let waiting = (connection, context.waker().clone());
+                    inner.openers.insert(place.number, waiting);
+                    return Poll::Pending;
+                }
+                Poll::Ready(opened)
+            })
         });
         Some(Self::new(Rc::clone(world), key.await?))
     }
@@ -218,6 +224,19 @@ impl<C: Copy, M: Send + 'static> QuicStream<C, M> {
             driver.reset(self.key, code.value());
             driver.stop(self.key, code.value());
         });
+    }
+}
+
+/// The place of a task that waits until it may open a stream, given up with its future.
+struct OpenerPlace<'a> {
+    streams: &'a Streams,
+    number: u64,
+}
+
+impl Drop for OpenerPlace<'_> {
+    fn drop(&mut self) {
+        self.streams
+            .with_inner(|inner| inner.openers.remove(&self.number));
     }
 }
 

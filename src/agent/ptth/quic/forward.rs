@@ -150,7 +150,12 @@ impl ForwardService {
         loop {
             let connection = self.joined().await?;
             match self.open_by(connection, client_port).await {
-                Err(ConnectError::Answer(NoMessage::Lost)) => {}
+                // The link may hear of it later than a stream does.
+                Err(ConnectError::Answer(NoMessage::Lost)) => {
+                    let lost = State::Joined(connection);
+                    let state = self.link.state();
+                    state.until(|state| (state != lost).then_some(())).await;
+                }
                 opened => return opened,
             }
         }
@@ -182,7 +187,8 @@ impl ForwardService {
         let reactor = &self.world.reactor;
         let opening = QuicStream::open_when_allowed(&self.world, connection);
         let opened = reactor.deadline(reactor.now() + RELAY_TIMEOUT, opening);
-        let stream = opened.await.flatten().ok_or(ConnectError::NoStream)?;
+        let opened = opened.await.ok_or(ConnectError::NoStream)?;
+        let stream = opened.ok_or(NoMessage::Lost)?;
         let open = Open::Layered {
             server: (&self.destination.server).into(),
             inner: Inner {
