@@ -150,7 +150,11 @@ impl fmt::Display for PtthUrl {
             PtthWay::Https => "ptth+https",
             PtthWay::Quic => "ptth+quic",
         };
-        write!(f, "{scheme}://{}", self.address)
+        write!(f, "{scheme}://{}", self.address)?;
+        match self.steer {
+            Some(steer) => write!(f, "?{STEER}={steer}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -189,10 +193,10 @@ mod tests {
         check("jet+tcp:relay", Err("\"jet+tcp\" is not a host name"));
         check("ptth+https://", Err("is not a host name"));
         check("ptth+https://key@relay", Err("--key-file"));
-        check("relay?steer=255", Ok("ptth+quic://relay:443"));
+        check("relay?steer=255", Ok("ptth+quic://relay:443?steer=255"));
         check(
-            &format!("relay?steer=1&pin={pin}"),
-            Ok("ptth+quic://relay:443"),
+            &format!("relay?pin={pin}&steer=1"),
+            Ok("ptth+quic://relay:443?steer=1"),
         );
         check("relay?steer=256", Err("a number from 0 to 255"));
         check("ptth+https://relay?steer=1", Err("only with ptth+quic"));
