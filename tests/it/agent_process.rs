@@ -64,11 +64,6 @@ impl Program {
         })
     }
 
-    /// What was logged and not asked for yet.
-    pub(crate) fn log_so_far(&self) -> String {
-        self.log.try_iter().collect::<Vec<_>>().join("\n")
-    }
-
     #[track_caller]
     fn line(&self, lines: &Receiver<String>, wanted: impl Fn(&str) -> bool) -> String {
         let mut seen = Vec::new();

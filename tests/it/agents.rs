@@ -2,7 +2,9 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 
 use midspan::protocol::Progress;
 use midspan::protocol::jet::{
@@ -110,6 +112,86 @@ pub(crate) fn check_echo_over(mut stream: TcpStream, seed: u32, bytes: usize) {
     });
     assert_eq!(received.len(), sent.len(), "client {seed}");
     assert!(received == sent, "client {seed} got other bytes");
+}
+
+/// How much of a [`Transfer`] is sent and compared at a time, in bytes.
+const BLOCK_BYTES: usize = 16 << 10;
+
+/// Bytes that go to [`echo`] and come back all the while, until it is enough.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    is_enough: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Transfer {
+    pub(crate) fn start(local: SocketAddr, seed: u32) -> Self {
+        let stream = session(local);
+        let is_enough = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_enough);
+        let thread = thread::spawn(move || {
+            thread::scope(|scope| {
+                let sent = scope.spawn(|| send_blocks(&stream, seed, &told));
+                let received = compare_blocks(&stream, seed);
+                // Whoever still writes is to end as well.
+                let _ = stream.shutdown(Shutdown::Both);
+                let sent = sent.join().expect("no panic");
+                match (sent?, received?) {
+                    (sent, received) if sent == received => Ok(()),
+                    _ => Err(ErrorKind::UnexpectedEof.into()),
+                }
+            })
+        });
+        Self { is_enough, thread }
+    }
+
+    /// Sends no more, and waits until everything is back.
+    ///
+    /// # Errors
+    ///
+    /// What has broken it off.
+    pub(crate) fn end(self) -> io::Result<()> {
+        self.is_enough.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no panic")
+    }
+
+    /// Waits until it is broken off.
+    #[track_caller]
+    pub(crate) fn broken_off(self) {
+        let error = self.thread.join().expect("no panic").expect_err("an end");
+        assert_ne!(error.kind(), ErrorKind::InvalidData, "{error}");
+    }
+}
+
+/// How many blocks it has sent when it is enough.
+fn send_blocks(mut stream: &TcpStream, seed: u32, is_enough: &AtomicBool) -> io::Result<u64> {
+    let mut block = pattern(seed, BLOCK_BYTES);
+    let mut count = 0_u64;
+    while !is_enough.load(Ordering::Relaxed) {
+        block[..8].copy_from_slice(&count.to_be_bytes());
+        stream.write_all(&block)?;
+        count += 1;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    Ok(count)
+}
+
+/// How many of these blocks come, one after the other, until the end.
+fn compare_blocks(mut stream: &TcpStream, seed: u32) -> io::Result<u64> {
+    let mut expected = pattern(seed, BLOCK_BYTES);
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut count = 0_u64;
+    loop {
+        match stream.read_exact(&mut block) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(count),
+            read => read?,
+        }
+        expected[..8].copy_from_slice(&count.to_be_bytes());
+        if block != expected {
+            return Err(io::Error::new(ErrorKind::InvalidData, "other bytes"));
+        }
+        count += 1;
+    }
 }
 
 #[test]

