@@ -4,20 +4,19 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use midspan::protocol::ptth_quic::Role;
 use quinn_proto::StreamId;
 
 use super::agent_process::Program;
 use super::agents::{check_echo, echo, service};
-use super::patience::{now, until};
+use super::patience::until;
 use super::peers::quic_peer::{Heard, QuicPeer, open};
 use super::ptth_quic::{expose, meeting_with_admin};
 use super::ptth_quic_bad_input::{check_serving, expect_count, refused};
 
 /// What a client is told whose server is connected with its target.
-const GRANTED: [u8; 8] = [20, 10, 0, 4, 20, 12, 0, 0];
+pub(super) const GRANTED: [u8; 8] = [20, 10, 0, 4, 20, 12, 0, 0];
 
 /// Streams that nobody reads: more than the window of the server's connection has room for.
 const STREAMS: usize = 40;
@@ -26,6 +25,11 @@ const STREAMS: usize = 40;
 const WINDOWS_BYTES: u64 = (16 + 2 * STREAMS as u64 + 8) << 20;
 /// What an allocator keeps for itself, and batches of datagrams that nobody has needed before.
 const RESIDENT_SLACK_BYTES: u64 = 16 << 20;
+
+/// What it has at least when all of them are held up: 2 MiB for most of the streams.
+const HELD_BYTES_MIN: u64 = 2 * STREAMS as u64 * 3 / 4 << 20;
+/// How often in a row it has no more than before when nothing more is to come.
+const STILL_LOOKS: usize = 8;
 
 fn resident_bytes(program: &Program) -> u64 {
     let status = fs::read_to_string(program.proc("status")).expect("it runs");
@@ -59,9 +63,12 @@ fn a_client_that_never_reads_holds_up_nobody_else() {
         assert_eq!(idle.hear(stream, GRANTED.len()), GRANTED);
         stream
     });
-    let since = now();
+    let (mut held, mut looks) = (0, 0);
     idle.until("the relay to hold all that it can", |_| {
-        (since.elapsed() > Duration::from_secs(2)).then_some(())
+        let now = resident_bytes(&meeting.relay).saturating_sub(before);
+        looks = if now > held { 0 } else { looks + 1 };
+        held = now;
+        (held >= HELD_BYTES_MIN && looks >= STILL_LOOKS).then_some(())
     });
     for client in 1..4 {
         check_echo(local, client, 1_000_000);
