@@ -11,6 +11,7 @@ use super::agents::pattern;
 use super::patience::PATIENCE;
 use super::ptth_agents::Meeting;
 use super::ptth_quic::{expose, meeting};
+use super::require::require_cores;
 
 /// Where bytes of a session pass, by the way that they take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +37,20 @@ fn narrow_socket() -> Socket {
 }
 
 impl HalfClosed {
-    fn new(way: Way) -> Self {
-        let meeting = meeting(&["--cores", "1", "--drain-timeout", "1h"]);
+    /// Each of its connections is at a core of its own, if the relay has so many.
+    fn new(way: Way, cores: usize) -> Self {
+        let cores = cores.to_string();
+        let mut meeting = meeting(&["--cores", &cores, "--drain-timeout", "1h"]);
         let own = narrow_socket();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         own.bind(&anywhere.into()).expect("a free port");
         own.listen(1).expect("a listener");
         let listener = TcpListener::from(own);
         let target = listener.local_addr().expect("bound").to_string();
+        let url = meeting.url.clone();
+        meeting.url = format!("{url}&steer=1");
         let expose = expose(&meeting, &[&target]);
+        meeting.url = format!("{url}&steer=0");
         let (forward, local): (_, SocketAddr) = meeting.forward("home");
         let client = narrow_socket();
         client.connect(&local.into()).expect("the port is open");
@@ -75,8 +81,8 @@ impl HalfClosed {
 
 /// Has a program stop that has taken everything, while nobody acknowledges what it passed on.
 #[track_caller]
-fn check(way: Way, programs: Programs) {
-    let done = (0..5).any(|_| is_delivered(way, programs));
+fn check(way: Way, cores: usize, programs: Programs) {
+    let done = (0..5).any(|_| is_delivered(way, cores, programs));
     assert!(done, "the machine is too busy");
 }
 
@@ -86,8 +92,8 @@ type Programs = fn(&mut HalfClosed) -> [&mut Program; 2];
 /// Whether all arrives, to its end; not where a proxy had its doubts about a relay that stood
 /// still, and dialled once more.
 #[track_caller]
-fn is_delivered(way: Way, programs: Programs) -> bool {
-    let mut session = HalfClosed::new(way);
+fn is_delivered(way: Way, cores: usize, programs: Programs) -> bool {
+    let mut session = HalfClosed::new(way, cores);
     let [_, next] = programs(&mut session);
     next.signal(Signal::STOP);
     // It fits into the window of a stream.
@@ -114,24 +120,40 @@ fn is_delivered(way: Way, programs: Programs) -> bool {
 
 #[test]
 fn a_client_that_stops_waits_until_the_relay_has_everything() {
-    check(Way::Up, |it| [&mut it.forward, &mut it.meeting.relay]);
+    check(Way::Up, 1, |it| [&mut it.forward, &mut it.meeting.relay]);
 }
 
 #[test]
 fn a_server_that_stops_waits_until_the_relay_has_everything() {
-    check(Way::Down, |it| [&mut it.expose, &mut it.meeting.relay]);
+    check(Way::Down, 1, |it| [&mut it.expose, &mut it.meeting.relay]);
+}
+
+/// Each way through a relay that stops.
+#[track_caller]
+fn check_relay(cores: usize) {
+    check(Way::Up, cores, |it| [&mut it.meeting.relay, &mut it.expose]);
+    check(Way::Down, cores, |it| {
+        [&mut it.meeting.relay, &mut it.forward]
+    });
 }
 
 #[test]
 fn a_relay_that_stops_waits_until_both_proxies_have_everything() {
-    check(Way::Up, |it| [&mut it.meeting.relay, &mut it.expose]);
-    check(Way::Down, |it| [&mut it.meeting.relay, &mut it.forward]);
+    check_relay(1);
 }
 
 #[test]
-fn what_has_come_of_a_closed_connection_is_passed_on() {
+fn a_relay_that_stops_waits_for_what_crosses_its_cores() {
+    if require_cores(2) {
+        check_relay(2);
+    }
+}
+
+/// Has a relay go that has passed on everything.
+#[track_caller]
+fn check_passed_on(cores: usize) {
     for way in [Way::Up, Way::Down] {
-        let mut session = HalfClosed::new(way);
+        let mut session = HalfClosed::new(way, cores);
         // More than such sockets take, and no more than a stream's window.
         let sent = pattern(8, 3 << 20);
         session.send(&sent);
@@ -142,5 +164,17 @@ fn what_has_come_of_a_closed_connection_is_passed_on() {
         let mut got = Vec::new();
         session.sink.read_to_end(&mut got).expect("an orderly end");
         assert!(got == sent, "other bytes");
+    }
+}
+
+#[test]
+fn what_has_come_of_a_closed_connection_is_passed_on() {
+    check_passed_on(1);
+}
+
+#[test]
+fn what_has_come_across_cores_of_a_closed_connection_is_passed_on() {
+    if require_cores(2) {
+        check_passed_on(2);
     }
 }

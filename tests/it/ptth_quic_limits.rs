@@ -7,11 +7,13 @@ use midspan::protocol::ptth_quic::Role;
 use midspan::runtime::clock;
 
 use super::agent_process::Program;
-use super::agents::{assert_reset, dial, echo, ping, service, session, try_ping};
+use super::agents::{assert_reset, dial, echo, service, session, try_ping};
 use super::patience::until;
-use super::peers::quic_peer::{QuicPeer, open};
+use super::peers::quic_peer::{Heard, QuicPeer, open};
 use super::ptth_agents::Meeting;
 use super::ptth_quic::{expose, meeting};
+use super::ptth_quic_stalls::GRANTED;
+use super::require::require_cores;
 
 fn limited(limit: &str) -> Meeting {
     meeting(&["--cores", "1", "--limit", limit])
@@ -26,24 +28,34 @@ fn assert_expired(relay: &Program) {
 #[test]
 fn what_carries_nothing_ends_and_bytes_keep_it() {
     for limit in ["ptth_idle_s=1", "session_idle_s=1"] {
-        let meeting = limited(limit);
-        let _expose = expose(&meeting, &[&service(echo).to_string()]);
-        let (_forward, local) = meeting.forward("home");
-        let (kept, mut silent) = (dial(local), session(local));
-        silent.set_nonblocking(true).expect("a socket");
-        until("the silent one's end", || {
-            ping(&kept);
-            match silent.read(&mut [0]) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-                ended => Some(ended.expect_err("a reset")),
-            }
-        });
-        assert_expired(&meeting.relay);
-        ping(&kept);
-        // And now it is silent too.
-        assert_reset(&kept);
-        assert_expired(&meeting.relay);
+        let done = (0..5).any(|_| do_bytes_keep_it(limit));
+        assert!(done, "{limit}: no session outlived a silent one");
     }
+}
+
+/// Whether a byte now and then keeps a session while another one ends; on a machine that is too
+/// busy there may be too long between two bytes.
+fn do_bytes_keep_it(limit: &str) -> bool {
+    let meeting = limited(limit);
+    let _expose = expose(&meeting, &[&service(echo).to_string()]);
+    let (_forward, local) = meeting.forward("home");
+    let (kept, mut silent) = (dial(local), session(local));
+    silent.set_nonblocking(true).expect("a socket");
+    let is_kept = until("the silent one's end", || {
+        if try_ping(&kept).is_err() {
+            return Some(false);
+        }
+        let error = silent.read(&mut [0]).expect_err("a reset");
+        (error.kind() != ErrorKind::WouldBlock).then_some(true)
+    });
+    assert_expired(&meeting.relay);
+    if !is_kept || try_ping(&kept).is_err() {
+        return false;
+    }
+    // And now it is silent too.
+    assert_reset(&kept);
+    assert_expired(&meeting.relay);
+    true
 }
 
 #[test]
@@ -72,9 +84,34 @@ fn a_session_lasts_as_long_as_it_may() {
     let meeting = limited("session_ttl_s=1");
     let _expose = expose(&meeting, &[&service(echo).to_string()]);
     let (_forward, local) = meeting.forward("home");
-    let stream = session(local);
+    let stream = dial(local);
     until("its end", || try_ping(&stream).err());
     assert_expired(&meeting.relay);
+}
+
+#[test]
+fn both_sides_are_told_of_an_end_wherever_they_are() {
+    if !require_cores(2) {
+        return;
+    }
+    let target = format!("echo={}", service(echo));
+    // The client comes to the first core.
+    for steer in [0, 1] {
+        let mut meeting = meeting(&["--cores", "2", "--limit", "session_ttl_s=1"]);
+        let url = meeting.url.clone();
+        meeting.url = format!("{url}&steer={steer}");
+        let expose = expose(&meeting, &[&target]);
+        meeting.url = url;
+        let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
+        let stream = client.open_with(&open("home", "echo"));
+        assert_eq!(client.hear(stream, GRANTED.len()), GRANTED);
+        let bytes = Vec::new();
+        let reset = Some(53);
+        assert_eq!(client.hear_all(stream), Heard { bytes, reset });
+        assert_eq!(client.stopped(stream), 53);
+        assert_expired(&meeting.relay);
+        expose.logged("stream ended");
+    }
 }
 
 #[test]
