@@ -27,7 +27,7 @@ const WINDOWS_BYTES: u64 = (16 + 2 * STREAMS as u64 + 8) << 20;
 const RESIDENT_SLACK_BYTES: u64 = 16 << 20;
 
 /// What it has at least when all of them are held up: 2 MiB for most of the streams.
-const HELD_BYTES_MIN: u64 = 2 * STREAMS as u64 * 3 / 4 << 20;
+const HELD_BYTES_MIN: u64 = (2 * STREAMS as u64 * 3 / 4) << 20;
 /// How often in a row it has no more than before when nothing more is to come.
 const STILL_LOOKS: usize = 8;
 
