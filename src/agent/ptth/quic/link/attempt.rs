@@ -23,7 +23,8 @@ use crate::shard::streams::QuicStream;
 /// How long the relay's name may take: longer than the system's resolver waits for one server
 /// before it asks the next.
 const RESOLVE_TIMEOUT: Duration = CONNECT_TIMEOUT;
-/// How long one may take in all, once it is dialled: two round trips, of paths that are up to 3 s long.
+/// How long one may take in all, once it is dialled: two round trips, of paths that are up to 3 s
+/// long.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the relay may take to show that it is there by HTTPS.
 const HTTPS_TIMEOUT: Duration = Duration::from_secs(3);
