@@ -29,6 +29,8 @@ use crate::shard::tally::Tally;
 
 /// How long an offer may take until it is whole.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client that asks behind the relay's back may take to end what it was refused.
+const LAST_WORDS_TIME: Duration = Duration::from_secs(2);
 /// How long a service may take to be connected.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -90,6 +92,7 @@ impl ExposeService {
             Some(Err(NoMessage::Wrong(error))) => {
                 self.world.count_refused(Refused::NotAMessage);
                 stream.write(&error.answer()).await;
+                self.let_read(&stream).await;
                 return stream.finish(Refusal::Malformed.into());
             }
             Some(Err(_)) => return,
@@ -121,9 +124,23 @@ impl ExposeService {
                 // One that stands alone says the same.
                 let answer = Answer::InnerRefused(refusal);
                 stream.say(|words| answer.encode(question, words)).await;
+                if question == Question::Inner {
+                    self.let_read(&stream).await;
+                }
                 stream.finish(refusal.into());
             }
         }
+    }
+
+    /// Ends what we say to a client that reads it behind the relay's back, and waits for its end:
+    /// were it told before that nobody reads what it says, the relay would break off both ways,
+    /// and what is on its way to it with them.
+    async fn let_read(&self, stream: &OfferStream) {
+        let reactor = &self.world.reactor;
+        let streams = &self.world.streams;
+        streams.with_driver(|driver| driver.finish(stream.key()));
+        let until = reactor.now() + LAST_WORDS_TIME;
+        reactor.deadline(until, stream.more()).await;
     }
 
     /// Reads what the relay offers, and what its client asks for if that stands behind it.
