@@ -31,7 +31,7 @@ impl Link {
         }
     }
 
-    fn is_in_doubt(&self, connection: ConnectionKey) -> bool {
+    pub(super) fn is_in_doubt(&self, connection: ConnectionKey) -> bool {
         let Some(health) = self.health_of(connection) else {
             return false;
         };

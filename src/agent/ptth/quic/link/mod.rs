@@ -1,12 +1,12 @@
 //! The connection to the relay: made, kept, and made anew.
 //!
 //! ```text
-//!   away ── dial, hello ──▶ joined ── silence for 1.5 s ──▶ doubted ──┐
-//!   │▲                        │ ▲                            │        │ dialled beside it,
-//!   ││                       lost└──── heard of again ───────┘        │ again and again
-//!   │└────────────────────────┴◀──────── the new one has joined ──────┘
-//!   └─ two attempts without a datagram, and the relay is there by HTTPS ──▶ blocked
-//!      joined ◀── dial, hello, every 30 s ───────────────────────────────────┘
+//!   trying, away ── dial, hello ──▶ joined ── silence for 1.5 s ──▶ doubted ─┐
+//!      │  ▲                          │ ▲                            │        │ dialled beside
+//!      │  └────────── lost ──────────┘ ├──── heard of again ────────┤        │ it, again and
+//!      │                               └── the new one has joined ──│────────┘ again
+//!      └── two attempts without a datagram, and the relay is there ─┘
+//!                    by HTTPS ──▶ blocked ── dial, hello, every 30 s ──▶ joined
 //! ```
 //!
 //! QUIC doubles the time between two of its probes, and so notices a relay that comes back
@@ -115,6 +115,8 @@ enum Rejoined {
     Heard,
     /// It is lost.
     Lost(ConnectionError),
+    /// UDP passes no more, and the relay is there by HTTPS; why nothing comes.
+    Blocked(JoinError),
 }
 
 impl Link {
@@ -218,7 +220,7 @@ impl Link {
         };
         if matches!(event, QuicEvent::Lost(..)) && self.state.get() == State::Joined(connection) {
             // Before anybody asks for a stream of it.
-            self.state.set(State::Away);
+            self.state.set(State::Trying);
         }
         if let Some(news) = self.news.borrow_mut().get_mut(&connection) {
             news.events.push_back(event);
@@ -319,13 +321,7 @@ impl Link {
                 }
                 Either::Second(()) => {}
             }
-            let rejoined = loop {
-                match self.rejoin(connection).await {
-                    Some(rejoined) => break rejoined,
-                    // An attempt may have failed at once.
-                    None => self.look_later().await,
-                }
-            };
+            let rejoined = self.rejoin(connection).await;
             match rejoined {
                 Rejoined::By(successor) => {
                     self.leave(connection);
@@ -338,25 +334,60 @@ impl Link {
                     }
                 }
                 Rejoined::Lost(why) => return why,
+                Rejoined::Blocked(why) => {
+                    self.leave(connection);
+                    connection = self.go_by_https(&why).await;
+                    self.settle(connection);
+                }
             }
         }
     }
 
-    /// Tries another connection beside one that is in doubt; `None`: it still is.
-    async fn rejoin(&self, connection: ConnectionKey) -> Option<Rejoined> {
+    /// Tries other connections beside one that is in doubt, until it no longer is.
+    async fn rejoin(&self, connection: ConnectionKey) -> Rejoined {
+        let mut silent_attempts = 0;
+        loop {
+            let mut trying = pin!(self.try_rejoin(connection));
+            let may_be_blocked =
+                silent_attempts + 1 >= SILENT_ATTEMPTS && self.relay.https.has_key();
+            let (tried, checked) = match may_be_blocked {
+                false => (trying.await, None),
+                // HTTPS has no time of its own: the next attempt may find the relay back.
+                true => match either(trying.as_mut(), self.is_there_otherwise()).await {
+                    Either::First(tried) => (tried, None),
+                    Either::Second(checked) => (trying.await, checked.ok()),
+                },
+            };
+            match (tried, checked) {
+                (Ok(rejoined), _) => return rejoined,
+                (Err(JoinError::Silent), Some(why)) if self.is_in_doubt(connection) => {
+                    return Rejoined::Blocked(why);
+                }
+                (Err(JoinError::Silent), _) => silent_attempts += 1,
+                (Err(_), _) => {
+                    silent_attempts = 0;
+                    // It may have failed at once.
+                    self.look_later().await;
+                }
+            }
+        }
+    }
+
+    /// Tries one.
+    async fn try_rejoin(&self, connection: ConnectionKey) -> Result<Rejoined, JoinError> {
         let round_trip = self.health_of(connection).map(|health| health.round_trip);
         let silence_max = REJOIN_SILENCE_MAX.max(round_trip.unwrap_or_default() * 2);
         let mut joining = pin!(self.join(silence_max));
         let heard = either(self.lost(connection), self.heard_again(connection));
         match either(joining.as_mut(), heard).await {
-            Either::First(joined) => joined.ok().map(Rejoined::By),
+            Either::First(joined) => joined.map(Rejoined::By),
             // By the one that is being made: what the relay does with it comes next.
-            Either::Second(Either::First(why)) if is_replaced(&why) => match joining.await {
-                Ok(successor) => Some(Rejoined::By(successor)),
-                Err(_) => Some(Rejoined::Lost(why)),
-            },
-            Either::Second(Either::First(why)) => Some(Rejoined::Lost(why)),
-            Either::Second(Either::Second(())) => Some(Rejoined::Heard),
+            Either::Second(Either::First(why)) if is_replaced(&why) => Ok(match joining.await {
+                Ok(successor) => Rejoined::By(successor),
+                Err(_) => Rejoined::Lost(why),
+            }),
+            Either::Second(Either::First(why)) => Ok(Rejoined::Lost(why)),
+            Either::Second(Either::Second(())) => Ok(Rejoined::Heard),
         }
     }
 
@@ -370,7 +401,7 @@ impl Link {
     }
 
     fn handle_lost(&self, why: &ConnectionError) {
-        self.state.set(State::Away);
+        self.state.set(State::Trying);
         let is_replaced = is_replaced(why);
         let lost = JoinError::Connection(why.clone());
         if self.handle_failure(&lost) || is_replaced {
