@@ -18,7 +18,7 @@ use crate::quic::driver::QuicEvent;
 use crate::runtime::clock;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::udp_group::connect_udp;
-use crate::shard::streams::QuicStream;
+use crate::shard::streams::{NoMessage, QuicStream};
 
 /// How long the relay's name may take: longer than the system's resolver waits for one server
 /// before it asks the next.
@@ -114,10 +114,13 @@ impl Link {
         stream.say(|words| self.relay.hello.encode(words)).await;
         let question = self.relay.hello.question();
         let decode = |bytes: &[u8]| Answer::decode(bytes, question);
-        let answer = match either(self.lost(connection), stream.read_message(decode)).await {
-            Either::First(why) => return Err(JoinError::Connection(why)),
-            Either::Second(answer) => answer?,
+        // An answer that has come goes before the end of its connection.
+        let answer = match either(stream.read_message(decode), self.lost(connection)).await {
+            Either::First(Err(NoMessage::Lost)) => Err(self.lost(connection).await),
+            Either::First(answer) => Ok(answer?),
+            Either::Second(why) => Err(why),
         };
+        let answer = answer.map_err(JoinError::Connection)?;
         answer.verdict().map_err(JoinError::Refused)?;
         stream.keep();
         Ok(())
