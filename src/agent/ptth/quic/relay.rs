@@ -17,7 +17,7 @@ use crate::agent::settings::AgentSettings;
 use crate::agent::way::{self, WayError};
 use crate::config::quic_settings::PathSettings;
 use crate::protocol::ptth_name::Name;
-use crate::protocol::ptth_quic::{ALPN, AnswerError, Hello, Refusal};
+use crate::protocol::ptth_quic::{ALPN, AnswerError, CloseCode, Hello, Refusal};
 use crate::quic::transport::{Transport, Windows};
 use crate::shard::streams::NoMessage;
 use crate::tls::client::quic_client_config;
@@ -80,6 +80,10 @@ pub(super) enum JoinError {
     NoStream,
 }
 
+/// A kind of failure, of which there are few: what is wrong, and what the relay answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind(pub(super) Trouble, Option<Refusal>);
+
 impl JoinError {
     /// What whoever started the proxy can do about it.
     pub(super) fn next_step(&self) -> Option<&'static str> {
@@ -96,7 +100,7 @@ impl JoinError {
             Self::OnlyOverUdp => Some(
                 "does UDP get to the relay? A key in the certificate's place is good by HTTPS too",
             ),
-            Self::Refused(Refusal::Unauthenticated) => Some(
+            error if error.is_final() => Some(
                 "the relay's [[ptth.servers]] or [[ptth.clients]] has to list this name with the \
                  SHA-256 of this key, which is certificate_sha256 for a certificate",
             ),
@@ -124,9 +128,25 @@ impl JoinError {
         }
     }
 
-    /// Whether trying again changes nothing.
-    pub(super) const fn is_final(&self) -> bool {
-        matches!(self, Self::Refused(Refusal::Unauthenticated))
+    /// As what it is news.
+    pub(super) const fn kind(&self) -> Kind {
+        let refusal = match self {
+            Self::Refused(refusal) => Some(*refusal),
+            _ => None,
+        };
+        Kind(self.trouble(), refusal)
+    }
+
+    /// Whether trying again changes nothing for a proxy that was never let in.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => *refusal == Refusal::Unauthenticated,
+            Self::Connection(ConnectionError::ApplicationClosed(close)) => {
+                let code = CloseCode::from_wire(close.error_code.into_inner());
+                code == Some(CloseCode::Unauthenticated)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -191,5 +211,42 @@ fn steer(server: &Name) -> u8 {
 impl fmt::Display for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.url.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn_proto::{ApplicationClose, VarInt};
+
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_the_relay_does_not_know_need_not_try_again() {
+        let closed = |code: CloseCode| {
+            JoinError::Connection(ConnectionError::ApplicationClosed(ApplicationClose {
+                error_code: VarInt::from_u32(code.value()),
+                reason: Vec::new().into(),
+            }))
+        };
+        let check = |error: JoinError, expected: bool| {
+            assert_eq!(error.is_final(), expected, "{error}");
+            let is_advised = |next: &str| next.contains("has to list this name");
+            assert_eq!(error.next_step().is_some_and(is_advised), expected);
+        };
+        check(JoinError::Refused(Refusal::Unauthenticated), true);
+        check(closed(CloseCode::Unauthenticated), true);
+        check(JoinError::Refused(Refusal::LimitReached), false);
+        check(closed(CloseCode::Replaced), false);
+        check(JoinError::Silent, false);
+    }
+
+    #[test]
+    fn what_is_refused_makes_a_kind_of_its_own() {
+        let refused = |refusal| JoinError::Refused(refusal).kind();
+        let unknown = refused(Refusal::Unauthenticated);
+        assert_eq!(unknown, refused(Refusal::Unauthenticated));
+        assert_ne!(unknown, refused(Refusal::LimitReached));
+        assert_ne!(unknown, JoinError::NoStream.kind());
+        assert_eq!(JoinError::Silent.kind(), JoinError::Closed.kind());
     }
 }

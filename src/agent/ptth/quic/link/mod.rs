@@ -32,11 +32,12 @@ use quinn_proto::ConnectionError;
 use tracing::{debug, info, warn};
 
 use crate::agent::error::AgentError;
-use crate::agent::ptth::quic::relay::{JoinError, Relay, WINDOWS};
+use crate::agent::ptth::quic::relay::{JoinError, Kind, Relay, WINDOWS};
 use crate::agent::ptth::relay_health::RelayHealth;
 use crate::agent::ptth::tunnel::TunnelWorld;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::Backoff;
+use crate::agent::relay_trouble::Trouble;
 use crate::protocol::ptth_quic::{CloseCode, StreamCode};
 use crate::quic::connection::{ConnectionKey, Health};
 use crate::quic::driver::QuicEvent;
@@ -94,7 +95,11 @@ pub(in crate::agent::ptth) struct Link {
     /// Since when it is joined, or was the last time.
     joined_at: Cell<Timestamp>,
     news: RefCell<HashMap<ConnectionKey, News>>,
+    /// Whether it ever was.
+    was_joined: Cell<bool>,
     health: RelayHealth,
+    /// What has been told of a relay that is away.
+    told: RefCell<Vec<Kind>>,
     /// The proxy is told to stop.
     stop: Flag,
     failure: RefCell<Option<AgentError>>,
@@ -155,7 +160,9 @@ impl Link {
             dialled: Cell::new(None),
             joined_at,
             news: RefCell::default(),
+            was_joined: Cell::default(),
             health: RelayHealth::default(),
+            told: RefCell::default(),
             stop: Flag::default(),
             failure: RefCell::default(),
         })
@@ -259,7 +266,7 @@ impl Link {
         loop {
             let error = match self.join(SILENCE_MAX).await {
                 Ok(connection) => return Ok(connection),
-                Err(error) if error.is_final() && self.health.is_new() => return Err(error),
+                Err(error) if error.is_final() && !self.was_joined.get() => return Err(error),
                 Err(JoinError::Silent) => match self.is_there_otherwise().await {
                     Ok(_) if !self.relay.https.has_key() => JoinError::OnlyOverUdp,
                     Ok(why) if silent_attempts + 1 >= SILENT_ATTEMPTS => {
@@ -302,6 +309,13 @@ impl Link {
                     info!(relay = %self.relay, "UDP passes again");
                     return connection;
                 }
+                // That the relay refuses is no reason to leave a way by which it may not.
+                Err(error) if error.trouble() == Trouble::Refuses => {
+                    if self.handle_failure(&error) {
+                        let next = error.next_step();
+                        warn!(relay = %self.relay, %error, next, "UDP passes, but leads nowhere");
+                    }
+                }
                 Err(error) => {
                     self.handle_failure(&error);
                     debug!(relay = %self.relay, %error, "UDP does not pass yet");
@@ -329,6 +343,7 @@ impl Link {
                     self.settle(connection);
                 }
                 Rejoined::Heard => {
+                    self.told.take();
                     if self.health.handle_success(clock::now()) {
                         info!(relay = %self.relay, "the relay answers again");
                     }
@@ -394,6 +409,8 @@ impl Link {
     fn settle(&self, connection: ConnectionKey) {
         let now = clock::now();
         self.joined_at.set(now);
+        self.was_joined.set(true);
+        self.told.take();
         self.state.set(State::Joined(connection));
         if self.health.handle_success(now) {
             info!(relay = %self.relay, "joined the relay");
@@ -410,10 +427,16 @@ impl Link {
         }
     }
 
-    /// The relay cannot be had; whether that is news.
+    /// The relay cannot be had; whether that is news: of each kind, the first since it could.
     fn handle_failure(&self, error: &JoinError) -> bool {
-        self.health
-            .handle_failure(clock::now(), error.trouble(), error)
+        let kind = error.kind();
+        self.health.handle_failure(clock::now(), kind.0, error);
+        let mut told = self.told.borrow_mut();
+        let is_news = !told.contains(&kind);
+        if is_news {
+            told.push(kind);
+        }
+        is_news
     }
 
     /// The next thing that happens to a connection.
