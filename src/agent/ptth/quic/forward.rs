@@ -28,8 +28,9 @@ use crate::shard::tally::Tally;
 
 /// How long a local connection waits for the relay to be there.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long it waits until it is known by which way: UDP is tried twice, for 3 s each.
-const TRYING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it waits until it is known by which way: UDP is tried up to four times, for 3 s
+/// each, with up to a second between.
+const TRYING_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long it waits for its server: the server's proxy tries to connect for 5 s, and the
 /// relay waits for that for 10 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::addresses::silent_attempts_max;
 use super::{Link, News};
 use crate::agent::leg::CONNECT_TIMEOUT;
 use crate::agent::ptth::asking::AskError;
@@ -26,13 +27,16 @@ const RESOLVE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 /// How long one may take in all, once it is dialled: two round trips, of paths that are up to 3 s
 /// long.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Attempts in a row to which no datagram came, until UDP counts as blocked; more where the
+/// relay has more addresses.
+const SILENT_ATTEMPTS: usize = 2;
 /// How long the relay may take to show that it is there by HTTPS.
 const HTTPS_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Link {
     /// Dials until the relay has let us in. Nothing may come from it for so long.
     pub(super) async fn join(&self, silence_max: Duration) -> Result<ConnectionKey, JoinError> {
-        let connection = self.dial(self.addresses().await?)?;
+        let (connection, to) = self.dial(&self.resolve().await?)?;
         let reactor = &self.world.reactor;
         let since = reactor.now();
         let attempt = Attempt {
@@ -53,13 +57,23 @@ impl Link {
             }
             None => Err(JoinError::Silent),
         };
-        joined?;
+        let mut addresses = self.addresses.borrow_mut();
+        if let Err(error) = joined {
+            addresses.handle_failure(to);
+            return Err(error);
+        }
+        addresses.handle_success(to);
         attempt.is_over.set(true);
         Ok(connection)
     }
 
+    /// How many attempts in a row without a datagram show that UDP is blocked.
+    pub(super) fn silent_attempts_max(&self) -> usize {
+        silent_attempts_max(self.found.get(), SILENT_ATTEMPTS)
+    }
+
     /// Where the relay is. A name takes its own time, which says nothing of the relay.
-    async fn addresses(&self) -> Result<Vec<SocketAddr>, JoinError> {
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, JoinError> {
         let address = &self.relay.url.address;
         let name = match &address.host {
             Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, address.port)]),
@@ -79,13 +93,10 @@ impl Link {
         })
     }
 
-    fn dial(&self, mut addresses: Vec<SocketAddr>) -> Result<ConnectionKey, JoinError> {
-        // Each attempt begins with another one: whether somebody answers shows later.
-        let attempt = self.attempts.replace(self.attempts.get().wrapping_add(1));
-        let count = addresses.len().max(1);
-        addresses.rotate_left(attempt % count);
+    fn dial(&self, found: &[SocketAddr]) -> Result<(ConnectionKey, SocketAddr), JoinError> {
+        self.found.set(found.len());
         let mut result = Err(JoinError::TimedOut);
-        for to in addresses {
+        for to in self.addresses.borrow_mut().next(found) {
             let config = self.relay.config().ok_or(JoinError::NoWay(to))?;
             let dialled = self.world.streams.with_driver(|driver| {
                 let port = driver.port_of_family(to)?;
@@ -97,7 +108,7 @@ impl Link {
                 Some(connection) => {
                     self.dialled.set(Some(to));
                     self.news.borrow_mut().insert(connection, News::default());
-                    return Ok(connection);
+                    return Ok((connection, to));
                 }
                 None => result = Err(JoinError::NoWay(to)),
             }
@@ -129,7 +140,7 @@ impl Link {
     /// Whether the relay is there, though nothing comes from it over UDP; why nothing does.
     pub(super) async fn is_there_otherwise(&self) -> Result<JoinError, JoinError> {
         // Known by now, or for a while still: HTTPS has its time for itself.
-        self.addresses().await?;
+        self.resolve().await?;
         // Who rejects datagrams says so to sockets that speak with it alone.
         let witness = self.dialled.get().and_then(|to| connect_udp(to).ok());
         if let Some(witness) = &witness {

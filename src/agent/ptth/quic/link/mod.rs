@@ -14,6 +14,7 @@
 //! another one is tried beside it. Once the relay has joined the new one, what is new goes by that,
 //! and the old one goes when what runs there has ended, or when it is lost.
 
+mod addresses;
 mod attempt;
 mod doubt;
 
@@ -30,6 +31,8 @@ use std::time::Duration;
 
 use quinn_proto::ConnectionError;
 use tracing::{debug, info, warn};
+
+use addresses::Addresses;
 
 use crate::agent::error::AgentError;
 use crate::agent::ptth::quic::relay::{JoinError, Kind, Relay, WINDOWS};
@@ -55,8 +58,6 @@ use crate::time::Timestamp;
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// The silence beside a connection that is in doubt: the next attempt may find the relay back.
 const REJOIN_SILENCE_MAX: Duration = Duration::from_secs(1);
-/// Attempts in a row to which no datagram came, until UDP counts as blocked.
-const SILENT_ATTEMPTS: u32 = 2;
 /// From one attempt to the next where UDP is blocked, and how much later it may be: not all
 /// proxies of a network are to try in one moment.
 const BLOCKED_TIME: Duration = Duration::from_secs(30);
@@ -88,9 +89,10 @@ pub(in crate::agent::ptth) struct Link {
     world: Rc<TunnelWorld<Infallible>>,
     relay: Relay,
     state: Watch<State>,
-    /// How often the relay was dialled.
-    attempts: Cell<usize>,
-    /// Where, the last time.
+    addresses: RefCell<Addresses>,
+    /// How many the relay had the last time.
+    found: Cell<usize>,
+    /// Where it was dialled then.
     dialled: Cell<Option<SocketAddr>>,
     /// Since when it is joined, or was the last time.
     joined_at: Cell<Timestamp>,
@@ -156,7 +158,8 @@ impl Link {
             world,
             relay,
             state: Watch::new(State::Trying),
-            attempts: Cell::new(0),
+            addresses: RefCell::default(),
+            found: Cell::default(),
             dialled: Cell::new(None),
             joined_at,
             news: RefCell::default(),
@@ -269,7 +272,7 @@ impl Link {
                 Err(error) if error.is_final() && !self.was_joined.get() => return Err(error),
                 Err(JoinError::Silent) => match self.is_there_otherwise().await {
                     Ok(_) if !self.relay.https.has_key() => JoinError::OnlyOverUdp,
-                    Ok(why) if silent_attempts + 1 >= SILENT_ATTEMPTS => {
+                    Ok(why) if silent_attempts + 1 >= self.silent_attempts_max() => {
                         return Ok(self.go_by_https(&why).await);
                     }
                     Ok(_) => {
@@ -364,7 +367,7 @@ impl Link {
         loop {
             let mut trying = pin!(self.try_rejoin(connection));
             let may_be_blocked =
-                silent_attempts + 1 >= SILENT_ATTEMPTS && self.relay.https.has_key();
+                silent_attempts + 1 >= self.silent_attempts_max() && self.relay.https.has_key();
             let (tried, checked) = match may_be_blocked {
                 false => (trying.await, None),
                 // HTTPS has no time of its own: the next attempt may find the relay back.
