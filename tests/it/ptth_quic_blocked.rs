@@ -28,6 +28,17 @@ table inet midspan {
 }
 ";
 
+/// Loses what goes to the relay and comes from it.
+const LOSE_ALL: &str = "
+table inet midspan {
+    chain input {
+        type filter hook input priority 0;
+        udp dport 7777 drop
+        tcp dport 7777 drop
+    }
+}
+";
+
 /// Tells whoever sends to the relay over UDP that nobody listens there.
 const REJECT_UDP: &str = "
 table inet midspan {
@@ -151,6 +162,47 @@ fn where_udp_is_lost_both_go_by_https_until_it_passes() {
         meeting.relay.logged("tunnel ended");
         for program in [forward, expose, meeting.relay] {
             assert!(program.stop().success());
+        }
+    });
+}
+
+#[test]
+fn where_udp_stops_passing_both_go_by_https() {
+    with_rules("table inet midspan { }", || {
+        let meeting = meeting(RELAY, &[]);
+        let (expose, forward, local) = proxies(&meeting);
+        for program in [&expose, &forward] {
+            program.logged("joined the relay");
+        }
+        check_echo(local, 0, 1_000_000);
+        nft(&[LOSE_UDP]);
+        for program in [&expose, &forward] {
+            program.logged(BLOCKED);
+        }
+        check_echo(local, 1, 1_000_000);
+        meeting.relay.logged("tunnel ended");
+    });
+}
+
+#[test]
+fn an_outage_of_a_few_seconds_ends_no_session() {
+    with_rules("table inet midspan { }", || {
+        let meeting = meeting(RELAY, &[]);
+        let (expose, forward, local) = proxies(&meeting);
+        for program in [&expose, &forward] {
+            program.logged("joined the relay");
+        }
+        let mut running = dial(local);
+        ping(&mut running);
+        // All of it, so that nobody goes by HTTPS.
+        nft(&[LOSE_ALL]);
+        for program in [&expose, &forward] {
+            program.logged("the relay does not answer");
+        }
+        nft(&["flush", "ruleset"]);
+        for _ in 0..2 {
+            check_echo(local, 1, 10_000);
+            ping(&mut running);
         }
     });
 }

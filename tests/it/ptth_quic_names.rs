@@ -87,3 +87,24 @@ fn a_resolver_that_takes_its_time_is_waited_for() {
         assert!(joined.contains("joined the relay"), "{joined}");
     });
 }
+
+#[test]
+fn addresses_that_lead_nowhere_do_not_block_udp() {
+    let rules = "table inet midspan { chain input { type filter hook input priority 0; \
+        ip daddr { 127.0.0.1, 127.0.0.2 } udp dport 7777 drop; }; }";
+    with_rules(rules, || {
+        const ALL: &[Ipv4Addr] = &[
+            Ipv4Addr::LOCALHOST,
+            Ipv4Addr::new(127, 0, 0, 2),
+            // The furthest from the first, so that no resolver sorts it before them.
+            Ipv4Addr::new(127, 0, 0, 9),
+        ];
+        resolver(ALL, 1);
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = ["--cores", "1", "--open", "--quic-listen", "0.0.0.0:7777"];
+        let (relay, _) = relay(folder.path(), "0.0.0.0:7777", &options);
+        let forward = forward(folder.path(), "relay.example", &relay.reported(FINGERPRINT));
+        let joined = forward.logged("relay");
+        assert!(joined.contains("joined the relay"), "{joined}");
+    });
+}
