@@ -179,6 +179,8 @@ fn where_udp_stops_passing_both_go_by_https() {
         for program in [&expose, &forward] {
             program.logged(BLOCKED);
         }
+        // Until then the relay leads clients to where the server was.
+        expose.logged("listening at the relay");
         check_echo(local, 1, 1_000_000);
         meeting.relay.logged("tunnel ended");
     });
