@@ -49,6 +49,18 @@ fn check_figures(connection: &Value) {
     assert_eq!(connection["handshaking"], false, "{connection}");
 }
 
+/// A proxy's one connection, and its one stream, which has carried five bytes each way.
+#[track_caller]
+fn seen_by_proxy(admin: SocketAddr) -> (Value, Value) {
+    let seen = status(admin)["quic"].clone();
+    let connection = only(&seen["connections"], "connection");
+    check(connection, json!({"role": "relay", "name": null}));
+    check_figures(connection);
+    let stream = only(&seen["streams"], "stream");
+    check(stream, json!({"left_bytes": 5, "right_bytes": 5}));
+    (connection.clone(), stream.clone())
+}
+
 #[test]
 fn who_is_connected_and_what_goes_by_it_is_seen_at_all_three() {
     let (meeting, relay) = meeting_with_admin(ON_ONE_CORE);
@@ -95,28 +107,20 @@ fn who_is_connected_and_what_goes_by_it_is_seen_at_all_three() {
         }),
     );
 
-    let seen = status(forwarding)["quic"].clone();
-    let connection = only(&seen["connections"], "connection");
-    check(connection, json!({"role": "relay", "name": null}));
-    check_figures(connection);
+    let (connection, stream) = seen_by_proxy(forwarding);
     check(
-        only(&seen["streams"], "stream"),
+        &stream,
         json!({
             "client": null, "client_port": own.port(), "server": "home", "port": "default",
             "left": own.to_string(), "right": connection["peer"],
-            "left_bytes": 5, "right_bytes": 5,
         }),
     );
-
-    let seen = status(exposing)["quic"].clone();
-    let connection = only(&seen["connections"], "connection");
-    check(connection, json!({"role": "relay", "name": null}));
-    check_figures(connection);
+    let (connection, stream) = seen_by_proxy(exposing);
     check(
-        only(&seen["streams"], "stream"),
+        &stream,
         json!({
             "client": "alice", "client_port": own.port(), "server": null, "port": "default",
-            "left": connection["peer"], "right": target, "left_bytes": 5, "right_bytes": 5,
+            "left": connection["peer"], "right": target,
         }),
     );
 
@@ -165,6 +169,43 @@ fn who_is_connected_and_what_goes_by_it_is_seen_at_all_three() {
         only(&seen["connections"], "connection"),
         json!({"name": "home"}),
     );
+}
+
+#[test]
+fn what_goes_by_quic_and_http_is_told_once_as_its_client_came() {
+    let (mut meeting, relay) = meeting_with_admin(&["--cores", "2"]);
+    let quic = meeting.url.clone();
+    let http = format!("ptth+http://{}", meeting.address);
+    let target = service(echo).to_string();
+    let [by_quic, by_http] = ["joined the relay", "listening at the relay"];
+    for (client, server, has_come, is_stream) in [
+        (&quic, &http, by_http, true),
+        (&http, &quic, by_quic, false),
+    ] {
+        meeting.url.clone_from(server);
+        let expose = meeting.expose_with("home", &["--to", &target]);
+        expose.logged(has_come);
+        meeting.url.clone_from(client);
+        let (forward, local) = meeting.forward("home");
+        let mut program = dial(local);
+        program.write_all(b"hello").expect("sent");
+        program.read_exact(&mut [0; 5]).expect("it comes back");
+        let seen = status(relay);
+        let (streams, tunnels) = (&seen["quic"]["streams"], &seen["forwarded"]["running"]);
+        let (told, not_told) = match is_stream {
+            true => (streams, tunnels),
+            false => (tunnels, streams),
+        };
+        check(
+            only(told, "connection of a user"),
+            json!({"client": "alice", "server": "home", "port": "default"}),
+        );
+        assert_eq!(*not_told, json!([]), "{client} to {server}");
+        check(&seen["quic"], json!({"streams_count": u8::from(is_stream)}));
+        drop(program);
+        assert!(forward.stop().success());
+        assert!(expose.stop().success());
+    }
 }
 
 #[test]
