@@ -6,9 +6,11 @@
 //!                      ◀══════ credit ════════
 //! ```
 //!
-//! Bytes cross as messages. Each direction has [`CREDIT_BYTES_MAX`] of credit: what has left one
-//! shard and was not passed on by the other is never more. Whoever is out of credit does not
-//! read its source, as with a socket that has no room.
+//! Bytes cross as messages. Each direction has credit: what has left one shard and was not passed
+//! on by the other is never more. It begins with [`CREDIT_BYTES_FIRST`] and grows to
+//! [`CREDIT_BYTES_MAX`] as it is used, so that ends that nobody reads hold little, however many
+//! there are. Whoever is out of credit does not read its source, as with a socket that has no
+//! room.
 //!
 //! An end may be there before its pair is, so that nothing comes too early: whoever begins a
 //! bridge has an end at once, and the other shard from when it is asked for one.
@@ -21,11 +23,12 @@ use bytes::Bytes;
 use super::close::CloseReason;
 use crate::protocol::ptth_quic::StreamCode;
 
-/// Bytes of one direction that have left a shard and were not passed on by the other one.
-pub const CREDIT_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one direction that may leave a shard before any was passed on by the other one.
+pub const CREDIT_BYTES_FIRST: usize = 64 << 10;
 
-/// Credit that is worth a message.
-const CREDIT_BYTES_MIN: usize = 64 << 10;
+/// The most that are on their way once many were. With half as many the two shards wake each
+/// other more often: a byte costs a tenth more.
+pub const CREDIT_BYTES_MAX: usize = 512 << 10;
 
 /// What a message costs at least, however short: each has room of its own where it waits.
 const MESSAGE_COST: usize = 1 << 10;
@@ -101,6 +104,22 @@ struct BridgeEnd {
     credit: usize,
     /// Bytes that were read, and are not credited yet.
     owed: usize,
+    /// What the other end may have on its way.
+    allowed: usize,
+}
+
+impl BridgeEnd {
+    /// What the other end is to be credited now that so much was read: nothing, while that would
+    /// not be worth a message.
+    fn owe(&mut self, bytes: usize) -> usize {
+        self.owed += bytes;
+        if self.has_ended || self.owed < self.allowed / 2 {
+            return 0;
+        }
+        let allowed = (self.allowed * 2).min(CREDIT_BYTES_MAX);
+        let more = allowed - std::mem::replace(&mut self.allowed, allowed);
+        std::mem::take(&mut self.owed) + more
+    }
 }
 
 impl Bridges {
@@ -111,8 +130,9 @@ impl Bridges {
             incoming: VecDeque::new(),
             has_ended: false,
             aborted: None,
-            credit: CREDIT_BYTES_MAX,
+            credit: CREDIT_BYTES_FIRST,
             owed: 0,
+            allowed: CREDIT_BYTES_FIRST,
         };
         let former = self.ends.insert(id, end);
         debug_assert!(former.is_none(), "an end is opened once");
@@ -151,11 +171,10 @@ impl Bridges {
                 false => BridgeRead::Blocked,
             };
         };
-        end.owed += cost(&bytes);
-        if end.owed >= CREDIT_BYTES_MIN && !end.has_ended {
-            let owed = std::mem::take(&mut end.owed);
+        let credit = end.owe(cost(&bytes));
+        if credit > 0 {
             let shard = end.shard;
-            self.say(id, shard, Crossing::Credit(owed));
+            self.say(id, shard, Crossing::Credit(credit));
         }
         BridgeRead::Bytes(bytes)
     }
@@ -248,7 +267,7 @@ mod tests {
     #[test]
     fn no_more_is_on_its_way_than_there_is_credit_for() {
         let mut bridges = bridge();
-        let mut bytes = Bytes::from(vec![7; CREDIT_BYTES_MAX + 100]);
+        let mut bytes = Bytes::from(vec![7; CREDIT_BYTES_FIRST + 100]);
         bridges.write(NEAR, &mut bytes);
         assert_eq!(bytes.len(), 100);
         bridges.write(NEAR, &mut bytes);
@@ -256,7 +275,7 @@ mod tests {
         let BridgeRead::Bytes(read) = bridges.read(NEAR.other()) else {
             panic!("bytes have come");
         };
-        assert_eq!(read.len(), CREDIT_BYTES_MAX);
+        assert_eq!(read.len(), CREDIT_BYTES_FIRST);
         assert_eq!(pass_on(&mut bridges), 1);
         bridges.write(NEAR, &mut bytes);
         assert!(bytes.is_empty());
@@ -270,26 +289,53 @@ mod tests {
         }
         assert_eq!(
             bridges.take_messages().len(),
-            CREDIT_BYTES_MAX / MESSAGE_COST
+            CREDIT_BYTES_FIRST / MESSAGE_COST
         );
+    }
+
+    /// Writes and reads so much; how many messages of credit there were.
+    fn carry(bridges: &mut Bridges, bytes: usize) -> usize {
+        let mut read = 0;
+        let mut credits = 0;
+        while read < bytes {
+            bridges.write(NEAR, &mut Bytes::from_static(&[1; 2000]));
+            pass_on(bridges);
+            while let BridgeRead::Bytes(bytes) = bridges.read(NEAR.other()) {
+                read += bytes.len();
+            }
+            credits += pass_on(bridges);
+        }
+        credits
+    }
+
+    /// What may leave at once.
+    fn room(bridges: &mut Bridges) -> usize {
+        let mut bytes = Bytes::from(vec![7; 2 * CREDIT_BYTES_MAX]);
+        bridges.write(NEAR, &mut bytes);
+        2 * CREDIT_BYTES_MAX - bytes.len()
     }
 
     #[test]
     fn little_is_not_worth_a_credit() {
         let mut bridges = bridge();
-        let mut read = 0;
-        let mut credits = 0;
-        while read < 10 * CREDIT_BYTES_MAX {
-            bridges.write(NEAR, &mut Bytes::from_static(&[1; 2000]));
-            pass_on(&mut bridges);
-            while let BridgeRead::Bytes(bytes) = bridges.read(NEAR.other()) {
-                read += bytes.len();
-            }
-            credits += pass_on(&mut bridges);
-        }
+        carry(&mut bridges, 2 * CREDIT_BYTES_MAX);
+        let credits = carry(&mut bridges, 10 * CREDIT_BYTES_MAX);
+        assert!((15..=20).contains(&credits), "{credits}");
+    }
+
+    #[test]
+    fn credit_grows_with_what_is_read_and_not_beyond_its_limit() {
+        let mut bridges = bridge();
+        assert_eq!(room(&mut bridges), CREDIT_BYTES_FIRST);
+        let mut bridges = bridge();
+        carry(&mut bridges, CREDIT_BYTES_FIRST);
+        assert!(room(&mut bridges) > CREDIT_BYTES_FIRST);
+        let mut bridges = bridge();
+        carry(&mut bridges, 20 * CREDIT_BYTES_MAX);
+        let room = room(&mut bridges);
         assert!(
-            credits <= 10 * CREDIT_BYTES_MAX / CREDIT_BYTES_MIN,
-            "{credits}"
+            (CREDIT_BYTES_MAX / 2..=CREDIT_BYTES_MAX).contains(&room),
+            "{room}"
         );
     }
 
