@@ -13,7 +13,8 @@ use socket2::SockRef;
 
 use super::calls::{Read, Write};
 use super::connection::{ConnectionKey, StreamKey};
-use super::driver::{Admission, Driver, QuicEvent};
+use super::driver::{Driver, QuicEvent};
+use super::intake::Admission;
 use super::keys::SharedKeys;
 use super::transport::Transport;
 use crate::config::Congestion;

@@ -17,6 +17,7 @@ pub mod connection;
 pub mod connection_id;
 pub mod counts;
 pub mod driver;
+pub mod intake;
 pub mod keys;
 mod port;
 pub mod transport;

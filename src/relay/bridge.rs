@@ -89,12 +89,12 @@ pub(super) enum BridgeRead {
 /// One shard's ends of bridges, and what they have to say.
 #[derive(Debug, Default)]
 pub(super) struct Bridges {
-    ends: HashMap<BridgeEndId, BridgeEnd, RandomState>,
+    ends: HashMap<BridgeEndId, EndState, RandomState>,
     outbox: Vec<(u16, BridgeMessage)>,
 }
 
 #[derive(Debug)]
-struct BridgeEnd {
+struct EndState {
     /// The shard of the other end.
     shard: u16,
     incoming: VecDeque<Bytes>,
@@ -108,7 +108,7 @@ struct BridgeEnd {
     allowed: usize,
 }
 
-impl BridgeEnd {
+impl EndState {
     /// What the other end is to be credited now that so much was read: nothing, while that would
     /// not be worth a message.
     fn owe(&mut self, bytes: usize) -> usize {
@@ -125,7 +125,7 @@ impl BridgeEnd {
 impl Bridges {
     /// From now on there is an end here, whose other one is on `shard`.
     pub(super) fn open(&mut self, id: BridgeEndId, shard: u16) {
-        let end = BridgeEnd {
+        let end = EndState {
             shard,
             incoming: VecDeque::new(),
             has_ended: false,

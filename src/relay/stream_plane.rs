@@ -143,18 +143,11 @@ impl Default for StreamPlane {
 }
 
 impl StreamPlane {
-    /// Joins two ends. What each has brought before everything else is its prefix.
-    pub fn start(&mut self, ends: [End; 2], prefixes: [Bytes; 2]) -> Key {
-        let ways = prefixes.map(|prefix| Way {
-            pending: Some(prefix)
-                .filter(|it| !it.is_empty())
-                .into_iter()
-                .collect(),
-            ..Way::default()
-        });
+    /// Joins two ends.
+    pub fn start(&mut self, ends: [End; 2]) -> Key {
         let pair = Pair {
             ends,
-            ways,
+            ways: Default::default(),
             first_ended: None,
             has_seam: false,
         };
@@ -472,19 +465,18 @@ impl StreamPlane {
         self.end(key, reason);
     }
 
-    /// Ends those pairs in the middle that are meant; how many.
-    pub fn break_off_if(
+    /// Ends all pairs in the middle; how many.
+    pub fn break_all_off(
         &mut self,
         driver: &mut Driver,
         reason: CloseReason,
         code: StreamCode,
-        is_meant: impl Fn(Key) -> bool,
     ) -> usize {
-        let meant: Vec<Key> = self.pairs.keys().filter(|key| is_meant(*key)).collect();
-        for key in &meant {
+        let all: Vec<Key> = self.pairs.keys().collect();
+        for key in &all {
             self.break_off(driver, *key, reason, code);
         }
-        meant.len()
+        all.len()
     }
 
     fn end(&mut self, key: Key, reason: CloseReason) {

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use super::pulse::Beat;
 use super::status::StatusQuestion;
 use crate::association::key::ShardId;
-use crate::quic::driver::Stray;
+use crate::quic::intake::Stray;
 use crate::relay::bridge::BridgeMessage;
 use crate::runtime::signal::Signals;
 

@@ -27,7 +27,8 @@ use crate::protocol::ptth_quic::{
     Answer, CloseCode, Hello, MessageError, MessageFault, Refusal, Role, StreamCode, Who,
 };
 use crate::quic::connection::{ConnectionKey, Health};
-use crate::quic::driver::{Admission, QuicEvent};
+use crate::quic::driver::QuicEvent;
+use crate::quic::intake::Admission;
 use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
 use crate::session::refused::Refused;

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::Bytes;
 use quinn_proto::ServerConfig;
 
 pub use bridge::BridgeEnd;
@@ -261,7 +260,7 @@ impl Streams {
             return 0;
         };
         let Inner { driver, plane, .. } = inner;
-        let ended = plane.break_off_if(driver, reason, code, |_| true);
+        let ended = plane.break_all_off(driver, reason, code);
         inner.close_at_once();
         ended
     }
@@ -405,7 +404,7 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
         };
         let is_whole = !session.is_far;
         let key = self.streams.with_inner(|inner| {
-            let key = inner.plane.start(ends, [Bytes::new(), Bytes::new()]);
+            let key = inner.plane.start(ends);
             for (is_seam, side) in seams.into_iter().zip(Side::BOTH) {
                 if is_seam {
                     inner.plane.await_word(key, side);

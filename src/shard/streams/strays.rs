@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::association::key::ShardId;
 use crate::metrics::counters::Count;
-use crate::quic::driver::Stray;
+use crate::quic::intake::Stray;
 use crate::runtime::clock;
 use crate::shard::control::Envelope;
 use crate::shard::world::World;
