@@ -86,10 +86,18 @@ impl StartupReport<'_> {
         Some(format!("websocks+{way}://{user}@{told}{pin}"))
     }
 
-    /// The same for the proxies of PTTH, at the first listener that takes everything.
+    /// The same for the proxies of PTTH: by QUIC where that is spoken, else at the first
+    /// listener that takes everything.
     fn ptth_url(&self) -> Option<String> {
+        if self.settings.forwarding.is_empty() {
+            return None;
+        }
+        if let Some(address) = self.facts.quic.first() {
+            let (told, pin) = (self.told(address), self.pin(true));
+            return Some(format!("ptth+quic://{told}{pin}"));
+        }
         // Who has to show a certificate as well comes by no agent of ours.
-        if self.settings.forwarding.is_empty() || self.settings.tls.client_ca.is_some() {
+        if self.settings.tls.client_ca.is_some() {
             return None;
         }
         let mut listeners = self.facts.listening.iter().zip(&self.settings.listen);
@@ -465,6 +473,12 @@ and where it is wanted, with the ticket that this prints:
         let far = report(open, "0.0.0.0:443");
         let relay = "--relay 'ptth+https://relay.example:443?pin=00ff' --key-file FILE\n";
         assert!(far.contains(relay), "{far}");
+        let by_quic = report(
+            "--listen 127.0.0.1:0 --quic-listen 127.0.0.1:443",
+            "127.0.0.1:4",
+        );
+        let relay = "--relay 'ptth+quic://127.0.0.1:443?pin=00ff' --key-file FILE\n";
+        assert!(by_quic.contains(relay), "{by_quic}");
         let other = report("--listen jet+tls://127.0.0.1:0", "127.0.0.1:4");
         assert!(!other.contains("midspan expose"), "{other}");
     }
