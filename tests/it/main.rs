@@ -46,6 +46,7 @@ mod ptth_quic_blocked;
 mod ptth_quic_certificates;
 mod ptth_quic_ends;
 mod ptth_quic_limits;
+mod ptth_quic_log;
 mod ptth_quic_loss;
 mod ptth_quic_moves;
 mod ptth_quic_names;
