@@ -48,18 +48,21 @@ impl Driver {
     /// Lets a connection's peer have so many streams open, and send so many bytes before they
     /// are read, where it was allowed less.
     pub fn widen(&mut self, connection: ConnectionKey, streams_max: u32, window: u32) {
-        self.with(connection, |proto| {
-            proto.set_max_concurrent_streams(Dir::Bi, streams_max.into());
-            proto.set_receive_window(window.into());
-        });
+        if let Some(one) = self.connections.get_mut(connection) {
+            let streams_max = streams_max.into();
+            one.proto.set_max_concurrent_streams(Dir::Bi, streams_max);
+            one.widen(window.into());
+            self.mark_dirty(connection);
+        }
     }
 
     /// Notes how many streams of a connection are not read, as their other ends have no room.
     pub fn set_stalled(&mut self, connection: ConnectionKey, streams: usize) {
-        if let Some(windows) = self.windows {
-            let window = windows.while_stalled(streams);
-            let window = VarInt::from_u64(window).unwrap_or(VarInt::MAX);
-            self.with(connection, |proto| proto.set_receive_window(window));
+        if let Some(windows) = self.windows
+            && let Some(one) = self.connections.get_mut(connection)
+        {
+            one.widen(windows.while_stalled(streams));
+            self.mark_dirty(connection);
         }
     }
 

@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn_proto::{ConnectionHandle, Dir, ReadError, ReadableError, Side, StreamId, WriteError};
+use quinn_proto::{
+    ConnectionHandle, Dir, ReadError, ReadableError, Side, StreamId, VarInt, WriteError,
+};
 
 use super::calls::{Read, Write};
 use super::counts::Counts;
@@ -82,6 +84,8 @@ pub(super) struct Connection {
     pub(super) port: usize,
     /// It stands in the driver's queue.
     pub(super) is_dirty: bool,
+    /// Its endpoint knows it no more; it is here until its last event was told.
+    pub(super) is_forgotten: bool,
     /// As it stands in the driver's list.
     pub(super) deadline: Option<Instant>,
     /// Until then its handshake has to be over, if it is not.
@@ -89,6 +93,8 @@ pub(super) struct Connection {
     unanswered_since: Option<Timestamp>,
     heard_at: Option<Timestamp>,
     since: Timestamp,
+    /// What the peer may send that was not read, once that was widened.
+    window: u64,
 }
 
 impl Connection {
@@ -103,11 +109,13 @@ impl Connection {
             handle,
             port,
             is_dirty: false,
+            is_forgotten: false,
             deadline: None,
             handshake_until: None,
             unanswered_since: None,
             heard_at: None,
             since,
+            window: 0,
         }
     }
 
@@ -115,6 +123,17 @@ impl Connection {
     pub(super) fn adapt_send_window(&mut self, bytes_max: u64) {
         let window = send_window(self.proto.rtt(), bytes_max);
         self.proto.set_send_window(window);
+    }
+
+    /// Lets the peer send so many bytes before they are read, where it was allowed less. What it
+    /// may send is never taken back: a window that shrinks does so as it is read, and one that
+    /// grows does so at once, so that each time to and fro would let it send that much more.
+    pub(super) fn widen(&mut self, window: u64) {
+        if window > self.window {
+            self.window = window;
+            let window = VarInt::from_u64(window).unwrap_or(VarInt::MAX);
+            self.proto.set_receive_window(window);
+        }
     }
 
     /// When it wants to be asked again.

@@ -86,6 +86,8 @@ pub struct Driver {
     dirty: VecDeque<ConnectionKey>,
     deadlines: BTreeSet<(Instant, ConnectionKey)>,
     events: VecDeque<QuicEvent>,
+    /// Connections whose last events are among these.
+    forgotten: Vec<ConnectionKey>,
     pub(super) strays: Vec<Stray>,
     pub(super) counts: Counts,
     /// For those who connect to us.
@@ -121,6 +123,7 @@ impl Driver {
             dirty: VecDeque::new(),
             deadlines: BTreeSet::new(),
             events: VecDeque::new(),
+            forgotten: Vec::new(),
             strays: Vec::new(),
             counts: Counts::default(),
             handshake_timeout: None,
@@ -259,9 +262,18 @@ impl Driver {
         self.settle();
     }
 
-    /// Takes the next event; call until `None`.
+    /// Takes the next event; call until `None`. Whose connection is gone may read what came
+    /// before until then.
     pub fn poll_event(&mut self) -> Option<QuicEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            for key in std::mem::take(&mut self.forgotten) {
+                if let Some(connection) = self.connections.remove(key) {
+                    connection.add_to(&mut self.counts);
+                }
+            }
+        }
+        event
     }
 
     /// Passes on what dirty connections have to say to their endpoints and to the shard.
@@ -275,6 +287,9 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if connection.is_forgotten {
+            return;
+        }
         let endpoint = &mut self.endpoints[connection.port];
         while let Some(event) = connection.proto.poll_endpoint_events() {
             if let Some(event) = endpoint.proto.handle_event(connection.handle, event) {
@@ -349,6 +364,9 @@ impl Driver {
             return;
         };
         connection.is_dirty = false;
+        if connection.is_forgotten {
+            return;
+        }
         if let Some(windows) = self.windows {
             connection.adapt_send_window(windows.sent_max);
         }
@@ -378,6 +396,9 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if connection.is_forgotten {
+            return;
+        }
         let deadline = connection.next_deadline();
         if deadline != connection.deadline {
             if let Some(former) = connection.deadline {
@@ -390,16 +411,17 @@ impl Driver {
     }
 
     fn forget(&mut self, key: ConnectionKey) {
-        let Some(connection) = self.connections.remove(key) else {
+        let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        connection.add_to(&mut self.counts);
+        connection.is_forgotten = true;
         self.endpoints[connection.port]
             .by_handle
             .remove(&connection.handle);
-        if let Some(deadline) = connection.deadline {
+        if let Some(deadline) = connection.deadline.take() {
             self.deadlines.remove(&(deadline, key));
         }
+        self.forgotten.push(key);
     }
 
     /// Whether there is something to do before the next sleep.
@@ -414,6 +436,7 @@ impl Driver {
             .iter()
             .any(|endpoint| endpoint.port.is_readable || endpoint.port.has_to_look_for_room())
             || !self.events.is_empty()
+            || !self.forgotten.is_empty()
             || self.dirty.iter().any(is_waiting)
     }
 

@@ -16,7 +16,7 @@ use super::connection::{ConnectionKey, StreamKey};
 use super::driver::{Driver, QuicEvent};
 use super::intake::Admission;
 use super::keys::SharedKeys;
-use super::transport::Transport;
+use super::transport::{Transport, Windows};
 use crate::config::Congestion;
 use crate::config::quic_settings::{MTU_MAX, MTU_MIN, PathSettings};
 use crate::runtime::Owner;
@@ -425,6 +425,47 @@ fn a_close_tells_the_other_side_why() {
     }
     rig.until(|rig| rig.drivers.iter().all(Driver::is_empty).then_some(()));
     assert_eq!(rig.drivers[0].next_deadline(), None);
+}
+
+#[test]
+fn what_may_come_unread_has_a_limit_however_often_some_are_not_read() {
+    const CONNECTION: u32 = 4 << 20;
+    const STALLED_MAX: u64 = 2 << 20;
+    const LIMIT: usize = CONNECTION as usize + STALLED_MAX as usize;
+    let mut rig = Rig::new(1);
+    let (connection, _) = rig.begin();
+    let there = rig.event(0, opened).connection;
+    rig.drivers[0].set_windows(Windows {
+        stream: 1 << 20,
+        connection: CONNECTION,
+        stalled_max: STALLED_MAX,
+        sent_max: 1 << 20,
+    });
+    for _ in 0..50 {
+        rig.drivers[0].set_stalled(there, 10);
+        rig.drivers[0].set_stalled(there, 1);
+    }
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let stream = rig.client().open(connection).unwrap();
+        streams.push((stream, Bytes::from_static(&[7; 1 << 20])));
+    }
+    let left = |streams: &[(StreamKey, Bytes)]| -> usize {
+        streams.iter().map(|(_, bytes)| bytes.len()).sum()
+    };
+    let all = left(&streams);
+    // So many turns more say that nothing follows.
+    let mut turns = 100;
+    rig.until(|rig| {
+        for (stream, bytes) in &mut streams {
+            rig.client().write(*stream, bytes);
+        }
+        let is_all = all - left(&streams) >= LIMIT - b"hello".len();
+        turns -= usize::from(is_all);
+        (turns == 0).then_some(())
+    });
+    let sent = all - left(&streams);
+    assert!(sent <= LIMIT, "{sent} bytes");
 }
 
 #[test]

@@ -39,8 +39,13 @@ fn narrow_socket() -> Socket {
 impl HalfClosed {
     /// Each of its connections is at a core of its own, if the relay has so many.
     fn new(way: Way, cores: usize) -> Self {
+        Self::within(way, cores, "quic_idle_timeout_s=20")
+    }
+
+    fn within(way: Way, cores: usize, limit: &str) -> Self {
         let cores = cores.to_string();
-        let mut meeting = meeting(&["--cores", &cores, "--drain-timeout", "1h"]);
+        let options = ["--cores", &cores, "--drain-timeout", "1h", "--limit", limit];
+        let mut meeting = meeting(&options);
         let own = narrow_socket();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         own.bind(&anywhere.into()).expect("a free port");
@@ -146,6 +151,27 @@ fn a_relay_that_stops_waits_until_both_proxies_have_everything() {
 fn a_relay_that_stops_waits_for_what_crosses_its_cores() {
     if require_cores(2) {
         check_relay(2);
+    }
+}
+
+/// Has a relay be killed that has passed on everything: it closes nothing, and is missed.
+#[test]
+fn what_has_come_of_a_connection_that_is_silent_is_passed_on() {
+    for way in [Way::Up, Way::Down] {
+        let mut session = HalfClosed::within(way, 1, "quic_idle_timeout_s=6");
+        let sent = pattern(8, 3 << 20);
+        session.send(&sent);
+        session.meeting.relay.logged("stream ended");
+        session.meeting.relay.signal(Signal::KILL);
+        let holder = match way {
+            Way::Up => &session.expose,
+            Way::Down => &session.forward,
+        };
+        // Which it says when the one before has been silent for longer than it may.
+        holder.logged("the relay is away");
+        let mut got = Vec::new();
+        session.sink.read_to_end(&mut got).expect("an orderly end");
+        assert!(got == sent, "other bytes");
     }
 }
 
