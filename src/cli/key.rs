@@ -29,11 +29,14 @@ Examples:
   curl -H 'Authorization: Bearer KEY' http://relay.example:8080/jet/create
 
   midspan key home --for ptth-server --key-file home.key >> /etc/midspan/midspan.toml
-  midspan expose home --to 127.0.0.1:22 --relay ptth+https://relay.example --key-file home.key
+  midspan expose home --to 127.0.0.1:22 --relay relay.example --key-file home.key
 
   midspan key alice --for ptth-client --may home:22 --key-file alice.key \\
       >> /etc/midspan/midspan.toml
-  midspan forward 2222 --to home:22 --relay ptth+https://relay.example --key-file alice.key")]
+  midspan forward 2222 --to home:22 --relay relay.example --key-file alice.key
+
+  midspan key lab --for ptth-server --certificate lab.pem >> /etc/midspan/midspan.toml
+  midspan expose lab --to 127.0.0.1:22 --relay relay.example --key-file lab.pem")]
 pub struct KeyArgs {
     /// Whose key it is; a server's name is the one by which clients ask for it
     name: String,

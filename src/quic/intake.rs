@@ -43,8 +43,7 @@ pub struct Stray {
 
 impl Driver {
     /// Takes in what has come, within limits; `admit` decides about those who want to connect,
-    /// by their address, whether they
-    /// have proved it, and how many connections there are.
+    /// by their address, whether they have proved it, and how many connections there are.
     pub fn receive(
         &mut self,
         now: Timestamp,
