@@ -8,9 +8,9 @@
 //!
 //! Bytes cross as messages. Each direction has credit: what has left one shard and was not passed
 //! on by the other is never more. It begins with [`CREDIT_BYTES_FIRST`] and grows to
-//! [`CREDIT_BYTES_MAX`] as it is used, so that ends that nobody reads hold little, however many
-//! there are. Whoever is out of credit does not read its source, as with a socket that has no
-//! room.
+//! [`CREDIT_BYTES_MAX`] as it is used, by [`GROWN_BYTES_MAX`] for all ends of a shard: what nobody
+//! reads holds little, however many ends there are. Whoever is out of credit does not read its
+//! source, as with a socket that has no room.
 //!
 //! An end may be there before its pair is, so that nothing comes too early: whoever begins a
 //! bridge has an end at once, and the other shard from when it is asked for one.
@@ -29,6 +29,9 @@ pub const CREDIT_BYTES_FIRST: usize = 64 << 10;
 /// The most that are on their way once many were. With half as many the two shards wake each
 /// other more often: a byte costs a tenth more.
 pub const CREDIT_BYTES_MAX: usize = 512 << 10;
+
+/// By how much all ends of a shard may have grown: enough for 146 that have the most.
+pub const GROWN_BYTES_MAX: usize = 64 << 20;
 
 /// What a message costs at least, however short: each has room of its own where it waits.
 const MESSAGE_COST: usize = 1 << 10;
@@ -91,6 +94,8 @@ pub(super) enum BridgeRead {
 pub(super) struct Bridges {
     ends: HashMap<BridgeEndId, EndState, RandomState>,
     outbox: Vec<(u16, BridgeMessage)>,
+    /// By how much the ends have grown, all together.
+    grown: usize,
 }
 
 #[derive(Debug)]
@@ -110,14 +115,16 @@ struct EndState {
 
 impl EndState {
     /// What the other end is to be credited now that so much was read: nothing, while that would
-    /// not be worth a message.
-    fn owe(&mut self, bytes: usize) -> usize {
+    /// not be worth a message. `grown` is what all ends have grown by.
+    fn owe(&mut self, bytes: usize, grown: &mut usize) -> usize {
         self.owed += bytes;
         if self.has_ended || self.owed < self.allowed / 2 {
             return 0;
         }
-        let allowed = (self.allowed * 2).min(CREDIT_BYTES_MAX);
-        let more = allowed - std::mem::replace(&mut self.allowed, allowed);
+        let more = self.allowed.min(CREDIT_BYTES_MAX - self.allowed);
+        let more = more.min(GROWN_BYTES_MAX - *grown);
+        self.allowed += more;
+        *grown += more;
         std::mem::take(&mut self.owed) + more
     }
 }
@@ -171,7 +178,7 @@ impl Bridges {
                 false => BridgeRead::Blocked,
             };
         };
-        let credit = end.owe(cost(&bytes));
+        let credit = end.owe(cost(&bytes), &mut self.grown);
         if credit > 0 {
             let shard = end.shard;
             self.say(id, shard, Crossing::Credit(credit));
@@ -203,12 +210,18 @@ impl Bridges {
 
     /// Forgets an end that both have done with.
     pub(super) fn close(&mut self, id: BridgeEndId) {
-        self.ends.remove(&id);
+        self.remove(id);
+    }
+
+    fn remove(&mut self, id: BridgeEndId) -> Option<EndState> {
+        let end = self.ends.remove(&id)?;
+        self.grown -= end.allowed - CREDIT_BYTES_FIRST;
+        Some(end)
     }
 
     /// Breaks it off, unless the other end did.
     pub(super) fn abort(&mut self, id: BridgeEndId, code: StreamCode, reason: CloseReason) {
-        if let Some(end) = self.ends.remove(&id)
+        if let Some(end) = self.remove(id)
             && end.aborted.is_none()
         {
             self.say(id, end.shard, Crossing::Abort(code, reason));
@@ -337,6 +350,33 @@ mod tests {
             (CREDIT_BYTES_MAX / 2..=CREDIT_BYTES_MAX).contains(&room),
             "{room}"
         );
+    }
+
+    #[test]
+    fn all_ends_together_grow_to_their_limit_and_give_it_back() {
+        let mut bridges = Bridges::default();
+        let many = GROWN_BYTES_MAX / (CREDIT_BYTES_MAX - CREDIT_BYTES_FIRST) + 10;
+        let id = |number| BridgeEndId {
+            number: number as u64,
+            ..NEAR
+        };
+        for number in 0..many {
+            bridges.open(id(number), 3);
+            bridges.open(id(number).other(), 3);
+            let mut left = Bytes::from(vec![7; 4 * CREDIT_BYTES_MAX]);
+            while !left.is_empty() {
+                bridges.write(id(number), &mut left);
+                pass_on(&mut bridges);
+                while let BridgeRead::Bytes(_) = bridges.read(id(number).other()) {}
+                pass_on(&mut bridges);
+            }
+        }
+        assert_eq!(bridges.grown, GROWN_BYTES_MAX);
+        for number in 0..many {
+            bridges.close(id(number));
+            bridges.abort(id(number).other(), StreamCode::RESET, CloseReason::Expired);
+        }
+        assert_eq!(bridges.grown, 0);
     }
 
     #[test]

@@ -175,9 +175,10 @@ fn buffer_bytes(socket: &Socket) -> io::Result<usize> {
 #[must_use]
 pub fn udp_advice(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            Some("stop what is bound there (ss -lunp), or choose another address or port")
-        }
+        io::ErrorKind::AddrInUse => Some(
+            "stop what is bound there (ss -lunp; a relay that drains is until it ends), or choose \
+             another address or port",
+        ),
         _ => listen_advice(error),
     }
 }
