@@ -67,16 +67,10 @@ fn main() -> anyhow::Result<()> {
     let mut sections = sections(&args);
     let rows: Vec<_> = sections.iter().flat_map(|section| &section.rows).collect();
     host::find_peers(&rows)?;
-    if rows.iter().any(|row| matches!(row, Row::QuinnChain { .. }))
-        && let Err(error) = quic::build_quinn_chain()
-    {
-        progress(&format!("skipped: no rows with quinn: {error:#}"))?;
-        for section in &mut sections {
-            section
-                .rows
-                .retain(|row| !matches!(row, Row::QuinnChain { .. }));
-        }
-    }
+    let is_quinn = |row: &Row| matches!(row, Row::QuinnChain { .. });
+    let is_rathole = |row: &Row| matches!(row, Row::Rathole { .. });
+    leave_out(&mut sections, is_quinn, "quinn", quic::build_quinn_chain)?;
+    leave_out(&mut sections, is_rathole, "rathole", quic::find_rathole)?;
     namespace::become_root()?;
     let host = Host::prepare(args.relay_core, args.generator_core)?;
     let (runs, length) = match args.quick {
@@ -121,6 +115,25 @@ fn main() -> anyhow::Result<()> {
         !has_failure_of_ours,
         "a cell without a peer in it failed; why is told above"
     );
+    Ok(())
+}
+
+/// Does without rows whose program cannot be had, and tells why.
+fn leave_out(
+    sections: &mut [Section],
+    is_meant: fn(&Row) -> bool,
+    program: &str,
+    get: fn() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let is_wanted = sections
+        .iter()
+        .any(|section| section.rows.iter().any(is_meant));
+    if is_wanted && let Err(error) = get() {
+        progress(&format!("skipped: no rows with {program}: {error:#}"))?;
+        for section in sections {
+            section.rows.retain(|row| !is_meant(row));
+        }
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::{env, ffi::OsString};
 
 use anyhow::{Context, ensure};
@@ -118,6 +118,68 @@ pub(crate) fn quinn(host: &Host, mtu: u16, tuned: Tuned) -> Vec<Link> {
         role("server", &["server", BEHIND, BACKEND], JOINED),
         role("client", &["client", BEHIND, LISTEN], "listening on"),
     ]
+}
+
+/// How rathole hides what it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    /// Not at all: its default, TCP as it is.
+    No,
+    /// By the Noise protocol, with its default pattern.
+    ByNoise,
+}
+
+/// A key of X25519 and its public half, as `rathole --genkey` prints them: nobody else's.
+const NOISE_KEYS: [&str; 2] = [
+    "+dvfXZ9+2LB648jIv/86Jnqca6gJx5VB6ltlErY3Weg=",
+    "xtrT0dCB+LR01nqGMvGf+Fh1qWPALP2UofhOz8vEVGE=",
+];
+
+/// Whether rathole is there.
+pub(crate) fn find_rathole() -> anyhow::Result<()> {
+    let status = Command::new("rathole")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .context("rathole is not on the path (cargo install rathole)")?;
+    ensure!(status.success(), "rathole does not run");
+    Ok(())
+}
+
+/// rathole, whose relay takes the user's connections itself: two processes, by TCP.
+pub(crate) fn rathole(host: &Host, hidden: Hidden) -> anyhow::Result<Vec<Link>> {
+    let [private, public] = NOISE_KEYS;
+    let transport = |side, key: &str| match hidden {
+        Hidden::No => String::new(),
+        Hidden::ByNoise => {
+            format!("[{side}.transport]\ntype = \"noise\"\n[{side}.transport.noise]\n{key}\n")
+        }
+    };
+    let role = |name, side, text: String, listens| {
+        let path = host.folder.path().join(format!("rathole-{side}.toml"));
+        fs::write(&path, text)?;
+        let mut command = Command::new("rathole");
+        command.arg(format!("--{side}")).arg(path);
+        Ok::<_, anyhow::Error>(Link {
+            name,
+            command,
+            listens,
+        })
+    };
+    let server = format!(
+        "[server]\nbind_addr = \"{BEHIND}\"\ndefault_token = \"bench\"\n{}\
+         [server.services.bench]\nbind_addr = \"{LISTEN}\"\n",
+        transport("server", &format!("local_private_key = \"{private}\""))
+    );
+    let client = format!(
+        "[client]\nremote_addr = \"{BEHIND}\"\ndefault_token = \"bench\"\n{}\
+         [client.services.bench]\nlocal_addr = \"{BACKEND}\"\n",
+        transport("client", &format!("remote_public_key = \"{public}\""))
+    );
+    Ok(vec![
+        role("relay", "server", server, Listens::At(BEHIND))?,
+        role("server", "client", client, Listens::At(LISTEN))?,
+    ])
 }
 
 /// Ours, by PTTH over QUIC.

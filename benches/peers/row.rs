@@ -10,7 +10,7 @@ use crate::chain::{Chain, Link, Listens};
 use crate::column::{Column, Pace};
 use crate::host::{BACKEND, Host, LISTEN, Package, find};
 use crate::namespace::Namespace;
-use crate::quic::{self, Shards, Tuned};
+use crate::quic::{self, Hidden, Shards, Tuned};
 use crate::socks::{self, Pool, Way};
 
 /// Where Debian puts nginx's stream module.
@@ -59,6 +59,8 @@ pub(crate) enum Row {
     },
     /// A port forwarded by quinn and tokio, with UDP payloads of at most so many bytes.
     QuinnChain { mtu: u16, tuned: Tuned },
+    /// A port forwarded by rathole.
+    Rathole { hidden: Hidden },
     /// A port forwarded by our relay and both proxies over QUIC, likewise.
     MidspanQuic { mtu: u16, at: Shards },
 }
@@ -130,6 +132,10 @@ impl Row {
     /// A forwarded port, ours last.
     pub(crate) fn over_quic() -> Vec<Self> {
         vec![
+            Self::Rathole { hidden: Hidden::No },
+            Self::Rathole {
+                hidden: Hidden::ByNoise,
+            },
             Self::quinn(quic::MTU, Tuned::Ordinarily),
             Self::quinn(quic::MTU, Tuned::AsOurs),
             Self::quinn(quic::MTU_OF_QUINN, Tuned::Ordinarily),
@@ -203,6 +209,10 @@ impl Row {
                 Tuned::Ordinarily => format!("quinn {mtu}"),
                 Tuned::AsOurs => format!("quinn {mtu}, set up as ours"),
             },
+            Self::Rathole { hidden } => match hidden {
+                Hidden::No => "rathole".to_owned(),
+                Hidden::ByNoise => "rathole noise".to_owned(),
+            },
             Self::MidspanQuic { mtu, at } => format!("midspan quic {mtu}{}", at.suffix()),
         }
     }
@@ -231,6 +241,7 @@ impl Row {
                 | Self::Microsocks
                 | Self::Ssh
                 | Self::QuinnChain { .. }
+                | Self::Rathole { .. }
         )
     }
 
@@ -300,6 +311,7 @@ impl Row {
             | Self::MidspanOver { .. }
             | Self::MidspanSocks { .. }
             | Self::QuinnChain { .. }
+            | Self::Rathole { .. }
             | Self::MidspanQuic { .. } => &[],
         }
     }
@@ -352,6 +364,7 @@ impl Row {
             | Self::HaproxySplice { .. }
             | Self::Nginx { .. }
             | Self::QuinnChain { .. }
+            | Self::Rathole { .. }
             | Self::MidspanQuic { .. } => &["--target", LISTEN, "--backend", BACKEND],
         };
         words.iter().map(|word| (*word).to_owned()).collect()
@@ -376,6 +389,7 @@ impl Row {
                 way,
             } => return socks::midspan(host, transport, *pool, *way),
             Self::QuinnChain { mtu, tuned } => return Ok(quic::quinn(host, *mtu, *tuned)),
+            Self::Rathole { hidden } => return quic::rathole(host, *hidden),
             Self::MidspanQuic { mtu, at } => return quic::midspan(host, *mtu, *at),
             Self::Haproxy => haproxy(host, "", "", "")?,
             Self::HaproxyTls { buffer_bytes } => haproxy(
