@@ -191,6 +191,23 @@ fn where_udp_stops_passing_both_go_by_https() {
 }
 
 #[test]
+fn whoever_comes_before_udp_is_known_to_have_stopped_goes_by_https() {
+    with_rules("table inet midspan { }", || {
+        let mut meeting = meeting("0.0.0.0:7777", &["--open"]);
+        let expose = meeting.expose_with("home", &["--to", &service(echo).to_string()]);
+        expose.logged("joined the relay");
+        meeting.url = meeting.url.replace(RELAY, "127.0.0.2:7777");
+        let (forward, local) = meeting.forward("home");
+        forward.logged("joined the relay");
+        nft(&[LOSE_UDP_OF_ONE]);
+        // Its stream waits for an answer by then.
+        drop(session(local));
+        forward.logged(BLOCKED);
+        meeting.relay.logged("tunnel ended");
+    });
+}
+
+#[test]
 fn an_outage_of_a_few_seconds_ends_no_session() {
     with_rules("table inet midspan { }", || {
         let meeting = meeting(RELAY, &[]);

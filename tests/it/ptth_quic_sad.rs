@@ -1,6 +1,7 @@
 //! What goes wrong with PTTH over QUIC, and how it comes right again: the document's list, with
 //! real processes. Each recovery's time is printed.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 
@@ -148,6 +149,25 @@ fn proxies_find_a_relay_that_was_away_for_a_while() {
     (meeting.relay, _) = restarted(&meeting);
     recovers("relay away until it was missed", local);
     running.broken_off();
+}
+
+#[test]
+fn whoever_comes_while_a_connection_is_dead_goes_by_its_successor() {
+    let mut meeting = meeting(&["--cores", "1"]);
+    let target = service(echo).to_string();
+    let first = expose(&meeting, &[&target]);
+    let (forward, local) = meeting.forward("home");
+    forward.logged("joined the relay");
+    drop(first);
+    meeting.relay.signal(Signal::KILL);
+    meeting.relay.wait();
+    // The next one cannot tell anybody that it knows nothing of him.
+    let reset_key = meeting.folder.path().join("relay/quic-reset.key");
+    fs::remove_file(reset_key).expect("it has one");
+    (meeting.relay, _) = restarted(&meeting);
+    let _second = expose(&meeting, &[&target]);
+    ping(&dial(local));
+    forward.logged("the relay does not answer");
 }
 
 #[test]

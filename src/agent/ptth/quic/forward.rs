@@ -146,18 +146,19 @@ impl ForwardService {
     }
 
     /// Opens a stream that leads to the destination. Where the connection to the relay is lost
-    /// before anybody has answered, the next one is as good.
+    /// before anybody has answered, or another way has taken its place, that one is as good.
     async fn open(&self, client_port: u16) -> Result<QuicStream<Way, Infallible>, ConnectError> {
         loop {
             let connection = self.joined().await?;
-            match self.open_by(connection, client_port).await {
+            let joined = State::Joined(connection);
+            let state = self.link.state();
+            let left = || state.until(|state| (state != joined).then_some(()));
+            // An answer that has come goes before the news of another way.
+            match either(self.open_by(connection, client_port), left()).await {
                 // The link may hear of it later than a stream does.
-                Err(ConnectError::Answer(NoMessage::Lost)) => {
-                    let lost = State::Joined(connection);
-                    let state = self.link.state();
-                    state.until(|state| (state != lost).then_some(())).await;
-                }
-                opened => return opened,
+                Either::First(Err(ConnectError::Answer(NoMessage::Lost))) => left().await,
+                Either::First(opened) => return opened,
+                Either::Second(()) => {}
             }
         }
     }
