@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::admin::status;
@@ -11,6 +12,7 @@ use super::agents::{assert_reset, check_echo, dial, echo, ping, service, session
 use super::agents_admin::admin;
 use super::agents_transports::FINGERPRINT;
 use super::network_namespace::NetworkNamespace;
+use super::patience::until;
 use super::ptth_agents::{Meeting, relay};
 use super::ptth_quic_certificates::Holder;
 use super::require::{require, require_root};
@@ -278,6 +280,32 @@ fn a_relay_that_is_not_there_by_https_either_is_away() {
             program.logged(BLOCKED);
         }
         check_echo(local, 1, 1_000_000);
+    });
+}
+
+#[test]
+fn operators_see_by_https_what_becomes_of_the_relay_though_nobody_connects() {
+    with_rules(LOSE_UDP, || {
+        let mut meeting = meeting(RELAY, &[]);
+        let options = ["--to", "home", "--admin", "127.0.0.1:0"];
+        let (forward, _) = meeting.forward_with("alice", &options);
+        let admin = admin(&forward);
+        forward.logged(BLOCKED);
+        let is_seen = |is_down| {
+            let quic = (format!("ptth+quic://{RELAY}"), 1);
+            let https = (format!("ptth+https://{RELAY}"), u64::from(is_down));
+            let expected = [quic, https];
+            until("how the relay is", || {
+                (ways(admin) == expected).then_some(())
+            });
+        };
+        is_seen(false);
+        meeting.relay.signal(Signal::KILL);
+        meeting.relay.wait();
+        is_seen(true);
+        let options = ["--cores", "1", "--quic-listen", RELAY];
+        let (_restarted, _) = relay(meeting.folder.path(), RELAY, &options);
+        is_seen(false);
     });
 }
 

@@ -51,7 +51,7 @@ where
         self.quic.add_status(status, detail);
         let mut by_https = status.clone();
         self.https.add_status(&mut by_https, detail);
-        // Otherwise nobody asks it, and it would say how it was long ago.
+        // While UDP passes nobody asks it, and it would say how it was long ago.
         if self.link.is_blocked() {
             status.relays = by_https.relays;
         }

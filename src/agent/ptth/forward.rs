@@ -46,7 +46,7 @@ pub(super) struct ForwardService {
     relay: Relay,
     destination: PtthDestination,
     connections_max: usize,
-    health: RelayHealth,
+    health: Rc<RelayHealth>,
     tunnels: Tunnels,
     stop: Flag,
     connecting: Tally,
@@ -123,11 +123,16 @@ impl ForwardService {
             relay,
             destination,
             connections_max,
-            health: RelayHealth::default(),
+            health: Rc::default(),
             tunnels,
             stop: Flag::default(),
             connecting: Tally::default(),
         })
+    }
+
+    /// How the relay is, for whoever else finds out.
+    pub(super) const fn health(&self) -> &Rc<RelayHealth> {
+        &self.health
     }
 
     /// Leads a local connection to the server.

@@ -198,7 +198,7 @@ async fn run_expose(
         }
         Ways::Quic(relay) => {
             let https = by_http(relay.https.clone(), Standing::Fallback);
-            let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay)?);
+            let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay, None)?);
             let (own_link, services) = (Rc::clone(&link), server.1);
             let quic = quic::expose::ExposeService::new(world, own_link, services, connections_max);
             quic.fall_back_to(Rc::clone(&https));
@@ -226,7 +226,8 @@ async fn run_forward(
         }
         Ways::Quic(relay) => {
             let https = by_http(relay.https.clone());
-            let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay)?);
+            let health = Some(Rc::clone(https.health()));
+            let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay, health)?);
             let (own_link, by_https) = (Rc::clone(&link), Rc::clone(&https));
             let quic =
                 quic::forward::ForwardService::new(world, own_link, by_https, to, connections_max);

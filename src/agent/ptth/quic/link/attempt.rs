@@ -20,6 +20,7 @@ use crate::runtime::clock;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::udp_group::connect_udp;
 use crate::shard::streams::{NoMessage, QuicStream};
+use crate::time::Timestamp;
 
 /// How long the relay's name may take: longer than the system's resolver waits for one server
 /// before it asks the next.
@@ -137,6 +138,14 @@ impl Link {
         Ok(())
     }
 
+    /// Finds out for operators whether the relay is still there where HTTPS alone leads to it.
+    pub(super) async fn look_by_https(&self) {
+        if self.https_health.is_some() {
+            // Noted as it is found.
+            let _: Result<JoinError, JoinError> = self.is_there_otherwise().await;
+        }
+    }
+
     /// Whether the relay is there, though nothing comes from it over UDP; why nothing does.
     pub(super) async fn is_there_otherwise(&self) -> Result<JoinError, JoinError> {
         // Known by now, or for a while still: HTTPS has its time for itself.
@@ -146,18 +155,35 @@ impl Link {
         if let Some(witness) = &witness {
             let _ = witness.send(&[0]);
         }
-        let until = self.world.reactor.now() + HTTPS_TIMEOUT;
+        let asked_at = self.world.reactor.now();
         let greeting = self.relay.https.greet(&self.world);
-        let greeted = self.world.reactor.deadline(until, greeting).await;
+        let greeted = self
+            .world
+            .reactor
+            .deadline(asked_at + HTTPS_TIMEOUT, greeting);
+        let greeted = greeted
+            .await
+            .unwrap_or(Err(AskError::Silent(HTTPS_TIMEOUT)));
+        self.note_by_https(asked_at, &greeted);
         let is_rejected =
             witness.and_then(|witness| witness.take_error()) == Some(Errno::CONNREFUSED);
-        match greeted.unwrap_or(Err(AskError::Silent(HTTPS_TIMEOUT))) {
+        match greeted {
             // A firewall may have said so in its host's name.
             Ok(()) if is_rejected => Ok(JoinError::Closed),
             Ok(()) => Ok(JoinError::Silent),
             Err(_) if is_rejected => Err(JoinError::Closed),
             Err(error) => Err(JoinError::Away(Box::new(error))),
         }
+    }
+
+    fn note_by_https(&self, asked_at: Timestamp, greeted: &Result<(), AskError>) {
+        let Some(health) = &self.https_health else {
+            return;
+        };
+        match greeted {
+            Ok(()) => health.handle_success(asked_at),
+            Err(error) => health.handle_failure(clock::now(), error.trouble(), error),
+        };
     }
 }
 

@@ -100,6 +100,8 @@ pub(in crate::agent::ptth) struct Link {
     /// Whether it ever was.
     was_joined: Cell<bool>,
     health: RelayHealth,
+    /// How it is by HTTPS, where nobody else asks for that.
+    https_health: Option<Rc<RelayHealth>>,
     /// What has been told of a relay that is away.
     told: RefCell<Vec<Kind>>,
     /// The proxy is told to stop.
@@ -127,10 +129,11 @@ enum Rejoined {
 }
 
 impl Link {
-    /// A link over sockets of its own.
+    /// A link over sockets of its own; what it finds out of the relay by HTTPS is noted.
     pub(in crate::agent::ptth) fn new(
         world: Rc<TunnelWorld<Infallible>>,
         relay: Relay,
+        https_health: Option<Rc<RelayHealth>>,
     ) -> std::io::Result<Self> {
         let mut keys = SharedKeys {
             reset: [0; 32],
@@ -165,6 +168,7 @@ impl Link {
             news: RefCell::default(),
             was_joined: Cell::default(),
             health: RelayHealth::default(),
+            https_health,
             told: RefCell::default(),
             stop: Flag::default(),
             failure: RefCell::default(),
@@ -322,6 +326,7 @@ impl Link {
                 Err(error) => {
                     self.handle_failure(&error);
                     debug!(relay = %self.relay, %error, "UDP does not pass yet");
+                    self.look_by_https().await;
                 }
             }
         }
