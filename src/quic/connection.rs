@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn_proto::{
-    ConnectionHandle, Dir, ReadError, ReadableError, Side, StreamId, VarInt, WriteError,
+    ConnectionHandle, Dir, ReadError, ReadableError, Side, StreamId, Transmit, VarInt, WriteError,
 };
 
 use super::calls::{Read, Write};
@@ -65,7 +65,9 @@ pub struct Health {
     pub packets_sent: u64,
     /// The longest datagram that is sent, in bytes.
     pub mtu: u16,
-    /// Since when something was sent and nothing has come.
+    /// Since when something was sent, if only what acknowledges, and nothing has come.
+    pub silent_since: Option<Timestamp>,
+    /// Since when something was sent that is to be acknowledged, and nothing has come.
     pub unanswered_since: Option<Timestamp>,
     /// When something came last; `None` until the first.
     pub heard_at: Option<Timestamp>,
@@ -90,6 +92,7 @@ pub(super) struct Connection {
     pub(super) deadline: Option<Instant>,
     /// Until then its handshake has to be over, if it is not.
     pub(super) handshake_until: Option<Instant>,
+    silent_since: Option<Timestamp>,
     unanswered_since: Option<Timestamp>,
     heard_at: Option<Timestamp>,
     since: Timestamp,
@@ -112,6 +115,7 @@ impl Connection {
             is_forgotten: false,
             deadline: None,
             handshake_until: None,
+            silent_since: None,
             unanswered_since: None,
             heard_at: None,
             since,
@@ -151,15 +155,57 @@ impl Connection {
 
     /// Something came.
     pub(super) const fn heard(&mut self, now: Timestamp) {
+        self.silent_since = None;
         self.unanswered_since = None;
         self.heard_at = Some(now);
     }
 
-    /// Something was sent.
-    pub(super) const fn sent(&mut self, now: Timestamp) {
-        if self.unanswered_since.is_none() {
+    /// Puts what it has to send into `burst`, in so many datagrams at most.
+    pub(super) fn poll_transmit(
+        &mut self,
+        (instant, now): (Instant, Timestamp),
+        datagrams_max: usize,
+        burst: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let is_answered = self.unanswered_since.is_none();
+        let former = is_answered.then(|| self.frames_to_acknowledge());
+        let transmit = self.proto.poll_transmit(instant, datagrams_max, burst)?;
+        self.silent_since.get_or_insert(now);
+        if former.is_some_and(|former| self.frames_to_acknowledge() > former) {
             self.unanswered_since = Some(now);
         }
+        Some(transmit)
+    }
+
+    /// Frames that were sent and that the peer acknowledges: all but ACK, PADDING and
+    /// CONNECTION_CLOSE (RFC 9000 §13.2.1).
+    fn frames_to_acknowledge(&self) -> u64 {
+        let sent = self.proto.stats().frame_tx;
+        let counts = [
+            sent.ack_frequency,
+            sent.crypto,
+            sent.data_blocked,
+            sent.datagram,
+            sent.handshake_done.into(),
+            sent.immediate_ack,
+            sent.max_data,
+            sent.max_stream_data,
+            sent.max_streams_bidi,
+            sent.max_streams_uni,
+            sent.new_connection_id,
+            sent.new_token,
+            sent.path_challenge,
+            sent.path_response,
+            sent.ping,
+            sent.reset_stream,
+            sent.retire_connection_id,
+            sent.stream_data_blocked,
+            sent.streams_blocked_bidi,
+            sent.streams_blocked_uni,
+            sent.stop_sending,
+            sent.stream,
+        ];
+        counts.into_iter().sum()
     }
 
     /// Reads into `chunks`; and whether the peer is to be told of the room.
@@ -232,6 +278,7 @@ impl Connection {
             packets_lost: stats.path.lost_packets,
             packets_sent: stats.path.sent_packets,
             mtu: self.proto.current_mtu(),
+            silent_since: self.silent_since,
             unanswered_since: self.unanswered_since,
             heard_at: self.heard_at,
             is_handshaking: self.proto.is_handshaking(),

@@ -380,11 +380,10 @@ impl Driver {
             let mtu = connection.proto.current_mtu();
             let datagrams = endpoint.port.burst_datagrams(mtu);
             let burst = &mut self.burst;
-            let Some(transmit) = connection.proto.poll_transmit(instant, datagrams, burst) else {
+            let Some(transmit) = connection.poll_transmit((instant, now), datagrams, burst) else {
                 has_more = false;
                 break;
             };
-            connection.sent(now);
             endpoint.port.send(transmit, &self.burst, &mut self.counts);
         }
         if has_more {

@@ -520,6 +520,30 @@ fn a_handshake_that_is_over_has_no_end() {
 }
 
 #[test]
+fn what_only_acknowledges_waits_for_no_answer() {
+    fn is_awaited(rig: &mut Rig, (whose, connection): (usize, ConnectionKey)) -> bool {
+        let health = rig.drivers[whose].health(connection).unwrap();
+        health.unanswered_since.is_some()
+    }
+    let mut rig = Rig::new(1);
+    let (connection, _) = rig.begin();
+    let [here, there] = [(1, connection), (0, rig.event(0, opened).connection)];
+    let settle = |rig: &mut Rig| {
+        rig.until(|rig| {
+            let is_over = ![here, there]
+                .map(|one| is_awaited(rig, one))
+                .contains(&true);
+            is_over.then_some(())
+        });
+    };
+    settle(&mut rig);
+    rig.client().ping(connection);
+    rig.client().flush(clock::now());
+    assert!(is_awaited(&mut rig, here));
+    settle(&mut rig);
+}
+
+#[test]
 fn a_relay_that_has_forgotten_a_connection_says_so() {
     let mut rig = Rig::new(1);
     let (_, stream) = rig.begin();

@@ -73,7 +73,7 @@ pub struct ConnectionStatus {
     pub peer: PeerAddress,
     pub health: Health,
     pub lasted: Duration,
-    /// For how long something was sent and nothing has come.
+    /// For how long something that is to be acknowledged was sent and nothing has come.
     pub unanswered: Option<Duration>,
 }
 

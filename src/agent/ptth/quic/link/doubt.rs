@@ -36,10 +36,11 @@ impl Link {
             return false;
         };
         let now = self.world.reactor.now();
-        let since = health.unanswered_since;
+        let since = health.silent_since;
         let silence = since.map_or(Duration::ZERO, |since| now.since(since));
         let time = doubt_time(health.round_trip);
-        // What was sent may have been nothing that is answered.
+        // What was sent may have been nothing that is answered: where all bytes come from the
+        // relay, acknowledgements alone go to it.
         if silence > time / 2 {
             let streams = &self.world.streams;
             streams.with_driver(|driver| driver.ping(connection));
