@@ -155,12 +155,32 @@ impl Transfer {
         self.thread.join().expect("no panic")
     }
 
+    /// Sends no more; whether everything is back, as it may have been broken off.
+    #[track_caller]
+    pub(crate) fn ends_whole(self) -> bool {
+        let ended = self.end();
+        if let Err(error) = &ended {
+            assert_broken_off(error);
+        }
+        ended.is_ok()
+    }
+
     /// Waits until it is broken off.
     #[track_caller]
     pub(crate) fn broken_off(self) {
         let error = self.thread.join().expect("no panic").expect_err("an end");
-        assert_ne!(error.kind(), ErrorKind::InvalidData, "{error}");
+        assert_broken_off(&error);
     }
+}
+
+/// What breaks off a transfer is a reset, of which its writer may hear first.
+#[track_caller]
+fn assert_broken_off(error: &io::Error) {
+    let is_reset = matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    );
+    assert!(is_reset, "{error}");
 }
 
 /// How many blocks it has sent when it is enough.

@@ -172,6 +172,14 @@ fn whoever_comes_while_a_connection_is_dead_goes_by_its_successor() {
 
 #[test]
 fn a_relay_that_stood_still_is_joined_once_more_and_by_nobody_else() {
+    let done = (0..5).any(|_| is_outlived());
+    assert!(done, "each time the transfer was broken off");
+}
+
+/// Whether a transfer outlives that its relay stands still until both proxies have dialled once
+/// more. On a machine that is too busy the relay may find that their former connections do not
+/// answer, and end them.
+fn is_outlived() -> bool {
     let meeting = meeting(&["--cores", "1"]);
     let expose = expose(&meeting, &[&service(echo).to_string()]);
     let (forward, local) = meeting.forward("home");
@@ -182,11 +190,11 @@ fn a_relay_that_stood_still_is_joined_once_more_and_by_nobody_else() {
     }
     meeting.relay.signal(Signal::CONT);
     recovers("relay stood still until it was missed", local);
-    // It may have been broken off by then.
-    let _ = running.end();
+    let is_whole = running.ends_whole();
     // Whoever takes its own new connection for somebody else's rests for a while.
     let said = expose.whole_log() + &forward.whole_log();
     assert!(!said.contains("another proxy"), "{said}");
+    is_whole
 }
 
 #[test]
