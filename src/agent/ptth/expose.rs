@@ -19,7 +19,8 @@ use tracing::{debug, info, warn};
 
 use super::asking::{ANSWER_TIMEOUT, AskError, Asked, Relay};
 use super::relay_health::RelayHealth;
-use super::tunnel::{self, Client, Ends, TunnelWorld, Tunnels, Way};
+use super::room::Room;
+use super::tunnel::{Client, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::error::AgentError;
 use crate::agent::leg;
 use crate::agent::proxy::Proxy;
@@ -55,7 +56,7 @@ pub(super) struct ExposeService {
     /// What the relay is to know this server by.
     name: Name,
     services: Vec<PtthService>,
-    connections_max: usize,
+    room: Room,
     standing: Standing,
     is_listening: Watch<bool>,
     health: RelayHealth,
@@ -80,7 +81,7 @@ impl ExposeService {
         world: Rc<TunnelWorld<Infallible>>,
         relay: Relay,
         (name, services): (Name, Vec<PtthService>),
-        connections_max: usize,
+        room: Room,
         standing: Standing,
     ) -> Rc<Self> {
         let tunnels = Tunnels::new(Client::Remote, relay.url());
@@ -89,7 +90,7 @@ impl ExposeService {
             relay,
             name,
             services,
-            connections_max,
+            room,
             standing,
             is_listening: Watch::new(standing == Standing::Alone),
             health: RelayHealth::default(),
@@ -258,13 +259,7 @@ impl ExposeService {
         let since = self.world.reactor.now();
         let _serving = self.serving.enter();
         let target = &self.services[index].target;
-        let coming = self.serving.count() - 1;
-        if !tunnel::has_room(&self.world, coming, self.connections_max) {
-            self.world.count_refused(Refused::TooManyConnections);
-            warn!(
-                connections_max = self.connections_max,
-                "connection rejected: too many connections"
-            );
+        if !self.room.is_left(&self.world, self.serving.count() - 1) {
             return self.reject(id).await;
         }
         let local = match leg::dial_target(&self.world, target).await {

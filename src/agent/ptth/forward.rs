@@ -14,7 +14,8 @@ use tracing::{debug, warn};
 use super::DEFAULT_PORT;
 use super::asking::{AskError, Asked, Relay};
 use super::relay_health::RelayHealth;
-use super::tunnel::{self, Client, Ends, TunnelWorld, Tunnels, Way};
+use super::room::Room;
+use super::tunnel::{Client, Ends, TunnelWorld, Tunnels, Way};
 use crate::agent::leg::LegError;
 use crate::agent::proxy::Proxy;
 use crate::agent::reconnect::Backoff;
@@ -27,7 +28,6 @@ use crate::runtime::flag::{Either, Flag, either};
 use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::link::Link;
-use crate::session::refused::Refused;
 use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::tally::Tally;
 
@@ -45,7 +45,7 @@ pub(super) struct ForwardService {
     world: Rc<TunnelWorld<Infallible>>,
     relay: Relay,
     destination: PtthDestination,
-    connections_max: usize,
+    room: Room,
     health: Rc<RelayHealth>,
     tunnels: Tunnels,
     stop: Flag,
@@ -115,14 +115,14 @@ impl ForwardService {
         world: Rc<TunnelWorld<Infallible>>,
         relay: Relay,
         destination: PtthDestination,
-        connections_max: usize,
+        room: Room,
     ) -> Rc<Self> {
         let tunnels = Tunnels::new(Client::Local, relay.url());
         Rc::new(Self {
             world,
             relay,
             destination,
-            connections_max,
+            room,
             health: Rc::default(),
             tunnels,
             stop: Flag::default(),
@@ -137,11 +137,7 @@ impl ForwardService {
 
     /// Leads a local connection to the server.
     pub(super) fn take(self: &Rc<Self>, local: Stream) {
-        if !tunnel::has_room(&self.world, self.connecting.count(), self.connections_max) {
-            self.world.count_refused(Refused::TooManyConnections);
-            return local.reset();
-        }
-        if self.world.is_draining() {
+        if !self.room.is_left(&self.world, self.connecting.count()) || self.world.is_draining() {
             return local.reset();
         }
         spawn(Rc::clone(self).forward(local));

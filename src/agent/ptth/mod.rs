@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A tunnel's two connections go one way each, so a local connection is two pairs' as well:
-//! `tunnel.rs`. [`asking`] is one request to the relay, [`url`] where that is, and
-//! `relay_health.rs` whether it can be had.
+//! `tunnel.rs`. [`asking`] is one request to the relay, [`url`] where that is,
+//! `relay_health.rs` whether it can be had, and `room.rs` how many connections there may be.
 
 pub mod asking;
 mod either;
@@ -18,6 +18,7 @@ pub mod process;
 pub mod proof;
 mod quic;
 mod relay_health;
+mod room;
 mod tunnel;
 pub mod url;
 

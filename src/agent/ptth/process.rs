@@ -12,6 +12,7 @@ use super::expose::{ExposeService, Standing};
 use super::forward::ForwardService;
 use super::proof::Proof;
 use super::quic;
+use super::room::Room;
 use super::tunnel::Way;
 use super::url::{PtthUrl, PtthWay};
 use crate::agent::error::AgentError;
@@ -183,10 +184,10 @@ async fn run_expose(
     (seed, (ways, server)): (Seed, (Ways, (Name, Vec<PtthService>))),
 ) -> Ended {
     let world = seed.world(index)?;
-    let connections_max = seed.connections_max;
+    let [tunnels, streams] = rooms(&seed);
     let by_http = |relay, standing| {
         let (world, server) = (Rc::clone(&world), server.clone());
-        let service = ExposeService::new(world, relay, server, connections_max, standing);
+        let service = ExposeService::new(world, relay, server, tunnels, standing);
         service.start(seed.shards());
         service
     };
@@ -200,7 +201,7 @@ async fn run_expose(
             let https = by_http(relay.https.clone(), Standing::Fallback);
             let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay, None)?);
             let (own_link, services) = (Rc::clone(&link), server.1);
-            let quic = quic::expose::ExposeService::new(world, own_link, services, connections_max);
+            let quic = quic::expose::ExposeService::new(world, own_link, services, streams);
             quic.fall_back_to(Rc::clone(&https));
             run_either(seed, EitherService { link, quic, https }).await
         }
@@ -212,12 +213,12 @@ async fn run_forward(
     (seed, own): (Seed, ((Ways, PtthDestination), Listener)),
 ) -> Ended {
     let world = seed.world(index)?;
-    let connections_max = seed.connections_max;
+    let [tunnels, streams] = rooms(&seed);
     let ((ways, to), listener) = own;
     world.reactor.listen(listener);
     let by_http = |relay| {
         let (world, to) = (Rc::clone(&world), to.clone());
-        ForwardService::new(world, relay, to, connections_max)
+        ForwardService::new(world, relay, to, tunnels)
     };
     match ways {
         Ways::Http(relay) => {
@@ -229,11 +230,15 @@ async fn run_forward(
             let health = Some(Rc::clone(https.health()));
             let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay, health)?);
             let (own_link, by_https) = (Rc::clone(&link), Rc::clone(&https));
-            let quic =
-                quic::forward::ForwardService::new(world, own_link, by_https, to, connections_max);
+            let quic = quic::forward::ForwardService::new(world, own_link, by_https, to, streams);
             run_either(seed, EitherService { link, quic, https }).await
         }
     }
+}
+
+/// Room by HTTP, and by QUIC.
+fn rooms(seed: &Seed) -> [Room; 2] {
+    [Room::for_tunnels, Room::for_streams].map(|room| room(seed.connections_max))
 }
 
 async fn run_either<Q, H>(seed: Seed, service: EitherService<Q, H>) -> Ended

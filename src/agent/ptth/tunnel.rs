@@ -41,9 +41,6 @@ const TO_LOCAL: u64 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Way(u64);
 
-/// Descriptors of one tunnel: two of the local connection, and one of each request.
-const TUNNEL_CONNECTIONS: usize = 4;
-
 /// One shard of a proxy.
 pub(super) type TunnelWorld<M> = World<Way, M>;
 
@@ -235,16 +232,6 @@ fn join<M: Send + 'static>(
     world.join(source, request, way);
     world.join(sink, answer, way.other());
     Ok(())
-}
-
-/// Whether there are descriptors for one tunnel more, beside `coming` that are not whole yet.
-pub(super) fn has_room<M: Send + 'static>(
-    world: &TunnelWorld<M>,
-    coming: usize,
-    connections_max: usize,
-) -> bool {
-    let open = world.reactor.watched() + TUNNEL_CONNECTIONS * coming;
-    open + TUNNEL_CONNECTIONS <= connections_max
 }
 
 impl Way {

@@ -12,6 +12,7 @@ use super::link::{Link, State};
 use crate::agent::leg;
 use crate::agent::proxy::Proxy;
 use crate::agent::ptth::expose::ExposeService as ByHttps;
+use crate::agent::ptth::room::Room;
 use crate::agent::ptth::tunnel::{TunnelWorld, Way};
 use crate::agent::settings::PtthService;
 use crate::protocol::ptth_quic::{
@@ -42,7 +43,7 @@ pub(in crate::agent::ptth) struct ExposeService {
     world: Rc<TunnelWorld<Infallible>>,
     link: Rc<Link>,
     services: Vec<PtthService>,
-    connections_max: usize,
+    room: Room,
     serving: Tally,
 }
 
@@ -51,13 +52,13 @@ impl ExposeService {
         world: Rc<TunnelWorld<Infallible>>,
         link: Rc<Link>,
         services: Vec<PtthService>,
-        connections_max: usize,
+        room: Room,
     ) -> Rc<Self> {
         Rc::new(Self {
             world,
             link,
             services,
-            connections_max,
+            room,
             serving: Tally::default(),
         })
     }
@@ -182,8 +183,7 @@ impl ExposeService {
             );
             return Err(Refusal::Forbidden);
         };
-        if self.world.reactor.watched() + self.serving.count() > self.connections_max {
-            self.world.count_refused(Refused::TooManyConnections);
+        if !self.room.is_left(&self.world, self.serving.count() - 1) {
             return Err(Refusal::LimitReached);
         }
         let until = self.world.reactor.now() + SERVICE_TIMEOUT;

@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 use super::link::{Link, State};
 use crate::agent::proxy::Proxy;
 use crate::agent::ptth::forward::ForwardService as ByHttps;
+use crate::agent::ptth::room::Room;
 use crate::agent::ptth::tunnel::{TunnelWorld, Way};
 use crate::agent::settings::PtthDestination;
 use crate::protocol::ptth_quic::{Answer, AnswerError, Inner, Open, Refusal};
@@ -42,7 +43,7 @@ pub(in crate::agent::ptth) struct ForwardService {
     link: Rc<Link>,
     https: Rc<ByHttps>,
     destination: PtthDestination,
-    connections_max: usize,
+    room: Room,
     connecting: Tally,
 }
 
@@ -89,14 +90,14 @@ impl ForwardService {
         link: Rc<Link>,
         https: Rc<ByHttps>,
         destination: PtthDestination,
-        connections_max: usize,
+        room: Room,
     ) -> Rc<Self> {
         Rc::new(Self {
             world,
             link,
             https,
             destination,
-            connections_max,
+            room,
             connecting: Tally::default(),
         })
     }
@@ -225,12 +226,7 @@ impl Proxy for ForwardService {
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {
         let local = Stream::new(Rc::clone(&self.world.reactor), socket);
-        if self.world.reactor.watched() + self.connecting.count() > self.connections_max {
-            self.world.count_refused(Refused::TooManyConnections);
-            warn!(
-                connections_max = self.connections_max,
-                "connection rejected: too many connections"
-            );
+        if !self.room.is_left(&self.world, self.connecting.count()) {
             return local.reset();
         }
         run_or_spawn(Rc::clone(self).forward(local));
