@@ -35,7 +35,7 @@ pub struct QuicConnectionView {
     pub packets_sent: u64,
     pub packets_lost: u64,
     pub mtu_bytes: u16,
-    /// For how long nothing has come, where something was sent.
+    /// For how long nothing has come, where something was sent that is to be acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unanswered_ms: Option<u64>,
     pub lasted_s: u64,
