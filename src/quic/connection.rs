@@ -22,6 +22,9 @@ const STREAM_INDEX_MAX: u64 = (1 << 60) - 1;
 const SEND_WINDOW_PER_MS: u64 = 2 * 125_000;
 const SEND_WINDOW_MIN: u64 = 1 << 20;
 
+/// How long something may go unanswered at least, however short the round trip is.
+const PATIENCE_MIN: Duration = Duration::from_millis(1500);
+
 /// Names a connection for as long as it is there.
 pub type ConnectionKey = Key;
 
@@ -77,6 +80,14 @@ pub struct Health {
     pub is_closed: bool,
     /// When it was begun.
     pub since: Timestamp,
+}
+
+impl Health {
+    /// How long something may go unanswered until the peer is in doubt.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        patience(self.round_trip)
+    }
 }
 
 /// A connection, and what the driver notes of it.
@@ -294,9 +305,26 @@ fn send_window(round_trip: Duration, bytes_max: u64) -> u64 {
     asked_for.max(SEND_WINDOW_MIN).min(bytes_max)
 }
 
+/// Three times what QUIC waits until it asks once more (RFC 9002 §6.2.1), which on a steady path
+/// is little more than the round trip.
+fn patience(round_trip: Duration) -> Duration {
+    PATIENCE_MIN.max(round_trip * 9 / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longer_the_path_the_later_the_doubt() {
+        let check = |round_trip_ms, expected_ms| {
+            let patience = patience(Duration::from_millis(round_trip_ms));
+            assert_eq!(patience, Duration::from_millis(expected_ms));
+        };
+        check(0, 1500);
+        check(300, 1500);
+        check(2000, 9000);
+    }
 
     #[test]
     fn streams_of_one_connection_are_found_among_others() {

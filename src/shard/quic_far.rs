@@ -264,21 +264,30 @@ impl RelayService {
         let reached = match self.offer(server, offer, PeerAddress::UNKNOWN, since).await {
             Ok(reached) => reached,
             Err(answer) => {
-                let is_away = matches!(
-                    answer,
-                    Answer::Refused(Refusal::NotConnected | Refusal::TimedOut)
-                );
-                // It may be back by another connection, or listen by HTTP before long.
-                let has_moved = self.quic_servers.find(&place.server) != Some(server);
-                let (connect, news) = match board.borrow_mut().give_up(id) {
-                    Some((connect, until)) if is_away && has_moved => {
-                        (connect, News::NotTaken(until))
+                // It may come back by another connection, or listen by HTTP before long.
+                let is_away = match answer {
+                    Answer::Refused(Refusal::NotConnected) => true,
+                    Answer::Refused(Refusal::TimedOut) => {
+                        let now = self.world.reactor.now();
+                        self.quic_servers.find(&place.server) != Some(server)
+                            || board.borrow().is_served(&place, now)
                     }
-                    Some((connect, _)) => (connect, News::Refused(answer)),
-                    // The client has gone.
-                    None => return,
+                    _ => false,
                 };
-                return self.forwards.waiting.deliver(connect, news);
+                let mut board = board.borrow_mut();
+                let told = match is_away {
+                    true => board
+                        .put_off(id)
+                        .map(|(connect, until)| (connect, News::NotTaken(until))),
+                    false => board
+                        .give_up(id)
+                        .map(|connect| (connect, News::Refused(answer))),
+                };
+                // Unless the client has gone.
+                if let Some((connect, news)) = told {
+                    self.forwards.waiting.deliver(connect, news);
+                }
+                return;
             }
         };
         let now = self.world.reactor.now();

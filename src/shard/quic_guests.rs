@@ -26,16 +26,13 @@ use crate::protocol::ptth_name::Name;
 use crate::protocol::ptth_quic::{
     Answer, CloseCode, Hello, MessageError, MessageFault, Refusal, Role, StreamCode, Who,
 };
-use crate::quic::connection::{ConnectionKey, Health};
+use crate::quic::connection::ConnectionKey;
 use crate::quic::driver::QuicEvent;
 use crate::quic::intake::Admission;
 use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
 use crate::session::refused::Refused;
 use crate::tls::client_identity::public_key;
-
-/// How long a client's former connection has to give a sign of life when a new one has come.
-const SIGN_OF_LIFE_TIME: Duration = Duration::from_millis(1500);
 
 /// What a connection is told that has to go for another one.
 const REPLACED: &str = "another connection has this name";
@@ -407,30 +404,34 @@ impl RelayService {
     /// client's, which may have several, or a server's, to which nobody is led any more, and
     /// which goes once what runs there has ended.
     pub(super) fn replace(self: &Rc<Self>, former: ConnectionKey, role: Role) {
-        let streams = &self.world.streams;
-        let health = streams.with_driver(|driver| {
-            driver.ping(former);
-            driver.health(former)
-        });
-        let round_trip = health.map_or(Duration::ZERO, |health| health.round_trip);
         let service = Rc::clone(self);
         run_or_spawn(async move {
-            let reactor = &service.world.reactor;
-            let asked_at = clock::now();
-            let patience = SIGN_OF_LIFE_TIME.max(round_trip * 9 / 2);
-            reactor.sleep_until(reactor.now() + patience).await;
-            let streams = &service.world.streams;
-            let health = streams.with_driver(|driver| driver.health(former));
-            let has_answered = |health: Health| health.heard_at > Some(asked_at);
-            match (health, role) {
-                (Some(health), Role::ClientSide) if has_answered(health) => {}
-                (Some(health), Role::ServerSide) if has_answered(health) => {
+            match (service.answers(former).await, role) {
+                (true, Role::ClientSide) => {}
+                (true, Role::ServerSide) => {
+                    let streams = &service.world.streams;
                     streams.leave(former, 1, CloseCode::Replaced, REPLACED);
                 }
-                (Some(_), _) => service.close_quic(former, CloseCode::Replaced, REPLACED),
-                (None, _) => {}
+                (false, _) => service.close_quic(former, CloseCode::Replaced, REPLACED),
             }
         });
+    }
+
+    /// Asks a connection for a sign of life; whether one has come when it is to be expected.
+    pub(super) async fn answers(&self, connection: ConnectionKey) -> bool {
+        let streams = &self.world.streams;
+        let asked_at = clock::now();
+        let health = streams.with_driver(|driver| {
+            driver.ping(connection);
+            driver.health(connection)
+        });
+        let Some(health) = health else {
+            return false;
+        };
+        let reactor = &self.world.reactor;
+        reactor.sleep_until(reactor.now() + health.patience()).await;
+        let health = streams.with_driver(|driver| driver.health(connection));
+        health.is_some_and(|health| health.heard_at > Some(asked_at))
     }
 
     /// What a peer says has no place where it says so: it does not keep to the protocol.

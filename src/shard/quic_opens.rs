@@ -206,28 +206,42 @@ impl RelayService {
         granted: &Granted,
         since: Timestamp,
     ) -> Result<Reached, Answer> {
-        let client = &granted.client.name;
         let peer = self.world.streams.peer_address(granted.client.connection);
         let peer = PeerAddress::from(peer);
-        match (self.quic_servers.find(&granted.server), &granted.port) {
-            (Some(server), _) => {
-                let offer = granted.offer.clone();
-                self.offer(server, offer, peer, since).await
-            }
-            (None, None) => Err(Answer::Refused(Refusal::NotConnected)),
-            (None, Some(port)) => {
-                let connect = HttpConnect {
-                    place: Place {
-                        server: granted.server.clone(),
-                        port: port.clone(),
-                    },
-                    client: client.clone(),
-                };
-                let owner = self.owner_of(&connect.place.key());
-                let far = Far::Http(connect);
-                self.reach_by_bridge(owner, far, peer, since).await
+        let mut former = None;
+        // It may have come back by another connection meanwhile.
+        while let Some(place) = self.quic_servers.find(&granted.server)
+            && former != Some(place)
+        {
+            let offer = granted.offer.clone();
+            match self.offer(place, offer, peer, since).await {
+                Err(Answer::Refused(Refusal::NotConnected)) => former = Some(place),
+                reached => return reached,
             }
         }
+        self.reach_by_http(granted, peer, since).await
+    }
+
+    /// Has a server connect that may listen by HTTP, as one does to which UDP passes no more.
+    async fn reach_by_http(
+        self: &Rc<Self>,
+        granted: &Granted,
+        peer: PeerAddress,
+        since: Timestamp,
+    ) -> Result<Reached, Answer> {
+        let Some(port) = &granted.port else {
+            return Err(Answer::Refused(Refusal::NotConnected));
+        };
+        let connect = HttpConnect {
+            place: Place {
+                server: granted.server.clone(),
+                port: port.clone(),
+            },
+            client: granted.client.name.clone(),
+        };
+        let owner = self.owner_of(&connect.place.key());
+        self.reach_by_bridge(owner, Far::Http(connect), peer, since)
+            .await
     }
 
     /// Has a server's proxy connect that has joined by QUIC.
@@ -269,7 +283,17 @@ impl RelayService {
             stream.read_message(decode).await
         };
         let timeout = self.settings().quic.answer_timeout;
-        match self.within(since, timeout, asking).await {
+        // Whoever is there acknowledges the offer at once, however late it answers.
+        let silent = async { while self.answers(connection).await {} };
+        let answered = match self.within(since, timeout, either(asking, silent)).await {
+            Some(Either::First(answered)) => Some(answered),
+            Some(Either::Second(())) => {
+                stream.break_off(Refusal::NotConnected.into());
+                return Err(Answer::Refused(Refusal::NotConnected));
+            }
+            None => None,
+        };
+        match answered {
             Some(Ok(Answer::Accepted)) => Ok(stream),
             Some(Ok(answer)) => {
                 let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);

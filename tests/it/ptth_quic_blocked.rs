@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
+use midspan::runtime::clock;
 use serde_json::Value;
 
 use super::admin::status;
@@ -57,6 +60,17 @@ table inet midspan {
     chain input {
         type filter hook input priority 0;
         ip daddr 127.0.0.2 udp dport 7777 drop
+    }
+}
+";
+
+/// Loses as well what they are answered.
+const LOSE_UDP_OF_ONE_BOTH_WAYS: &str = "
+table inet midspan {
+    chain input {
+        type filter hook input priority 0;
+        ip daddr 127.0.0.2 udp dport 7777 drop
+        ip saddr 127.0.0.2 udp sport 7777 drop
     }
 }
 ";
@@ -257,6 +271,40 @@ fn one_may_be_blocked_and_the_other_not() {
                 assert!(program.stop().success());
             }
         }
+    });
+}
+
+#[test]
+fn clients_are_led_to_where_a_server_went() {
+    /// What a client waits for that is led to where the server was: an answer.
+    const ANSWER_TIME: Duration = Duration::from_secs(10);
+    with_rules("table inet midspan { }", || {
+        let mut meeting = meeting("0.0.0.0:7777", &["--open"]);
+        let near = meeting.url.clone();
+        let https = format!("ptth+https://{near}");
+        let target = service(echo).to_string();
+        meeting.url = near.replace(RELAY, "127.0.0.2:7777");
+        let expose = meeting.expose_with("home", &["--to", &target]);
+        expose.logged("joined the relay");
+        meeting.url = near;
+        let (forward, by_quic) = meeting.forward("home");
+        forward.logged("joined the relay");
+        meeting.url = https;
+        let (_forward, by_https) = meeting.forward("home");
+        for local in [by_quic, by_https] {
+            ping(&dial(local));
+        }
+        nft(&[LOSE_UDP_OF_ONE_BOTH_WAYS]);
+        thread::scope(|scope| {
+            // By HTTP whoever asks waits for a server that may come.
+            scope.spawn(|| check_echo(by_https, 1, 1000));
+            expose.logged(BLOCKED);
+            expose.logged("listening at the relay");
+            let since = clock::now();
+            check_echo(by_quic, 2, 1000);
+            let served_after = clock::now().since(since);
+            assert!(served_after < ANSWER_TIME / 2, "{served_after:?}");
+        });
     });
 }
 

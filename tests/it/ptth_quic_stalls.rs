@@ -4,8 +4,10 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::TcpStream;
+use std::thread;
 
 use midspan::protocol::ptth_quic::Role;
+use midspan::runtime::clock;
 use quinn_proto::StreamId;
 
 use super::agent_process::Program;
@@ -163,11 +165,27 @@ fn a_server_that_never_answers_is_not_waited_for_for_ever() {
     let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     let asked = client.open_with(&open("home", "22"));
     let stream = offered(&mut server);
-    let bytes = vec![48, 10, 0, 0];
-    assert_eq!(client.hear_all(asked), Heard { bytes, reset: None });
-    assert_eq!(client.stopped(asked), 48);
-    assert_eq!(server.hear_all(stream).reset, Some(48));
+    let mut server = thread::scope(|scope| {
+        // It is there all the while.
+        let server = scope.spawn(move || {
+            assert_eq!(server.hear_all(stream).reset, Some(48));
+            server
+        });
+        let bytes = vec![48, 10, 0, 0];
+        assert_eq!(client.hear_all(asked), Heard { bytes, reset: None });
+        assert_eq!(client.stopped(asked), 48);
+        server.join().expect("it is told")
+    });
     expect_count(admin, &refused("not_accepted_in_time"), 1.0);
+    // One that is not there is known by its silence.
+    let asked = client.open_with(&open("home", "22"));
+    let since = clock::now();
+    let bytes = vec![44, 10, 0, 0];
+    assert_eq!(client.hear_all(asked), Heard { bytes, reset: None });
+    assert!(clock::now().since(since).as_secs() < 5);
+    assert_eq!(client.stopped(asked), 44);
+    let stream = server.accept();
+    assert_eq!(server.hear_all(stream).reset, Some(44));
     // The same where it goes away meanwhile.
     let asked = client.open_with(&open("home", "22"));
     let _ = offered(&mut server);

@@ -348,17 +348,24 @@ impl<W: Copy + PartialEq> Switchboard<W> {
         (!tunnel.is_offered).then_some(&tunnel.place)
     }
 
-    /// The server that took the connection cannot have it. Gives the client's request, and how
-    /// long it waits.
-    pub fn give_up(&mut self, id: ConnectionId) -> Option<(W, Timestamp)> {
-        let tunnel = self.tunnels.get(&id)?;
-        if tunnel.accept.is_some() {
-            return None;
-        }
-        let (connect, until) = (tunnel.connect, tunnel.until);
-        self.remove(id);
+    /// The server that took the connection does not want it. Gives the client's request.
+    pub fn give_up(&mut self, id: ConnectionId) -> Option<W> {
+        let tunnel = self.remove_not_accepted(id)?;
         self.tally.rejected += 1;
-        Some((connect, until))
+        Some(tunnel.connect)
+    }
+
+    /// The server that took the connection is away; as [`Late::NotTaken`]. Gives the client's
+    /// request, and how long it waits.
+    pub fn put_off(&mut self, id: ConnectionId) -> Option<(W, Timestamp)> {
+        let tunnel = self.remove_not_accepted(id)?;
+        self.tally.offered_again += 1;
+        Some((tunnel.connect, tunnel.until))
+    }
+
+    fn remove_not_accepted(&mut self, id: ConnectionId) -> Option<Tunnel<W>> {
+        let is_accepted = self.tunnels.get(&id)?.accept.is_some();
+        (!is_accepted).then(|| self.remove(id)).flatten()
     }
 
     /// Whose connection it is.

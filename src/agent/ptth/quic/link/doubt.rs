@@ -5,8 +5,6 @@ use std::time::Duration;
 use super::Link;
 use crate::quic::connection::ConnectionKey;
 
-/// Silence after something was sent, until a connection is in doubt.
-const DOUBT_TIME: Duration = Duration::from_millis(1500);
 /// Looks in a row that find it so.
 const DOUBTS: u32 = 2;
 
@@ -38,7 +36,7 @@ impl Link {
         let now = self.world.reactor.now();
         let since = health.silent_since;
         let silence = since.map_or(Duration::ZERO, |since| now.since(since));
-        let time = doubt_time(health.round_trip);
+        let time = health.patience();
         // What was sent may have been nothing that is answered: where all bytes come from the
         // relay, acknowledgements alone go to it.
         if silence > time / 2 {
@@ -46,27 +44,5 @@ impl Link {
             streams.with_driver(|driver| driver.ping(connection));
         }
         silence > time
-    }
-}
-
-/// How long something may go unanswered: three times what QUIC waits until it asks once more
-/// (RFC 9002 §6.2.1), which on a steady path is little more than the round trip.
-fn doubt_time(round_trip: Duration) -> Duration {
-    DOUBT_TIME.max(round_trip * 9 / 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longer_the_path_the_later_the_doubt() {
-        let check = |round_trip_ms, expected_ms| {
-            let doubt = doubt_time(Duration::from_millis(round_trip_ms));
-            assert_eq!(doubt, Duration::from_millis(expected_ms));
-        };
-        check(0, 1500);
-        check(300, 1500);
-        check(2000, 9000);
     }
 }
