@@ -162,6 +162,11 @@ impl RelayService {
             .filter(|guest| guest.role == Role::ClientSide)
             .ok_or(Refusal::Unauthenticated)?;
         let granted = self.may_have(client, open)?;
+        // This one is among those that are not joined yet.
+        let connections = self.connections() + self.quic.opens.count();
+        if connections > self.settings().connections_max {
+            return Err(Refusal::LimitReached);
+        }
         if self.world.is_draining() || !self.has_memory() {
             return Err(Refusal::LimitReached);
         }

@@ -11,7 +11,8 @@ use super::agents::{assert_reset, dial, echo, service, session, try_ping};
 use super::patience::until;
 use super::peers::quic_peer::{Heard, QuicPeer, open};
 use super::ptth_agents::Meeting;
-use super::ptth_quic::{expose, meeting};
+use super::ptth_quic::{expose, meeting, meeting_with_admin};
+use super::ptth_quic_bad_input::{expect_count, expect_refused, refused};
 use super::ptth_quic_stalls::GRANTED;
 use super::require::require_cores;
 
@@ -124,6 +125,30 @@ fn a_client_has_so_many_streams() {
     assert_eq!(client.hear(only, 4), [44, 10, 0, 0]);
     client.finish(only);
     client.open();
+}
+
+#[test]
+fn streams_are_connections_too() {
+    // Those of the two proxies are the first.
+    let own = ["--cores", "1", "--limit", "connections_max=4"];
+    let (meeting, admin) = meeting_with_admin(&own);
+    let _expose = expose(&meeting, &[&format!("22={}", service(echo))]);
+    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
+    let [first, second] = [(); 2].map(|()| client.open_with(&open("home", "22")));
+    for stream in [first, second] {
+        assert_eq!(client.hear(stream, GRANTED.len()), GRANTED);
+    }
+    let third = client.open_with(&open("home", "22"));
+    expect_refused(&mut client, third, 53, 10);
+    client.finish(third);
+    expect_count(admin, &refused("too_many_connections"), 1.0);
+    // One that ends makes room.
+    client.finish(first);
+    let bytes = Vec::new();
+    assert_eq!(client.hear_all(first), Heard { bytes, reset: None });
+    meeting.relay.logged("stream ended");
+    let fourth = client.open_with(&open("home", "22"));
+    assert_eq!(client.hear(fourth, GRANTED.len()), GRANTED);
 }
 
 #[test]
