@@ -14,8 +14,8 @@ use std::rc::Rc;
 
 use super::caller::{Caller, CallerRequest, Kept, log_refused};
 use super::gathering::{Gathering, Party, Role};
+use super::not_reached::NotReached;
 use super::peer_address::PeerAddress;
-use super::quic_far::as_over_http;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::ForwardingLimits;
 use super::server_listens::ServerListens;
@@ -27,7 +27,6 @@ use crate::protocol::http_head::{Answer, Persistence};
 use crate::protocol::ptth_http::{
     self, Call, CallError, ConnectionId, Late, Name, Place, Refusal, Switchboard,
 };
-use crate::protocol::ptth_quic;
 use crate::runtime::flag::{Either, either};
 use crate::runtime::question::{Pending, Question};
 use crate::session::http::CONTINUE;
@@ -53,7 +52,7 @@ pub(super) enum News {
     Accepted,
     Rejected,
     /// What the server has answered by QUIC.
-    Refused(ptth_quic::Answer),
+    Refused(NotReached),
     /// Whoever was told did not take it; it is to be offered again, until then.
     NotTaken(Timestamp),
     NotAccepted,
@@ -431,7 +430,7 @@ impl RelayService {
                 Ok(())
             }
             Waited::Told(News::Rejected) => Err((caller, Refused::RejectedByServer)),
-            Waited::Told(News::Refused(answer)) => Err((caller, as_over_http(answer))),
+            Waited::Told(News::Refused(error)) => Err((caller, error.over_http())),
             Waited::Told(News::NotAccepted) => Err((caller, Refused::NotAcceptedInTime)),
             Waited::Told(_) => Err((caller, Refused::TunnelBroken)),
             Waited::Draining => {

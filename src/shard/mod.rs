@@ -30,6 +30,7 @@ mod listeners;
 mod listing;
 mod memory;
 pub mod names;
+mod not_reached;
 pub mod peer_address;
 pub mod per_address;
 pub mod pulse;

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::forwarding::News;
 use super::gathering::{Party, Role, Streamed};
+use super::not_reached::NotReached;
 use super::peer_address::PeerAddress;
 use super::quic_opens::Reached;
 use super::quic_servers::ServerPlace;
@@ -68,7 +69,7 @@ pub(super) struct HttpConnect {
 }
 
 /// Where the server is, or why it was not reached.
-pub(super) type FarAnswer = Result<PeerAddress, Answer>;
+pub(super) type FarAnswer = Result<PeerAddress, NotReached>;
 
 type RelayBridge = BridgeEnd<Origin, Message>;
 
@@ -80,7 +81,7 @@ impl RelayService {
         far: Far,
         peer: PeerAddress,
         since: Timestamp,
-    ) -> Result<Reached, Answer> {
+    ) -> Result<Reached, NotReached> {
         let bridge = RelayBridge::begin(&self.world, shard);
         let question = self.far_answers.open();
         let reach = Message::Reach(Box::new(Reach {
@@ -92,7 +93,7 @@ impl RelayService {
             since,
         }));
         if self.world.send(shard, reach).is_err() {
-            return Err(Answer::Refused(Refusal::NotConnected));
+            return Err(Refusal::NotConnected.into());
         }
         let until = since + self.settings().quic.answer_timeout;
         // A shard that ends meanwhile does not answer.
@@ -102,10 +103,10 @@ impl RelayService {
                 end: StreamEnd::Bridge(bridge),
                 peer,
             }),
-            Some(Err(answer)) => Err(answer),
+            Some(Err(error)) => Err(error),
             None => {
                 bridge.break_off(Refusal::TimedOut.into());
-                Err(Answer::Refused(Refusal::TimedOut))
+                Err(Refusal::TimedOut.into())
             }
         }
     }
@@ -141,8 +142,8 @@ impl RelayService {
                         let ends = [StreamEnd::Bridge(bridge), StreamEnd::Stream(stream)];
                         self.world.join_streams(ends, session);
                     }
-                    Either::First(Err(answer)) => {
-                        tell(Err(answer));
+                    Either::First(Err(error)) => {
+                        tell(Err(error));
                     }
                     // Whoever wanted it has gone.
                     Either::Second(()) => {}
@@ -166,8 +167,8 @@ impl RelayService {
         client: Streamed,
         tell: impl Fn(FarAnswer) -> bool,
     ) {
-        let refuse = |answer| {
-            tell(Err(answer));
+        let refuse = |error| {
+            tell(Err(error));
         };
         let HttpConnect {
             place,
@@ -176,7 +177,7 @@ impl RelayService {
         let board = &self.forwards.board;
         let is_served = board.borrow().is_served(&place, self.world.reactor.now());
         if !is_served {
-            return refuse(Answer::Refused(Refusal::NotConnected));
+            return refuse(Refusal::NotConnected.into());
         }
         let waiting = self.forwards.waiting.open();
         let mut again = None;
@@ -185,7 +186,7 @@ impl RelayService {
                 Ok(id) => id,
                 Err(refused) => {
                     debug!(reason = refused.as_str(), "no place to wait for a server");
-                    return refuse(Answer::Refused(Refusal::LimitReached));
+                    return refuse(NotReached::limited(refused));
                 }
             };
             match self.hear(&waiting, &client).await {
@@ -195,16 +196,15 @@ impl RelayService {
         };
         match news {
             Some(News::Accepted) => {}
-            Some(News::Rejected) => return refuse(Answer::InnerRefused(Refusal::TargetRefused)),
-            Some(News::Refused(answer)) => return refuse(answer),
-            Some(News::NotAccepted) => return refuse(Answer::Refused(Refusal::TimedOut)),
+            Some(News::Rejected) => return refuse(NotReached::REJECTED),
+            Some(News::Refused(error)) => return refuse(error),
+            Some(News::NotAccepted) => return refuse(Refusal::TimedOut.into()),
             _ => {
                 self.withdraw(id, waiting.id());
-                let refusal = match self.world.is_draining() {
-                    true => Refusal::LimitReached,
-                    false => Refusal::NotConnected,
-                };
-                return refuse(Answer::Refused(refusal));
+                return refuse(match self.world.is_draining() {
+                    true => NotReached::limited(Refused::Draining),
+                    false => Refusal::NotConnected.into(),
+                });
             }
         }
         let taken = board.borrow_mut().upstream(id, &name, waiting.id());
@@ -263,9 +263,9 @@ impl RelayService {
         };
         let reached = match self.offer(server, offer, PeerAddress::UNKNOWN, since).await {
             Ok(reached) => reached,
-            Err(answer) => {
+            Err(error) => {
                 // It may come back by another connection, or listen by HTTP before long.
-                let is_away = match answer {
+                let is_away = match error.answer() {
                     Answer::Refused(Refusal::NotConnected) => true,
                     Answer::Refused(Refusal::TimedOut) => {
                         let now = self.world.reactor.now();
@@ -274,14 +274,13 @@ impl RelayService {
                     }
                     _ => false,
                 };
-                let mut board = board.borrow_mut();
+                let put_off = |(connect, until)| (connect, News::NotTaken(until));
                 let told = match is_away {
-                    true => board
-                        .put_off(id)
-                        .map(|(connect, until)| (connect, News::NotTaken(until))),
-                    false => board
-                        .give_up(id)
-                        .map(|connect| (connect, News::Refused(answer))),
+                    true => board.borrow_mut().put_off(id).map(put_off),
+                    false => {
+                        let given_up = board.borrow_mut().give_up(id);
+                        given_up.map(|connect| (connect, News::Refused(error)))
+                    }
                 };
                 // Unless the client has gone.
                 if let Some((connect, news)) = told {
@@ -343,18 +342,5 @@ impl RelayService {
             Some(Either::First(news)) => Some(news),
             Some(Either::Second(())) | None => None,
         }
-    }
-}
-
-/// What a client that speaks HTTP is told.
-pub(super) fn as_over_http(answer: Answer) -> Refused {
-    match answer.verdict().err().unwrap_or(Refusal::Internal) {
-        Refusal::Forbidden => Refused::NotFound,
-        Refusal::NotConnected | Refusal::TimedOut => Refused::NotAcceptedInTime,
-        Refusal::LimitReached => Refused::PortBusy,
-        Refusal::TargetRefused
-        | Refusal::Internal
-        | Refusal::Malformed
-        | Refusal::Unauthenticated => Refused::RejectedByServer,
     }
 }

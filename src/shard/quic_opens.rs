@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::not_reached::NotReached;
 use super::peer_address::PeerAddress;
 use super::quic_far::{Far, HttpConnect};
 use super::quic_guests::{Guest, RelayStream};
@@ -85,7 +86,7 @@ impl RelayService {
                     Either::Second(()) => return self.world.count_refused(Refused::ClosedEarly),
                 }
             }
-            Err(refusal) => Err(Answer::Refused(refusal)),
+            Err(error) => Err(error),
         };
         let question = open.question();
         match answered {
@@ -96,14 +97,12 @@ impl RelayService {
                     self.join_quic(granted, stream, reached, since);
                 }
             }
-            Err(answer) => {
-                // Whoever has no room for it finds the stream broken off.
-                let saying = stream.say(|words| answer.encode(question, words));
-                self.within(self.world.reactor.now(), ROOM_TIMEOUT, saying)
-                    .await;
-                let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
-                self.world.count_refused(counted(refusal));
-                stream.finish(refusal.into());
+            Err(error) => {
+                let mut answer = Vec::new();
+                error.answer().encode(question, &mut answer);
+                self.last_words(&stream, &answer).await;
+                self.world.count_refused(error.counted());
+                stream.finish(error.refusal().into());
             }
         }
     }
@@ -123,10 +122,9 @@ impl RelayService {
         }
         match either(self.reach(&granted, since), stream.given_up()).await {
             Either::First(Ok(reached)) => self.join_quic(granted, stream, reached, since),
-            Either::First(Err(answer)) => {
-                let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
-                self.world.count_refused(counted(refusal));
-                stream.break_off(refusal.into());
+            Either::First(Err(error)) => {
+                self.world.count_refused(error.counted());
+                stream.break_off(error.refusal().into());
             }
             Either::Second(_) => self.world.count_refused(Refused::ClosedEarly),
         }
@@ -156,7 +154,7 @@ impl RelayService {
     }
 
     /// Whether somebody may have what he asks for, and whether it is there.
-    fn grant_open(&self, stream: &RelayStream, open: &Open) -> Result<Granted, Refusal> {
+    fn grant_open(&self, stream: &RelayStream, open: &Open) -> Result<Granted, NotReached> {
         let guest = self.quic.guest(stream.key().connection);
         let client = guest
             .filter(|guest| guest.role == Role::ClientSide)
@@ -165,14 +163,17 @@ impl RelayService {
         // This one is among those that are not joined yet.
         let connections = self.connections() + self.quic.opens.count();
         if connections > self.settings().connections_max {
-            return Err(Refusal::LimitReached);
+            return Err(NotReached::limited(Refused::TooManyConnections));
         }
-        if self.world.is_draining() || !self.has_memory() {
-            return Err(Refusal::LimitReached);
+        if self.world.is_draining() {
+            return Err(NotReached::limited(Refused::Draining));
+        }
+        if !self.has_memory() {
+            return Err(NotReached::limited(Refused::OverMemory));
         }
         // One that listens by HTTP does so at a port.
         if granted.port.is_none() && self.quic_servers.find(&granted.server).is_none() {
-            return Err(Refusal::NotConnected);
+            return Err(Refusal::NotConnected.into());
         }
         Ok(granted)
     }
@@ -210,7 +211,7 @@ impl RelayService {
         self: &Rc<Self>,
         granted: &Granted,
         since: Timestamp,
-    ) -> Result<Reached, Answer> {
+    ) -> Result<Reached, NotReached> {
         let peer = self.world.streams.peer_address(granted.client.connection);
         let peer = PeerAddress::from(peer);
         let mut former = None;
@@ -220,7 +221,7 @@ impl RelayService {
         {
             let offer = granted.offer.clone();
             match self.offer(place, offer, peer, since).await {
-                Err(Answer::Refused(Refusal::NotConnected)) => former = Some(place),
+                Err(error) if error.refusal() == Refusal::NotConnected => former = Some(place),
                 reached => return reached,
             }
         }
@@ -233,9 +234,9 @@ impl RelayService {
         granted: &Granted,
         peer: PeerAddress,
         since: Timestamp,
-    ) -> Result<Reached, Answer> {
+    ) -> Result<Reached, NotReached> {
         let Some(port) = &granted.port else {
-            return Err(Answer::Refused(Refusal::NotConnected));
+            return Err(Refusal::NotConnected.into());
         };
         let connect = HttpConnect {
             place: Place {
@@ -256,7 +257,7 @@ impl RelayService {
         offer: Offer,
         client: PeerAddress,
         since: Timestamp,
-    ) -> Result<Reached, Answer> {
+    ) -> Result<Reached, NotReached> {
         let connection = server.connection;
         if server.shard != self.world.shard {
             let far = Far::Offer { connection, offer };
@@ -275,51 +276,48 @@ impl RelayService {
         connection: ConnectionKey,
         offer: &Offer,
         since: Timestamp,
-    ) -> Result<RelayStream, Answer> {
+    ) -> Result<RelayStream, NotReached> {
         let guest = self.quic.guest(connection);
         if guest.is_none_or(|guest| guest.role != Role::ServerSide) {
-            return Err(Answer::Refused(Refusal::NotConnected));
+            return Err(Refusal::NotConnected.into());
         }
         let stream = RelayStream::open(&self.world, connection)
-            .ok_or(Answer::Refused(Refusal::LimitReached))?;
+            .ok_or(NotReached::limited(Refused::PortBusy))?;
         let asking = async {
             stream.say(|words| offer.encode(words)).await;
             let decode = |bytes: &[u8]| Answer::decode(bytes, offer.question());
             stream.read_message(decode).await
         };
-        let timeout = self.settings().quic.answer_timeout;
         // Whoever is there acknowledges the offer at once, however late it answers.
         let silent = async { while self.answers(connection).await {} };
-        let answered = match self.within(since, timeout, either(asking, silent)).await {
-            Some(Either::First(answered)) => Some(answered),
-            Some(Either::Second(())) => {
-                stream.break_off(Refusal::NotConnected.into());
-                return Err(Answer::Refused(Refusal::NotConnected));
-            }
-            None => None,
-        };
-        match answered {
-            Some(Ok(Answer::Accepted)) => Ok(stream),
-            Some(Ok(answer)) => {
-                let refusal = answer.verdict().err().unwrap_or(Refusal::Internal);
-                stream.finish(refusal.into());
-                Err(as_from_a_server(answer))
-            }
-            Some(Err(NoMessage::Wrong(error))) => {
+        let timeout = self.settings().quic.answer_timeout;
+        let answered = self.within(since, timeout, either(asking, silent)).await;
+        let refusal = match answered {
+            Some(Either::First(Ok(answer))) => match NotReached::check(answer) {
+                Ok(()) => return Ok(stream),
+                Err(error) => {
+                    stream.finish(error.refusal().into());
+                    return Err(error);
+                }
+            },
+            Some(Either::First(Err(NoMessage::Wrong(error)))) => {
                 debug!(%error, "no answer to an offer");
                 stream.break_off(Refusal::Malformed.into());
-                Err(Answer::Refused(Refusal::Internal))
+                Refusal::Internal
             }
-            Some(Err(NoMessage::Lost)) => Err(Answer::Refused(Refusal::NotConnected)),
+            Some(Either::First(Err(NoMessage::Lost))) => Refusal::NotConnected,
             // It broke the stream off, or ended it: what it was asked for it cannot do.
-            Some(Err(NoMessage::Ended | NoMessage::Reset(_))) => {
-                Err(Answer::Refused(Refusal::Internal))
+            Some(Either::First(Err(NoMessage::Ended | NoMessage::Reset(_)))) => Refusal::Internal,
+            Some(Either::Second(())) => {
+                stream.break_off(Refusal::NotConnected.into());
+                Refusal::NotConnected
             }
             None => {
                 stream.break_off(Refusal::TimedOut.into());
-                Err(Answer::Refused(Refusal::TimedOut))
+                Refusal::TimedOut
             }
-        }
+        };
+        Err(refusal.into())
     }
 
     fn join_quic(&self, granted: Granted, here: RelayStream, there: Reached, since: Timestamp) {
@@ -344,29 +342,5 @@ impl RelayService {
         };
         self.world
             .join_streams([StreamEnd::Stream(here), there.end], session);
-    }
-}
-
-/// A server's proxy refuses for itself alone: that a client is unknown, or a server not there,
-/// is for the relay to say.
-fn as_from_a_server(answer: Answer) -> Answer {
-    match answer {
-        Answer::Refused(Refusal::Unauthenticated | Refusal::NotConnected | Refusal::Malformed)
-        | Answer::InnerRefused(
-            Refusal::Unauthenticated | Refusal::NotConnected | Refusal::Malformed,
-        ) => Answer::Refused(Refusal::Internal),
-        answer => answer,
-    }
-}
-
-const fn counted(refusal: Refusal) -> Refused {
-    match refusal {
-        Refusal::Malformed => Refused::NotAMessage,
-        Refusal::Unauthenticated => Refused::UnknownKey,
-        Refusal::Forbidden => Refused::OutOfScope,
-        Refusal::NotConnected => Refused::ServerAbsent,
-        Refusal::TimedOut => Refused::NotAcceptedInTime,
-        Refusal::TargetRefused | Refusal::Internal => Refused::RejectedByServer,
-        Refusal::LimitReached => Refused::TooManyConnections,
     }
 }

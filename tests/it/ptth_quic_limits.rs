@@ -9,7 +9,7 @@ use midspan::runtime::clock;
 use super::agent_process::Program;
 use super::agents::{assert_reset, dial, echo, service, session, try_ping};
 use super::patience::until;
-use super::peers::quic_peer::{Heard, QuicPeer, open};
+use super::peers::quic_peer::{Heard, QuicPeer, STREAMS_MAX, open};
 use super::ptth_agents::Meeting;
 use super::ptth_quic::{expose, meeting, meeting_with_admin};
 use super::ptth_quic_bad_input::{expect_count, expect_refused, refused};
@@ -149,6 +149,33 @@ fn streams_are_connections_too() {
     meeting.relay.logged("stream ended");
     let fourth = client.open_with(&open("home", "22"));
     assert_eq!(client.hear(fourth, GRANTED.len()), GRANTED);
+}
+
+#[test]
+fn a_server_has_so_many_streams() {
+    let (meeting, admin) = meeting_with_admin(&["--cores", "1"]);
+    let (_server, _) = QuicPeer::join(&meeting, Role::ServerSide, "home");
+    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
+    // They are offered, and wait for an answer.
+    let waiting = usize::try_from(STREAMS_MAX).expect("a few");
+    let _waiting = Vec::from_iter((0..waiting).map(|_| client.open_with(&open("home", "22"))));
+    let last = client.open_with(&open("home", "22"));
+    expect_refused(&mut client, last, 53, 10);
+    expect_count(admin, &refused("port_busy"), 1.0);
+}
+
+#[test]
+fn a_relay_that_stops_takes_no_streams() {
+    let (meeting, admin) = meeting_with_admin(&["--cores", "1"]);
+    let _expose = expose(&meeting, &[&format!("22={}", service(echo))]);
+    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
+    let running = client.open_with(&open("home", "22"));
+    assert_eq!(client.hear(running, GRANTED.len()), GRANTED);
+    meeting.relay.terminate();
+    meeting.relay.logged("stopping");
+    let late = client.open_with(&open("home", "22"));
+    expect_refused(&mut client, late, 53, 10);
+    expect_count(admin, &refused("draining"), 1.0);
 }
 
 #[test]

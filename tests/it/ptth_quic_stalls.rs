@@ -130,7 +130,7 @@ fn servers_that_answer_something_else_are_no_servers() {
 
 #[test]
 fn what_a_server_refuses_its_client_is_told() {
-    let (meeting, _) = meeting_with_admin(&["--cores", "1"]);
+    let (meeting, admin) = meeting_with_admin(&["--cores", "1"]);
     let (mut server, _) = QuicPeer::join(&meeting, Role::ServerSide, "home");
     let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
     for (answer, told) in [
@@ -155,6 +155,8 @@ fn what_a_server_refuses_its_client_is_told() {
         client.finish(asked);
         server.finish(offered);
     }
+    // Whatever it is told, the server it was.
+    expect_count(admin, &refused("rejected_by_server"), 7.0);
     check_serving(&meeting);
 }
 

@@ -22,11 +22,14 @@ use quinn_proto::{
 use crate::patience::{Deadline, now};
 use crate::ptth_agents::{Meeting, key};
 
+/// Streams that the other side may have opened at once.
+pub(crate) const STREAMS_MAX: u32 = 100;
+
 const TRANSPORT: Transport = Transport {
     stream_window: 64 << 10,
     connection_window: 4 << 20,
     send_window: 4 << 20,
-    streams_max: 100,
+    streams_max: STREAMS_MAX,
     idle_timeout: Duration::from_secs(20),
     keep_alive: Some(Duration::from_secs(2)),
     path: PathSettings::DEFAULT,
