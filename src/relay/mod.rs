@@ -53,7 +53,7 @@ mod pipe_pool;
 pub mod ring_plane;
 mod spill;
 mod splice;
-mod stream_way;
+pub mod stream_way;
 mod transform;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::quic::driver::Driver;
 use crate::runtime::socket::Socket;
 
 /// Bytes that a direction moves at once, and the most that it holds, but for what follows.
-pub(super) const STEP_BYTES: usize = 64 << 10;
+pub const STEP_BYTES: usize = 64 << 10;
 /// The same from a stream into a socket: fewer calls, each of which may wake whoever reads there.
 const SOCKET_STEP_BYTES: usize = 256 << 10;
 /// Pieces that one call sends into a socket: as many as that are in datagrams of 1,200 bytes.

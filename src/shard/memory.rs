@@ -4,11 +4,17 @@
 
 use super::datagrams::budget::VISIT_BYTES_MAX;
 use super::rendezvous::RelayService;
+use crate::relay::bridge::CREDIT_BYTES_FIRST;
+use crate::relay::stream_way::STEP_BYTES;
 use crate::runtime::allocator::allocated_bytes;
 
 /// Bytes that a connection's handshake may allocate: a head of 16 KiB and a body of
 /// 4 KiB in a buffer that grew by doubling, what TLS keeps, and a record that it opens.
 const HANDSHAKE_BYTES_MAX: u64 = 96 << 10;
+
+/// Bytes that a stream may hold as soon as it is joined, be it over a bridge: of each way a step,
+/// and the first credit. What it may grow by is bounded by its connection's window.
+pub(super) const STREAM_BYTES_MIN: u64 = 2 * (STEP_BYTES + CREDIT_BYTES_FIRST) as u64;
 
 impl RelayService {
     /// Whether the budget has room for another connection, or what a request asks for.

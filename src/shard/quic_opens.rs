@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::memory::STREAM_BYTES_MIN;
 use super::not_reached::NotReached;
 use super::peer_address::PeerAddress;
 use super::quic_far::{Far, HttpConnect};
@@ -168,7 +169,7 @@ impl RelayService {
         if self.world.is_draining() {
             return Err(NotReached::limited(Refused::Draining));
         }
-        if !self.has_memory() {
+        if !self.has_memory_for(STREAM_BYTES_MIN) {
             return Err(NotReached::limited(Refused::OverMemory));
         }
         // One that listens by HTTP does so at a port.

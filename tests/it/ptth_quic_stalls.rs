@@ -10,12 +10,14 @@ use midspan::protocol::ptth_quic::Role;
 use midspan::runtime::clock;
 use quinn_proto::StreamId;
 
+use super::admin::status;
 use super::agent_process::Program;
 use super::agents::{check_echo, echo, service};
 use super::patience::until;
 use super::peers::quic_peer::{Heard, QuicPeer, open};
 use super::ptth_quic::{expose, meeting_with_admin};
-use super::ptth_quic_bad_input::{check_serving, expect_count, refused};
+use super::ptth_quic_bad_input::{check_serving, expect_count, expect_refused, refused};
+use super::ptth_quic_reload::reload;
 
 /// What a client is told whose server is connected with its target.
 pub(super) const GRANTED: [u8; 8] = [20, 10, 0, 4, 20, 12, 0, 0];
@@ -83,6 +85,38 @@ fn a_client_that_never_reads_holds_up_nobody_else() {
     for stream in streams {
         assert_eq!(idle.hear(stream, 10_000), [7; 10_000]);
     }
+}
+
+#[test]
+fn a_stream_needs_more_memory_than_a_connection() {
+    /// The least that may be said of memory.
+    const BUDGET_BYTES_MIN: u64 = 16 << 20;
+    /// What a connection's handshake needs is 96 KiB, what a stream needs 256.
+    const LEFT_BYTES: u64 = 176 << 10;
+    let (meeting, admin) = meeting_with_admin(&["--cores", "1"]);
+    let _expose = expose(&meeting, &[&format!("pour={}", service(pour))]);
+    let (mut idle, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
+    for _ in 0..STREAMS {
+        let stream = idle.open_with(&open("home", "pour"));
+        assert_eq!(idle.hear(stream, GRANTED.len()), GRANTED);
+    }
+    let allocated = || status(admin)["memory_bytes"].as_u64().expect("a number");
+    let (mut held, mut looks) = (0, 0);
+    idle.until("the relay to hold all that it can", |_| {
+        let now = allocated();
+        looks = if now > held { 0 } else { looks + 1 };
+        held = held.max(now);
+        (held >= BUDGET_BYTES_MIN && looks >= STILL_LOOKS).then_some(())
+    });
+    let path = meeting.folder.path().join("relay.toml");
+    let text = fs::read_to_string(&path).expect("text");
+    let budget = allocated() + LEFT_BYTES;
+    let limits = format!("[limits]\nmemory_bytes_max = {budget}\n");
+    fs::write(&path, limits + &text).expect("written");
+    reload(&meeting.relay);
+    let more = idle.open_with(&open("home", "pour"));
+    expect_refused(&mut idle, more, 53, 10);
+    expect_count(admin, &refused("over_memory"), 1.0);
 }
 
 /// Waits for an offer, of which the length is read as well.
