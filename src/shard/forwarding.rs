@@ -49,7 +49,8 @@ pub(super) struct Forwards {
 #[derive(Clone, Debug)]
 pub(super) enum News {
     Offered(ConnectionId),
-    Accepted,
+    /// By a server that is there.
+    Accepted(PeerAddress),
     Rejected,
     /// What the server has answered by QUIC.
     Refused(NotReached),
@@ -275,7 +276,10 @@ impl RelayService {
             Call::Accept(id) => {
                 let accepted = board.borrow_mut().accept(id, &name, waiting.id(), now);
                 match accepted {
-                    Ok(connect) => self.forwards.waiting.deliver(connect, News::Accepted),
+                    Ok(connect) => {
+                        let news = News::Accepted(caller.request.peer);
+                        self.forwards.waiting.deliver(connect, news);
+                    }
                     Err(refusal) => return Err((caller, refusal.into())),
                 }
                 self.stream(waiting, caller, id, ptth_http::accepted())
@@ -412,7 +416,7 @@ impl RelayService {
             }
         };
         match waited {
-            Waited::Told(News::Accepted) => {
+            Waited::Told(News::Accepted(_)) => {
                 self.stream(waiting, caller, id, ptth_http::connected(id))
                     .await;
                 Ok(())

@@ -194,8 +194,8 @@ impl RelayService {
                 news => break (id, news),
             }
         };
-        match news {
-            Some(News::Accepted) => {}
+        let peer = match news {
+            Some(News::Accepted(peer)) => peer,
             Some(News::Rejected) => return refuse(NotReached::REJECTED),
             Some(News::Refused(error)) => return refuse(error),
             Some(News::NotAccepted) => return refuse(Refusal::TimedOut.into()),
@@ -206,10 +206,10 @@ impl RelayService {
                     false => Refusal::NotConnected.into(),
                 });
             }
-        }
+        };
         let taken = board.borrow_mut().upstream(id, &name, waiting.id());
         debug_assert!(taken.is_ok(), "nobody else knows the id");
-        if !tell(Ok(PeerAddress::UNKNOWN)) {
+        if !tell(Ok(peer)) {
             return self.withdraw(id, waiting.id());
         }
         self.join_when_whole(id, &waiting, client).await;
@@ -302,7 +302,8 @@ impl RelayService {
             // The client has gone, and the stream is broken off.
             return;
         };
-        self.forwards.waiting.deliver(connect, News::Accepted);
+        let news = News::Accepted(reached.peer);
+        self.forwards.waiting.deliver(connect, news);
         let server = Streamed {
             end: reached.end,
             peer: reached.peer,

@@ -180,6 +180,36 @@ fn who_is_not_there_or_cannot_connect_is_missed() {
 }
 
 #[test]
+fn the_log_says_where_both_ends_are() {
+    let target = service(echo);
+    let check = |crossing: &mut Crossing, [client, server]: [&str; 2]| {
+        let _expose = crossing.expose(server, target);
+        let (_forward, local) = crossing.forward(client);
+        check_echo(local, 1, 1000);
+        let line = crossing.meeting.relay.logged(match client {
+            HTTP => "tunnel ended",
+            _ => "stream ended",
+        });
+        for end in ["left=127.0.0.1:", "right=127.0.0.1:"] {
+            assert!(
+                line.contains(end),
+                "{client} to {server}: no {end} in {line}"
+            );
+        }
+    };
+    let mut crossing = Crossing::new("1");
+    for pairing in [[QUIC, QUIC], [QUIC, HTTP], [HTTP, QUIC], [HTTP, HTTP]] {
+        check(&mut crossing, pairing);
+    }
+    if require_cores(2) {
+        let mut crossing = Crossing::new("2");
+        for pairing in [[ACROSS, QUIC], [QUIC, HTTP], [ACROSS, HTTP]] {
+            check(&mut crossing, pairing);
+        }
+    }
+}
+
+#[test]
 fn a_client_by_http_waits_for_a_server_that_joins_by_quic() {
     let (mut meeting, admin) = ptth_quic::meeting_with_admin(&[]);
     let quic = std::mem::replace(&mut meeting.url, format!("ptth+http://{}", meeting.address));
