@@ -171,10 +171,12 @@ fn who_is_not_there_or_cannot_connect_is_missed() {
         let expose = crossing.expose(server, closed);
         let (forward, local) = crossing.forward(client);
         assert_reset(&dial(local));
-        forward.logged(match client {
-            HTTP => "no session",
-            _ => "cannot connect",
-        });
+        let (said, status) = match client {
+            HTTP => ("no session", "(status 502)"),
+            _ => ("cannot connect", "(status 52)"),
+        };
+        let line = forward.logged(said);
+        assert!(line.contains(status), "{client} to {server}: {line}");
         drop((forward, expose));
     }
 }

@@ -1,11 +1,18 @@
 //! PTTH over QUIC: peers that do not keep to it, or give up, or are too many.
 
+use std::io::Write;
+use std::net::SocketAddr;
+
 use midspan::protocol::ptth_quic::Role;
 use quinn_proto::{ConnectionError, StreamId};
 
+use super::jet_client::dial;
 use super::peers::quic_peer::{QuicPeer, hello, open};
-use super::ptth_agents::Meeting;
-use super::ptth_quic::meeting;
+use super::ptth_admin::waits_until;
+use super::ptth_agents::{Meeting, key};
+use super::ptth_quic::{meeting, meeting_with_admin};
+use super::require::require_cores;
+use super::rest::{exchange, read_response, request};
 
 const PROTOCOL: u64 = 0x12;
 
@@ -59,24 +66,77 @@ fn what_is_merely_malformed_ends_its_stream_alone() {
     assert_eq!(client.hear(stream, 4), [44, 10, 0, 0]);
 }
 
-/// Has a client ask for a server, and give up before that has answered.
+/// Has a server and a client join a relay, at one core and at two.
 #[track_caller]
-fn check_given_up(give_up: impl FnOnce(QuicPeer, StreamId)) {
-    let meeting = on_one_core();
-    let (mut server, _) = QuicPeer::join(&meeting, Role::ServerSide, "home");
-    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
-    let stream = client.open_with(&open("home", "22"));
-    let offered = server.accept();
-    give_up(client, stream);
-    // Once the time for an answer is over it would be 48.
-    assert_eq!(server.stopped(offered), 1);
+pub(super) fn wherever_they_are(check: impl Fn(&Meeting, SocketAddr, [QuicPeer; 2])) {
+    for [of_server, of_client] in [[0, 0], [0, 1], [1, 0]] {
+        let cores = 1 + of_server + of_client;
+        if !require_cores(cores.into()) {
+            return;
+        }
+        let (meeting, admin) = meeting_with_admin(&["--cores", &cores.to_string()]);
+        let (server, _) = QuicPeer::join_at(of_server, &meeting, Role::ServerSide, "home");
+        let (client, _) = QuicPeer::join_at(of_client, &meeting, Role::ClientSide, "alice");
+        check(&meeting, admin, [server, client]);
+    }
 }
+
+/// How a client gives up.
+const WAYS: [fn(QuicPeer, StreamId) -> Option<QuicPeer>; 3] = [
+    |mut client, stream| {
+        client.reset(stream, 7);
+        Some(client)
+    },
+    |mut client, stream| {
+        client.stop(stream, 7);
+        Some(client)
+    },
+    |client, _| {
+        client.close();
+        None
+    },
+];
 
 #[test]
 fn who_gives_up_has_its_offer_broken_off() {
-    check_given_up(|mut client, stream| client.reset(stream, 7));
-    check_given_up(|mut client, stream| client.stop(stream, 7));
-    check_given_up(|client, _| client.close());
+    for give_up in WAYS {
+        wherever_they_are(|_, _, [mut server, mut client]| {
+            let stream = client.open_with(&open("home", "22"));
+            let offered = server.accept();
+            let _client = give_up(client, stream);
+            // Once the time for an answer is over it would be 48.
+            assert_eq!(server.stopped(offered), 1);
+        });
+    }
+}
+
+#[test]
+fn who_gives_up_is_not_offered_by_http_any_more() {
+    // Nothing else ends before the test has failed.
+    let patient = [
+        "--limit",
+        "quic_answer_timeout_s=300",
+        "--limit",
+        "ptth_connect_timeout_s=300",
+        "--limit",
+        "ptth_accept_timeout_s=300",
+    ];
+    let (meeting, admin) = meeting_with_admin(&[&["--cores", "1"], &patient[..]].concat());
+    let headers = format!("X-ApiKey: {}\r\n", key("home"));
+    for give_up in WAYS {
+        let mut listen = dial(meeting.address);
+        let head = request("POST /ptth/v1/listen/22", &headers);
+        listen.write_all(head.as_bytes()).expect("sent");
+        waits_until(admin, "midspan_listens_waiting", 1.0);
+        let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
+        let stream = client.open_with(&open("home", "22"));
+        let offer = read_response(&mut listen);
+        assert_eq!(offer.status, 200);
+        let _client = give_up(client, stream);
+        waits_until(admin, "midspan_connects_waiting", 0.0);
+        let accept = format!("POST /ptth/v1/accept/{}", offer.body);
+        assert_eq!(exchange(meeting.address, &accept, &headers).status, 404);
+    }
 }
 
 #[test]

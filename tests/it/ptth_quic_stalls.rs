@@ -17,6 +17,7 @@ use super::patience::until;
 use super::peers::quic_peer::{Heard, QuicPeer, open};
 use super::ptth_quic::{expose, meeting_with_admin};
 use super::ptth_quic_bad_input::{check_serving, expect_count, expect_refused, refused};
+use super::ptth_quic_peers::wherever_they_are;
 use super::ptth_quic_reload::reload;
 
 /// What a client is told whose server is connected with its target.
@@ -164,34 +165,33 @@ fn servers_that_answer_something_else_are_no_servers() {
 
 #[test]
 fn what_a_server_refuses_its_client_is_told() {
-    let (meeting, admin) = meeting_with_admin(&["--cores", "1"]);
-    let (mut server, _) = QuicPeer::join(&meeting, Role::ServerSide, "home");
-    let (mut client, _) = QuicPeer::join(&meeting, Role::ClientSide, "alice");
-    for (answer, told) in [
-        (
-            &[20, 11, 0, 4, 52, 12, 0, 0][..],
-            &[52, 10, 0, 4, 52, 12, 0, 0][..],
-        ),
-        (&[52, 11, 0, 0], &[52, 10, 0, 0]),
-        (&[43, 11, 0, 4, 43, 12, 0, 0], &[43, 10, 0, 4, 43, 12, 0, 0]),
-        (&[53, 11, 0, 0], &[53, 10, 0, 0]),
-        // That is for the relay to say.
-        (&[41, 11, 0, 0], &[50, 10, 0, 0]),
-        (&[44, 11, 0, 0], &[50, 10, 0, 0]),
-        (&[99, 11, 0, 0], &[50, 10, 0, 0]),
-    ] {
-        let asked = client.open_with(&open("home", "22"));
-        let offered = offered(&mut server);
-        server.say(offered, answer);
-        let heard = client.hear_all(asked);
-        assert_eq!((&*heard.bytes, heard.reset), (told, None), "{answer:?}");
-        assert_eq!(client.stopped(asked), u64::from(told[0]), "{answer:?}");
-        client.finish(asked);
-        server.finish(offered);
-    }
-    // Whatever it is told, the server it was.
-    expect_count(admin, &refused("rejected_by_server"), 7.0);
-    check_serving(&meeting);
+    wherever_they_are(|meeting, admin, [mut server, mut client]| {
+        for (answer, told) in [
+            (
+                &[20, 11, 0, 4, 52, 12, 0, 0][..],
+                &[52, 10, 0, 4, 52, 12, 0, 0][..],
+            ),
+            (&[52, 11, 0, 0], &[52, 10, 0, 0]),
+            (&[43, 11, 0, 4, 43, 12, 0, 0], &[43, 10, 0, 4, 43, 12, 0, 0]),
+            (&[53, 11, 0, 0], &[53, 10, 0, 0]),
+            // That is for the relay to say.
+            (&[41, 11, 0, 0], &[50, 10, 0, 0]),
+            (&[44, 11, 0, 0], &[50, 10, 0, 0]),
+            (&[99, 11, 0, 0], &[50, 10, 0, 0]),
+        ] {
+            let asked = client.open_with(&open("home", "22"));
+            let offered = offered(&mut server);
+            server.say(offered, answer);
+            let heard = client.hear_all(asked);
+            assert_eq!((&*heard.bytes, heard.reset), (told, None), "{answer:?}");
+            assert_eq!(client.stopped(asked), u64::from(told[0]), "{answer:?}");
+            client.finish(asked);
+            server.finish(offered);
+        }
+        // Whatever it is told, the server it was.
+        expect_count(admin, &refused("rejected_by_server"), 7.0);
+        check_serving(meeting);
+    });
 }
 
 #[test]

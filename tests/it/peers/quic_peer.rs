@@ -63,14 +63,15 @@ pub(crate) struct Heard {
 impl QuicPeer {
     /// Begins to connect with the relay.
     pub(crate) fn dial(meeting: &Meeting) -> Self {
-        Self::dial_as(None, meeting)
+        Self::dial_as(None, meeting, 0)
     }
 
-    fn dial_as(identity: Option<&Identity>, meeting: &Meeting) -> Self {
+    /// `steer` is the relay's core to which it comes.
+    fn dial_as(identity: Option<&Identity>, meeting: &Meeting, steer: u8) -> Self {
         let (to, pin) = (meeting.quic_address(), meeting.pin());
         let pin = pin.parse().expect("a fingerprint");
         let tls = quic_client_config(Trust::Pinned(pin), ALPN, identity).expect("TLS 1.3");
-        let client = TRANSPORT.client(tls, 0).expect("a cipher suite");
+        let client = TRANSPORT.client(tls, steer).expect("a cipher suite");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
         let (handle, connection) = endpoint
@@ -96,7 +97,12 @@ impl QuicPeer {
     /// The same, and shows a certificate.
     #[track_caller]
     pub(crate) fn connect_as(identity: Option<&Identity>, meeting: &Meeting) -> Self {
-        let mut peer = Self::dial_as(identity, meeting);
+        Self::connect_to(identity, meeting, 0)
+    }
+
+    #[track_caller]
+    fn connect_to(identity: Option<&Identity>, meeting: &Meeting, steer: u8) -> Self {
+        let mut peer = Self::dial_as(identity, meeting, steer);
         assert!(peer.comes_about(), "{:?}", peer.lost);
         peer
     }
@@ -104,7 +110,18 @@ impl QuicPeer {
     /// Connects, and is let in as `name`; gives the stream of its hello as well.
     #[track_caller]
     pub(crate) fn join(meeting: &Meeting, role: Role, name: &str) -> (Self, StreamId) {
-        let mut peer = Self::connect(meeting);
+        Self::join_at(0, meeting, role, name)
+    }
+
+    /// The same at this core of the relay.
+    #[track_caller]
+    pub(crate) fn join_at(
+        steer: u8,
+        meeting: &Meeting,
+        role: Role,
+        name: &str,
+    ) -> (Self, StreamId) {
+        let mut peer = Self::connect_to(None, meeting, steer);
         let hello = hello(role, name);
         let stream = peer.open_with(&hello);
         assert_eq!(peer.hear(stream, 4), [20, hello[0], 0, 0]);
