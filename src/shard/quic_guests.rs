@@ -94,10 +94,7 @@ impl QuicGuests {
     pub(super) fn whose(&self, connection: ConnectionKey) -> QuicPeer {
         match self.guest(connection) {
             Some(guest) => QuicPeer {
-                role: match guest.role {
-                    Role::ClientSide => QuicRole::Client,
-                    Role::ServerSide => QuicRole::Server,
-                },
+                role: guest.role.into(),
                 name: Some(guest.name.as_str().into()),
             },
             None => QuicPeer {
@@ -367,7 +364,7 @@ impl RelayService {
                         }
                     }
                 }
-                info!(%name, role = role_label(role), peer = ?peer, "a proxy has joined");
+                info!(%name, role = QuicRole::from(role).as_str(), peer = ?peer, "a proxy has joined");
                 self.world.streams.with_driver(|driver| {
                     let settings = &self.settings().quic;
                     let streams_max = settings.streams_max + HELLO_STREAMS;
@@ -525,12 +522,5 @@ impl RelayService {
         drop(visitors);
         let streams = &self.world.streams;
         streams.leave(connection, lasting, CloseCode::Shutdown, "the relay stops");
-    }
-}
-
-const fn role_label(role: Role) -> &'static str {
-    match role {
-        Role::ClientSide => "client",
-        Role::ServerSide => "server",
     }
 }

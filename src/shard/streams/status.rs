@@ -4,6 +4,7 @@ use std::ops::AddAssign;
 use std::time::Duration;
 
 use super::{Inner, Streams};
+use crate::protocol::ptth_quic::Role;
 use crate::quic::connection::{ConnectionKey, Health};
 use crate::runtime::clock;
 use crate::shard::peer_address::PeerAddress;
@@ -33,6 +34,15 @@ impl QuicRole {
             Self::Server => "server",
             Self::Relay => "relay",
             Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<Role> for QuicRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::ClientSide => Self::Client,
+            Role::ServerSide => Self::Server,
         }
     }
 }
