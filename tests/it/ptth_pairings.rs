@@ -185,9 +185,12 @@ fn who_is_not_there_or_cannot_connect_is_missed() {
 fn the_log_says_where_both_ends_are() {
     let target = service(echo);
     let check = |crossing: &mut Crossing, [client, server]: [&str; 2]| {
-        let _expose = crossing.expose(server, target);
-        let (_forward, local) = crossing.forward(client);
+        let expose = crossing.expose(server, target);
+        let (forward, local) = crossing.forward(client);
         check_echo(local, 1, 1000);
+        for program in [forward, expose] {
+            assert!(program.stop().success(), "{client} to {server}");
+        }
         let line = crossing.meeting.relay.logged(match client {
             HTTP => "tunnel ended",
             _ => "stream ended",

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use midspan::runtime::clock;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::admin::status;
