@@ -77,9 +77,9 @@ impl ConfigError {
                 "lower it, or raise the descriptor limit: `ulimit -n {needed}`, or LimitNOFILE={needed} in the systemd unit"
             )),
             Problem::KeyHash { maker, .. } => Some(format!("make a key with `{maker}`")),
-            Problem::CertificateHash { .. } => Some(
-                "the SHA-256 of the public key in it: openssl x509 -in FILE -noout -pubkey | \
-                 openssl pkey -pubin -outform DER | sha256sum"
+            Problem::CertificateHash { .. } | Problem::HashOfNothing => Some(
+                "the SHA-256 of its public key, where FILE holds the private one: openssl pkey \
+                 -in FILE -pubout -outform DER | sha256sum"
                     .into(),
             ),
             Problem::NoCredentials { maker, .. } => Some(format!(
@@ -320,6 +320,9 @@ pub enum Problem {
     /// Not what a certificate is known by.
     #[error("{error}")]
     CertificateHash { error: FingerprintError },
+    /// What is known by it is no bytes at all.
+    #[error("that is the SHA-256 of nothing: the command before it failed")]
+    HashOfNothing,
     /// Nothing that could prove who it is.
     #[error("the {role} \"{name}\" has neither sha256 nor certificate_sha256")]
     NoCredentials {

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::file::ConfigFile;
 use super::{ConfigError, Problem};
+use crate::access::Fingerprint;
 use crate::access::forwarding::{Client, Credentials, Forwarding, Server};
 use crate::protocol::ptth_http::Name;
 
@@ -156,7 +157,14 @@ impl WrittenParty<'_> {
         let certificate = self.certificate_sha256.map(|written| {
             let problem = |error| Problem::CertificateHash { error };
             let wrong = |error| ConfigError::new(file.place(written), problem(error));
-            written.get_ref().parse().map_err(wrong)
+            let known_by: Fingerprint = written.get_ref().parse().map_err(wrong)?;
+            match known_by == Fingerprint::of(&[]) {
+                true => Err(ConfigError::new(
+                    file.place(written),
+                    Problem::HashOfNothing,
+                )),
+                false => Ok(known_by),
+            }
         });
         let credentials = Credentials {
             key: key.transpose()?,

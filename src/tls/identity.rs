@@ -4,10 +4,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::signature::Ed25519KeyPair;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 
@@ -21,6 +23,8 @@ pub enum OwnKeyError {
     Pem(#[source] pem::Error),
     #[error("a private key that is neither of Ed25519 nor of ECDSA with P-256")]
     Kind,
+    #[error("the system makes no private key")]
+    Generate(#[source] Unspecified),
     #[error("no certificate can be made of the private key")]
     Make(#[source] rcgen::Error),
     #[error("the private key cannot be used")]
@@ -132,13 +136,17 @@ impl Identity {
         Ok(certificate.pem() + &key.serialize_pem())
     }
 
-    /// A private key of Ed25519 (RFC 8410), in PEM, for [`Self::of_key`].
+    /// A private key of Ed25519 (RFC 8410), in PEM, for [`Self::of_key`]: of the first version of
+    /// PKCS #8, as openssl reads no other.
     ///
     /// # Errors
     ///
     /// When the system has no randomness.
     pub fn make_key_pem() -> Result<String, OwnKeyError> {
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(OwnKeyError::Make)?;
+        let key = Ed25519KeyPair::generate().map_err(OwnKeyError::Generate)?;
+        let secret = key.to_pkcs8v1().map_err(OwnKeyError::Generate)?;
+        let secret = PrivatePkcs8KeyDer::from(secret.as_ref());
+        let key = KeyPair::try_from(&secret).map_err(OwnKeyError::Make)?;
         Ok(key.serialize_pem())
     }
 
@@ -231,6 +239,8 @@ mod tests {
     fn a_key_is_known_by_itself_whenever_a_certificate_is_made_of_it() {
         for pem in [
             Identity::make_key_pem().unwrap(),
+            // With the public key in it: RFC 5958.
+            pem(&PKCS_ED25519),
             pem(&PKCS_ECDSA_P256_SHA256),
         ] {
             let [one, other] = [(); 2].map(|()| Identity::of_key(&pem).unwrap());

@@ -4,7 +4,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
+use midspan::access::Fingerprint;
 use midspan::protocol::ptth_quic::{Hello, Role, Who};
 use midspan::tls::identity::Identity;
 
@@ -15,6 +17,7 @@ use super::ptth_agents::{Meeting, key};
 use super::ptth_quic::{expose, meeting_with_file};
 use super::ptth_quic_bad_input::expect_refused;
 use super::ptth_quic_reload::reload;
+use super::require::require;
 
 /// Who has a private key.
 pub(super) struct Holder {
@@ -185,4 +188,30 @@ fn a_client_whose_certificate_is_listed_no_more_may_end_what_it_has_begun() {
     // Others stay.
     let (_client_by_key, local) = meeting.forward_with("erin", &["--to", "vault"]);
     check_echo(local, 1, 1000);
+}
+
+/// What the documentation has operators run.
+#[test]
+fn openssl_says_of_a_key_of_ours_what_it_is_listed_by() {
+    let Some(openssl) = require("openssl") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("home.pem");
+    let made = Command::new(env!("CARGO_BIN_EXE_midspan"))
+        .args(["key", "home", "--for", "ptth-server", "--certificate"])
+        .arg(&file)
+        .output()
+        .expect("it runs");
+    assert!(made.status.success(), "{made:?}");
+    let listed = String::from_utf8(made.stdout).expect("text");
+    let said = Command::new(openssl)
+        .args(["pkey", "-pubout", "-outform", "DER", "-in"])
+        .arg(&file)
+        .output()
+        .expect("it runs");
+    assert!(said.status.success(), "{said:?}");
+    let known_by = Fingerprint::of(&said.stdout);
+    let line = format!("\ncertificate_sha256 = \"{known_by}\"\n");
+    assert!(listed.contains(&line), "{listed}");
 }
