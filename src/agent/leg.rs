@@ -98,20 +98,24 @@ impl LegError {
     }
 }
 
+/// What can be done about a relay that has another certificate.
+pub(super) const NOT_PINNED: &str =
+    "the relay's certificate is not the pinned one: ask for the SHA-256 that it has now";
+
+/// The same where nobody whom we trust vouches for it.
+pub(super) const NOT_VOUCHED_FOR: &str = "add ?pin=SHA256 to the relay's URL, 64 digits that it \
+     tells at its start where it made its certificate, and `openssl x509 -noout -fingerprint \
+     -sha256` of any other; or pass --relay-ca FILE with an authority's certificate, not with the \
+     relay's own";
+
 /// What can be done about a relay that is not trusted.
 pub(super) const fn approach_advice(error: &ApproachError) -> Option<&'static str> {
     use rustls::{CertificateError, Error};
     match error {
         ApproachError::Tls(Error::InvalidCertificate(
             CertificateError::ApplicationVerificationFailure,
-        )) => Some(
-            "the relay's certificate is not the pinned one: ask for the SHA-256 that it has now",
-        ),
-        ApproachError::Tls(Error::InvalidCertificate(_)) => Some(
-            "add ?pin=SHA256 to the relay's URL, 64 digits that it tells at its start where it made \
-             its certificate, and `openssl x509 -noout -fingerprint -sha256` of any other; or pass \
-             --relay-ca FILE with an authority's certificate, not with the relay's own",
-        ),
+        )) => Some(NOT_PINNED),
+        ApproachError::Tls(Error::InvalidCertificate(_)) => Some(NOT_VOUCHED_FOR),
         ApproachError::Tls(Error::InvalidMessage(_)) => {
             Some("what listens there does not speak TLS: check the port, or go without TLS")
         }

@@ -12,6 +12,7 @@ use crate::agent::proxy::Proxy;
 use crate::agent::ptth::forward::ForwardService as ByHttps;
 use crate::agent::ptth::room::Room;
 use crate::agent::ptth::tunnel::{TunnelWorld, Way};
+use crate::agent::relay_trouble::Trouble;
 use crate::agent::settings::PtthDestination;
 use crate::protocol::ptth_quic::{Answer, AnswerError, Inner, Open, Refusal};
 use crate::quic::connection::ConnectionKey;
@@ -52,6 +53,8 @@ pub(in crate::agent::ptth) struct ForwardService {
 enum ConnectError {
     #[error("the relay is away")]
     Away,
+    #[error("the relay does not let this proxy in, or is not whom it trusts")]
+    NotLetIn,
     #[error("UDP is blocked")]
     Blocked,
     #[error("{}", told(*.0))]
@@ -78,7 +81,7 @@ fn told(refusal: Refusal) -> String {
         Refusal::NotConnected => "the server is not there: is `midspan expose` running?",
         Refusal::TimedOut => "the server's service does not answer",
         Refusal::TargetRefused => "the server cannot reach its service: is it running?",
-        Refusal::LimitReached => "there are too many connections",
+        Refusal::LimitReached => "there are too many connections, or the relay is stopping",
         Refusal::Malformed | Refusal::Internal => "the relay or the server's proxy is at fault",
     };
     format!("{why} (status {})", refusal.status())
@@ -137,7 +140,7 @@ impl ForwardService {
             }
             Err(error) => {
                 self.world.count_refused(match error {
-                    ConnectError::Refused(_) => Refused::RelayRefuses,
+                    ConnectError::Refused(_) | ConnectError::NotLetIn => Refused::RelayRefuses,
                     _ => Refused::NoRelay,
                 });
                 warn!(to = %self.destination, %error, "cannot connect");
@@ -175,11 +178,16 @@ impl ForwardService {
         let settled = state.until(|state| match state {
             State::Joined(connection) => Some(Ok(connection)),
             State::Blocked => Some(Err(ConnectError::Blocked)),
-            State::Trying | State::Away => None,
+            State::Trying | State::Away(_) => None,
         });
         let until = reactor.now() + RELAY_TIMEOUT;
         let settled = reactor.deadline(until, settled).await;
-        settled.unwrap_or(Err(ConnectError::Away))
+        settled.unwrap_or_else(|| {
+            Err(match state.get() {
+                State::Away(Trouble::Refuses) => ConnectError::NotLetIn,
+                _ => ConnectError::Away,
+            })
+        })
     }
 
     async fn open_by(

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use quinn_proto::{ClientConfig, ConnectionError};
+use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
 
+use crate::agent::leg::{NOT_PINNED, NOT_VOUCHED_FOR};
 use crate::agent::ptth::asking::{self, AskError};
 use crate::agent::ptth::proof::Proof;
 use crate::agent::ptth::url::PtthUrl;
@@ -56,7 +58,7 @@ pub(super) enum JoinError {
     ResolverSilent { host: String, timeout: Duration },
     #[error("{0} cannot be dialled from here")]
     NoWay(SocketAddr),
-    #[error("{0}")]
+    #[error("{}", told(.0))]
     Connection(ConnectionError),
     #[error("no answer in time")]
     TimedOut,
@@ -78,6 +80,41 @@ pub(super) enum JoinError {
     Answer(#[from] NoMessage<AnswerError>),
     #[error("the relay lets no stream be opened")]
     NoStream,
+}
+
+/// With which alert of TLS we have ended a handshake: RFC 9001 §4.8.
+fn own_alert(error: &ConnectionError) -> Option<AlertDescription> {
+    match error {
+        ConnectionError::TransportError(error) => match u64::from(error.code).to_be_bytes() {
+            [0, 0, 0, 0, 0, 0, 1, alert] => Some(alert.into()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// In the words of [`crate::session::approach::ApproachError`] where it is the same.
+fn told(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::TransportError(why) if own_alert(error).is_some() => {
+            format!("tls: {}", why.reason)
+        }
+        error => error.to_string(),
+    }
+}
+
+/// The same as over TCP; which of rustls' errors it was, its alert says.
+const fn certificate_advice(alert: AlertDescription) -> Option<&'static str> {
+    match alert {
+        AlertDescription::AccessDenied => Some(NOT_PINNED),
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA => Some(NOT_VOUCHED_FOR),
+        _ => None,
+    }
 }
 
 /// A kind of failure, of which there are few: what is wrong, and what the relay answers.
@@ -104,9 +141,7 @@ impl JoinError {
                 "the relay's [[ptth.servers]] or [[ptth.clients]] has to list this name with the \
                  SHA-256 of this key, which is certificate_sha256 for a certificate",
             ),
-            Self::Connection(ConnectionError::TransportError(_)) => {
-                Some("does --relay have the certificate's name, or its ?pin=?")
-            }
+            Self::Connection(error) => certificate_advice(own_alert(error)?),
             _ => None,
         }
     }
@@ -216,9 +251,12 @@ impl fmt::Display for Relay {
 
 #[cfg(test)]
 mod tests {
-    use quinn_proto::{ApplicationClose, VarInt};
+    use quinn_proto::{ApplicationClose, TransportError, TransportErrorCode, VarInt};
+    use rustls::CertificateError;
 
     use super::*;
+    use crate::agent::leg::approach_advice;
+    use crate::session::approach::ApproachError;
 
     #[test]
     fn a_proxy_that_the_relay_does_not_know_need_not_try_again() {
@@ -238,6 +276,28 @@ mod tests {
         check(JoinError::Refused(Refusal::LimitReached), false);
         check(closed(CloseCode::Replaced), false);
         check(JoinError::Silent, false);
+    }
+
+    #[test]
+    fn whoever_is_not_trusted_is_told_of_as_over_tcp() {
+        for error in [
+            CertificateError::ApplicationVerificationFailure,
+            CertificateError::UnknownIssuer,
+            CertificateError::NotValidForName,
+            CertificateError::Expired,
+        ] {
+            let alert = AlertDescription::from(error.clone());
+            let error = rustls::Error::from(error);
+            let by_quic = JoinError::Connection(ConnectionError::TransportError(TransportError {
+                code: TransportErrorCode::crypto(alert.into()),
+                frame: None,
+                reason: error.to_string(),
+            }));
+            let by_tcp = ApproachError::Tls(error);
+            assert_eq!(by_quic.to_string(), by_tcp.to_string());
+            assert!(by_quic.next_step().is_some(), "{by_quic}");
+            assert_eq!(by_quic.next_step(), approach_advice(&by_tcp), "{by_quic}");
+        }
     }
 
     #[test]

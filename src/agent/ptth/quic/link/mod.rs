@@ -76,8 +76,8 @@ const STEADY_TIME: Duration = Duration::from_secs(10);
 pub(super) enum State {
     /// Whether anything passes over UDP is not known yet.
     Trying,
-    /// Not at all.
-    Away,
+    /// Not at all, as it is not to be had, or does not let us in.
+    Away(Trouble),
     /// By this connection.
     Joined(ConnectionKey),
     /// By HTTPS alone.
@@ -291,10 +291,17 @@ impl Link {
                 Err(error) => error,
             };
             silent_attempts = 0;
-            self.state.set(State::Away);
+            self.state.set(State::Away(error.trouble()));
             let next = error.next_step();
             if self.handle_failure(&error) {
-                warn!(relay = %self.relay, %error, next, "the relay is away; trying again");
+                match error.trouble() {
+                    Trouble::Refuses => {
+                        warn!(relay = %self.relay, %error, next, "cannot join the relay; trying again");
+                    }
+                    Trouble::Unreachable | Trouble::Mute => {
+                        warn!(relay = %self.relay, %error, next, "the relay is away; trying again");
+                    }
+                }
             }
             failures.rest(&self.world.reactor).await;
         }
