@@ -57,6 +57,8 @@ pub enum QuicEvent {
     Connected(ConnectionKey),
     /// The connection is gone; its key names nothing from now on.
     Lost(ConnectionKey, ConnectionError),
+    /// Somebody was let, and yet no connection began with the first packet.
+    NotBegun(SocketAddr, ConnectionError),
     /// The peer has opened a stream, which may have bytes already.
     Opened(StreamKey),
     /// There may be something to read.
@@ -85,7 +87,7 @@ pub struct Driver {
     pub(super) connections: Slab<Connection>,
     dirty: VecDeque<ConnectionKey>,
     deadlines: BTreeSet<(Instant, ConnectionKey)>,
-    events: VecDeque<QuicEvent>,
+    pub(super) events: VecDeque<QuicEvent>,
     /// Connections whose last events are among these.
     forgotten: Vec<ConnectionKey>,
     pub(super) strays: Vec<Stray>,

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use quinn_proto::{DatagramEvent, Incoming, Transmit};
 
 use super::connection_id;
-use super::driver::Driver;
+use super::driver::{Driver, QuicEvent};
 use super::port::Batch;
 use crate::time::Timestamp;
 
@@ -164,6 +164,7 @@ impl Driver {
         now: Instant,
     ) {
         let proto = &mut self.endpoints[port].proto;
+        let peer = incoming.remote_address();
         self.burst.clear();
         match admission {
             Admission::Accept => match proto.accept(incoming, now, &mut self.burst, None) {
@@ -174,6 +175,8 @@ impl Driver {
                     }
                 }
                 Err(error) => {
+                    self.events
+                        .push_back(QuicEvent::NotBegun(peer, error.cause));
                     if let Some(transmit) = error.response {
                         self.answer(port, transmit);
                     }

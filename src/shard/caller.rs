@@ -1,5 +1,7 @@
 //! A connection whose request asks something of forwarded ports.
 
+use std::fmt::Display;
+
 use tracing::{debug, field};
 
 use super::peer_address::PeerAddress;
@@ -66,8 +68,32 @@ impl CallerRequest {
     }
 }
 
-/// Tells operators who is refused what, as far as either is known: `name` is whose key was
-/// shown. Ids are not told, by which others could come.
+/// Somebody who is refused what he asks for, for operators: as far as either is known.
+pub(super) struct RefusedCall<'a> {
+    pub(super) peer: PeerAddress,
+    pub(super) call: &'static str,
+    pub(super) client: Option<&'a dyn Display>,
+    pub(super) server: Option<&'a dyn Display>,
+    pub(super) port: Option<&'a dyn Display>,
+    pub(super) refused: Refused,
+}
+
+impl RefusedCall<'_> {
+    pub(super) fn log(&self) {
+        debug!(
+            peer = %self.peer,
+            call = self.call,
+            client = self.client.map(field::display),
+            server = self.server.map(field::display),
+            port = self.port.map(field::display),
+            reason = self.refused.as_str(),
+            "call refused"
+        );
+    }
+}
+
+/// Tells of one by HTTP: `name` is whose key was shown. Ids are not told, by which others could
+/// come.
 pub(super) fn log_refused(peer: PeerAddress, call: &Call, name: Option<&Name>, refused: Refused) {
     let (client, server, port) = match call {
         Call::Listen { port, .. } => (None, name, Some(port)),
@@ -75,13 +101,14 @@ pub(super) fn log_refused(peer: PeerAddress, call: &Call, name: Option<&Name>, r
         Call::Upstream(_) => (name, None, None),
         Call::Accept(_) | Call::Reject(_) | Call::Downstream(_) => (None, name, None),
     };
-    debug!(
-        %peer,
-        call = call.name(),
-        client = client.map(field::display),
-        server = server.map(field::display),
-        port = port.map(field::display),
-        reason = refused.as_str(),
-        "call refused"
-    );
+    let [client, server, port] = [client, server, port].map(|it| it.map(|it| it as &dyn Display));
+    RefusedCall {
+        peer,
+        call: call.name(),
+        client,
+        server,
+        port,
+        refused,
+    }
+    .log();
 }

@@ -6,13 +6,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
 use quinn_proto::ConnectionError;
 use tracing::{debug, info};
 
+use super::caller::RefusedCall;
 use super::peer_address::PeerAddress;
 use super::per_address::CountedAddress;
 use super::rendezvous::{Message, RelayService};
@@ -39,6 +42,9 @@ const REPLACED: &str = "another connection has this name";
 
 /// How long a peer that is turned away has to read why, before its connection is closed.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
+
+/// Codes that end a connection with an alert of TLS: RFC 9001 §4.8.
+const TLS_ALERTS: RangeInclusive<u64> = 0x100..=0x1ff;
 
 /// Streams of the relay.
 pub(super) type RelayStream = QuicStream<Origin, Message>;
@@ -248,13 +254,15 @@ impl RelayService {
         match event {
             QuicEvent::Connected(connection) => self.welcome(connection),
             QuicEvent::Lost(connection, why) => {
-                if !self.quic.has(connection) && why == ConnectionError::TimedOut {
-                    self.world.count_refused(Refused::TooSlow);
+                if !self.quic.has(connection) {
+                    let peer = self.world.streams.peer_address(connection);
+                    self.count_no_handshake(peer, &why);
                 }
                 if let Some(guest) = self.forget_guest(connection) {
                     info!(name = %guest.name, %why, "a proxy's connection is gone");
                 }
             }
+            QuicEvent::NotBegun(peer, why) => self.count_no_handshake(Some(peer), &why),
             // A connection that is closed had a stream open before.
             QuicEvent::Opened(key) if !self.quic.has(key.connection) => {}
             QuicEvent::Opened(key) => {
@@ -274,6 +282,29 @@ impl RelayService {
             | QuicEvent::Writable(_)
             | QuicEvent::Stopped(..)
             | QuicEvent::Finished(_) => {}
+        }
+    }
+
+    /// Counts why somebody was refused what he asked for by a connection.
+    pub(super) fn count_refused_by(&self, connection: ConnectionKey, refused: Refused) {
+        let peer = self.world.streams.peer_address(connection);
+        self.count_refused(peer.into(), refused);
+    }
+
+    /// No connection has come about.
+    fn count_no_handshake(&self, peer: Option<SocketAddr>, why: &ConnectionError) {
+        let code = match why {
+            ConnectionError::TimedOut => {
+                return self.count_refused(peer.into(), Refused::TooSlow);
+            }
+            ConnectionError::TransportError(error) => error.code,
+            ConnectionError::ConnectionClosed(close) => close.error_code,
+            _ => return,
+        };
+        if TLS_ALERTS.contains(&code.into()) {
+            let peer = PeerAddress::from(peer);
+            debug!(%peer, %why, "no TLS with a proxy");
+            self.count_refused(peer, Refused::TlsFailed);
         }
     }
 
@@ -310,7 +341,7 @@ impl RelayService {
         let is_silent = matches!(standing, Some(Standing::Unknown));
         drop(visitors);
         if is_silent {
-            self.world.count_refused(Refused::Silent);
+            self.count_refused_by(connection, Refused::Silent);
             self.close_quic(connection, CloseCode::Protocol, "no hello came");
         }
     }
@@ -354,7 +385,7 @@ impl RelayService {
         match self.identify(&hello, connection) {
             Ok(guest) => {
                 let (role, name) = (guest.role, guest.name.clone());
-                let peer = self.world.streams.peer_address(connection);
+                let peer = PeerAddress::from(self.world.streams.peer_address(connection));
                 match self.quic.settle(guest) {
                     Settled::Gone => return,
                     Settled::Server(name) => self.server_joined(&name, connection),
@@ -364,7 +395,7 @@ impl RelayService {
                         }
                     }
                 }
-                info!(%name, role = QuicRole::from(role).as_str(), peer = ?peer, "a proxy has joined");
+                info!(%name, role = QuicRole::from(role).as_str(), %peer, "a proxy has joined");
                 self.world.streams.with_driver(|driver| {
                     let settings = &self.settings().quic;
                     let streams_max = settings.streams_max + HELLO_STREAMS;
@@ -386,8 +417,7 @@ impl RelayService {
                 stream.keep();
             }
             Err(refusal) => {
-                self.world.count_refused(Refused::UnknownKey);
-                debug!(%refusal, "a proxy is not let in");
+                self.count_refused_hello(connection, &hello);
                 let answer = Answer::Refused(refusal);
                 stream.say(|words| answer.encode(question, words)).await;
                 stream.finish(refusal.into());
@@ -395,6 +425,31 @@ impl RelayService {
                 self.let_go(connection, 0, code, "unknown").await;
             }
         }
+    }
+
+    /// Nobody who is listed says this.
+    fn count_refused_hello(&self, connection: ConnectionKey, hello: &Hello) {
+        let peer = self.world.streams.peer_address(connection).into();
+        let name: Option<&dyn Display> = match &hello.who {
+            Who::Layered { id, .. } if id.is_of_key() => None,
+            Who::Layered { id, .. } => Some(id),
+            Who::Legacy { number } => Some(number),
+        };
+        let (client, server) = match hello.role {
+            Role::ClientSide => (name, None),
+            Role::ServerSide => (None, name),
+        };
+        let refused = Refused::UnknownKey;
+        RefusedCall {
+            peer,
+            call: "hello",
+            client,
+            server,
+            port: None,
+            refused,
+        }
+        .log();
+        self.count_refused(peer, refused);
     }
 
     /// A proxy has a new connection. If the former one is dead it has to go. Else it is a
@@ -434,7 +489,7 @@ impl RelayService {
     /// What a peer says has no place where it says so: it does not keep to the protocol.
     pub(super) async fn refuse_place(&self, stream: RelayStream, answer: &[u8]) {
         let connection = stream.key().connection;
-        self.world.count_refused(Refused::NotAMessage);
+        self.count_refused_by(connection, Refused::NotAMessage);
         debug!(stream = %stream.key().id, "a message out of place");
         let is_known = self.quic.guest(connection).is_some();
         let lasting = usize::from(is_known && !stream.key().is_first_of_client());

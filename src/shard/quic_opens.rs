@@ -1,12 +1,14 @@
 //! What the proxies' connections are for: a client-side proxy opens a stream to a server, and
 //! the relay one to that server's proxy; once both have agreed, they are joined.
 
+use std::fmt::Display;
 use std::num::NonZeroU8;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tracing::debug;
 
+use super::caller::RefusedCall;
 use super::memory::STREAM_BYTES_MIN;
 use super::not_reached::NotReached;
 use super::peer_address::PeerAddress;
@@ -18,7 +20,7 @@ use super::sessions::Origin;
 use super::streams::{NoMessage, StreamEnd, StreamSession};
 use crate::protocol::ptth_http::Place;
 use crate::protocol::ptth_name::Name;
-use crate::protocol::ptth_quic::{Answer, MessageFault, Offer, Open, Question, Refusal, Role};
+use crate::protocol::ptth_quic::{Answer, MessageFault, Offer, Open, Refusal, Role};
 use crate::quic::connection::ConnectionKey;
 use crate::runtime::clock;
 use crate::runtime::flag::{Either, either};
@@ -65,26 +67,28 @@ impl RelayService {
                 return self.refuse_place(stream, &error.answer()).await;
             }
             Some(Err(NoMessage::Wrong(error))) => {
-                self.world.count_refused(Refused::NotAMessage);
+                self.count_refused_by(stream.key().connection, Refused::NotAMessage);
                 debug!(%error, "a stream begins with something else");
                 self.last_words(&stream, &error.answer()).await;
                 return stream.finish(Refusal::Malformed.into());
             }
             Some(Err(_)) => return,
             None => {
-                self.world.count_refused(Refused::TooSlow);
+                self.count_refused_by(stream.key().connection, Refused::TooSlow);
                 return stream.break_off(Refusal::TimedOut.into());
             }
         };
         let answered = match self.grant_open(&stream, &open) {
             Ok(granted) if granted.port.is_none() => {
-                return self.serve_by_number(stream, granted, open.question()).await;
+                return self.serve_by_number(stream, granted, &open).await;
             }
             Ok(granted) => {
                 match either(self.reach(&granted, since), stream.given_up()).await {
                     Either::First(reached) => reached.map(|reached| (granted, reached)),
                     // What was begun is broken off.
-                    Either::Second(()) => return self.world.count_refused(Refused::ClosedEarly),
+                    Either::Second(()) => {
+                        return self.count_refused_open(&stream, &open, Refused::ClosedEarly);
+                    }
                 }
             }
             Err(error) => Err(error),
@@ -102,7 +106,7 @@ impl RelayService {
                 let mut answer = Vec::new();
                 error.answer().encode(question, &mut answer);
                 self.last_words(&stream, &answer).await;
-                self.world.count_refused(error.counted());
+                self.count_refused_open(&stream, &open, error.counted());
                 stream.finish(error.refusal().into());
             }
         }
@@ -110,25 +114,40 @@ impl RelayService {
 
     /// Joins whoever asks by a number with its server. The client is answered before the server
     /// is asked, and can be told no more by then: what the client says next is for the server.
-    async fn serve_by_number(
-        self: Rc<Self>,
-        stream: RelayStream,
-        granted: Granted,
-        question: Question,
-    ) {
+    async fn serve_by_number(self: Rc<Self>, stream: RelayStream, granted: Granted, open: &Open) {
         let since = self.world.reactor.now();
-        let saying = stream.say(|words| Answer::Accepted.encode(question, words));
+        let saying = stream.say(|words| Answer::Accepted.encode(open.question(), words));
         if self.within(since, ROOM_TIMEOUT, saying).await != Some(true) {
             return;
         }
         match either(self.reach(&granted, since), stream.given_up()).await {
             Either::First(Ok(reached)) => self.join_quic(granted, stream, reached, since),
             Either::First(Err(error)) => {
-                self.world.count_refused(error.counted());
+                self.count_refused_open(&stream, open, error.counted());
                 stream.break_off(error.refusal().into());
             }
-            Either::Second(_) => self.world.count_refused(Refused::ClosedEarly),
+            Either::Second(_) => self.count_refused_open(&stream, open, Refused::ClosedEarly),
         }
+    }
+
+    fn count_refused_open(&self, stream: &RelayStream, open: &Open, refused: Refused) {
+        let connection = stream.key().connection;
+        let peer = self.world.streams.peer_address(connection).into();
+        let client = self.quic.guest(connection);
+        let (server, port): (&dyn Display, Option<&dyn Display>) = match open {
+            Open::Layered { server, inner } => (server, Some(&inner.target)),
+            Open::Legacy { server } => (server, None),
+        };
+        RefusedCall {
+            peer,
+            call: "open",
+            client: client.as_ref().map(|guest| &guest.name as &dyn Display),
+            server: Some(server),
+            port,
+            refused,
+        }
+        .log();
+        self.count_refused(peer, refused);
     }
 
     /// Whether it is a server's proxy that has opened a stream: it is opened streams, and has

@@ -52,6 +52,7 @@ mod ptth_quic_moves;
 mod ptth_quic_names;
 mod ptth_quic_numbers;
 mod ptth_quic_peers;
+mod ptth_quic_refused;
 mod ptth_quic_reload;
 mod ptth_quic_sad;
 mod ptth_quic_slow;

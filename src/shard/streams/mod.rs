@@ -333,7 +333,9 @@ impl Inner {
                     self.events.push_back(event);
                 }
                 QuicEvent::Available(connection) => self.wake_openers(connection),
-                QuicEvent::Connected(_) | QuicEvent::Opened(_) => self.events.push_back(event),
+                QuicEvent::Connected(_) | QuicEvent::NotBegun(..) | QuicEvent::Opened(_) => {
+                    self.events.push_back(event);
+                }
             }
         }
     }

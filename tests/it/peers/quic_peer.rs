@@ -18,6 +18,10 @@ use quinn_proto::{
     ApplicationClose, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
     EndpointConfig, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError,
 };
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::aws_lc_rs::kx_group::X25519;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::patience::{Deadline, now};
 use crate::ptth_agents::{Meeting, key};
@@ -66,11 +70,30 @@ impl QuicPeer {
         Self::dial_as(None, meeting, 0)
     }
 
+    /// The same, to speak something else. What it says first is in one datagram, as without the
+    /// long keys of X25519MLKEM768.
+    pub(crate) fn dial_for(protocol: &[u8], meeting: &Meeting) -> Self {
+        let mut provider = default_provider();
+        provider.kx_groups = vec![X25519];
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+        let mut tls = builder
+            .with_protocol_versions(&[&TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![protocol.to_vec()];
+        Self::dial_by(Arc::new(tls), meeting, 0)
+    }
+
     /// `steer` is the relay's core to which it comes.
     fn dial_as(identity: Option<&Identity>, meeting: &Meeting, steer: u8) -> Self {
-        let (to, pin) = (meeting.quic_address(), meeting.pin());
-        let pin = pin.parse().expect("a fingerprint");
+        let pin = meeting.pin().parse().expect("a fingerprint");
         let tls = quic_client_config(Trust::Pinned(pin), ALPN, identity).expect("TLS 1.3");
+        Self::dial_by(tls, meeting, steer)
+    }
+
+    fn dial_by(tls: Arc<ClientConfig>, meeting: &Meeting, steer: u8) -> Self {
+        let to = meeting.quic_address();
         let client = TRANSPORT.client(tls, steer).expect("a cipher suite");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
@@ -86,6 +109,11 @@ impl QuicPeer {
             lost: None,
             stopped: Vec::new(),
         }
+    }
+
+    /// From where it comes.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.local_addr().expect("bound")
     }
 
     /// Connects, and says nothing.
