@@ -33,8 +33,12 @@ fn check(limit: &str, cut: fn(&Running), expected: [Option<(&str, &str)>; 3]) {
     if expected[0].is_some() {
         assert_reset(&stream);
     }
-    let programs = [&running.forward, &running.meeting.relay, &running.expose];
-    for (program, expected) in programs.into_iter().zip(expected) {
+    let programs = [
+        (&running.forward, " server=home port=default"),
+        (&running.meeting.relay, " client=alice client_port="),
+        (&running.expose, " client=alice client_port="),
+    ];
+    for ((program, whom), expected) in programs.into_iter().zip(expected) {
         let Some((reason, ended_by)) = expected else {
             continue;
         };
@@ -42,6 +46,7 @@ fn check(limit: &str, cut: fn(&Running), expected: [Option<(&str, &str)>; 3]) {
         for part in [
             format!("reason=\"{reason}\""),
             format!("ended_by=\"{ended_by}\""),
+            whom.to_owned(),
         ] {
             assert!(line.contains(&part), "no {part} in: {line}");
         }

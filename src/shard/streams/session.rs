@@ -1,6 +1,6 @@
 //! What is remembered of two streams that are joined, or of a stream and a socket.
 
-use tracing::info;
+use tracing::{field, info};
 
 use crate::metrics::ACCESS_LOG;
 use crate::relay::CloseReason;
@@ -64,10 +64,10 @@ impl StreamSession {
             lasted_ms = millis(clock::now().since(self.joined_at)),
             reason = reason.label(),
             ended_by = ended_by(reason),
-            client = self.client.as_deref(),
+            client = self.client.as_deref().map(field::display),
             client_port = self.client_port,
-            server = self.server.as_deref(),
-            port = self.target.as_deref(),
+            server = self.server.as_deref().map(field::display),
+            port = self.target.as_deref().map(field::display),
             "stream ended"
         );
     }
