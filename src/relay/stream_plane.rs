@@ -64,6 +64,8 @@ pub struct StreamPlane {
     by_bridge: HashMap<BridgeEndId, (Key, Side), ahash::RandomState>,
     /// Directions that may have something to do, by their source.
     ready: VecDeque<(Key, Side)>,
+    /// Those that have moved their first byte since this was asked last.
+    begun: Vec<Key>,
     ended: VecDeque<StreamsEnded>,
     /// Empty between two steps.
     scratch: Vec<u8>,
@@ -80,6 +82,8 @@ struct Pair {
     ends: [End; 2],
     /// By their source.
     ways: [Way; 2],
+    /// A byte has gone through, either way.
+    has_begun: bool,
     first_ended: Option<Side>,
     /// One of its ends is a socket whose other side is this shard's too.
     has_seam: bool,
@@ -132,6 +136,7 @@ impl Default for StreamPlane {
             bridges: Bridges::default(),
             by_bridge: HashMap::default(),
             ready: VecDeque::new(),
+            begun: Vec::new(),
             ended: VecDeque::new(),
             scratch: Vec::with_capacity(STEP_BYTES),
             chunks: Vec::new(),
@@ -148,6 +153,7 @@ impl StreamPlane {
         let pair = Pair {
             ends,
             ways: Default::default(),
+            has_begun: false,
             first_ended: None,
             has_seam: false,
         };
@@ -416,7 +422,12 @@ impl StreamPlane {
                 scratch: &mut self.scratch,
                 chunks: &mut self.chunks,
             };
-            match pair.step(side, means) {
+            let step = pair.step(side, means);
+            if !pair.has_begun && pair.ways[side.index()].bytes > 0 {
+                pair.has_begun = true;
+                self.begun.push(key);
+            }
+            match step {
                 Step::More => {}
                 Step::Wait => return,
                 Step::Over => return self.end_way(key, side),
@@ -516,6 +527,11 @@ impl StreamPlane {
             bytes,
             sockets,
         });
+    }
+
+    /// The next pair that has moved its first byte.
+    pub fn poll_begun(&mut self) -> Option<Key> {
+        self.begun.pop()
     }
 
     /// Takes a pair that has ended; call until `None`. Its key may name another one by then.

@@ -130,6 +130,9 @@ fn who_is_connected_and_what_goes_by_it_is_seen_at_all_three() {
         ("midspan_quic_connections{role=\"server\"}", 1.0),
         ("midspan_quic_connections{role=\"unknown\"}", 0.0),
         ("midspan_quic_streams", 1.0),
+        ("midspan_join_seconds_count", 1.0),
+        ("midspan_first_byte_seconds_count", 1.0),
+        ("midspan_session_seconds_count", 0.0),
     ] {
         assert_eq!(gauges.get(name), Some(&expected), "{name}");
     }
@@ -157,6 +160,7 @@ fn who_is_connected_and_what_goes_by_it_is_seen_at_all_three() {
     until("the stream to end", || {
         (metrics(relay)["midspan_quic_streams"] == 0.0).then_some(())
     });
+    assert_eq!(metrics(relay)["midspan_session_seconds_count"], 1.0);
     // Proxies that do nothing ask now and then whether the relay is there, and it answers.
     until("nobody to be waited for", || {
         let seen = status(relay);
@@ -209,6 +213,9 @@ fn what_goes_by_quic_and_http_is_told_once_as_its_client_came() {
         );
         assert_eq!(*not_told, json!([]), "{client} to {server}");
         check(&seen["quic"], json!({"streams_count": u8::from(is_stream)}));
+        let seen = metrics(relay);
+        let joins = seen["midspan_join_seconds_count"];
+        assert_eq!(joins, seen["midspan_paired_total"], "each once");
         drop(program);
         assert!(forward.stop().success());
         assert!(expose.stop().success());

@@ -34,6 +34,7 @@ pub use stream::{NoMessage, QuicStream};
 
 use super::world::{Service, World};
 use crate::metrics::counters::{Count, Labelled};
+use crate::metrics::latency::record;
 use crate::protocol::ptth_quic::StreamCode;
 use crate::quic::connection::{ConnectionKey, StreamKey};
 use crate::quic::counts::Counts;
@@ -405,6 +406,7 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
             })
         };
         let is_whole = !session.is_far;
+        let waited = session.joined_at.since(session.waiting_since);
         let key = self.streams.with_inner(|inner| {
             let key = inner.plane.start(ends);
             for (is_seam, side) in seams.into_iter().zip(Side::BOTH) {
@@ -431,6 +433,7 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
         }
         if is_whole {
             self.counters.counts.increment(Count::Paired);
+            record(&mut self.latencies.borrow_mut().join, waited);
         }
         key
     }
@@ -476,6 +479,7 @@ fn next_ended<C: Copy, M: Send + 'static>(
     let Inner {
         driver,
         plane,
+        sessions,
         lifetimes,
         ..
     } = inner.as_mut()?;
@@ -483,6 +487,13 @@ fn next_ended<C: Copy, M: Send + 'static>(
         return Some(ended);
     }
     plane.run(driver);
+    while let Some(key) = plane.poll_begun() {
+        let joined = sessions.get(&key);
+        if let Some(Joined { session, .. }) = joined.filter(|joined| !joined.session.is_far) {
+            let waited = clock::now().since(session.joined_at);
+            record(&mut world.latencies.borrow_mut().first_byte, waited);
+        }
+    }
     if plane.take_half_closed() {
         lifetimes.half_close(now);
     }
@@ -505,6 +516,8 @@ fn end_pair<S: Service>(
     if !session.is_far {
         session.log(ended.reason, ended.bytes);
         world.counters.ended.increment(ended.reason);
+        let lasted = clock::now().since(session.joined_at);
+        record(&mut world.latencies.borrow_mut().session, lasted);
     }
     // Before its sockets are closed, which would look like an end to a seam's other side.
     service.handle_streams_ended(&session, ended.reason);
