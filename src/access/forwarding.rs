@@ -222,6 +222,12 @@ impl Credentials {
 }
 
 impl Reachable {
+    /// The server, where it is one alone.
+    #[must_use]
+    pub const fn server(&self) -> Option<&Name> {
+        self.server.as_ref()
+    }
+
     fn fits(&self, server: &Name, port: &Name) -> bool {
         let fits = |own: &Option<Name>, name: &Name| own.as_ref().is_none_or(|own| own == name);
         fits(&self.server, server) && fits(&self.port, port)

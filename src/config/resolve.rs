@@ -392,6 +392,50 @@ mod tests {
     }
 
     #[test]
+    fn a_way_by_which_nobody_can_meet_is_noted() {
+        let listed = |kind: &str, name: &str, hash: char, more: &str| {
+            let hash = hash.to_string().repeat(64);
+            format!("[[ptth.{kind}]]\nname = \"{name}\"\ncertificate_sha256 = \"{hash}\"\n{more}\n")
+        };
+        let server = listed("servers", "home", '1', "");
+        let client = |may: &str| listed("clients", "alice", '2', &format!("may = [{may:?}]"));
+        let by_quic = "[quic]\nlisten = [\"127.0.0.1:0\"]\n";
+        for (lines, expected) in [
+            ([String::new(), String::new()], None),
+            (
+                [by_quic.into(), String::new()],
+                Some("and neither [[ptth.servers]] nor [[ptth.clients]] are listed"),
+            ),
+            (
+                [by_quic.into(), client("*")],
+                Some("and no [[ptth.servers]] are"),
+            ),
+            (
+                [by_quic.into(), server.clone()],
+                Some("and no [[ptth.clients]] are"),
+            ),
+            (
+                [server.clone(), client("hme:22")],
+                Some("called so: did you mean \"home\"?"),
+            ),
+            ([server.clone(), client("laboratory")], Some("called so")),
+            (
+                [by_quic.into(), format!("{server}{}", client("home:22"))],
+                None,
+            ),
+        ] {
+            let file = file(&lines.concat());
+            let facts = HostFacts::example();
+            let settings = RelaySettings::resolve(&Flags::default(), Some(&file), &facts).unwrap();
+            match (&settings.notes()[..], expected) {
+                ([], None) => {}
+                ([note], Some(part)) => assert!(note.contains(part), "{note}"),
+                (notes, _) => panic!("{lines:?}: {notes:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn flags_override_the_file() {
         let file = file(
             "listen = [\"0.0.0.0:1\"]\nopen = true\ncores = 2\ndata_plane = \"copy\"\n\

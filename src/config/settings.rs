@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::certificates::{CertificateFiles, TlsSettings};
+use super::error::similar;
 use super::forwarding;
 use super::limits::{LimitFlag, Limits};
 use super::quic_settings::QuicSettings;
@@ -24,6 +25,7 @@ use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
 use crate::access::{Awaiting, Keyring};
 use crate::protocol::jet::{PublicUrl, Transport};
+use crate::protocol::ptth_name::Name;
 use crate::web::Web;
 
 /// How long a shard may spin before it sleeps, at most, in microseconds.
@@ -253,9 +255,27 @@ impl RelaySettings {
         }
         for (client, reachable) in self.forwarding.missing() {
             let name = &client.name;
+            let servers = self.forwarding.servers().iter().map(|it| it.name.as_str());
+            let written = reachable.server().map_or("", Name::as_str);
+            let guess = similar(written, servers).map(|name| format!(": did you mean \"{name}\"?"));
             notes.push(format!(
                 "the client \"{name}\" of [[ptth.clients]] may reach \"{reachable}\", and no server \
-                 of [[ptth.servers]] is called so"
+                 of [[ptth.servers]] is called so{}",
+                guess.unwrap_or_default()
+            ));
+        }
+        let absent = match (self.forwarding.servers(), self.forwarding.clients()) {
+            ([], []) => Some("neither [[ptth.servers]] nor [[ptth.clients]] are"),
+            ([], _) => Some("no [[ptth.servers]] are"),
+            (_, []) => Some("no [[ptth.clients]] are"),
+            _ => None,
+        };
+        if let Some(absent) = absent
+            && !self.quic.listen.is_empty()
+        {
+            notes.push(format!(
+                "quic.listen is set, and {absent} listed: nobody can meet by it; `midspan key NAME \
+                 --for ptth-server` and `--for ptth-client` make a key each, and the lines for it"
             ));
         }
         notes
