@@ -40,7 +40,7 @@ const CORES: [(&str, &[&str]); 10] = [
     ("http_proxy", &["http_head", "socks5"]),
     ("jet", &["http_head"]),
     ("websocks", &["http_head", "websocket", "socks5"]),
-    ("jproxy", &[]),
+    ("jproxy", &["socks5"]),
     ("ptth_http", &["http_head"]),
     ("ptth_quic", &[]),
 ];

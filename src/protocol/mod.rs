@@ -8,6 +8,7 @@ pub mod detect;
 pub mod http_head;
 pub mod http_proxy;
 pub mod jet;
+pub mod jproxy;
 pub mod proxy_protocol;
 pub mod ptth_http;
 pub mod ptth_name;
