@@ -286,12 +286,10 @@ impl Driver {
     }
 
     fn settle_one(&mut self, key: ConnectionKey) {
-        let Some(connection) = self.connections.get_mut(key) else {
+        let known = self.connections.get_mut(key).filter(|it| !it.is_forgotten);
+        let Some(connection) = known else {
             return;
         };
-        if connection.is_forgotten {
-            return;
-        }
         let endpoint = &mut self.endpoints[connection.port];
         while let Some(event) = connection.proto.poll_endpoint_events() {
             if let Some(event) = endpoint.proto.handle_event(connection.handle, event) {
@@ -362,13 +360,11 @@ impl Driver {
     }
 
     fn flush_one(&mut self, key: ConnectionKey, instant: Instant, now: Timestamp) {
-        let Some(connection) = self.connections.get_mut(key) else {
+        let known = self.connections.get_mut(key).filter(|it| !it.is_forgotten);
+        let Some(connection) = known else {
             return;
         };
         connection.is_dirty = false;
-        if connection.is_forgotten {
-            return;
-        }
         if let Some(windows) = self.windows {
             connection.adapt_send_window(windows.sent_max);
         }
@@ -394,12 +390,10 @@ impl Driver {
         }
         // What was sent may have ended it.
         self.settle_one(key);
-        let Some(connection) = self.connections.get_mut(key) else {
+        let known = self.connections.get_mut(key).filter(|it| !it.is_forgotten);
+        let Some(connection) = known else {
             return;
         };
-        if connection.is_forgotten {
-            return;
-        }
         let deadline = connection.next_deadline();
         if deadline != connection.deadline {
             if let Some(former) = connection.deadline {
