@@ -108,12 +108,12 @@ const CONNECT_STATUSES: [(ConnectStatus, u8, u8); 8] = [
 ];
 
 /// The same in both.
-const BIND_STATUSES: [(BindStatus, u8); 5] = [
-    (BindStatus::Bound, 0),
-    (BindStatus::PortTaken, 1),
-    (BindStatus::Denied, 2),
-    (BindStatus::Limit, 3),
-    (BindStatus::UnknownHost, 4),
+const BIND_STATUSES: [(BindStatus, u8, u8); 5] = [
+    (BindStatus::Bound, 0, 0),
+    (BindStatus::PortTaken, 1, 1),
+    (BindStatus::Denied, 2, 2),
+    (BindStatus::Limit, 3, 3),
+    (BindStatus::UnknownHost, 4, 4),
 ];
 
 /// In `spec`, then in `original`, whose programs say 4 of every orderly end.
@@ -152,6 +152,21 @@ impl Dialect {
         }
     }
 
+    /// What a byte means, of what a table has: each with its byte in `spec` and in `original`.
+    fn meaning<T: Copy>(self, table: &[(T, u8, u8)], byte: u8) -> Option<T> {
+        let is_it = |(_, spec, original): &&(T, u8, u8)| self.pick(*spec, *original) == byte;
+        table.iter().find(is_it).map(|(meaning, ..)| *meaning)
+    }
+
+    /// The other way round.
+    fn byte<T: Copy + PartialEq>(self, table: &[(T, u8, u8)], meaning: T) -> u8 {
+        let (_, spec, original) = table
+            .iter()
+            .find(|(one, ..)| *one == meaning)
+            .expect("a table has all of them");
+        self.pick(*spec, *original)
+    }
+
     pub(super) const fn number(self, bytes: [u8; 2]) -> u16 {
         match self {
             Self::Spec => u16::from_le_bytes(bytes),
@@ -167,30 +182,29 @@ impl Dialect {
     }
 
     pub(super) fn opcode(self, byte: u8) -> Option<Opcode> {
-        let is_it = |(_, spec, original): &&(Opcode, u8, u8)| self.pick(*spec, *original) == byte;
-        OPCODES.iter().find(is_it).map(|(opcode, ..)| *opcode)
+        self.meaning(&OPCODES, byte)
     }
 
     pub(super) fn opcode_byte(self, opcode: Opcode) -> u8 {
-        let mut all = OPCODES.iter();
-        let (_, spec, original) = all
-            .find(|(one, ..)| *one == opcode)
-            .expect("all opcodes are listed");
-        self.pick(*spec, *original)
+        self.byte(&OPCODES, opcode)
     }
 
     pub(super) fn connect_status(self, byte: u8) -> ConnectStatus {
-        let mut all = CONNECT_STATUSES.iter();
-        all.find(|(_, spec, original)| self.pick(*spec, *original) == byte)
-            .map_or(ConnectStatus::Failed, |(status, ..)| *status)
+        let status = self.meaning(&CONNECT_STATUSES, byte);
+        status.unwrap_or(ConnectStatus::Failed)
     }
 
     pub(super) fn connect_status_byte(self, status: ConnectStatus) -> u8 {
-        let mut all = CONNECT_STATUSES.iter();
-        let (_, spec, original) = all
-            .find(|(one, ..)| *one == status)
-            .expect("all statuses are listed");
-        self.pick(*spec, *original)
+        self.byte(&CONNECT_STATUSES, status)
+    }
+
+    pub(super) fn bind_status(self, byte: u8) -> BindStatus {
+        let status = self.meaning(&BIND_STATUSES, byte);
+        status.unwrap_or(BindStatus::Denied)
+    }
+
+    pub(super) fn bind_status_byte(self, status: BindStatus) -> u8 {
+        self.byte(&BIND_STATUSES, status)
     }
 
     pub(super) fn end_reason(self, byte: u8) -> EndReason {
@@ -200,35 +214,14 @@ impl Dialect {
             (Self::Original, 3) => EndReason::Reset,
             (Self::Original, _) => EndReason::Unknown,
             (Self::Spec, _) => {
-                let mut all = END_REASONS.iter();
-                all.find(|(_, spec, _)| *spec == byte)
-                    .map_or(EndReason::Unknown, |(reason, ..)| *reason)
+                let reason = self.meaning(&END_REASONS, byte);
+                reason.unwrap_or(EndReason::Unknown)
             }
         }
     }
 
     pub(super) fn end_reason_byte(self, reason: EndReason) -> u8 {
-        let mut all = END_REASONS.iter();
-        let (_, spec, original) = all
-            .find(|(one, ..)| *one == reason)
-            .expect("all reasons are listed");
-        self.pick(*spec, *original)
-    }
-}
-
-impl BindStatus {
-    pub(super) fn from_byte(byte: u8) -> Self {
-        let mut all = BIND_STATUSES.iter();
-        all.find(|(_, code)| *code == byte)
-            .map_or(Self::Denied, |(status, _)| *status)
-    }
-
-    pub(super) fn byte(self) -> u8 {
-        let mut all = BIND_STATUSES.iter();
-        let (_, code) = all
-            .find(|(one, _)| *one == self)
-            .expect("all statuses are listed");
-        *code
+        self.byte(&END_REASONS, reason)
     }
 }
 
@@ -260,8 +253,11 @@ mod tests {
             let byte = Dialect::Spec.end_reason_byte(reason);
             assert_eq!(Dialect::Spec.end_reason(byte), reason);
         }
-        for (status, code) in BIND_STATUSES {
-            assert_eq!((BindStatus::from_byte(code), status.byte()), (status, code));
+        for dialect in [Dialect::Spec, Dialect::Original] {
+            for (status, code, _) in BIND_STATUSES {
+                let byte = dialect.bind_status_byte(status);
+                assert_eq!((dialect.bind_status(code), byte), (status, code));
+            }
         }
     }
 
@@ -272,6 +268,6 @@ mod tests {
         assert_eq!(original.connect_status(200), ConnectStatus::Failed);
         assert_eq!(original.end_reason(200), EndReason::Unknown);
         assert_eq!(Dialect::Spec.end_reason(200), EndReason::Unknown);
-        assert_eq!(BindStatus::from_byte(200), BindStatus::Denied);
+        assert_eq!(original.bind_status(200), BindStatus::Denied);
     }
 }

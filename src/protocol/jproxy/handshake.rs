@@ -154,16 +154,16 @@ impl<'a> LoginAnswer<'a> {
             },
         })
     }
-}
 
-/// Appends what a client that has logged in is told.
-pub fn encode_login_answer(answer: LoginAnswer<'_>, out: &mut Vec<u8>) {
-    match answer {
-        LoginAnswer::Accepted(key) => {
-            out.push(ACCEPTED);
-            out.extend_from_slice(key);
+    /// Appends it.
+    pub fn encode(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Accepted(key) => {
+                out.push(ACCEPTED);
+                out.extend_from_slice(key);
+            }
+            Self::Refused => out.push(REFUSED),
         }
-        LoginAnswer::Refused => out.push(REFUSED),
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(whole(&hash, |bytes| Ok(decode_hash(bytes))), Ok(hash));
         let key = [9; ENCRYPTED_KEY_BYTES];
         let mut out = Vec::new();
-        encode_login_answer(LoginAnswer::Accepted(&key), &mut out);
+        LoginAnswer::Accepted(&key).encode(&mut out);
         assert_eq!(out.len(), 257);
         assert!(matches!(
             LoginAnswer::decode(&out),
@@ -247,7 +247,7 @@ mod tests {
             assert!(matches!(partial, Ok(Progress::Partial { .. })), "{cut}");
         }
         let mut out = Vec::new();
-        encode_login_answer(LoginAnswer::Refused, &mut out);
+        LoginAnswer::Refused.encode(&mut out);
         let refused = Progress::Complete {
             value: LoginAnswer::Refused,
             consumed: 1,

@@ -33,10 +33,6 @@ pub use cipher::{
 pub use dialect::{BindStatus, ConnectStatus, Dialect, EndReason};
 pub use handshake::{
     ENCRYPTED_KEY_BYTES, Greeting, HASH_BYTES, HandshakeError, LoginAnswer, MAGIC, VERSION_MAJOR,
-    decode_acceptance, decode_hash, encode_acceptance, encode_login_answer,
+    decode_acceptance, decode_hash, encode_acceptance,
 };
 pub use packet::{ChannelId, ChannelKind, FromClient, FromServer, PacketError};
-
-/// Channels of one kind in a tunnel: `[JPROXY]` says nothing, and its programs use numbers below
-/// this.
-pub const CHANNELS_MAX: u16 = 1024;

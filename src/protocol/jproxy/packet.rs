@@ -222,11 +222,23 @@ impl Writer<'_> {
         self.out.extend_from_slice(&self.dialect.bytes(number));
     }
 
-    /// The length of data that follows.
-    fn length(&mut self, data: &[u8]) {
+    /// The length of data that follows, and the data.
+    fn length<'d>(&mut self, data: &'d [u8]) -> &'d [u8] {
         let length = u16::try_from(data.len());
         debug_assert!(length.is_ok(), "a packet is shorter");
         self.number(length.unwrap_or(u16::MAX));
+        data
+    }
+
+    fn end(&mut self, id: ChannelId, reason: EndReason) {
+        let byte = self.dialect.end_reason_byte(reason);
+        self.begin(Opcode::TcpEnd, id).out.push(byte);
+    }
+
+    fn echo<'d>(&mut self, id: ChannelId, sequence: u16, data: &'d [u8]) -> &'d [u8] {
+        let writer = self.begin(Opcode::IcmpEcho, id);
+        writer.number(sequence);
+        writer.length(data)
     }
 
     fn host(&mut self, host: &Host) {
@@ -292,14 +304,8 @@ impl<'a> FromClient<'a> {
                 writer.number(destination.port);
                 writer.host(&destination.host);
             }
-            Self::Data(id, data) => {
-                writer.begin(Opcode::TcpData, *id).length(data);
-                return data;
-            }
-            Self::End(id, reason) => {
-                let byte = dialect.end_reason_byte(*reason);
-                writer.begin(Opcode::TcpEnd, *id).out.push(byte);
-            }
+            Self::Data(id, data) => return writer.begin(Opcode::TcpData, *id).length(data),
+            Self::End(id, reason) => writer.end(*id, *reason),
             Self::Associate {
                 id,
                 local_port,
@@ -310,20 +316,12 @@ impl<'a> FromClient<'a> {
                 writer.number(with.port);
                 writer.host(&with.host);
             }
-            Self::Datagram(id, data) => {
-                writer.begin(Opcode::UdpData, *id).length(data);
-                return data;
-            }
+            Self::Datagram(id, data) => return writer.begin(Opcode::UdpData, *id).length(data),
             Self::EndDatagrams(id) => {
                 writer.begin(Opcode::UdpEnd, *id);
             }
             Self::AssociateEchoes(id, host) => writer.begin(Opcode::IcmpAssociate, *id).host(host),
-            Self::Echo { id, sequence, data } => {
-                let writer = writer.begin(Opcode::IcmpEcho, *id);
-                writer.number(*sequence);
-                writer.length(data);
-                return data;
-            }
+            Self::Echo { id, sequence, data } => return writer.echo(*id, *sequence, data),
             Self::EndEchoes(id) => {
                 writer.begin(Opcode::IcmpEnd, *id);
             }
@@ -351,12 +349,12 @@ impl<'a> FromServer<'a> {
             Opcode::TcpEnd => Self::End(id, dialect.end_reason(fields.byte()?)),
             Opcode::UdpAssociate => Self::Associated {
                 id,
-                status: BindStatus::from_byte(fields.byte()?),
+                status: dialect.bind_status(fields.byte()?),
                 local_port: fields.number()?,
             },
             Opcode::UdpData => Self::Datagram(id, fields.data()?),
             Opcode::IcmpAssociate => {
-                Self::AssociatedEchoes(id, BindStatus::from_byte(fields.byte()?))
+                Self::AssociatedEchoes(id, dialect.bind_status(fields.byte()?))
             }
             Opcode::IcmpEcho => Self::Echo {
                 id,
@@ -380,39 +378,25 @@ impl<'a> FromServer<'a> {
                 writer.out.push(dialect.connect_status_byte(*status));
                 writer.number(*took_ms);
             }
-            Self::Data(id, data) => {
-                writer.begin(Opcode::TcpData, *id).length(data);
-                return data;
-            }
-            Self::End(id, reason) => {
-                let byte = dialect.end_reason_byte(*reason);
-                writer.begin(Opcode::TcpEnd, *id).out.push(byte);
-            }
+            Self::Data(id, data) => return writer.begin(Opcode::TcpData, *id).length(data),
+            Self::End(id, reason) => writer.end(*id, *reason),
             Self::Associated {
                 id,
                 status,
                 local_port,
             } => {
                 let writer = writer.begin(Opcode::UdpAssociate, *id);
-                writer.out.push(status.byte());
+                writer.out.push(dialect.bind_status_byte(*status));
                 writer.number(*local_port);
             }
-            Self::Datagram(id, data) => {
-                writer.begin(Opcode::UdpData, *id).length(data);
-                return data;
-            }
+            Self::Datagram(id, data) => return writer.begin(Opcode::UdpData, *id).length(data),
             Self::AssociatedEchoes(id, status) => {
                 writer
                     .begin(Opcode::IcmpAssociate, *id)
                     .out
-                    .push(status.byte());
+                    .push(dialect.bind_status_byte(*status));
             }
-            Self::Echo { id, sequence, data } => {
-                let writer = writer.begin(Opcode::IcmpEcho, *id);
-                writer.number(*sequence);
-                writer.length(data);
-                return data;
-            }
+            Self::Echo { id, sequence, data } => return writer.echo(*id, *sequence, data),
         }
         &[]
     }
