@@ -438,11 +438,8 @@ fn a_relay_without_descriptors_says_so() {
     let mut visitor = visit(relay.address, KEY);
     // It has what it needs by now.
     drop(awaiting(&relay, "127.0.0.1"));
-    let free = until("a visitor alone", || {
-        let is_open = |fd: &u64| relay.proc("fd").join(fd.to_string()).exists();
-        let free = (0..).find(|fd| !is_open(fd))?;
-        let sole = relay.counters().count("refused.closed_early") == 1;
-        sole.then_some(free)
+    relay.wait_for_counters("a visitor alone", |counted| {
+        counted.count("refused.closed_early") == 1
     });
     let nofile = |soft| {
         let limit = Rlimit {
@@ -451,7 +448,8 @@ fn a_relay_without_descriptors_says_so() {
         };
         prlimit(Some(relay.pid()), Resource::Nofile, limit).expect("it runs")
     };
-    let before = nofile(free);
+    // However many are closed meanwhile, none is opened.
+    let before = nofile(0);
     let code = bind(&mut visitor, "127.0.0.1", 20).code;
     assert_eq!(code, ReplyCode::GeneralFailure);
     let before = before.current.expect("a limit");
