@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::io;
-use std::ops::Range;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
@@ -13,6 +12,7 @@ use super::wrapped_stream::{WORDS_BYTES_MAX, WrappedStream};
 use crate::protocol::websocks::datagram_frame::FRAME_BYTES_MAX;
 use crate::relay::codec::Life;
 use crate::relay::keepalive::PingSettings;
+use crate::relay::queue::Queue;
 use crate::runtime::reactor::Reactor;
 
 /// Bytes that one read may bring: a record of TLS that was cut (RFC 8446 §5.1), and as much
@@ -29,9 +29,6 @@ const PIECE_BYTES_MAX: usize = FRAME_BYTES_MAX;
 /// Bytes that may wait with them. The sixteenth part is what a codec puts around each piece.
 pub const UNSENT_BYTES_LIMIT: usize =
     UNSENT_BYTES_MAX + PIECE_BYTES_MAX + PIECE_BYTES_MAX / 16 + WORDS_BYTES_MAX;
-
-/// Room that is kept while nothing is in it, and by which it grows.
-pub const ROOM_BYTES: usize = READ_BYTES_MAX;
 
 /// A connection, with what was read of it and what is to be sent.
 #[derive(Debug)]
@@ -55,13 +52,6 @@ pub enum Came {
     Nothing,
     /// The end.
     End,
-}
-
-/// Bytes that are appended, and taken from the front.
-#[derive(Debug, Default)]
-struct Queue {
-    bytes: Vec<u8>,
-    taken: usize,
 }
 
 impl BufferedStream {
@@ -140,8 +130,7 @@ impl BufferedStream {
 
     /// Takes so many bytes of it.
     pub fn consume(&mut self, count: usize) -> &[u8] {
-        let consumed = self.received.consume(count);
-        &self.received.bytes[consumed]
+        self.received.consume(count)
     }
 
     /// Whether so much waits that nothing more is to be queued.
@@ -212,74 +201,5 @@ impl BufferedStream {
     /// Closes it with a RST.
     pub fn reset(self) {
         self.stream.reset();
-    }
-}
-
-impl Queue {
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[self.taken..]
-    }
-
-    fn is_empty(&self) -> bool {
-        self.taken == self.bytes.len()
-    }
-
-    /// Takes so many bytes, which stay where they are until more is appended.
-    fn consume(&mut self, count: usize) -> Range<usize> {
-        let consumed = self.taken..self.taken + count;
-        debug_assert!(consumed.end <= self.bytes.len(), "no more than there is");
-        self.taken = consumed.end;
-        consumed
-    }
-
-    /// Where to append so many bytes, in room that is not doubled for them.
-    fn tail(&mut self, count: usize) -> &mut Vec<u8> {
-        self.give_room_back();
-        self.bytes.drain(..self.taken);
-        self.taken = 0;
-        let needed = self.bytes.len() + count;
-        if needed > self.bytes.capacity() {
-            let room = needed.next_multiple_of(ROOM_BYTES);
-            self.bytes.reserve_exact(room - self.bytes.len());
-        }
-        &mut self.bytes
-    }
-
-    fn give_room_back(&mut self) {
-        if self.is_empty() {
-            self.bytes.clear();
-            self.bytes.shrink_to(ROOM_BYTES);
-            self.taken = 0;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queue_gives_what_it_was_given_and_keeps_little_room() {
-        let mut queue = Queue::default();
-        assert!(queue.is_empty());
-        queue.tail(7).extend_from_slice(b"one two");
-        assert_eq!(queue.consume(4), 0..4);
-        assert_eq!(queue.as_bytes(), b"two");
-        queue.tail(6).extend_from_slice(b" three");
-        assert_eq!(queue.as_bytes(), b"two three");
-        queue.consume(9);
-        assert!(queue.is_empty());
-        queue.tail(1 << 20).extend_from_slice(&vec![0; 1 << 20]);
-        queue.consume(1 << 20);
-        assert!(queue.tail(0).capacity() <= ROOM_BYTES);
-    }
-
-    #[test]
-    fn room_grows_by_steps() {
-        let mut queue = Queue::default();
-        for count in 1..200 {
-            queue.tail(1000).extend_from_slice(&[0; 1000]);
-            assert!(queue.bytes.capacity() < 1000 * count + ROOM_BYTES);
-        }
     }
 }

@@ -6,14 +6,13 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use super::buffered_stream::{
-    BufferedStream, Came, READ_BYTES_MAX, ROOM_BYTES, UNSENT_BYTES_LIMIT,
-};
+use super::buffered_stream::{BufferedStream, Came, READ_BYTES_MAX, UNSENT_BYTES_LIMIT};
 use super::wrapped_stream::WrappedStream;
 use crate::protocol::Progress;
 use crate::protocol::websocks::datagram_frame::{self, DatagramFrameError, FRAME_BYTES_MAX};
 use crate::relay::codec::Life;
 use crate::relay::keepalive::PingSettings;
+use crate::relay::queue::ROOM_BYTES;
 use crate::runtime::reactor::Reactor;
 
 /// Bytes that a connection may have allocated for what waits in it: what cannot be sent yet,

@@ -1,0 +1,152 @@
+//! One channel of a tunnel: what waits for its local end, and how that is read.
+
+use std::io::IoSlice;
+
+use rustix::io::Errno;
+
+use super::Asked;
+use super::echo::EchoSocket;
+use crate::protocol::jproxy::{ChannelId, ChannelKind};
+use crate::relay::queue::Queue;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::slab::Key;
+use crate::time::Timestamp;
+
+/// What a channel leads to on this side.
+#[derive(Debug)]
+pub enum LocalEnd {
+    /// A connection.
+    Stream(Socket),
+    /// A socket for datagrams, which is connected with whom they are exchanged with.
+    Datagrams(Socket),
+    /// A socket for echo requests, connected likewise.
+    Echoes(EchoSocket),
+    /// Whoever takes [`super::MuxEvent::Datagram`].
+    Task,
+}
+
+/// One channel.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) tunnel: Key,
+    pub(super) kind: ChannelKind,
+    pub(super) id: ChannelId,
+    /// `None` until what was asked for is there.
+    pub(super) end: Option<LocalEnd>,
+    /// What came by the tunnel and its end has not taken.
+    pub(super) queue: Queue,
+    pub(super) is_readable: bool,
+    pub(super) is_writable: bool,
+    /// Its peer has hung up: it is read to the end.
+    pub(super) has_hung_up: bool,
+    /// It has its place among those of its tunnel that have something to do.
+    pub(super) is_queued: bool,
+    /// It has its place among those for which there was no room.
+    pub(super) is_starved: bool,
+    /// The tunnel's peer was told that nothing more comes from here.
+    pub(super) has_said_end: bool,
+    /// It has said the same.
+    pub(super) has_heard_end: bool,
+    /// Its end has been told that.
+    pub(super) is_shut: bool,
+    /// Bytes that came by the tunnel and were delivered, and that went by it.
+    pub(super) bytes: Carried,
+    /// When a datagram passed last.
+    pub(super) used_at: Timestamp,
+}
+
+/// What a channel has carried, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// To the local end.
+    pub delivered: u64,
+    /// From it.
+    pub sent: u64,
+}
+
+impl Channel {
+    pub(super) fn new(tunnel: Key, asked: &Asked, now: Timestamp) -> Self {
+        Self {
+            tunnel,
+            kind: asked.kind(),
+            id: asked.id(),
+            end: None,
+            queue: Queue::default(),
+            is_readable: false,
+            is_writable: false,
+            has_hung_up: false,
+            is_queued: false,
+            is_starved: false,
+            has_said_end: false,
+            has_heard_end: false,
+            is_shut: false,
+            bytes: Carried::default(),
+            used_at: now,
+        }
+    }
+
+    /// Its end is there.
+    pub(super) fn open(&mut self, end: LocalEnd) {
+        self.end = Some(end);
+        // What was reported before is found out by the first calls.
+        self.is_readable = true;
+        self.is_writable = true;
+    }
+
+    pub(super) fn note(&mut self, readiness: Readiness) {
+        self.is_readable |= readiness.is_readable();
+        self.is_writable |= readiness.is_writable();
+        self.has_hung_up |= readiness.is_read_closed();
+    }
+
+    /// Has its end take these bytes, as far as it does; the rest waits.
+    pub(super) fn deliver(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
+        let mut taken = 0;
+        if self.queue.is_empty()
+            && self.is_writable
+            && let Some(LocalEnd::Stream(socket)) = &self.end
+        {
+            let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+            match socket.send_gathered(pieces) {
+                Ok(sent) => {
+                    self.bytes.delivered += sent as u64;
+                    taken = sent;
+                    self.is_writable = sent == bytes;
+                }
+                Err(Errno::AGAIN) => self.is_writable = false,
+                Err(error) => return Err(error),
+            }
+        }
+        for piece in pieces {
+            let skipped = taken.min(piece.len());
+            taken -= skipped;
+            let rest = &piece[skipped..];
+            if !rest.is_empty() {
+                self.queue.tail(rest.len()).extend_from_slice(rest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has its end take what waits, as far as it does; how much that was.
+    pub(super) fn drain(&mut self) -> Result<usize, Errno> {
+        let mut drained = 0;
+        let Some(LocalEnd::Stream(socket)) = &self.end else {
+            return Ok(0);
+        };
+        while self.is_writable && !self.queue.is_empty() {
+            match socket.send(self.queue.as_bytes()) {
+                Ok(sent) => {
+                    self.queue.consume(sent);
+                    drained += sent;
+                }
+                Err(Errno::AGAIN) => self.is_writable = false,
+                Err(error) => return Err(error),
+            }
+        }
+        self.bytes.delivered += drained as u64;
+        self.queue.give_room_back();
+        Ok(drained)
+    }
+}

@@ -1,0 +1,687 @@
+//! Tunnels of jProxy: many channels on one connection, each with an end of its own on this side.
+//!
+//! ```text
+//!                 ┌── read ── decrypt ── packets ──┬─▶ queue ── write ──▶ │ channel's
+//!   tunnel ───────┤                                └─▶ queue ── write ──▶ │ end: socket
+//!   (TLS or not)  └── write ◀── encrypt ◀── packets ◀──── read ◀──────────│ or task
+//! ```
+//!
+//! Nothing in the protocol says how much a channel may send. So what an end does not take waits, up
+//! to [`QUEUE_BYTES_MAX`]; beyond that nothing of its tunnel is read, for as long as the tunnel may
+//! be held up and no longer: then the channel is given up, as one stuck destination must not stop
+//! the others. What comes from the ends is read only when the tunnel has taken all before it, in
+//! turn.
+//!
+//! In the dialect of the document an end that was *finished* is that of one direction, and each side
+//! says its own; in the other dialect it is the end of both.
+
+mod channel;
+mod echo;
+mod tunnel;
+mod turn;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+pub use channel::{Carried, LocalEnd};
+pub use echo::EchoSocket;
+
+use channel::Channel;
+use tunnel::{Inbound, Means, Packet, Stop, Tunnel};
+use turn::Turn;
+
+use super::close::{CloseReason, How};
+use super::codec::Codec;
+use super::pair::Side;
+use crate::protocol::jproxy::{
+    BindStatus, ChannelId, ChannelKind, ConnectStatus, Dialect, EndReason, FromClient, FromServer,
+    SessionKey,
+};
+use crate::protocol::socks5::{Destination, Host};
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::slab::{Key, Slab};
+use crate::time::Timestamp;
+
+/// Bytes that wait for one channel's end, from which on its tunnel is held up. What one read of
+/// the tunnel brings may go beyond.
+pub const QUEUE_BYTES_MAX: usize = 256 << 10;
+
+/// The same for all of a tunnel's channels together.
+pub const TUNNEL_BYTES_MAX: usize = 2 << 20;
+
+/// How long a channel for datagrams lasts on which none passes.
+const DATAGRAMS_IDLE: Duration = Duration::from_secs(60);
+
+/// How often that is looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Where a connection took no time, or was not tried.
+pub const NOT_TRIED_MS: u16 = u16::MAX;
+
+/// Which end of a tunnel this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Server,
+    Client,
+}
+
+/// A tunnel whose handshake is over.
+pub struct TunnelStart {
+    pub socket: Socket,
+    /// TLS, where there is some.
+    pub codec: Option<Box<Codec>>,
+    /// What came behind the handshake, without TLS.
+    pub early: Vec<u8>,
+    pub key: SessionKey,
+    pub role: Role,
+    pub dialect: Dialect,
+    pub channels_max: usize,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Connect(ChannelId, Destination),
+    Associate {
+        id: ChannelId,
+        local_port: u16,
+        with: Destination,
+    },
+    Echoes(ChannelId, Host),
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Connect { status: ConnectStatus, took_ms: u16 },
+    Associate { status: BindStatus, local_port: u16 },
+    Echoes(BindStatus),
+}
+
+/// What is to be seen to.
+#[derive(Debug)]
+pub enum MuxEvent {
+    /// The client asks for something: [`MuxPlane::open`] or [`MuxPlane::refuse`].
+    Asked {
+        channel: Key,
+        tunnel: Key,
+        asked: Asked,
+    },
+    /// The server has answered. What it has refused is gone.
+    Answered {
+        channel: Key,
+        answer: Answer,
+    },
+    /// A datagram for a task.
+    Datagram {
+        channel: Key,
+        data: Vec<u8>,
+    },
+    /// The reply to an echo request of a task's.
+    Echo {
+        channel: Key,
+        sequence: u16,
+        data: Vec<u8>,
+    },
+    Ended(ChannelEnded),
+    /// The server has ended a channel that is gone here.
+    Forgotten {
+        tunnel: Key,
+        kind: ChannelKind,
+        id: ChannelId,
+    },
+    Lost(TunnelLost),
+}
+
+/// A channel that is over.
+#[derive(Debug)]
+pub struct ChannelEnded {
+    pub channel: Key,
+    pub tunnel: Key,
+    pub kind: ChannelKind,
+    pub id: ChannelId,
+    pub reason: CloseReason,
+    pub bytes: Carried,
+    /// Its end, and how that is to be closed; `None` where there was none.
+    pub socket: Option<(Socket, How)>,
+    /// Both sides have said so: its number may be used again.
+    pub is_free: bool,
+}
+
+/// A tunnel that is over; its channels have ended before.
+#[derive(Debug)]
+pub struct TunnelLost {
+    pub tunnel: Key,
+    pub reason: CloseReason,
+    pub socket: Socket,
+    pub how: How,
+}
+
+/// What tunnels have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MuxCounts {
+    pub bytes_relayed: u64,
+    pub datagrams_relayed: u64,
+    pub datagrams_dropped: u64,
+    /// Packets that mean nothing, and were passed over.
+    pub packets_ignored: u64,
+    /// Channels whose ends took too little for too long.
+    pub stuck: u64,
+}
+
+/// One shard's tunnels.
+pub struct MuxPlane {
+    tunnels: Slab<(Tunnel, Inbound)>,
+    channels: Slab<Channel>,
+    /// Tunnels that may have something to do.
+    ready: VecDeque<Key>,
+    events: VecDeque<MuxEvent>,
+    means: Means,
+    counts: MuxCounts,
+    /// How long one channel may hold up its tunnel.
+    stuck: Duration,
+    next_sweep: Option<Timestamp>,
+}
+
+impl Asked {
+    pub(super) const fn kind(&self) -> ChannelKind {
+        match self {
+            Self::Connect(..) => ChannelKind::Tcp,
+            Self::Associate { .. } => ChannelKind::Udp,
+            Self::Echoes(..) => ChannelKind::Icmp,
+        }
+    }
+
+    pub(super) const fn id(&self) -> ChannelId {
+        match self {
+            Self::Connect(id, _) | Self::Associate { id, .. } | Self::Echoes(id, _) => *id,
+        }
+    }
+
+    fn packet(&self) -> FromClient<'static> {
+        match self.clone() {
+            Self::Connect(id, destination) => FromClient::Connect(id, destination),
+            Self::Associate {
+                id,
+                local_port,
+                with,
+            } => FromClient::Associate {
+                id,
+                local_port,
+                with,
+            },
+            Self::Echoes(id, host) => FromClient::AssociateEchoes(id, host),
+        }
+    }
+}
+
+impl Answer {
+    const fn packet(self, id: ChannelId) -> FromServer<'static> {
+        match self {
+            Self::Connect { status, took_ms } => FromServer::Connected {
+                id,
+                status,
+                took_ms,
+            },
+            Self::Associate { status, local_port } => FromServer::Associated {
+                id,
+                status,
+                local_port,
+            },
+            Self::Echoes(status) => FromServer::AssociatedEchoes(id, status),
+        }
+    }
+
+    /// Whether what was asked for is there.
+    #[must_use]
+    pub fn is_granted(self) -> bool {
+        match self {
+            Self::Connect { status, .. } => status == ConnectStatus::Connected,
+            Self::Associate { status, .. } | Self::Echoes(status) => status == BindStatus::Bound,
+        }
+    }
+
+    /// That there are too many of this kind.
+    pub(super) const fn limit(kind: ChannelKind) -> Self {
+        match kind {
+            ChannelKind::Tcp => Self::Connect {
+                status: ConnectStatus::Limit,
+                took_ms: NOT_TRIED_MS,
+            },
+            ChannelKind::Udp => Self::Associate {
+                status: BindStatus::Limit,
+                local_port: 0,
+            },
+            ChannelKind::Icmp => Self::Echoes(BindStatus::Limit),
+        }
+    }
+
+    /// That it leads nowhere.
+    pub(super) const fn nowhere(kind: ChannelKind) -> Self {
+        match kind {
+            ChannelKind::Tcp => Self::Connect {
+                status: ConnectStatus::Failed,
+                took_ms: NOT_TRIED_MS,
+            },
+            ChannelKind::Udp => Self::Associate {
+                status: BindStatus::UnknownHost,
+                local_port: 0,
+            },
+            ChannelKind::Icmp => Self::Echoes(BindStatus::UnknownHost),
+        }
+    }
+}
+
+impl Role {
+    /// The side of a channel's pair at which the tunnel is: who asks is at the left.
+    pub(super) const fn tunnel_side(self) -> Side {
+        match self {
+            Self::Server => Side::Left,
+            Self::Client => Side::Right,
+        }
+    }
+}
+
+impl MuxPlane {
+    /// None yet; one channel may hold up its tunnel for as long as `stuck`.
+    #[must_use]
+    pub fn new(stuck: Duration) -> Self {
+        Self {
+            tunnels: Slab::new(),
+            channels: Slab::new(),
+            ready: VecDeque::new(),
+            events: VecDeque::new(),
+            means: Means::new(),
+            counts: MuxCounts::default(),
+            stuck,
+            next_sweep: None,
+        }
+    }
+
+    /// From now on one channel may hold up its tunnel for so long.
+    pub const fn set_stuck(&mut self, stuck: Duration) {
+        self.stuck = stuck;
+    }
+
+    /// A tunnel begins.
+    pub fn start(&mut self, start: TunnelStart) -> Key {
+        let key = self.tunnels.insert(Tunnel::new(start));
+        self.enqueue(key);
+        key
+    }
+
+    /// Asks the server for a channel; `None` where there are as many as there may be, or that has
+    /// this number, or the tunnel is gone.
+    pub fn ask(&mut self, tunnel_key: Key, asked: &Asked, now: Timestamp) -> Option<Key> {
+        let (tunnel, _) = self.tunnels.get_mut(tunnel_key)?;
+        let place = (asked.kind(), asked.id());
+        if tunnel.by_id.len() >= tunnel.channels_max || tunnel.by_id.contains_key(&place) {
+            return None;
+        }
+        let channel = self.channels.insert(Channel::new(tunnel_key, asked, now));
+        tunnel.by_id.insert(place, channel);
+        self.say(tunnel_key, &Packet::Client(asked.packet()));
+        Some(channel)
+    }
+
+    /// What a channel leads to is there; from now on its bytes are the plane's. Gives the end back
+    /// where the channel is gone.
+    ///
+    /// # Errors
+    ///
+    /// The end of a channel that is gone.
+    pub fn open(
+        &mut self,
+        key: Key,
+        end: LocalEnd,
+        answer: Option<Answer>,
+        now: Timestamp,
+    ) -> Result<(), LocalEnd> {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return Err(end);
+        };
+        if channel.kind != ChannelKind::Tcp {
+            self.next_sweep.get_or_insert(now + SWEEP);
+        }
+        channel.used_at = now;
+        channel.open(end);
+        let (tunnel, id) = (channel.tunnel, channel.id);
+        if let Some(answer) = answer {
+            self.say(tunnel, &Packet::Server(answer.packet(id)));
+        }
+        self.enqueue_channel(key);
+        Ok(())
+    }
+
+    /// What was asked for is not to be had.
+    pub fn refuse(&mut self, key: Key, answer: Answer) {
+        if let Some(channel) = self.channels.remove(key) {
+            self.forget(&channel);
+            self.say(channel.tunnel, &Packet::Server(answer.packet(channel.id)));
+        }
+    }
+
+    /// Gives up a channel that was asked for, or is a task's.
+    pub fn give_up(&mut self, key: Key, reason: CloseReason) {
+        self.with_turn_of(key, |turn| turn.end(key, reason, EndReason::Unknown));
+    }
+
+    /// Sends a datagram of a task's. False where it is dropped, as there is no room.
+    pub fn send_datagram(&mut self, key: Key, data: &[u8], now: Timestamp) -> bool {
+        self.send_of_task(key, now, |id| FromClient::Datagram(id, data))
+    }
+
+    /// Sends an echo request of a task's; likewise.
+    pub fn send_echo(&mut self, key: Key, sequence: u16, data: &[u8], now: Timestamp) -> bool {
+        self.send_of_task(key, now, |id| FromClient::Echo { id, sequence, data })
+    }
+
+    fn send_of_task<'a>(
+        &mut self,
+        key: Key,
+        now: Timestamp,
+        packet: impl FnOnce(ChannelId) -> FromClient<'a>,
+    ) -> bool {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return false;
+        };
+        channel.used_at = now;
+        let (tunnel, id) = (channel.tunnel, channel.id);
+        let has_room = self
+            .tunnels
+            .get(tunnel)
+            .is_some_and(|(tunnel, _)| tunnel.link.has_room());
+        if has_room {
+            self.say(tunnel, &Packet::Client(packet(id)));
+            self.counts.datagrams_relayed += 1;
+        } else {
+            self.counts.datagrams_dropped += 1;
+        }
+        has_room
+    }
+
+    /// Sends a packet behind those that wait.
+    fn say(&mut self, key: Key, packet: &Packet<'_>) {
+        let Some((tunnel, inbound)) = self.tunnels.get_mut(key) else {
+            return;
+        };
+        debug_assert!(self.means.wire.is_empty(), "between two turns");
+        tunnel.seal(&mut self.means, packet);
+        if tunnel.link.send_wire(&mut self.means).is_err() {
+            self.means.clear();
+            // The next read finds out why.
+            inbound.is_readable = true;
+            self.enqueue(key);
+        }
+    }
+
+    /// Ends a tunnel, once what was said has gone out.
+    pub fn leave(&mut self, key: Key) {
+        if let Some((tunnel, _)) = self.tunnels.get_mut(key) {
+            tunnel.is_leaving = true;
+            self.enqueue(key);
+        }
+    }
+
+    /// Ends a tunnel and its channels at once.
+    pub fn break_off(&mut self, key: Key, reason: CloseReason) {
+        self.lose(key, Stop::Left(reason));
+    }
+
+    /// Ends all of them.
+    pub fn break_all_off(&mut self, reason: CloseReason) -> usize {
+        let channels = self.channels.len();
+        let all: Vec<Key> = self.tunnels.keys().collect();
+        for key in all {
+            self.lose(key, Stop::Left(reason));
+        }
+        channels
+    }
+
+    /// How many tunnels there are.
+    #[must_use]
+    pub const fn tunnels(&self) -> usize {
+        self.tunnels.len()
+    }
+
+    /// How many channels.
+    #[must_use]
+    pub const fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// How many channels a tunnel has; `None` where it is gone.
+    #[must_use]
+    pub fn channels_of(&self, tunnel: Key) -> Option<usize> {
+        let (tunnel, _) = self.tunnels.get(tunnel)?;
+        Some(tunnel.by_id.len())
+    }
+
+    /// What a channel has carried.
+    #[must_use]
+    pub fn carried(&self, channel: Key) -> Option<Carried> {
+        Some(self.channels.get(channel)?.bytes)
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub const fn counts(&self) -> MuxCounts {
+        self.counts
+    }
+
+    /// Whether there is something to do before the next sleep.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.events.is_empty()
+    }
+
+    /// When to look for what is stuck or silent next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let held = self.tunnels.keys().filter_map(|key| {
+            let (tunnel, _) = self.tunnels.get(key)?;
+            tunnel.held.map(|(_, since)| since + self.stuck)
+        });
+        held.chain(self.next_sweep).min()
+    }
+
+    /// The connection of the tunnel in a slot triggered.
+    pub fn handle_tunnel(&mut self, index: u32, readiness: Readiness) {
+        if let Some(key) = self.tunnels.key_at(index)
+            && let Some((tunnel, inbound)) = self.tunnels.get_mut(key)
+        {
+            inbound.note(readiness);
+            tunnel.link.note(readiness);
+            self.enqueue(key);
+        }
+    }
+
+    /// The end of the channel in a slot triggered.
+    pub fn handle_channel(&mut self, index: u32, readiness: Readiness) {
+        if let Some(key) = self.channels.key_at(index)
+            && let Some(channel) = self.channels.get_mut(key)
+        {
+            channel.note(readiness);
+            self.enqueue_channel(key);
+        }
+    }
+
+    fn enqueue(&mut self, key: Key) {
+        if let Some((tunnel, _)) = self.tunnels.get_mut(key)
+            && !std::mem::replace(&mut tunnel.is_queued, true)
+        {
+            self.ready.push_back(key);
+        }
+    }
+
+    fn enqueue_channel(&mut self, key: Key) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return;
+        };
+        let tunnel_key = channel.tunnel;
+        if let Some((tunnel, _)) = self.tunnels.get_mut(tunnel_key)
+            && !std::mem::replace(&mut channel.is_queued, true)
+        {
+            tunnel.ready.push_back(key);
+        }
+        self.enqueue(tunnel_key);
+    }
+
+    /// Does what there is to do now, each tunnel in its turn.
+    pub fn run(&mut self, now: Timestamp) {
+        self.look_for_stuck(now);
+        self.sweep(now);
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else {
+                return;
+            };
+            let Some((tunnel, inbound)) = self.tunnels.get_mut(key) else {
+                continue;
+            };
+            tunnel.is_queued = false;
+            let mut turn = Turn {
+                key,
+                tunnel,
+                channels: &mut self.channels,
+                means: &mut self.means,
+                events: &mut self.events,
+                counts: &mut self.counts,
+                now,
+            };
+            match turn.run(inbound) {
+                Ok(true) => self.enqueue(key),
+                Ok(false) => {}
+                Err(stop) => self.lose(key, stop),
+            }
+        }
+    }
+
+    /// Takes what is to be seen to; call until `None`.
+    pub fn poll_event(&mut self) -> Option<MuxEvent> {
+        self.events.pop_front()
+    }
+
+    fn with_turn_of(&mut self, channel: Key, act: impl FnOnce(&mut Turn<'_>)) {
+        let Some(key) = self.channels.get(channel).map(|channel| channel.tunnel) else {
+            return;
+        };
+        let Some((tunnel, _)) = self.tunnels.get_mut(key) else {
+            return;
+        };
+        let mut turn = Turn {
+            key,
+            tunnel,
+            channels: &mut self.channels,
+            means: &mut self.means,
+            events: &mut self.events,
+            counts: &mut self.counts,
+            // Nothing that is done so looks at the time.
+            now: Timestamp::default(),
+        };
+        act(&mut turn);
+        if turn.tunnel.link.send_wire(turn.means).is_err() {
+            self.means.clear();
+        }
+        self.enqueue(key);
+    }
+
+    /// Gives up those channels that have held up their tunnels for as long as they may.
+    fn look_for_stuck(&mut self, now: Timestamp) {
+        let stuck = |key| {
+            let (tunnel, _) = self.tunnels.get(key)?;
+            let (channel, since) = tunnel.held?;
+            (since + self.stuck <= now).then_some(channel)
+        };
+        let stuck: Vec<Key> = self.tunnels.keys().filter_map(stuck).collect();
+        for key in stuck {
+            self.counts.stuck += 1;
+            self.with_turn_of(key, |turn| {
+                let side = turn.tunnel.role.tunnel_side().other();
+                turn.end(key, CloseReason::TimedOut(side), EndReason::TimedOut);
+            });
+        }
+    }
+
+    /// Ends channels for datagrams on which none has passed.
+    fn sweep(&mut self, now: Timestamp) {
+        if self.next_sweep.is_none_or(|due| due > now) {
+            return;
+        }
+        let mut are_there = false;
+        let silent = |key| {
+            let channel = self.channels.get(key)?;
+            let is_meant = channel.kind != ChannelKind::Tcp;
+            are_there |= is_meant;
+            (is_meant && now.since(channel.used_at) >= DATAGRAMS_IDLE).then_some(key)
+        };
+        let silent: Vec<Key> = self.channels.keys().filter_map(silent).collect();
+        for key in silent {
+            self.with_turn_of(key, |turn| {
+                turn.end(key, CloseReason::Expired, EndReason::TimedOut);
+            });
+        }
+        self.next_sweep = are_there.then(|| now + SWEEP);
+    }
+
+    fn forget(&mut self, channel: &Channel) {
+        if let Some((tunnel, _)) = self.tunnels.get_mut(channel.tunnel) {
+            tunnel.by_id.remove(&(channel.kind, channel.id));
+        }
+    }
+
+    /// A tunnel is over, and its channels with it.
+    fn lose(&mut self, key: Key, stop: Stop) {
+        self.means.wire.clear();
+        let Some((mut tunnel, _)) = self.tunnels.remove(key) else {
+            return;
+        };
+        let side = tunnel.role.tunnel_side();
+        let reason = stop.reason(side);
+        let of_channels = match stop {
+            Stop::Left(reason) => reason,
+            Stop::Ended => CloseReason::Reset(side),
+            Stop::Broken | Stop::Failed(_) => reason,
+        };
+        for (_, channel_key) in tunnel.by_id.drain() {
+            if let Some(channel) = self.channels.remove(channel_key) {
+                let ended = channel.into_ended(channel_key, of_channels);
+                self.events.push_back(MuxEvent::Ended(ended));
+            }
+        }
+        let how = match stop {
+            Stop::Ended => How::Clean,
+            Stop::Left(_) => How::Parting,
+            Stop::Broken | Stop::Failed(_) => How::Reset,
+        };
+        if how == How::Parting {
+            // What finds no room is lost with it.
+            let _ = tunnel.link.say_farewell(&mut self.means);
+        }
+        self.events.push_back(MuxEvent::Lost(TunnelLost {
+            tunnel: key,
+            reason,
+            socket: tunnel.link.socket,
+            how,
+        }));
+    }
+}
+
+impl fmt::Debug for MuxPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MuxPlane")
+            .field("tunnels", &self.tunnels.len())
+            .field("channels", &self.channels.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TunnelStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelStart")
+            .field("role", &self.role)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,335 @@
+//! A tunnel's connection: bytes into packets, and packets into bytes, as many as a read brings at
+//! once.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+
+use ahash::RandomState;
+use rustix::io::Errno;
+
+use super::{Role, TunnelStart};
+use crate::protocol::jproxy::{
+    ChannelId, ChannelKind, Dialect, FromClient, FromServer, Opener, Sealer,
+};
+use crate::protocol::websocket::CloseCode;
+use crate::relay::close::CloseReason;
+use crate::relay::codec::{Codec, Heard, Workshop};
+use crate::relay::queue::Queue;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::socket::Socket;
+use crate::slab::Key;
+use crate::time::Timestamp;
+
+/// Bytes that are read at a time, of a tunnel or of a channel's end.
+pub(super) const STEP_BYTES: usize = 64 << 10;
+
+/// A packet that is not whole: its length and 255 blocks.
+const PACKET_BYTES_MAX: usize = 1 + 255 * 16;
+
+/// Bytes that are sealed at a time before they are sent.
+pub(super) const WIRE_BYTES: usize = 128 << 10;
+
+/// A tunnel, but for what it receives.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) link: Link,
+    pub(super) role: Role,
+    pub(super) dialect: Dialect,
+    sealer: Sealer,
+    pub(super) by_id: HashMap<(ChannelKind, ChannelId), Key, RandomState>,
+    pub(super) channels_max: usize,
+    /// Channels that may have something to do.
+    pub(super) ready: VecDeque<Key>,
+    /// Those that have something to send, for which there was no room.
+    pub(super) starved: Vec<Key>,
+    /// Nothing is read while this channel takes too little, since then.
+    pub(super) held: Option<(Key, Timestamp)>,
+    /// What waits in all channels together.
+    pub(super) queued_bytes: usize,
+    pub(super) is_queued: bool,
+    /// It has said something in another dialect.
+    pub(super) is_foreign: bool,
+    /// It is to end as soon as what was said has gone out.
+    pub(super) is_leaving: bool,
+}
+
+/// What a tunnel receives.
+pub(super) struct Inbound {
+    pub(super) opener: Opener,
+    /// The beginning of a packet.
+    begun: Vec<u8>,
+    pub(super) is_readable: bool,
+    has_hung_up: bool,
+    /// What came behind the handshake has not been looked at.
+    is_early: bool,
+    /// Nothing comes any more.
+    has_ended: bool,
+}
+
+/// The connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) socket: Socket,
+    codec: Option<Box<Codec>>,
+    /// As it goes over the connection.
+    unsent: Queue,
+    is_writable: bool,
+}
+
+/// Where a shard's tunnels have their bytes while they pass.
+pub(super) struct Means {
+    workshop: Workshop,
+    received: Vec<u8>,
+    /// Packets that are to be sent, in order.
+    pub(super) wire: Vec<u8>,
+    /// What a channel's end has said.
+    pub(super) chunk: Vec<u8>,
+    /// A packet, but for its data.
+    head: Vec<u8>,
+}
+
+/// What either side sends.
+#[derive(Clone, Debug)]
+pub(super) enum Packet<'a> {
+    Client(FromClient<'a>),
+    Server(FromServer<'a>),
+}
+
+impl Means {
+    pub(super) fn new() -> Self {
+        Self {
+            workshop: Workshop::new(STEP_BYTES),
+            received: Vec::with_capacity(PACKET_BYTES_MAX + STEP_BYTES),
+            wire: Vec::new(),
+            chunk: Vec::with_capacity(STEP_BYTES),
+            head: Vec::new(),
+        }
+    }
+}
+
+impl Packet<'_> {
+    fn encode_head(&self, dialect: Dialect, out: &mut Vec<u8>) -> &[u8] {
+        match self {
+            Self::Client(packet) => packet.encode_head(dialect, out),
+            Self::Server(packet) => packet.encode_head(dialect, out),
+        }
+    }
+}
+
+impl Tunnel {
+    pub(super) fn new(start: TunnelStart) -> (Self, Inbound) {
+        let tunnel = Self {
+            link: Link {
+                socket: start.socket,
+                codec: start.codec,
+                unsent: Queue::default(),
+                is_writable: true,
+            },
+            role: start.role,
+            dialect: start.dialect,
+            sealer: Sealer::new(&start.key),
+            by_id: HashMap::default(),
+            channels_max: start.channels_max,
+            ready: VecDeque::new(),
+            starved: Vec::new(),
+            held: None,
+            queued_bytes: 0,
+            is_queued: false,
+            is_foreign: false,
+            is_leaving: false,
+        };
+        let inbound = Inbound {
+            opener: Opener::new(&start.key),
+            is_early: !start.early.is_empty(),
+            begun: start.early,
+            is_readable: true,
+            has_hung_up: false,
+            has_ended: false,
+        };
+        (tunnel, inbound)
+    }
+
+    /// Has a packet sent behind those that wait.
+    pub(super) fn seal(&mut self, means: &mut Means, packet: &Packet<'_>) {
+        means.head.clear();
+        let data = packet.encode_head(self.dialect, &mut means.head);
+        self.sealer.seal(&[&means.head, data], &mut means.wire);
+    }
+}
+
+impl Inbound {
+    pub(super) fn note(&mut self, readiness: Readiness) {
+        self.is_readable |= readiness.is_readable();
+        self.has_hung_up |= readiness.is_read_closed();
+    }
+
+    /// Reads once and decrypts what came; [`Self::opener`] has it. False when there was nothing.
+    pub(super) fn receive(&mut self, link: &mut Link, means: &mut Means) -> Result<bool, Stop> {
+        if self.has_ended {
+            return Err(Stop::Ended);
+        }
+        let received = &mut means.received;
+        received.clear();
+        received.append(&mut self.begun);
+        match &mut link.codec {
+            _ if mem::take(&mut self.is_early) => {}
+            None => {
+                received.reserve(STEP_BYTES);
+                match link.socket.recv_behind(received) {
+                    Ok(0) => return Err(Stop::Ended),
+                    Ok(count) => self.is_readable = count >= STEP_BYTES || self.has_hung_up,
+                    Err(error) => return self.no_more(received, error),
+                }
+            }
+            Some(codec) => {
+                let landing = means.workshop.landing(Some(codec), STEP_BYTES);
+                let room = landing.len();
+                let heard = match link.socket.recv(landing) {
+                    Ok(0) => codec.end_of_input().map_err(|_| Stop::Broken)?,
+                    Ok(count) => {
+                        self.is_readable = count >= room || self.has_hung_up;
+                        let heard = means.workshop.decode(Some(codec), count);
+                        let heard = heard.map_err(|_| Stop::Broken)?;
+                        means.workshop.copy_decoded(received);
+                        heard
+                    }
+                    Err(error) => return self.no_more(received, error),
+                };
+                if codec.has_words() {
+                    let taken = means.workshop.take_words(codec, false);
+                    taken.map_err(|_| Stop::Broken)?;
+                    let words = means.workshop.wire();
+                    link.unsent.tail(words.len()).extend_from_slice(words);
+                }
+                self.has_ended = heard != Heard::Open;
+                self.is_readable |= self.has_ended;
+            }
+        }
+        let consumed = self.opener.open(received);
+        self.begun.extend_from_slice(&received[consumed..]);
+        Ok(true)
+    }
+
+    fn no_more(&mut self, received: &mut Vec<u8>, error: Errno) -> Result<bool, Stop> {
+        self.begun.append(received);
+        self.is_readable = false;
+        match error {
+            Errno::AGAIN => Ok(false),
+            error => Err(Stop::Failed(error)),
+        }
+    }
+}
+
+/// Why nothing more comes by a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It has ended.
+    Ended,
+    /// What came was none of its packets.
+    Broken,
+    Failed(Errno),
+    /// It was to end.
+    Left(CloseReason),
+}
+
+impl Link {
+    pub(super) fn note(&mut self, readiness: Readiness) {
+        self.is_writable |= readiness.is_writable();
+    }
+
+    /// Whether everything has gone out.
+    pub(super) fn has_room(&self) -> bool {
+        self.unsent.is_empty()
+    }
+
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.unsent.as_bytes().len()
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        while self.is_writable && !self.unsent.is_empty() {
+            match self.socket.send(self.unsent.as_bytes()) {
+                Ok(sent) => drop(self.unsent.consume(sent)),
+                Err(Errno::AGAIN) => self.is_writable = false,
+                Err(error) => return Err(Stop::Failed(error)),
+            }
+        }
+        self.unsent.give_room_back();
+        Ok(())
+    }
+
+    /// Sends these packets; what finds no room waits.
+    pub(super) fn send_wire(&mut self, means: &mut Means) -> Result<(), Stop> {
+        let Means { workshop, wire, .. } = means;
+        match &mut self.codec {
+            None => self.send_all(wire)?,
+            Some(codec) => {
+                for piece in wire.chunks(STEP_BYTES) {
+                    let wrapped = workshop.wrap(codec, piece).map_err(|_| Stop::Broken)?;
+                    // The codec is ours while it is lent.
+                    send_or_keep(
+                        &self.socket,
+                        &mut self.is_writable,
+                        &mut self.unsent,
+                        wrapped,
+                    )?;
+                }
+            }
+        }
+        wire.clear();
+        Ok(())
+    }
+
+    fn send_all(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        send_or_keep(&self.socket, &mut self.is_writable, &mut self.unsent, bytes)
+    }
+
+    /// Has the codec say its last.
+    pub(super) fn say_farewell(&mut self, means: &mut Means) -> Result<(), Stop> {
+        if let Some(codec) = &mut self.codec {
+            means.workshop.take_farewell(codec, CloseCode::NORMAL);
+            let words = means.workshop.wire();
+            self.unsent.tail(words.len()).extend_from_slice(words);
+        }
+        self.flush()
+    }
+}
+
+fn send_or_keep(
+    socket: &Socket,
+    is_writable: &mut bool,
+    unsent: &mut Queue,
+    bytes: &[u8],
+) -> Result<(), Stop> {
+    let mut rest = bytes;
+    while unsent.is_empty() && *is_writable && !rest.is_empty() {
+        match socket.send(rest) {
+            Ok(sent) => rest = &rest[sent..],
+            Err(Errno::AGAIN) => *is_writable = false,
+            Err(error) => return Err(Stop::Failed(error)),
+        }
+    }
+    if !rest.is_empty() {
+        unsent.tail(rest.len()).extend_from_slice(rest);
+    }
+    Ok(())
+}
+
+impl Stop {
+    pub(super) const fn reason(self, side: crate::relay::Side) -> CloseReason {
+        match self {
+            Self::Ended => CloseReason::Finished(side),
+            Self::Broken => CloseReason::Broken(side),
+            Self::Failed(error) => CloseReason::from_error(side, error),
+            Self::Left(reason) => reason,
+        }
+    }
+}
+
+impl Means {
+    /// Forgets packets of a tunnel that is lost.
+    pub(super) fn clear(&mut self) {
+        mem::take(&mut self.wire);
+    }
+}
