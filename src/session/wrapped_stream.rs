@@ -488,6 +488,13 @@ impl WrappedStream {
         self.stream.reset();
     }
 
+    /// What is left of it, its early bytes without what was around them.
+    #[must_use]
+    pub fn into_opened_parts(self) -> (Stream, Option<Box<Codec>>, Vec<u8>) {
+        let codec = self.wrapping.map(|wrapping| wrapping.codec);
+        (self.stream, codec, self.unread)
+    }
+
     /// What is left of it, its early bytes as the codec keeps them.
     #[must_use]
     pub fn into_parts(self) -> (Stream, Option<Box<Codec>>, Vec<u8>) {

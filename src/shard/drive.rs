@@ -5,22 +5,20 @@ use std::rc::Rc;
 use tracing::{info, warn};
 
 use super::control::{Control, Envelope, Operator};
+use super::mux::{TAG_CHANNEL, TAG_TUNNEL, run_muxes};
 use super::status::{self, Legacies};
 use super::streams::{TAG_QUIC, TAG_STREAM, run_streams};
 use super::world::{Phase, Service, ShardSnapshot, TAG_DRAIN, TAG_PAIR, TAG_SIGNALS, World};
 use crate::metrics::counters::Count;
 use crate::metrics::latency::record;
-use crate::relay::{How, Side, Usage};
+use crate::relay::{Side, Usage};
 use crate::runtime::Owner;
 use crate::runtime::clock;
-use crate::runtime::executor::{run_or_spawn, run_woken_tasks};
+use crate::runtime::executor::run_woken_tasks;
 use crate::runtime::inbox::Inbox;
-use crate::runtime::reactor::{Closing, Event};
-use crate::runtime::readiness::Readiness;
+use crate::runtime::reactor::Event;
 use crate::runtime::ring::Sleep;
 use crate::runtime::signal::Signal;
-use crate::runtime::stream::{Stream, Watched};
-use crate::session::handshake::part_with;
 use crate::session::refused::Refused;
 
 /// Runs a shard until it has ended, and returns what it counted, which `legacies` keep as
@@ -51,11 +49,13 @@ pub async fn drive<S: Service>(
             let planes = world.planes.borrow();
             (planes.sleep(), planes.next_deadline())
         };
-        if sleep != Sleep::No && world.streams.wants_promptness() {
+        let wants_promptness = world.streams.wants_promptness() || world.muxes.tunnels() > 0;
+        if sleep != Sleep::No && wants_promptness {
             sleep = Sleep::UntilOne;
         }
         if runnable
             || world.streams.has_work()
+            || world.muxes.has_work()
             || (sleep != Sleep::No
                 && !world.settings.spin.is_zero()
                 && reactor.spin(world.settings.spin))
@@ -65,6 +65,7 @@ pub async fn drive<S: Service>(
         let deadlines = [
             planes_deadline,
             world.streams.next_deadline(),
+            world.muxes.next_deadline(),
             service.next_deadline(),
         ];
         let deadline = deadlines.into_iter().flatten().min();
@@ -74,6 +75,7 @@ pub async fn drive<S: Service>(
         }
         run_pairs(&service, &world);
         run_streams(&service, &world);
+        run_muxes(&service, &world);
         service.handle_turn(reactor.now());
         runnable = run_woken_tasks().await;
         let is_needed = operator.is_some() && world.has_others_to_stop();
@@ -145,6 +147,20 @@ fn handle_event<S: Service>(
             },
             readiness,
         } => world.streams.handle_socket(token, readiness),
+        Event::Ready {
+            owner: Owner {
+                tag: TAG_TUNNEL,
+                token,
+            },
+            readiness,
+        } => world.muxes.handle_tunnel(token, readiness),
+        Event::Ready {
+            owner: Owner {
+                tag: TAG_CHANNEL,
+                token,
+            },
+            readiness,
+        } => world.muxes.handle_channel(token, readiness),
         Event::Ready { owner, readiness } => service.handle_ready(owner, readiness),
         Event::Accepted { listener, socket } => {
             counts.increment(Count::Accepted);
@@ -295,26 +311,7 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
         record(&mut world.latencies.borrow_mut().session, lasted);
         world.counters.ended.increment(ended.reason);
         for ((party, socket), how) in session.parties.iter().zip(ended.sockets).zip(ended.how) {
-            let closing = match how {
-                How::Clean => Closing::Clean,
-                How::Reset => Closing::Reset,
-                How::Parting => {
-                    let watched = Watched {
-                        socket,
-                        poll: party.poll,
-                        readiness: Readiness::NONE,
-                    };
-                    let stream = Stream::from_watched(Rc::clone(&world.reactor), watched);
-                    let reactor = Rc::clone(&world.reactor);
-                    let leaving = world.leaving.enter();
-                    run_or_spawn(async move {
-                        part_with(&reactor, stream).await;
-                        drop(leaving);
-                    });
-                    continue;
-                }
-            };
-            world.reactor.retire(party.poll, socket, closing);
+            world.close_socket(party.poll, socket, how);
         }
         service.handle_session_ended(&session, ended.reason, ended.bytes);
     }
@@ -324,7 +321,8 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
 fn is_over<S: Service>(service: &S, world: &World<S::Context, S::Message>) -> bool {
     let streams = &world.streams;
     let has_streams = streams.is_leaving() || streams.have_messages();
-    if world.has_pairs() || has_streams || world.breakable.count() > 0 {
+    let has_tunnels = world.muxes.tunnels() > 0 || world.muxes.has_work();
+    if world.has_pairs() || has_streams || has_tunnels || world.breakable.count() > 0 {
         return false;
     }
     world.phase.get() == Phase::Ending || !service.is_busy() && !world.reactor.is_listening()

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::rc::Rc;
 
-use crate::protocol::socks5::{Command, Destination, Host};
+use crate::protocol::socks5::{Destination, Host};
 
 /// Characters of a name that are told; no name of a host is longer than 255.
 const TOLD_CHARS_MAX: usize = 255;
@@ -18,7 +18,7 @@ pub struct Errand {
     /// By which way, where an agent had several.
     pub way: Option<Rc<str>>,
     /// What was asked.
-    pub command: Command,
+    pub command: &'static str,
 }
 
 /// A destination in one word.

@@ -29,6 +29,7 @@ pub mod leg;
 mod listeners;
 mod listing;
 mod memory;
+pub mod mux;
 pub mod names;
 mod not_reached;
 pub mod peer_address;

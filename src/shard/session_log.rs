@@ -124,21 +124,52 @@ const _: () = assert!(size_of::<Session<u64>>() <= 88);
 impl<C> Session<C> {
     /// Writes the session's line to the access log.
     pub(crate) fn log(&self, ended: &Ended, now: Timestamp, errand: Option<&Errand>) {
-        let [left, right] = &self.parties;
+        let line = SessionLine {
+            peers: [self.parties[0].peer, self.parties[1].peer],
+            bytes: ended.bytes,
+            waiting_since: self.waiting_since,
+            joined_at: self.joined_at,
+            now,
+            reason: ended.reason,
+            errand,
+        };
+        line.log();
+    }
+}
+
+/// What there is to say of a session that is over.
+#[derive(Debug)]
+pub(super) struct SessionLine<'a> {
+    pub(super) peers: [PeerAddress; 2],
+    /// That came from either.
+    pub(super) bytes: [u64; 2],
+    pub(super) waiting_since: Timestamp,
+    pub(super) joined_at: Timestamp,
+    pub(super) now: Timestamp,
+    pub(super) reason: CloseReason,
+    pub(super) errand: Option<&'a Errand>,
+}
+
+impl SessionLine<'_> {
+    /// Writes it to the access log.
+    pub(super) fn log(&self) {
+        let [left, right] = self.peers;
+        let [left_bytes, right_bytes] = self.bytes;
+        let errand = self.errand;
         info!(
             target: ACCESS_LOG,
-            left = %left.peer,
-            right = %right.peer,
-            left_bytes = ended.bytes[0],
-            right_bytes = ended.bytes[1],
+            %left,
+            %right,
+            left_bytes,
+            right_bytes,
             waited_ms = millis(self.joined_at.since(self.waiting_since)),
-            lasted_ms = millis(now.since(self.joined_at)),
-            reason = ended.reason.label(),
-            ended_by = ended_by(ended.reason),
+            lasted_ms = millis(self.now.since(self.joined_at)),
+            reason = self.reason.label(),
+            ended_by = ended_by(self.reason),
             user = errand.and_then(|errand| errand.user.as_ref()).map(field::display),
             target = errand.map(|errand| field::display(&errand.target)),
             way = errand.and_then(|errand| errand.way.as_ref()).map(field::display),
-            command = errand.map(|errand| errand.command.as_str()),
+            command = errand.map(|errand| errand.command),
             "session ended"
         );
     }

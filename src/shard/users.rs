@@ -176,7 +176,7 @@ impl RelayService {
             user: Some(one_word(session.user()).into()),
             target: target(&request.destination),
             way: None,
-            command: request.command,
+            command: request.command.as_str(),
         });
         let dialled = Dialled {
             errand,

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::control::{Control, Envelope};
 use super::errand::Errand;
 use super::leg::Leg;
+use super::mux::Muxes;
 use super::names::Names;
 use super::session_log::Session;
 use super::status::{Detail, ShardStatus};
@@ -26,20 +27,25 @@ use crate::protocol::ptth_quic::StreamCode;
 use crate::quic::connection::ConnectionKey;
 use crate::quic::driver::QuicEvent;
 use crate::quic::intake::Admission;
-use crate::relay::{CloseReason, EngineSettings, PairKey, Planes, PlanesCounts, Side, Usage};
-use crate::runtime::Owner;
+use crate::relay::mux::MuxEvent;
+use crate::relay::{CloseReason, EngineSettings, How, PairKey, Planes, PlanesCounts, Side, Usage};
 use crate::runtime::clock;
 use crate::runtime::datagram::DATAGRAM_BYTES_MAX;
+use crate::runtime::executor::run_or_spawn;
 use crate::runtime::flag::Flag;
 use crate::runtime::inbox::Mailbox;
 use crate::runtime::question::Pending;
-use crate::runtime::reactor::Reactor;
+use crate::runtime::reactor::{Closing, Reactor};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::resolver::Resolver;
 use crate::runtime::ring::RingSize;
 use crate::runtime::socket::Socket;
+use crate::runtime::stream::{Stream, Watched};
+use crate::runtime::{Owner, PollKey};
+use crate::session::handshake::part_with;
 use crate::session::refused::Refused;
 use crate::session::wrapped_stream::SharedWorkshop;
+use crate::slab::Key;
 use crate::time::Timestamp;
 
 /// Owner tag of the sockets of pairs; the token is the pair's index and side.
@@ -128,6 +134,13 @@ pub trait Service: 'static {
         }
     }
 
+    /// Something is to be seen to of a tunnel's channels. The sockets of those that have ended are
+    /// taken care of.
+    fn handle_mux(self: &Rc<Self>, _event: MuxEvent) {}
+
+    /// A tunnel is over; its channels have ended before.
+    fn handle_mux_lost(self: &Rc<Self>, _tunnel: Key, _reason: CloseReason) {}
+
     /// What was joined with a stream has ended, and its socket is about to be closed.
     fn handle_streams_ended(self: &Rc<Self>, _session: &StreamSession, _reason: CloseReason) {}
 
@@ -160,6 +173,7 @@ pub struct World<C, M> {
     /// Room for one datagram, in use only within one call.
     pub datagram_space: RefCell<Box<[u8]>>,
     pub streams: Streams,
+    pub muxes: Muxes,
     pub(super) planes: RefCell<Planes>,
     /// By the index of the pair's key.
     pub(super) sessions: RefCell<Vec<Option<Session<C>>>>,
@@ -220,6 +234,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             workshop: SharedWorkshop::default(),
             datagram_space: RefCell::new(vec![0; DATAGRAM_BYTES_MAX].into()),
             streams: Streams::default(),
+            muxes: Muxes::default(),
             planes: RefCell::new(planes),
             sessions: RefCell::new(Vec::new()),
             phase: Cell::new(Phase::Running),
@@ -301,6 +316,30 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         self.counters.refused.increment(refused);
     }
 
+    /// Closes a socket that was watched.
+    pub(super) fn close_socket(&self, poll: PollKey, socket: Socket, how: How) {
+        let closing = match how {
+            How::Clean => Closing::Clean,
+            How::Reset => Closing::Reset,
+            How::Parting => {
+                let watched = Watched {
+                    socket,
+                    poll,
+                    readiness: Readiness::NONE,
+                };
+                let stream = Stream::from_watched(Rc::clone(&self.reactor), watched);
+                let reactor = Rc::clone(&self.reactor);
+                let leaving = self.leaving.enter();
+                run_or_spawn(async move {
+                    part_with(&reactor, stream).await;
+                    drop(leaving);
+                });
+                return;
+            }
+        };
+        self.reactor.retire(poll, socket, closing);
+    }
+
     /// Tells operators that no descriptor is left, once for each stretch of it.
     pub(super) fn note_no_descriptor(&self) {
         if self.out_of_descriptors.meet(self.reactor.now()) {
@@ -374,10 +413,12 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
         counts.set(Count::MovedToRing, moved_to_ring);
         counts.set(Count::PipeShortages, pipe_shortages);
         counts.set(Count::SpillShortages, spill_shortages);
-        let bytes_relayed = bytes_relayed + self.streams.bytes_relayed();
+        let bytes_relayed =
+            bytes_relayed + self.streams.bytes_relayed() + self.muxes.bytes_relayed();
         counts.set(Count::BytesRelayed, bytes_relayed);
         counts.set(Count::BytesSpliced, bytes_spliced);
         self.streams.count(counts);
+        self.muxes.count(counts);
         self.counters.snapshot()
     }
 
@@ -403,7 +444,7 @@ impl<C: Copy, M: Send + 'static> World<C, M> {
             .planes
             .borrow_mut()
             .abort_if(CloseReason::Drained, |_| true);
-        let pairs = pairs + joined;
+        let pairs = pairs + joined + self.muxes.end(CloseReason::Drained);
         if pairs > 0 {
             warn!(
                 shard = self.shard.0,

@@ -83,7 +83,7 @@ impl SocksService {
             user: None,
             target: target(destination),
             way: Some(Rc::clone(way)),
-            command: request.command,
+            command: request.command.as_str(),
         });
         self.world.join(left, right, number);
     }

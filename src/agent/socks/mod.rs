@@ -246,7 +246,7 @@ impl SocksService {
                             user: None,
                             target,
                             way: Some(way),
-                            command: request.command,
+                            command: request.command.as_str(),
                         });
                         self.world.join(left, leg::into_leg(stream, since), number);
                     }

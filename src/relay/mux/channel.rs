@@ -26,6 +26,18 @@ pub enum LocalEnd {
     Task,
 }
 
+impl LocalEnd {
+    /// Its socket, where it has one.
+    #[must_use]
+    pub fn into_socket(self) -> Option<Socket> {
+        match self {
+            Self::Stream(socket) | Self::Datagrams(socket) => Some(socket),
+            Self::Echoes(socket) => Some(socket.into_socket()),
+            Self::Task => None,
+        }
+    }
+}
+
 /// One channel.
 #[derive(Debug)]
 pub(super) struct Channel {

@@ -54,6 +54,12 @@ impl EchoSocket {
         if self.is_v6 { V6 } else { V4 }
     }
 
+    /// For those who watch it.
+    #[must_use]
+    pub const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     pub(super) fn into_socket(self) -> Socket {
         self.socket
     }

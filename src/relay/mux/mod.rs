@@ -370,24 +370,30 @@ impl MuxPlane {
 
     /// Sends a datagram of a task's. False where it is dropped, as there is no room.
     pub fn send_datagram(&mut self, key: Key, data: &[u8], now: Timestamp) -> bool {
-        self.send_of_task(key, now, |id| FromClient::Datagram(id, data))
+        self.send_of_task(key, now, data.len(), |id| FromClient::Datagram(id, data))
     }
 
     /// Sends an echo request of a task's; likewise.
     pub fn send_echo(&mut self, key: Key, sequence: u16, data: &[u8], now: Timestamp) -> bool {
-        self.send_of_task(key, now, |id| FromClient::Echo { id, sequence, data })
+        self.send_of_task(key, now, data.len(), |id| FromClient::Echo {
+            id,
+            sequence,
+            data,
+        })
     }
 
     fn send_of_task<'a>(
         &mut self,
         key: Key,
         now: Timestamp,
+        bytes: usize,
         packet: impl FnOnce(ChannelId) -> FromClient<'a>,
     ) -> bool {
         let Some(channel) = self.channels.get_mut(key) else {
             return false;
         };
         channel.used_at = now;
+        channel.bytes.sent += bytes as u64;
         let (tunnel, id) = (channel.tunnel, channel.id);
         let has_room = self
             .tunnels

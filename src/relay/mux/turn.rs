@@ -214,7 +214,7 @@ impl Turn<'_> {
                     .and_then(|(_, channel)| channel.end.as_ref());
                 if let Some(LocalEnd::Echoes(socket)) = end {
                     let sent = socket.send(sequence, data);
-                    return self.count_datagram(place, sent.is_ok());
+                    return self.note_datagram(place, data.len(), sent.is_ok());
                 }
                 self.handle_datagram(ChannelKind::Icmp, id, data, |channel, data| {
                     MuxEvent::Echo {
@@ -255,18 +255,20 @@ impl Turn<'_> {
             },
             None => false,
         };
-        self.count_datagram(place, is_passed);
+        self.note_datagram(place, data.len(), is_passed);
     }
 
-    fn count_datagram(&mut self, place: (ChannelKind, ChannelId), is_passed: bool) {
+    fn note_datagram(&mut self, place: (ChannelKind, ChannelId), bytes: usize, is_passed: bool) {
         match is_passed {
             true => self.counts.datagrams_relayed += 1,
             false => self.counts.datagrams_dropped += 1,
         }
-        if let Some(key) = self.tunnel.by_id.get(&place)
-            && let Some(channel) = self.channels.get_mut(*key)
+        let channel = self.tunnel.by_id.get(&place);
+        if let Some(channel) = channel.and_then(|key| self.channels.get_mut(*key))
+            && is_passed
         {
             channel.used_at = self.now;
+            channel.bytes.delivered += bytes as u64;
         }
     }
 
@@ -559,6 +561,9 @@ impl Turn<'_> {
                 }
                 Ok(Some(packet)) => {
                     channel.used_at = self.now;
+                    if let FromServer::Datagram(_, data) | FromServer::Echo { data, .. } = &packet {
+                        channel.bytes.sent += data.len() as u64;
+                    }
                     self.counts.datagrams_relayed += 1;
                     self.tunnel.seal(self.means, &Packet::Server(packet));
                 }
@@ -642,11 +647,7 @@ impl Channel {
             CloseReason::Finished(_) => How::Clean,
             _ => How::Reset,
         };
-        let socket = match self.end {
-            Some(LocalEnd::Stream(socket) | LocalEnd::Datagrams(socket)) => Some(socket),
-            Some(LocalEnd::Echoes(socket)) => Some(socket.into_socket()),
-            Some(LocalEnd::Task) | None => None,
-        };
+        let socket = self.end.and_then(LocalEnd::into_socket);
         ChannelEnded {
             channel: key,
             tunnel: self.tunnel,
