@@ -1,5 +1,6 @@
 //! jProxy as the original programs speak it: `tests/vectors/jproxy/`.
 
+use midspan::access::jproxy::{ClientKey, ClientKeyError, TunnelUser, UserFileError};
 use midspan::protocol::Progress;
 use midspan::protocol::jproxy::{
     ConnectStatus, Dialect, EndReason, FromClient, FromServer, Greeting, LoginAnswer, Opener,
@@ -8,6 +9,13 @@ use midspan::protocol::jproxy::{
 use serde_json::Value;
 
 const GOLDEN: &str = include_str!("vectors/jproxy/jproxy_golden.json");
+
+const CLIENT_KEY: &[u8] = include_bytes!("vectors/jproxy/jproxy_key.dat");
+
+const USER_FILE_NAME: &str = "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat";
+const USER_FILE: &[u8] = include_bytes!(
+    "vectors/jproxy/FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat"
+);
 
 fn golden() -> Value {
     serde_json::from_str(GOLDEN).expect("JSON")
@@ -103,6 +111,40 @@ fn both_sides_begin_as_theirs() {
         Ok(Progress::Complete { value: LoginAnswer::Accepted(key), consumed: 257 })
             if key[..] == encrypted
     ));
+}
+
+#[test]
+fn keys_are_read_from_their_files() {
+    let golden = golden();
+    let client = ClientKey::decode(CLIENT_KEY).expect("a client's key");
+    let user = TunnelUser::decode(USER_FILE_NAME, USER_FILE).expect("a user");
+    assert_eq!(&**user.name(), "alice");
+    assert_eq!(client.hash()[..], hex(&golden["login_hash"]));
+    assert_eq!(client.hash(), user.hash());
+    let encrypted = hex(&golden["rsa_pkcs1_aes_key"]);
+    let encrypted = encrypted.try_into().expect("256 bytes");
+    let expected = key(&golden["aes_key"]);
+    assert_eq!(client.decrypt(&encrypted), expected);
+    let ours = user.encrypt(&expected).expect("encrypted");
+    assert_ne!(ours, encrypted);
+    assert_eq!(client.decrypt(&ours), expected);
+}
+
+#[test]
+fn files_that_are_cut_off_hold_no_key() {
+    for cut in 0..CLIENT_KEY.len() {
+        let error = ClientKey::decode(&CLIENT_KEY[..cut]).expect_err("cut off");
+        assert!(matches!(error, ClientKeyError::Short { .. }), "{cut}");
+    }
+    for cut in 0..USER_FILE.len() {
+        let error = TunnelUser::decode(USER_FILE_NAME, &USER_FILE[..cut]).expect_err("cut off");
+        let expected = match cut {
+            0..7 => UserFileError::Short { what: "name" },
+            7..263 => UserFileError::Short { what: "salt" },
+            _ => UserFileError::Key,
+        };
+        assert_eq!(error, expected, "{cut}");
+    }
 }
 
 /// What is meant, of one side.

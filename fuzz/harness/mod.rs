@@ -10,6 +10,7 @@ mod http_response_head;
 mod jet_reply;
 mod jet_request;
 mod jproxy;
+mod jproxy_keys;
 mod prefixes;
 mod proxy_header;
 mod ptth_http;
@@ -31,13 +32,14 @@ mod tls_sides;
 /// something.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 16] = [
+pub(crate) const TARGETS: [Target; 17] = [
     ("access_token", access_token::run),
     ("http_request_head", http_request_head::run),
     ("http_response_head", http_response_head::run),
     ("jet_reply", jet_reply::run),
     ("jet_request", jet_request::run),
     ("jproxy", jproxy::run),
+    ("jproxy_keys", jproxy_keys::run),
     ("proxy_header", proxy_header::run),
     ("ptth_http", ptth_http::run),
     ("ptth_quic", ptth_quic::run),

@@ -7,7 +7,8 @@
 //!
 //! [`egress`] says where the relay may dial for others, [`Awaiting`] where it awaits somebody
 //! for them, and [`routing`] what a local agent
-//! does with a destination; [`forwarding`] who serves and uses forwarded ports.
+//! does with a destination; [`forwarding`] who serves and uses forwarded ports, and [`jproxy`]
+//! who comes by tunnels.
 //!
 //! Left out: where keys come from (that is `config`), and what an answer to a peer
 //! without one looks like (that is `session`).
@@ -19,6 +20,7 @@ pub mod egress;
 mod fingerprint;
 pub mod forwarding;
 mod guesses;
+pub mod jproxy;
 mod keyring;
 mod rate;
 pub mod routing;
