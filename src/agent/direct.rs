@@ -65,7 +65,9 @@ impl Caller {
                     since,
                 });
             }
-            Ok(Opening::Http(_) | Opening::Tls(_)) => Failure::silent(Refused::OtherListener),
+            Ok(Opening::Http(_) | Opening::Jproxy(_) | Opening::Tls(_)) => {
+                Failure::silent(Refused::OtherListener)
+            }
             Err(failure) => failure,
         };
         count(world, failure.refused);

@@ -1,6 +1,7 @@
 //! What a peer speaks, by its first bytes: for a port that serves everything.
 
 use super::jet::SIGNATURE;
+use super::jproxy::MAGIC;
 
 /// What the first bytes announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -10,6 +11,8 @@ pub enum Spoken {
     Tls,
     /// The signature of a JET packet: `[JET-PROTO]` 2.2.1.1.
     Jet,
+    /// What a client of jProxy begins with: `[JPROXY]`, "Handshake".
+    Jproxy,
     /// An HTTP/1.1 request: RFC 9112 §3.
     Http,
 }
@@ -26,7 +29,11 @@ pub enum Detection {
 }
 
 /// Every byte of these has to be there: another protocol may begin the same.
-const SIGNATURES: [(Spoken, &[u8]); 2] = [(Spoken::Tls, &[0x16, 0x03]), (Spoken::Jet, &SIGNATURE)];
+const SIGNATURES: [(Spoken, &[u8]); 3] = [
+    (Spoken::Tls, &[0x16, 0x03]),
+    (Spoken::Jet, &SIGNATURE),
+    (Spoken::Jproxy, &MAGIC),
+];
 
 /// Letters of a method and the space behind it, at most. All methods of RFC 9110 are
 /// shorter.
@@ -83,6 +90,11 @@ mod tests {
             (b"JET\0\0\x10", Is(Spoken::Jet)),
             (b"JETT", Undecided),
             (b"JEX\0", Unknown),
+            (b"j", Undecided),
+            (b"jProx", Undecided),
+            (b"jProxy", Is(Spoken::Jproxy)),
+            (b"jProxy\x03", Is(Spoken::Jproxy)),
+            (b"jet", Unknown),
             (b"G", Undecided),
             (b"GET", Undecided),
             (b"GET ", Is(Spoken::Http)),

@@ -14,6 +14,7 @@
 
 pub mod allocator;
 pub mod clock;
+pub mod connected_datagram;
 pub mod cores;
 pub mod datagram;
 pub mod dial;

@@ -40,6 +40,8 @@ pub enum Opening {
     Jet(Jet),
     /// HTTP, of which these bytes have come.
     Http(Vec<u8>),
+    /// jProxy, of which these bytes have come.
+    Jproxy(Vec<u8>),
     /// TLS, of which these bytes have come.
     Tls(Vec<u8>),
 }
@@ -143,6 +145,9 @@ fn try_read(
         let decoded = match detect(bytes) {
             Detection::Is(Spoken::Http) => {
                 return Some(Ok(Opening::Http(bytes.to_vec())));
+            }
+            Detection::Is(Spoken::Jproxy) => {
+                return Some(Ok(Opening::Jproxy(bytes.to_vec())));
             }
             Detection::Is(Spoken::Tls) if !link.is_tls() => {
                 return Some(Ok(Opening::Tls(bytes.to_vec())));

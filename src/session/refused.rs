@@ -153,6 +153,8 @@ pub enum Refused {
     TooManyBinds,
     /// As many names of the user are being resolved as may, or of all.
     TooManyNames,
+    /// Tunnels are at their limit.
+    TooManyTunnels,
     /// More wrong passwords came from this address than may in a minute.
     TooManyWrong,
     /// The legs that wait from this address are at their limit.
@@ -244,6 +246,7 @@ crate::labels!(Refused {
     TooManyDials = "too_many_dials",
     TooManyBinds = "too_many_binds",
     TooManyNames = "too_many_names",
+    TooManyTunnels = "too_many_tunnels",
     TooManyWrong = "too_many_wrong",
     TooManyWaiting = "too_many_waiting",
     OverMemory = "over_memory",

@@ -3,6 +3,7 @@
 //! Left out: what a leg or a pair may grow by, which is small, and spills, which have a pool.
 
 use super::datagrams::budget::VISIT_BYTES_MAX;
+use super::jproxy::HELD_BYTES_MAX as TUNNEL_BYTES;
 use super::rendezvous::RelayService;
 use crate::relay::bridge::CREDIT_BYTES_FIRST;
 use crate::relay::stream_way::STEP_BYTES;
@@ -28,7 +29,8 @@ impl RelayService {
     pub(super) fn has_memory_for(&self, bytes: u64) -> bool {
         let handshakes = HANDSHAKE_BYTES_MAX * self.handshakes() as u64;
         let visits = VISIT_BYTES_MAX * self.datagram_visits.count() as u64;
-        let reserved = (handshakes + visits + bytes) * self.world.shards.len() as u64;
+        let tunnels = TUNNEL_BYTES * self.world.muxes.tunnels() as u64;
+        let reserved = (handshakes + visits + tunnels + bytes) * self.world.shards.len() as u64;
         allocated_bytes() + reserved <= self.settings().memory_bytes_max
     }
 }

@@ -152,7 +152,7 @@ impl Muxes {
         self.with(|inner| inner.plane.send_echo(channel, sequence, data, clock::now()))
     }
 
-    /// Ends a tunnel once what was said has gone out.
+    /// Ends a tunnel once its channels have ended; there are no new ones.
     pub fn leave(&self, tunnel: Key) {
         self.with(|inner| inner.plane.leave(tunnel));
     }

@@ -21,6 +21,7 @@ use super::forwarding::Forwards;
 use super::handoff::Handoff;
 use super::host_addresses::HostAddresses;
 use super::http_connection::{Client, Requests};
+use super::jproxy::{GuestTunnels, TunnelNewcomer};
 use super::peer_address::PeerAddress;
 use super::per_address::{CountedAddress, PerAddress};
 use super::quic_far::{FarAnswer, Reach};
@@ -52,6 +53,7 @@ use crate::quic::driver::QuicEvent;
 use crate::quic::intake::Admission;
 use crate::relay::CloseReason;
 use crate::relay::codec::CodecError;
+use crate::relay::mux::MuxEvent;
 use crate::runtime::Owner;
 use crate::runtime::clock;
 use crate::runtime::executor::run_or_spawn;
@@ -127,6 +129,7 @@ pub struct RelayService {
     /// Of those that the relay dialled for.
     pub(super) last_dialled: Cell<u32>,
     pub(super) users: ShardUsers,
+    pub(super) guest_tunnels: GuestTunnels,
     pub(super) host_addresses: HostAddresses,
     pub(super) forwards: Forwards,
     pub(super) quic: QuicGuests,
@@ -191,6 +194,7 @@ impl RelayService {
             idleness: RefCell::default(),
             last_dialled: Cell::new(0),
             users: ShardUsers::default(),
+            guest_tunnels: GuestTunnels::default(),
             host_addresses: HostAddresses::default(),
             forwards: Forwards::new(&settings.forwarding_limits),
             quic: QuicGuests::default(),
@@ -210,6 +214,7 @@ impl RelayService {
             settings: RefCell::new(Rc::new(settings)),
         });
         service.set_up_quic();
+        service.set_up_tunnels();
         service
     }
 
@@ -298,6 +303,21 @@ impl RelayService {
                 let arrival = Arrival::packet(jet.request, prefix, tls, jet.was_full);
                 self.arrive(stream, arrival, peer, since).await;
             }
+            Ok(Opening::Jproxy(_)) if is_forwarder && !self.count_for(peer, &mut counted) => {
+                self.count_refused(peer, Refused::TooManyFromAddress);
+            }
+            Ok(Opening::Jproxy(received)) => {
+                let newcomer = TunnelNewcomer {
+                    link,
+                    received,
+                    peer,
+                    counted,
+                    dialect: None,
+                    since,
+                    deadline,
+                };
+                Box::pin(self.serve_tunnel(newcomer)).await;
+            }
             Ok(Opening::Tls(_)) => unreachable!("there is no TLS within TLS"),
             Err(Failure { refused, reply }) => {
                 self.count_refused(peer, refused);
@@ -347,6 +367,9 @@ impl RelayService {
         is_tls: bool,
         only: Option<Transport>,
     ) -> Result<(), Refused> {
+        if matches!(opening, Opening::Jproxy(_)) {
+            return self.check_tunnel_listener(is_tls, only);
+        }
         let transport = match (opening, is_tls) {
             (Opening::Http(_), false) => Transport::Ws,
             (Opening::Http(_), true) => Transport::Wss,
@@ -359,6 +382,14 @@ impl RelayService {
         match only {
             Some(only) if only != transport => Err(Refused::OtherListener),
             _ => Ok(()),
+        }
+    }
+
+    /// The same of jProxy.
+    fn check_tunnel_listener(&self, is_tls: bool, only: Option<Transport>) -> Result<(), Refused> {
+        match only {
+            None if is_tls && !self.settings().tunnels.users.is_empty() => Ok(()),
+            _ => Err(Refused::OtherListener),
         }
     }
 
@@ -467,7 +498,10 @@ impl RelayService {
         let visitors = 2 * self.visitors.count() + self.datagram_visits.count();
         let unpaired = self.handshakes.get() + self.callers.count();
         let paired = 2 * self.world.pairs() + self.world.streams.pairs();
-        unpaired + visitors + self.waiting.borrow().len() + paired + self.quic.count() + leaving
+        let tunnelled = self.world.muxes.tunnels() + self.world.muxes.channels();
+        let in_quic = self.quic.count();
+        let waiting = self.waiting.borrow().len();
+        unpaired + visitors + waiting + paired + tunnelled + in_quic + leaving
     }
 }
 
@@ -545,6 +579,7 @@ impl Service for RelayService {
                 self.forwards.set_limits(&settings.forwarding_limits);
                 self.settings.replace(Rc::new(*settings));
                 self.set_up_quic();
+                self.set_up_tunnels();
                 self.forget_users();
             }
         }
@@ -631,8 +666,17 @@ impl Service for RelayService {
         self.end_seam(session, reason);
     }
 
+    fn handle_mux(self: &Rc<Self>, event: MuxEvent) {
+        self.handle_channel(event);
+    }
+
+    fn handle_mux_lost(self: &Rc<Self>, tunnel: Key, reason: CloseReason) {
+        self.forget_tunnel(tunnel, reason);
+    }
+
     fn handle_drain(self: &Rc<Self>) {
         self.draining.raise();
+        self.dismiss_tunnels();
         self.dismiss_quic();
         let legs: Vec<Key> = self.waiting.borrow().keys().collect();
         for leg in legs {

@@ -1,18 +1,22 @@
 //! What the relay's service runs with, as far as a shard needs it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::RandomState;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::share::{to_u32, to_usize};
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
+use crate::access::jproxy::TunnelUsers;
 use crate::access::{Allowances, Awaiting, Keyring, Users};
 use crate::association::table::OnUnknown;
 use crate::config::limits::Limits;
 use crate::protocol::jet::{HostName, PublicUrl, Transport};
+use crate::protocol::jproxy::Dialect;
 use crate::protocol::ptth_http::SwitchboardLimits;
 use crate::quic::transport::Windows;
 use crate::web::Web;
@@ -52,6 +56,8 @@ pub struct RendezvousSettings {
     pub forwarding_limits: ForwardingLimits,
     /// How that is done over QUIC.
     pub quic: QuicSettings,
+    /// Whose tunnels of jProxy are served, and how.
+    pub tunnels: TunnelSettings,
     /// What there is beside the relay's own paths.
     pub web: Web,
     /// STUN and TURN servers that clients are told.
@@ -90,6 +96,35 @@ pub struct RendezvousSettings {
     pub names_per_user_max: usize,
     /// 0 is no limit.
     pub wrong_passwords_per_minute_max: u32,
+}
+
+/// How those are served who come with tunnels of jProxy.
+#[derive(Clone, Debug)]
+pub struct TunnelSettings {
+    pub users: TunnelUsers,
+    /// What some of them may.
+    pub allowances: Allowances,
+    /// Those of them that speak another dialect than their listener does.
+    pub dialects: Arc<HashMap<Box<str>, Dialect, RandomState>>,
+    /// Where neither a user nor a listener has one.
+    pub dialect: Dialect,
+    /// Whether echo requests are sent for them.
+    pub icmp: bool,
+    /// How long a destination that takes nothing may hold up its tunnel.
+    pub stuck: Duration,
+    /// Of this shard.
+    pub tunnels_max: usize,
+    /// Of this shard; 0 is no limit.
+    pub per_user_max: usize,
+    pub channels_max: usize,
+}
+
+impl TunnelSettings {
+    /// Which dialect a user speaks on a listener that may have one.
+    pub(super) fn dialect_of(&self, user: &str, of_listener: Option<Dialect>) -> Dialect {
+        let own = self.dialects.get(user).copied();
+        own.or(of_listener).unwrap_or(self.dialect)
+    }
 }
 
 /// How those are served who come by QUIC.

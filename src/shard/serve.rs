@@ -17,7 +17,9 @@ use super::listeners::{Listeners, check_addresses};
 use super::pulse::Pulse;
 use super::reload::Reloader;
 use super::rendezvous::{Message, Random, RelayService};
-use super::rendezvous_settings::{ForwardingLimits, QuicSettings, RendezvousSettings};
+use super::rendezvous_settings::{
+    ForwardingLimits, QuicSettings, RendezvousSettings, TunnelSettings,
+};
 use super::share::{engine_share, share, to_u32, to_usize};
 use super::status::{Inquirer, Legacies};
 use super::udp_listeners::{QuicIdentity, UdpListeners};
@@ -361,6 +363,17 @@ pub(super) fn service_settings(
         egress: settings.egress.clone(),
         forwarding: settings.forwarding.clone(),
         forwarding_limits: ForwardingLimits::new(limits),
+        tunnels: TunnelSettings {
+            users: Default::default(),
+            allowances: Default::default(),
+            dialects: Default::default(),
+            dialect: Default::default(),
+            icmp: false,
+            stuck: Duration::from_secs(2),
+            tunnels_max: 4096,
+            per_user_max: 0,
+            channels_max: 1024,
+        },
         quic: QuicSettings::new(limits, quic),
         web: settings.web.clone(),
         stun: settings.jet.stun.clone(),

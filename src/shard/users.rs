@@ -99,21 +99,48 @@ impl RelayService {
     ) -> Result<Arc<str>, Refused> {
         let settings = self.settings();
         let (name, proof) = knock.credentials.as_ref().ok_or(Refused::NoPassword)?;
-        let wrong_max = settings.wrong_passwords_per_minute_max;
-        let source = (wrong_max > 0).then(|| source(peer, link)).flatten();
-        let (guesses, now) = (&self.users.guesses, self.world.reactor.now());
-        if source.is_some_and(|ip| !guesses.borrow().is_calm(ip, wrong_max, now)) {
+        let source = source(peer, link);
+        if !self.may_guess(source) {
             return Err(Refused::TooManyWrong);
         }
         let user = settings.users.authenticate(name, proof, clock::unix_time());
         let Some(user) = user else {
-            if let Some(ip) = source {
-                guesses.borrow_mut().add(ip, wrong_max, now);
-            }
+            self.note_guess(source);
             return Err(Refused::WrongPassword);
         };
         let name = Arc::clone(&user.name);
         knock.protocol.map(|_| name).ok_or(Refused::NoSubProtocol)
+    }
+
+    /// Whether somebody from there may be wrong once more.
+    pub(super) fn may_guess(&self, source: Option<IpAddr>) -> bool {
+        let wrong_max = self.settings().wrong_passwords_per_minute_max;
+        let (guesses, now) = (self.users.guesses.borrow(), self.world.reactor.now());
+        wrong_max == 0 || source.is_none_or(|ip| guesses.is_calm(ip, wrong_max, now))
+    }
+
+    /// Somebody from there was wrong.
+    pub(super) fn note_guess(&self, source: Option<IpAddr>) {
+        let wrong_max = self.settings().wrong_passwords_per_minute_max;
+        if let Some(ip) = source.filter(|_| wrong_max > 0) {
+            let now = self.world.reactor.now();
+            self.users.guesses.borrow_mut().add(ip, wrong_max, now);
+        }
+    }
+
+    /// What a user of jProxy's may; nothing any more if nobody has the name.
+    pub(super) fn tunnel_allowance<'a>(
+        &'a self,
+        settings: &'a RendezvousSettings,
+        user: &str,
+    ) -> Result<May<'a>, Refused> {
+        let known = settings.tunnels.users.named(user);
+        known.ok_or(Refused::EgressDenied)?;
+        Ok(May {
+            service: self,
+            settings,
+            own: settings.tunnels.allowances.of(user),
+        })
     }
 
     /// What a user may; nothing any more if nobody has the name.
@@ -210,7 +237,7 @@ impl RelayService {
 }
 
 /// Where somebody knocks from. The socket is asked only where nobody wanted to know before.
-fn source(peer: PeerAddress, link: &Link) -> Option<IpAddr> {
+pub(super) fn source(peer: PeerAddress, link: &Link) -> Option<IpAddr> {
     let asked = || link.peer_address().map(|address| address.ip());
     peer.ip().or_else(asked)
 }

@@ -136,7 +136,11 @@ impl RelayService {
     }
 
     async fn serve_connect(&self, guest: Guest, request: &Request) {
-        let dialling = self.dial_for(&guest.user, &request.destination);
+        let dialling = async {
+            let settings = self.settings();
+            let may = self.allowance(&settings, &guest.user)?;
+            self.dial_for(&guest.user, &may, &request.destination).await
+        };
         let dialled = self.draining.or_raised(dialling).await;
         match dialled.unwrap_or(Err(Refused::Draining.into())) {
             Ok((origin, of_user)) => {
@@ -208,7 +212,7 @@ impl RelayService {
     }
 
     /// A visitor's connection behind its upgrade.
-    fn wrap(&self, link: Link, is_framed: bool) -> io::Result<WrappedStream> {
+    pub(super) fn wrap(&self, link: Link, is_framed: bool) -> io::Result<WrappedStream> {
         let (stream, tls, early) = link.into_parts();
         let websocket = is_framed.then(|| WebSocket::new(Role::Server, Closing::OneWay));
         let begun = Codec::begin(tls, websocket, early);
@@ -259,17 +263,16 @@ impl RelayService {
     }
 
     /// Connects to where a user wants to go, if it may.
-    async fn dial_for(
+    pub(super) async fn dial_for(
         &self,
         user: &Arc<str>,
+        may: &May<'_>,
         destination: &Destination,
     ) -> Result<(Stream, UserSession), NotConnected> {
         let until = self.world.reactor.now() + DIAL_TIMEOUT;
-        let settings = self.settings();
-        let may = self.allowance(&settings, user)?;
-        let session = self.begin_dial(user, &may, Beginning::Dial).await?;
+        let session = self.begin_dial(user, may, Beginning::Dial).await?;
         let allowed = self
-            .allowed_addresses(user, &may, destination, until)
+            .allowed_addresses(user, may, destination, until)
             .await?;
         let connected = self.world.connect(destination.name(), &allowed, until);
         let connected = connected.await.map_err(|error| {
@@ -370,7 +373,10 @@ async fn read_request(
     }
 }
 
-async fn read_more(stream: &mut WrappedStream, received: &mut Vec<u8>) -> Result<(), Refused> {
+pub(super) async fn read_more(
+    stream: &mut WrappedStream,
+    received: &mut Vec<u8>,
+) -> Result<(), Refused> {
     match stream.read_into(received).await {
         Ok(0) => Err(Refused::ClosedEarly),
         Ok(_) => Ok(()),

@@ -423,7 +423,7 @@ impl MuxPlane {
         }
     }
 
-    /// Ends a tunnel, once what was said has gone out.
+    /// Ends a tunnel once its channels have ended; there are no new ones.
     pub fn leave(&mut self, key: Key) {
         if let Some((tunnel, _)) = self.tunnels.get_mut(key) {
             tunnel.is_leaving = true;

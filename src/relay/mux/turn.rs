@@ -66,7 +66,9 @@ impl Turn<'_> {
         self.run_channels()?;
         self.send_wire()?;
         let has_room = self.tunnel.link.has_room();
-        if self.tunnel.is_foreign || self.tunnel.is_leaving && has_room {
+        if self.tunnel.is_foreign
+            || self.tunnel.is_leaving && has_room && self.tunnel.by_id.is_empty()
+        {
             let reason = match self.tunnel.is_foreign {
                 true => CloseReason::Broken(self.tunnel.role.tunnel_side()),
                 false => CloseReason::Drained,
