@@ -17,6 +17,8 @@
 
 mod channel;
 mod echo;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod turn;
 
@@ -360,6 +362,8 @@ impl MuxPlane {
         if let Some(channel) = self.channels.remove(key) {
             self.forget(&channel);
             self.say(channel.tunnel, &Packet::Server(answer.packet(channel.id)));
+            // It may have been the last of a tunnel that is to leave.
+            self.enqueue(channel.tunnel);
         }
     }
 

@@ -1,0 +1,505 @@
+//! Both ends of a tunnel in one test, on sockets of this process.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::*;
+use crate::protocol::jproxy::{DATA_BYTES_MAX, Sealer};
+
+const KEY: SessionKey = SessionKey(*b"0123456789abcdef");
+const STUCK: Duration = Duration::from_secs(2);
+const ALL: [Readiness; 2] = [Readiness::READABLE, Readiness::WRITABLE];
+
+struct Rig {
+    client: MuxPlane,
+    server: MuxPlane,
+    tunnels: [Key; 2],
+    now: Timestamp,
+    /// What either plane had to say that is not seen to here.
+    events: [Vec<MuxEvent>; 2],
+}
+
+fn socket(stream: UnixStream) -> Socket {
+    Socket::adopt(stream.into()).expect("a socket")
+}
+
+fn start(plane: &mut MuxPlane, stream: UnixStream, role: Role, dialect: Dialect) -> Key {
+    plane.start(TunnelStart {
+        socket: socket(stream),
+        codec: None,
+        early: Vec::new(),
+        key: KEY,
+        role,
+        dialect,
+        channels_max: 4,
+    })
+}
+
+fn somewhere() -> Destination {
+    Destination {
+        host: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        port: 80,
+    }
+}
+
+impl Rig {
+    fn new(dialect: Dialect) -> Self {
+        let (here, there) = UnixStream::pair().expect("sockets");
+        let (mut client, mut server) = (MuxPlane::new(STUCK), MuxPlane::new(STUCK));
+        let tunnels = [
+            start(&mut client, here, Role::Client, dialect),
+            start(&mut server, there, Role::Server, dialect),
+        ];
+        Self {
+            client,
+            server,
+            tunnels,
+            now: Timestamp::default(),
+            events: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// Lets both do all that they can.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            for (plane, events) in [&mut self.client, &mut self.server]
+                .into_iter()
+                .zip(&mut self.events)
+            {
+                for index in 0..8 {
+                    for readiness in ALL {
+                        plane.handle_tunnel(index, readiness);
+                        plane.handle_channel(index, readiness);
+                    }
+                }
+                plane.run(self.now);
+                while let Some(mut event) = plane.poll_event() {
+                    if let MuxEvent::Ended(ended) = &mut event {
+                        drop(ended.socket.take());
+                    }
+                    events.push(event);
+                }
+            }
+        }
+    }
+
+    /// A channel with this number; gives the programs at its ends.
+    fn channel(&mut self, id: ChannelId) -> [UnixStream; 2] {
+        let asked = Asked::Connect(id, somewhere());
+        let key = self.client.ask(self.tunnels[0], &asked, self.now);
+        let key = key.expect("a channel");
+        self.settle();
+        let asked_for = self.events[1].iter().rev().find_map(|event| match event {
+            MuxEvent::Asked { channel, asked, .. } if asked.id() == id => Some(*channel),
+            _ => None,
+        });
+        let asked_for = asked_for.expect("it was asked for");
+        let (origin, its_end) = UnixStream::pair().expect("sockets");
+        let answer = Answer::Connect {
+            status: ConnectStatus::Connected,
+            took_ms: 1,
+        };
+        let end = LocalEnd::Stream(socket(its_end));
+        let opened = self.server.open(asked_for, end, Some(answer), self.now);
+        opened.expect("it is there");
+        self.settle();
+        let (program, its_end) = UnixStream::pair().expect("sockets");
+        let end = LocalEnd::Stream(socket(its_end));
+        self.client
+            .open(key, end, None, self.now)
+            .expect("it is there");
+        self.settle();
+        for stream in [&program, &origin] {
+            stream.set_nonblocking(true).expect("set");
+        }
+        [program, origin]
+    }
+
+    /// How the channels of both ended, in order.
+    fn ended(&self) -> [Vec<(ChannelId, CloseReason, Carried)>; 2] {
+        [0, 1].map(|side: usize| {
+            let ended = |event: &MuxEvent| match event {
+                MuxEvent::Ended(ended) => Some((ended.id, ended.reason, ended.bytes)),
+                _ => None,
+            };
+            self.events[side].iter().filter_map(ended).collect()
+        })
+    }
+}
+
+fn read_all(rig: &mut Rig, stream: &mut UnixStream) -> (Vec<u8>, bool) {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    for _ in 0..1000 {
+        match stream.read(&mut buffer) {
+            Ok(0) => return (bytes, true),
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(_) => {
+                let before = bytes.len();
+                rig.settle();
+                if let Ok(count) = stream.read(&mut buffer) {
+                    bytes.extend_from_slice(&buffer[..count]);
+                    if count == 0 {
+                        return (bytes, true);
+                    }
+                }
+                if bytes.len() == before {
+                    return (bytes, false);
+                }
+            }
+        }
+    }
+    panic!("it has no end");
+}
+
+fn pattern(bytes: usize, seed: usize) -> Vec<u8> {
+    (0..bytes)
+        .map(|n| (n * 31 + seed + n / 251) as u8)
+        .collect()
+}
+
+#[test]
+fn bytes_go_both_ways_in_order_and_to_the_end() {
+    for dialect in [Dialect::Spec, Dialect::Original] {
+        let mut rig = Rig::new(dialect);
+        let mut ends = [rig.channel(1), rig.channel(0x0203)];
+        for size in [1, 15, DATA_BYTES_MAX, DATA_BYTES_MAX + 1, 100_000] {
+            for (seed, [program, origin]) in ends.iter_mut().enumerate() {
+                for (from, to) in [(0, 1), (1, 0)] {
+                    let streams = [&mut *program, &mut *origin];
+                    let expected = pattern(size, seed + size + from);
+                    let mut came = Vec::new();
+                    let mut sent = 0;
+                    while came.len() < size {
+                        sent += streams[from].write(&expected[sent..]).unwrap_or(0);
+                        let (more, is_end) = read_all(&mut rig, streams[to]);
+                        assert!(!is_end);
+                        came.extend(more);
+                    }
+                    assert!(came == expected, "{dialect:?} {size} {from}");
+                }
+            }
+        }
+        assert_eq!(rig.ended(), [vec![], vec![]]);
+    }
+}
+
+#[test]
+fn what_the_document_has_ends_each_way_for_itself() {
+    let mut rig = Rig::new(Dialect::Spec);
+    let [mut program, mut origin] = rig.channel(7);
+    program.write_all(b"a question").expect("sent");
+    program.shutdown(std::net::Shutdown::Write).expect("shut");
+    let heard = read_all(&mut rig, &mut origin);
+    assert_eq!(heard, (b"a question".to_vec(), true));
+    assert_eq!(rig.ended(), [vec![], vec![]]);
+    origin.write_all(b"an answer").expect("sent");
+    drop(origin);
+    let heard = read_all(&mut rig, &mut program);
+    assert_eq!(heard, (b"an answer".to_vec(), true));
+    let carried = |delivered, sent| Carried { delivered, sent };
+    let [at_client, at_server] = rig.ended();
+    assert_eq!(at_client.len(), 1);
+    assert_eq!(at_client[0].2, carried(9, 10));
+    assert!(matches!(at_client[0].1, CloseReason::Finished(Side::Left)));
+    assert_eq!(
+        at_server,
+        [(7, CloseReason::Finished(Side::Left), carried(10, 9))]
+    );
+    let is_free = |events: &[MuxEvent]| {
+        let free = |event: &MuxEvent| matches!(event, MuxEvent::Ended(ended) if ended.is_free);
+        events.iter().any(free)
+    };
+    assert!(is_free(&rig.events[0]) && is_free(&rig.events[1]));
+}
+
+#[test]
+fn the_other_dialects_end_is_that_of_both_ways_behind_the_last_byte() {
+    let mut rig = Rig::new(Dialect::Original);
+    let [mut program, mut origin] = rig.channel(7);
+    origin.write_all(b"the last words").expect("sent");
+    drop(origin);
+    let heard = read_all(&mut rig, &mut program);
+    assert_eq!(heard, (b"the last words".to_vec(), true));
+    let [at_client, at_server] = rig.ended();
+    assert_eq!((at_client.len(), at_server.len()), (1, 1));
+    // The number is free for the client, who has heard the end and said it.
+    assert!(
+        rig.client
+            .ask(rig.tunnels[0], &Asked::Connect(7, somewhere()), rig.now)
+            .is_some()
+    );
+}
+
+#[test]
+fn what_is_broken_off_is_broken_off_at_the_other_end() {
+    for dialect in [Dialect::Spec, Dialect::Original] {
+        let mut rig = Rig::new(dialect);
+        let [mut program, origin] = rig.channel(7);
+        // What it has not read makes its close a reset.
+        program.write_all(b"unread").expect("sent");
+        rig.settle();
+        drop(origin);
+        program.write_all(b"more").expect("sent");
+        rig.settle();
+        let [at_client, at_server] = rig.ended();
+        assert!(
+            matches!(at_server[0].1, CloseReason::Reset(Side::Right)),
+            "{at_server:?}"
+        );
+        assert_eq!(at_client.len(), 1, "{dialect:?}");
+        drop(program);
+    }
+}
+
+#[test]
+fn a_channel_that_is_stuck_holds_up_the_others_for_so_long_and_no_longer() {
+    let mut rig = Rig::new(Dialect::Spec);
+    let [mut stuck, _nobody_reads] = rig.channel(1);
+    let [mut program, mut origin] = rig.channel(2);
+    let mut poured = 0;
+    for _ in 0..200 {
+        poured += stuck.write(&[7; 8192]).unwrap_or(0);
+        rig.settle();
+    }
+    assert!(poured > QUEUE_BYTES_MAX);
+    let (tunnel, _) = rig.server.tunnels.get(rig.tunnels[1]).expect("it is there");
+    assert!(tunnel.held.is_some() && tunnel.queued_bytes >= QUEUE_BYTES_MAX);
+    assert!(tunnel.queued_bytes < QUEUE_BYTES_MAX + 4 * 65_536);
+    program.write_all(b"held up").expect("sent");
+    assert_eq!(read_all(&mut rig, &mut origin), (Vec::new(), false));
+    assert_eq!(rig.server.next_deadline(), Some(rig.now + STUCK));
+    rig.now = rig.now + STUCK;
+    assert_eq!(
+        read_all(&mut rig, &mut origin),
+        (b"held up".to_vec(), false)
+    );
+    let [at_client, at_server] = rig.ended();
+    assert_eq!(at_server[0].1, CloseReason::TimedOut(Side::Right));
+    assert_eq!(at_client[0].1, CloseReason::TimedOut(Side::Right));
+    assert_eq!(rig.server.counts().stuck, 1);
+    let (tunnel, _) = rig.server.tunnels.get(rig.tunnels[1]).expect("it is there");
+    assert_eq!((tunnel.held, tunnel.queued_bytes), (None, 0));
+}
+
+#[test]
+fn a_channel_that_is_slow_is_waited_for() {
+    let mut rig = Rig::new(Dialect::Spec);
+    let [mut program, mut origin] = rig.channel(1);
+    let expected = pattern(2 << 20, 3);
+    let (mut sent, mut came) = (0, Vec::new());
+    let mut buffer = vec![0; 40_000];
+    while came.len() < expected.len() {
+        for _ in 0..4 {
+            sent += program.write(&expected[sent..]).unwrap_or(0);
+        }
+        rig.settle();
+        rig.now = rig.now + STUCK / 8;
+        if let Ok(count) = origin.read(&mut buffer) {
+            came.extend_from_slice(&buffer[..count]);
+        }
+    }
+    assert!(came == expected);
+    assert_eq!(rig.ended(), [vec![], vec![]]);
+}
+
+/// A server whose client is this test.
+struct Spoken {
+    server: MuxPlane,
+    tunnel: Key,
+    stream: UnixStream,
+    sealer: Sealer,
+}
+
+impl Spoken {
+    fn new(dialect: Dialect) -> Self {
+        let (stream, there) = UnixStream::pair().expect("sockets");
+        stream.set_nonblocking(true).expect("set");
+        let mut server = MuxPlane::new(STUCK);
+        let tunnel = start(&mut server, there, Role::Server, dialect);
+        Self {
+            server,
+            tunnel,
+            stream,
+            sealer: Sealer::new(&KEY),
+        }
+    }
+
+    fn say(&mut self, payload: &[u8]) -> Vec<MuxEvent> {
+        let mut wire = Vec::new();
+        self.sealer.seal(&[payload], &mut wire);
+        self.say_raw(&wire)
+    }
+
+    fn say_raw(&mut self, wire: &[u8]) -> Vec<MuxEvent> {
+        self.stream.write_all(wire).expect("sent");
+        self.server.handle_tunnel(0, Readiness::READABLE);
+        self.server.run(Timestamp::default());
+        std::iter::from_fn(|| self.server.poll_event()).collect()
+    }
+
+    /// What it has answered, and whether that was its last.
+    fn heard(&mut self) -> (Vec<Vec<u8>>, bool) {
+        let mut bytes = Vec::new();
+        let is_end = self.stream.read_to_end(&mut bytes).is_ok();
+        let mut opener = crate::protocol::jproxy::Opener::new(&KEY);
+        opener.open(&bytes);
+        let packets = opener.payloads();
+        let packets = packets.map(|packet| packet.expect("a packet").to_vec());
+        (packets.collect(), is_end)
+    }
+}
+
+const CONNECT_7: &[u8] = b"\x01\x07\0\x50\0\x01\x04\x7f\0\0\x01";
+
+#[test]
+fn what_means_nothing_is_passed_over_and_counted() {
+    let mut spoken = Spoken::new(Dialect::Spec);
+    assert!(spoken.say_raw(&[0]).is_empty());
+    assert!(spoken.say(b"").is_empty());
+    assert!(spoken.say(b"\x77\x07\0").is_empty());
+    // Data, an end and a datagram of nobody's.
+    for nobodys in [
+        &b"\x15\x07\0\x01\0x"[..],
+        b"\x29\x07\0\x02",
+        b"\x16\x07\0\x01\0x",
+    ] {
+        assert!(spoken.say(nobodys).is_empty());
+    }
+    assert_eq!(spoken.heard(), (vec![], false));
+    assert_eq!(spoken.server.counts().packets_ignored, 3);
+    assert_eq!(spoken.server.counts().datagrams_dropped, 1);
+    assert_eq!(spoken.say(CONNECT_7).len(), 1);
+}
+
+#[test]
+fn a_number_that_is_used_again_means_the_new_channel() {
+    let mut spoken = Spoken::new(Dialect::Spec);
+    let first = spoken.say(CONNECT_7);
+    let [MuxEvent::Asked { channel: first, .. }] = first[..] else {
+        panic!("{first:?}");
+    };
+    let both = spoken.say(CONNECT_7);
+    let [MuxEvent::Ended(ended), MuxEvent::Asked { channel, .. }] = &both[..] else {
+        panic!("{both:?}");
+    };
+    assert_eq!(ended.channel, first);
+    assert_ne!(*channel, first);
+    let (_, end) = UnixStream::pair().expect("sockets");
+    let late = spoken.server.open(
+        first,
+        LocalEnd::Stream(socket(end)),
+        None,
+        Timestamp::default(),
+    );
+    assert!(late.is_err());
+    // It is told nothing of the old one.
+    assert_eq!(spoken.heard(), (vec![], false));
+}
+
+#[test]
+fn there_are_so_many_channels_and_no_more() {
+    let mut spoken = Spoken::new(Dialect::Spec);
+    for id in 0..4 {
+        let mut connect = CONNECT_7.to_vec();
+        connect[1] = id;
+        assert_eq!(spoken.say(&connect).len(), 1);
+    }
+    assert!(spoken.say(CONNECT_7).is_empty());
+    assert!(
+        spoken
+            .say(b"\x02\x07\0\0\0\x35\0\x01\x04\x7f\0\0\x01")
+            .is_empty()
+    );
+    let (answers, _) = spoken.heard();
+    assert_eq!(
+        answers,
+        [&b"\x01\x07\0\x06\xff\xff"[..], b"\x02\x07\0\x03\0\0"]
+    );
+}
+
+#[test]
+fn what_cannot_be_an_address_is_answered() {
+    let mut spoken = Spoken::new(Dialect::Original);
+    let connect = b"\x01\0\x07\0\x50\x01\x03\x7f\0\0";
+    assert!(spoken.say(connect).is_empty());
+    assert_eq!(
+        spoken.heard(),
+        (vec![b"\x01\0\x07\x01\xff\xff".to_vec()], false)
+    );
+}
+
+#[test]
+fn whoever_speaks_the_other_dialect_is_told_so_in_it_and_let_go() {
+    let mut spoken = Spoken::new(Dialect::Spec);
+    spoken.say(CONNECT_7);
+    let events = spoken.say(b"\x21\0\x07\0\x01x");
+    let is_broken = |event: &MuxEvent| matches!(event, MuxEvent::Lost(lost) if lost.reason == CloseReason::Broken(Side::Left));
+    assert!(events.iter().any(is_broken), "{events:?}");
+    drop(events);
+    assert_eq!(
+        spoken.heard(),
+        (vec![b"\x01\0\x07\x01\xff\xff".to_vec()], true)
+    );
+    assert_eq!((spoken.server.tunnels(), spoken.server.channels()), (0, 0));
+}
+
+#[test]
+fn what_cannot_be_decrypted_ends_the_tunnel_without_a_word() {
+    for wire in [&[1; 17][..], &[2; 33]] {
+        let mut spoken = Spoken::new(Dialect::Spec);
+        spoken.say(CONNECT_7);
+        let events = spoken.say_raw(wire);
+        let [MuxEvent::Ended(ended), MuxEvent::Lost(lost)] = &events[..] else {
+            panic!("{events:?}");
+        };
+        assert_eq!(ended.reason, CloseReason::Broken(Side::Left));
+        assert_eq!((lost.reason, lost.how), (ended.reason, How::Reset));
+        drop(events);
+        assert_eq!(spoken.heard(), (vec![], true));
+    }
+}
+
+#[test]
+fn a_tunnel_that_is_to_leave_waits_for_its_channels() {
+    let mut spoken = Spoken::new(Dialect::Spec);
+    let asked = spoken.say(CONNECT_7);
+    let [MuxEvent::Asked { channel, .. }] = asked[..] else {
+        panic!("{asked:?}");
+    };
+    spoken.server.leave(spoken.tunnel);
+    spoken.server.run(Timestamp::default());
+    assert!(spoken.server.poll_event().is_none());
+    let limit = Answer::limit(ChannelKind::Tcp);
+    spoken.server.refuse(channel, limit);
+    spoken.server.run(Timestamp::default());
+    let left = spoken.server.poll_event();
+    let is_left = matches!(&left, Some(MuxEvent::Lost(lost)) if lost.how == How::Parting);
+    assert!(is_left, "{left:?}");
+    drop(left);
+    assert_eq!(
+        spoken.heard(),
+        (vec![b"\x01\x07\0\x06\xff\xff".to_vec()], true)
+    );
+}
+
+#[test]
+fn what_comes_behind_the_handshake_is_not_waited_for_again() {
+    let (_stream, there) = UnixStream::pair().expect("sockets");
+    let mut server = MuxPlane::new(STUCK);
+    let mut early = Vec::new();
+    Sealer::new(&KEY).seal(&[CONNECT_7], &mut early);
+    server.start(TunnelStart {
+        socket: socket(there),
+        codec: None,
+        early,
+        key: KEY,
+        role: Role::Server,
+        dialect: Dialect::Spec,
+        channels_max: 4,
+    });
+    server.run(Timestamp::default());
+    assert!(matches!(server.poll_event(), Some(MuxEvent::Asked { .. })));
+}
