@@ -1,5 +1,5 @@
 //! A connection that we dialled, up to the answer to what it asks: TLS, if it comes so,
-//! and one request. No I/O happens here.
+//! and one request, or what follows from its answer. No I/O happens here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -119,12 +119,23 @@ impl Approach {
             self.received.extend_from_slice(bytes);
         }
         if !std::mem::replace(&mut self.is_asked, true) {
-            match &mut self.tls {
-                Some(tls) => tls.seal(&self.request, &mut self.output)?,
-                None => self.output.push(&self.request),
-            }
+            let request = std::mem::take(&mut self.request);
+            self.say(&request)?;
         }
         Ok(&self.received)
+    }
+
+    /// Says more, of who was asked and has answered.
+    ///
+    /// # Errors
+    ///
+    /// When TLS takes no more.
+    pub fn say(&mut self, words: &[u8]) -> Result<(), ApproachError> {
+        match &mut self.tls {
+            Some(tls) => tls.seal(words, &mut self.output)?,
+            None => self.output.push(words),
+        }
+        Ok(())
     }
 
     /// What is left behind an answer of this length: TLS, and what came after it.

@@ -15,4 +15,5 @@ pub mod introduction;
 pub mod link;
 pub mod proxied;
 pub mod refused;
+pub mod tunnel_entry;
 pub mod wrapped_stream;
