@@ -17,6 +17,7 @@ mod local;
 mod pass;
 mod pool;
 mod refusal;
+pub mod tunnel;
 mod udp;
 pub mod url;
 
