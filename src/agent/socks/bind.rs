@@ -15,8 +15,9 @@ use super::entrance::Inquiry;
 use super::journal::{Task, TaskKind};
 use super::local::Local;
 use super::pool::Pool;
+use super::pools::{Granted, accepted};
 use super::refusal::Refusal;
-use super::{Granted, SocksService, accepted, as_routed};
+use super::{SocksService, as_routed};
 use crate::access::routing::Action;
 use crate::agent::leg;
 use crate::protocol::socks5::{Destination, Request};
@@ -93,7 +94,7 @@ impl SocksService {
         let rules = Arc::clone(&self.rules.borrow());
         let ruling = rules.judge(&as_routed(&request.destination));
         match ruling.action() {
-            Action::Relay | Action::RelayOrDirect => self.ask(request).await,
+            Action::Relay | Action::RelayOrDirect => self.pools.ask(request).await,
             Action::Deny => Err(Refusal::by_rule(&ruling)),
             Action::Direct => Err(Refusal::by_proxy(Refused::CommandNotSupported)),
         }

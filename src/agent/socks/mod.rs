@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! accepted ── what does it want? ── a way out ── SOCKS5 over it ── reply ── pair
-//!             local.rs              pool.rs      entrance.rs       local.rs
-//!                                                                  or datagrams: udp.rs,
+//!             local.rs              pools.rs     entrance.rs       local.rs
+//!                                   pool.rs                        or datagrams: udp.rs,
 //!                                                                  somebody awaited: bind.rs
 //! ```
 //!
@@ -16,6 +16,7 @@ mod journal;
 mod local;
 mod pass;
 mod pool;
+mod pools;
 mod refusal;
 pub mod tunnel;
 mod udp;
@@ -35,7 +36,7 @@ use super::way::WayError;
 use crate::access::PasswordDigest;
 use crate::access::routing::{self, Action, RoutingRules, Ruling};
 use crate::metrics::counters::Label;
-use crate::protocol::socks5::{Command, Destination, Host, Reply, ReplyCode, Request};
+use crate::protocol::socks5::{Command, Destination, Host, Request};
 use crate::protocol::websocks::SubProtocol;
 use crate::relay::CloseReason;
 use crate::runtime::executor::spawn;
@@ -49,12 +50,10 @@ use crate::shard::peer_address::PeerAddress;
 use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::tally::Tally;
 use crate::shard::world::World;
-use crate::time::Timestamp;
 pub(super) use entrance::Gateway;
-use entrance::{ASK_TIMEOUT, AskError, Inquiry};
 use journal::{Journal, Task, TaskKind};
 use local::{Doorkeeper, Local, LocalPolicy};
-use pool::{Leave, Pool, Used};
+use pools::{Granted, Pools};
 use refusal::Refusal;
 
 /// Local connections of one shard that have not said what they want.
@@ -63,12 +62,18 @@ const ASKING_MAX: usize = 1024;
 /// What all shards of the agent have.
 #[derive(Clone, Debug)]
 pub(super) struct SocksOptions {
+    websocks: WebsocksOptions,
+    renewable: Renewable,
+}
+
+/// The relays of WebSocks, and how they are asked.
+#[derive(Clone, Debug)]
+struct WebsocksOptions {
     /// At least one.
-    pub(super) gateways: Vec<Gateway>,
-    pub(super) renewable: Renewable,
-    pub(super) protocol: SubProtocol,
+    gateways: Vec<Gateway>,
+    protocol: SubProtocol,
     /// Ways out of one shard that are kept ready at each gateway.
-    pub(super) pool_size: usize,
+    pool_size: usize,
 }
 
 /// What may change while the agent runs; what is under way keeps what it began with.
@@ -88,7 +93,7 @@ pub(super) struct SocksService {
     world: Rc<SocksWorld>,
     door: Doorkeeper,
     rules: RefCell<Arc<RoutingRules>>,
-    pools: Vec<Rc<Pool>>,
+    pools: Pools,
     connections_max: usize,
     /// Connections that have not said what they want.
     asking: Tally,
@@ -104,6 +109,9 @@ pub(super) struct SocksService {
     stop: Rc<Flag>,
 }
 
+/// Where a connection begins whose beginning nobody knows.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// A connection to a destination.
 struct Connected {
     stream: WrappedStream,
@@ -113,29 +121,17 @@ struct Connected {
     way: Rc<str>,
 }
 
-/// What a relay has said, and the way there.
-type Asked = Result<(Inquiry, Reply), AskError>;
-
-/// Where a connection begins whose beginning nobody knows.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-/// What a relay has done for a client.
-struct Granted<'a> {
-    inquiry: Inquiry,
-    /// The end that its reply names.
-    bound: SocketAddr,
-    pool: &'a Pool,
-}
-
 impl SocksOptions {
     pub(super) fn new(settings: &SocksSettings) -> Result<Self, WayError> {
         let gateway = |url| Gateway::new(url, &settings.agent);
         let gateways: Result<_, _> = settings.relays.iter().map(gateway).collect();
         Ok(Self {
-            gateways: gateways?,
+            websocks: WebsocksOptions {
+                gateways: gateways?,
+                protocol: settings.protocol,
+                pool_size: settings.pool_size,
+            },
             renewable: Renewable::new(settings),
-            protocol: settings.protocol,
-            pool_size: settings.pool_size,
         })
     }
 }
@@ -158,27 +154,19 @@ impl SocksService {
     ) -> Rc<Self> {
         let stop = Rc::new(Flag::default());
         let SocksOptions {
-            gateways,
+            websocks,
             renewable,
-            protocol,
-            pool_size,
         } = options;
         let Renewable {
             policy,
             rules,
             password,
         } = renewable;
-        let pool = |gateway| {
-            let (world, stop) = (Rc::clone(&world), Rc::clone(&stop));
-            let gateway = (gateway, password.clone());
-            Pool::new(world, gateway, protocol, pool_size, stop)
-        };
-        let pools = gateways.into_iter().map(pool).collect();
         Rc::new(Self {
+            pools: Pools::new(&world, websocks, &password, &stop),
             world,
             door: Doorkeeper::new(policy),
             rules: RefCell::new(rules),
-            pools,
             connections_max,
             asking: Tally::default(),
             serving: Tally::default(),
@@ -192,9 +180,7 @@ impl SocksService {
 
     /// Starts keeping ways out ready.
     pub(super) fn start(&self) {
-        for pool in &self.pools {
-            spawn(Rc::clone(pool).keep());
-        }
+        self.pools.start();
     }
 
     async fn serve(self: Rc<Self>, stream: Stream) {
@@ -292,7 +278,8 @@ impl SocksService {
         match ruling.action() {
             Action::Deny => Err(Refusal::by_rule(&ruling)),
             Action::Direct => self.connect_directly(destination, &ruling).await,
-            action @ (Action::Relay | Action::RelayOrDirect) => match self.ask(request).await {
+            action @ (Action::Relay | Action::RelayOrDirect) => match self.pools.ask(request).await
+            {
                 Err(refusal)
                     if refusal.refused == Refused::NoRelay && action == Action::RelayOrDirect =>
                 {
@@ -317,74 +304,6 @@ impl SocksService {
             way: Rc::clone(&self.direct),
         })
     }
-
-    /// Has the first relay that can be had do what is asked.
-    async fn ask(&self, request: &Request) -> Result<Granted<'_>, Refusal> {
-        let until = self.world.reactor.now() + ASK_TIMEOUT;
-        let mut refusal = Refusal::no_relay();
-        for pool in &self.pools {
-            let asked = match self.world.reactor.now() < until {
-                true => ask_at(pool, request, until).await,
-                // Nobody knows whether this one can be had.
-                false => Err(AskError::OutOfTime),
-            };
-            match asked {
-                Ok((inquiry, reply)) => {
-                    return Ok(Granted {
-                        inquiry,
-                        bound: accepted(pool, &reply)?,
-                        pool,
-                    });
-                }
-                Err(error) => {
-                    debug!(relay = %pool.gateway(), %error, "no way out here");
-                    // It is that there is no relay only where none can be reached.
-                    if refusal.refused == Refused::NoRelay {
-                        refusal = error.refusal(pool.gateway().authority());
-                    }
-                }
-            }
-        }
-        Err(refusal)
-    }
-}
-
-/// Asks by a way that was ready, and where that turns out to be dead, by a fresh one; where
-/// there is none to be had, by the others that are ready. Nothing of the client's was sent by
-/// then.
-async fn ask_at(pool: &Rc<Pool>, request: &Request, until: Timestamp) -> Asked {
-    let mut no_fresh = match pool.begin_ask().map_err(AskError::Resting)? {
-        Leave::Any => None,
-        Leave::ReadyOnly(trouble) => Some(AskError::Resting(trouble)),
-    };
-    loop {
-        if let Some(ready) = pool.take() {
-            match ready.ask(pool.world(), request, until).await {
-                Err(AskError::Dead) => {}
-                asked => return told(pool, Used::Ready, asked),
-            }
-        } else if let Some(error) = no_fresh {
-            return Err(error);
-        }
-        if no_fresh.is_none() {
-            match pool.open(until).await {
-                Ok(fresh) => {
-                    let asked = fresh.ask(pool.world(), request, until).await;
-                    return told(pool, Used::Fresh, asked);
-                }
-                Err(error) => no_fresh = Some(error),
-            }
-        }
-    }
-}
-
-/// Tells the pool whether its relay replies.
-fn told(pool: &Pool, used: Used, asked: Asked) -> Asked {
-    match &asked {
-        Ok(_) => pool.handle_reply(used),
-        Err(error) => pool.handle_failure(error),
-    }
-    asked
 }
 
 impl From<Granted<'_>> for Connected {
@@ -394,14 +313,6 @@ impl From<Granted<'_>> for Connected {
             bound: granted.bound,
             way: Rc::clone(granted.pool.way()),
         }
-    }
-}
-
-/// The end that a reply names, unless it says no.
-fn accepted(pool: &Pool, reply: &Reply) -> Result<SocketAddr, Refusal> {
-    match reply.code {
-        ReplyCode::Succeeded => Ok(reply.bound.address().unwrap_or(NOWHERE)),
-        code => Err(Refusal::by_relay(pool.gateway().authority(), code)),
     }
 }
 
@@ -432,9 +343,7 @@ impl Proxy for SocksService {
         } = *fresh;
         self.door.renew(policy);
         self.rules.replace(rules);
-        for pool in &self.pools {
-            pool.renew_password(&password);
-        }
+        self.pools.renew_password(&password);
     }
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {
@@ -464,7 +373,7 @@ impl Proxy for SocksService {
         status.binds = Some(running(TaskKind::Bind));
         status.exchanges = Some(running(TaskKind::Exchange));
         status.datagram_associations = Some(running(TaskKind::Datagrams));
-        status.relays = self.pools.iter().map(|pool| pool.status()).collect();
+        status.relays = self.pools.statuses();
         if detail == Detail::Sessions {
             status.sessions = Some(self.journal.statuses(&self.world));
         }
@@ -476,9 +385,7 @@ impl Proxy for SocksService {
 
     fn stop(&self) {
         self.stop.raise();
-        for pool in &self.pools {
-            pool.empty();
-        }
+        self.pools.empty();
     }
 
     fn has_work(&self) -> bool {

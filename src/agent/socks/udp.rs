@@ -163,7 +163,7 @@ impl SocksService {
             // What goes by a stream comes from no address.
             destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into(),
         };
-        let granted = self.ask(&request).await?;
+        let granted = self.pools.ask(&request).await?;
         Ok(Opened {
             bound,
             socket,
