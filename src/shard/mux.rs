@@ -142,6 +142,11 @@ impl Muxes {
         self.with(|inner| inner.plane.give_up(channel, reason));
     }
 
+    /// Sends what came of a connection before it becomes the end of its channel.
+    pub fn send_early(&self, channel: Key, data: &[u8]) {
+        self.with(|inner| inner.plane.send_early(channel, data));
+    }
+
     /// Sends a datagram of a task's channel; false where it is dropped.
     pub fn send_datagram(&self, channel: Key, data: &[u8]) -> bool {
         self.with(|inner| inner.plane.send_datagram(channel, data, clock::now()))

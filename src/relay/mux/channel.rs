@@ -46,6 +46,8 @@ pub(super) struct Channel {
     pub(super) id: ChannelId,
     /// `None` until what was asked for is there.
     pub(super) end: Option<LocalEnd>,
+    /// The server has said so; its end may take a moment more.
+    pub(super) is_granted: bool,
     /// What came by the tunnel and its end has not taken.
     pub(super) queue: Queue,
     pub(super) is_readable: bool,
@@ -84,6 +86,7 @@ impl Channel {
             kind: asked.kind(),
             id: asked.id(),
             end: None,
+            is_granted: false,
             queue: Queue::default(),
             is_readable: false,
             is_writable: false,

@@ -37,8 +37,8 @@ use super::close::{CloseReason, How};
 use super::codec::Codec;
 use super::pair::Side;
 use crate::protocol::jproxy::{
-    BindStatus, ChannelId, ChannelKind, ConnectStatus, Dialect, EndReason, FromClient, FromServer,
-    SessionKey,
+    BindStatus, ChannelId, ChannelKind, ConnectStatus, DATA_BYTES_MAX, Dialect, EndReason,
+    FromClient, FromServer, SessionKey,
 };
 use crate::protocol::socks5::{Destination, Host};
 use crate::runtime::readiness::Readiness;
@@ -384,6 +384,19 @@ impl MuxPlane {
             sequence,
             data,
         })
+    }
+
+    /// Sends what came of a connection before it became the end of its channel.
+    pub fn send_early(&mut self, key: Key, data: &[u8]) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return;
+        };
+        channel.bytes.sent += data.len() as u64;
+        self.counts.bytes_relayed += data.len() as u64;
+        let (tunnel, id) = (channel.tunnel, channel.id);
+        for piece in data.chunks(DATA_BYTES_MAX) {
+            self.say(tunnel, &Packet::Client(FromClient::Data(id, piece)));
+        }
     }
 
     fn send_of_task<'a>(

@@ -303,6 +303,8 @@ impl Turn<'_> {
         if !answer.is_granted() {
             self.channels.remove(key);
             self.tunnel.by_id.remove(&(kind, id));
+        } else if let Some(channel) = self.channels.get_mut(key) {
+            channel.is_granted = true;
         }
         self.events.push_back(MuxEvent::Answered {
             channel: key,
@@ -326,7 +328,9 @@ impl Turn<'_> {
         };
         channel.has_heard_end = true;
         let side = self.tunnel.role.tunnel_side();
-        let is_orderly = reason == EndReason::Finished && channel.end.is_some();
+        // What came before it waits for an end that is on its way.
+        let has_end = channel.end.is_some() || channel.is_granted;
+        let is_orderly = reason == EndReason::Finished && has_end;
         match kind {
             ChannelKind::Tcp if is_orderly => self.enqueue(key),
             ChannelKind::Tcp => {
