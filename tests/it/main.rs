@@ -24,6 +24,7 @@ mod gate;
 mod handoff;
 mod integrity;
 mod jet_client;
+mod jproxy;
 mod matrix;
 mod memory;
 mod network_namespace;

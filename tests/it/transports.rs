@@ -335,7 +335,7 @@ pub(crate) fn certificate(relay: SocketAddr) -> Fingerprint {
 }
 
 /// TLS to a relay whose certificate nobody vouches for.
-fn tls(stream: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
+pub(crate) fn tls(stream: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
