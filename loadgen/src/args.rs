@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum, value_parser};
 use midspan::access::Fingerprint;
 use midspan::protocol::jet::Transport;
+use midspan::protocol::jproxy::Dialect;
 use serde::Serialize;
 
 /// Load for relays and proxies: bytes, round trips, joins, idle pairs
@@ -196,15 +197,15 @@ pub(crate) struct LinkArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RouteArgs {
     /// Nothing between: what the generator itself can do
-    #[arg(long, required_unless_present_any = ["target", "socks", "jet", "ptth"])]
-    #[arg(conflicts_with_all = ["target", "socks", "jet", "ptth"])]
+    #[arg(long, required_unless_present_any = ["target", "socks", "jet", "ptth", "jproxy"])]
+    #[arg(conflicts_with_all = ["target", "socks", "jet", "ptth", "jproxy"])]
     pub(crate) direct: bool,
     /// A proxy that dials the backend for each connection
     #[arg(
         long,
         value_name = "ADDR:PORT",
         requires = "backend",
-        conflicts_with_all = ["socks", "jet", "ptth"]
+        conflicts_with_all = ["socks", "jet", "ptth", "jproxy"]
     )]
     pub(crate) target: Option<SocketAddr>,
     /// To the proxy, all is one HTTP request and its answer: their bodies' chunks are the
@@ -212,18 +213,18 @@ pub(crate) struct RouteArgs {
     #[arg(long, requires = "target", conflicts_with = "near")]
     pub(crate) http: bool,
     /// A SOCKS5 proxy, which is asked for the backend by each connection
-    #[arg(long, value_name = "ADDR:PORT", conflicts_with_all = ["jet", "ptth"])]
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with_all = ["jet", "ptth", "jproxy"])]
     pub(crate) socks: Option<SocketAddr>,
     /// Send a SOCKS5 proxy the request together with the greeting: a round trip
     /// less, which not every proxy takes
-    #[arg(long, conflicts_with_all = ["direct", "target", "jet", "ptth"])]
+    #[arg(long, conflicts_with_all = ["direct", "target", "jet", "ptth", "jproxy"])]
     pub(crate) at_once: bool,
     /// Where the generator's own backend listens, to which the proxy dials
-    /// [default with --socks: a free port of this host]
+    /// [default with --socks and --jproxy: a free port of this host]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) backend: Option<SocketAddr>,
     /// A JET relay: both legs dial it
-    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "ptth")]
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with_all = ["ptth", "jproxy"])]
     pub(crate) jet: Option<SocketAddr>,
     /// A relay that forwards ports by PTTH over HTTP: each pair is a tunnel of four requests,
     /// of which each message is a chunk
@@ -238,6 +239,21 @@ pub(crate) struct RouteArgs {
     /// The key of a client who may reach that server
     #[arg(long, value_name = "KEY", requires = "ptth")]
     pub(crate) client_key: Option<String>,
+    /// A relay that serves jProxy: each pair is a tunnel with one channel, which is asked for the
+    /// backend
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        requires = "key_file",
+        conflicts_with = "ptth"
+    )]
+    pub(crate) jproxy: Option<SocketAddr>,
+    /// The key of a client whom that relay knows
+    #[arg(long, value_name = "FILE", requires = "jproxy")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The dialect of jProxy
+    #[arg(long, value_enum, default_value = "spec", requires = "jproxy")]
+    pub(crate) dialect: DialectWord,
     /// Version of JET; with 1 the relay makes the ids, with 2 the generator
     /// does (the relay needs --create-on-accept)
     #[arg(long, value_name = "1|2", default_value = "1", requires = "jet")]
@@ -247,7 +263,7 @@ pub(crate) struct RouteArgs {
     pub(crate) gate: GateWord,
     /// By what the near leg dials: the connector, or a proxy's client
     #[arg(long, value_enum, default_value = "tcp")]
-    #[arg(conflicts_with_all = ["direct", "socks", "ptth"])]
+    #[arg(conflicts_with_all = ["direct", "socks", "ptth", "jproxy"])]
     pub(crate) near: TransportWord,
     /// By what the far leg dials a JET relay: the acceptor
     #[arg(long, value_enum, default_value = "tcp", requires = "jet")]
@@ -280,6 +296,22 @@ impl TransportWord {
             Self::Tls => Transport::Tls,
             Self::Ws => Transport::Ws,
             Self::Wss => Transport::Wss,
+        }
+    }
+}
+
+/// What a client of jProxy speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DialectWord {
+    Spec,
+    Original,
+}
+
+impl DialectWord {
+    pub(crate) const fn dialect(self) -> Dialect {
+        match self {
+            Self::Spec => Dialect::Spec,
+            Self::Original => Dialect::Original,
         }
     }
 }
@@ -436,6 +468,12 @@ mod tests {
             ),
             ("join --socks 127.0.0.1:1 --jet 127.0.0.1:2", false),
             ("join --socks 127.0.0.1:1 --near tls", false),
+            ("bulk --jproxy 127.0.0.1:1 --key-file key.dat", true),
+            ("bulk --jproxy 127.0.0.1:1", false),
+            (
+                "bulk --jproxy 127.0.0.1:1 --key-file k --socks 127.0.0.1:2",
+                false,
+            ),
             ("join --jet 127.0.0.1:1 --at-once", false),
             ("join --jet 127.0.0.1:1 --jet-version 2 --gate hold", true),
             ("join --jet 127.0.0.1:1 --concurrency 257", false),

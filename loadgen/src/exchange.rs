@@ -13,6 +13,7 @@ use midspan::session::introduction::Introduction;
 use midspan::tls::{Session, Wire};
 use rustix::io::Errno;
 
+use crate::jproxy::TunnelDialogue;
 use crate::socks::SocksDialogue;
 use crate::wrapped::{Coded, Wrapped};
 
@@ -48,6 +49,7 @@ pub(crate) enum Dialogue {
         output: Wire,
     },
     Socks(SocksDialogue),
+    Tunnel(Box<TunnelDialogue>),
 }
 
 /// What an exchange comes to.
@@ -120,15 +122,13 @@ impl Turns {
                 return Ok(None);
             };
             let received = buffer.get_mut(..count).unwrap_or_default();
-            let granted = self.dialogue.receive(received)?;
-            if let Some((reply, codec)) = granted {
+            let granted = self.dialogue.receive(received, &self.workshop)?;
+            if let Some(granted) = granted {
                 // The last words of a handshake: few, and the socket is empty.
                 if !self.send(socket)? {
                     bail!("the last words of a handshake do not go out");
                 }
-                let coded = codec.map(|codec| Coded::new(codec, self.workshop.clone()));
-                let wrapped = coded.map(|coded| Box::new(Wrapped::Coded(coded)));
-                return Ok(Some(Granted { reply, wrapped }));
+                return Ok(Some(granted));
             }
         }
     }
@@ -155,6 +155,7 @@ impl Dialogue {
             Self::Introduction(introduction) => introduction.output(),
             Self::Tls { output, .. } => output.as_bytes(),
             Self::Socks(dialogue) => dialogue.output(),
+            Self::Tunnel(dialogue) => dialogue.output(),
         }
     }
 
@@ -163,21 +164,24 @@ impl Dialogue {
             Self::Introduction(introduction) => introduction.handle_sent(),
             Self::Tls { output, .. } => output.clear(),
             Self::Socks(dialogue) => dialogue.handle_sent(),
+            Self::Tunnel(dialogue) => dialogue.handle_sent(),
         }
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "an end of a handshake, for one caller"
-    )]
     fn receive(
         &mut self,
         bytes: &mut [u8],
-    ) -> anyhow::Result<Option<(Option<Reply>, Option<Box<Codec>>)>> {
+        workshop: &Rc<RefCell<Workshop>>,
+    ) -> anyhow::Result<Option<Granted>> {
+        let granted = |reply, codec: Option<Box<Codec>>| {
+            let coded = codec.map(|codec| Coded::new(codec, workshop.clone()));
+            let wrapped = coded.map(|coded| Box::new(Wrapped::Coded(coded)));
+            Granted { reply, wrapped }
+        };
         match self {
             Self::Introduction(introduction) => Ok(introduction
                 .receive(bytes)?
-                .map(|introduced| (introduced.reply, introduced.codec))),
+                .map(|introduced| granted(introduced.reply, introduced.codec))),
             Self::Tls { session, output } => {
                 let tls = session.as_mut().context("tls is over")?;
                 let mut sealed = tls.take_begun();
@@ -188,9 +192,14 @@ impl Dialogue {
                 if opened.bytes > 0 {
                     bail!("{} bytes came behind a handshake", opened.bytes);
                 }
-                Ok((!tls.is_handshaking()).then(|| (None, Codec::new(session.take(), None))))
+                let is_over = !tls.is_handshaking();
+                Ok(is_over.then(|| granted(None, Codec::new(session.take(), None))))
             }
-            Self::Socks(dialogue) => Ok(dialogue.receive(bytes)?.then_some((None, None))),
+            Self::Socks(dialogue) => Ok(dialogue.receive(bytes)?.then(Granted::default)),
+            Self::Tunnel(dialogue) => Ok(dialogue.receive(bytes)?.map(|channel| Granted {
+                reply: None,
+                wrapped: Some(Box::new(Wrapped::Channel(channel))),
+            })),
         }
     }
 }

@@ -12,7 +12,7 @@
 //! | `scenario` | `bulk`, `echo`, `join`, `idle` |
 //! | `route` | how the two legs of a pair come about |
 //! | `exchange` | what a leg says before it is one |
-//! | `jet`, `socks` | the client's side of JET and of SOCKS5 |
+//! | `jet`, `socks`, `jproxy` | the client's side of each |
 //! | `ptth`, `heads`, `bodies` | the peers' side of PTTH over HTTP, and HTTP for it |
 //! | `event_loop` | the loop that all scenarios run in |
 //! | `peer` | what a leg does with bytes: sources and sinks |
@@ -29,6 +29,7 @@ mod exchange;
 mod heads;
 mod histogram;
 mod jet;
+mod jproxy;
 mod link;
 mod peer;
 mod ptth;

@@ -6,6 +6,7 @@
 //! direct   near ───────────────────> backend (far)
 //! proxy    near ──> proxy ─────────> backend (far)
 //! socks    near ──> proxy ─────────> backend (far), which the near leg names
+//! jproxy   near ══> relay ─────────> backend (far), by a channel of a tunnel
 //! jet      near ──> relay <────────── far
 //! ptth     near ══> relay <══════════ far, a connection for each way
 //! ```
@@ -32,9 +33,10 @@ use rustix::io::Errno;
 use crate::args::RouteArgs;
 use crate::bodies::Bodies;
 use crate::event_loop::{Ended, EventLoop, Load};
-use crate::exchange::{Exchange, Granted};
+use crate::exchange::{Dialogue, Exchange, Granted};
 use crate::heads::Heads;
 use crate::jet::{JetClient, Way, place_of};
+use crate::jproxy::JproxyClient;
 use crate::ptth::PtthClient;
 use crate::socks::SocksClient;
 use crate::wrapped::{READ_BYTES, Wrapped};
@@ -64,6 +66,8 @@ pub(crate) enum Opening {
     Nothing,
     Tls(Way),
     Socks(SocksClient),
+    /// A tunnel with one channel.
+    Jproxy(JproxyClient, Rc<RefCell<Workshop>>),
     /// A request and its answer, whose bodies the pair's bytes are: this is its head.
     Http(String),
 }
@@ -75,6 +79,10 @@ impl Opening {
             Self::Nothing | Self::Http(_) => Ok(None),
             Self::Tls(way) => way.shake().map(Some),
             Self::Socks(client) => Ok(Some(client.connect())),
+            Self::Jproxy(client, workshop) => {
+                let dialogue = Dialogue::Tunnel(Box::new(client.connect()?));
+                Ok(Some(Exchange::in_turns(dialogue, workshop)))
+            }
         }
     }
 }
@@ -104,6 +112,14 @@ impl Route {
             .with_context(|| format!("cannot listen on {wanted} as the backend"))?;
         let backend = listener.address();
         reactor.listen(listener);
+        if let (Some(relay), Some(key)) = (args.jproxy, &args.key_file) {
+            let client = JproxyClient::new(key, args.dialect.dialect(), backend)?;
+            return Ok(Self::Dial {
+                address: relay,
+                name: "jproxy",
+                opening: Opening::Jproxy(client, workshop),
+            });
+        }
         let (address, name, opening) = match (args.target, args.socks) {
             (Some(proxy), _) if args.http => {
                 let head = format!(

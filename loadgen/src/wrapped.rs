@@ -1,4 +1,4 @@
-//! A leg with TLS, WebSocket or HTTP bodies around its bytes.
+//! A leg with TLS, WebSocket, HTTP bodies or a channel around its bytes.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,6 +8,7 @@ use midspan::runtime::socket::Socket;
 use rustix::io::Errno;
 
 use crate::bodies::Bodies;
+use crate::jproxy::Channel;
 
 /// Bytes that are read at a time.
 pub(crate) const READ_BYTES: usize = 64 << 10;
@@ -17,6 +18,7 @@ pub(crate) const READ_BYTES: usize = 64 << 10;
 pub(crate) enum Wrapped {
     Coded(Coded),
     Bodies(Bodies),
+    Channel(Channel),
 }
 
 impl Wrapped {
@@ -26,6 +28,7 @@ impl Wrapped {
         match self {
             Self::Coded(coded) => coded.send(socket, bytes),
             Self::Bodies(bodies) => bodies.send(socket, bytes),
+            Self::Channel(channel) => channel.send(socket, bytes),
         }
     }
 
@@ -34,6 +37,7 @@ impl Wrapped {
         match self {
             Self::Coded(coded) => coded.end(socket),
             Self::Bodies(bodies) => bodies.end(socket),
+            Self::Channel(channel) => channel.end(socket),
         }
     }
 
@@ -42,6 +46,7 @@ impl Wrapped {
         match self {
             Self::Coded(coded) => coded.flush(socket),
             Self::Bodies(bodies) => bodies.flush(socket),
+            Self::Channel(channel) => channel.flush(socket),
         }
     }
 
@@ -50,6 +55,7 @@ impl Wrapped {
         match self {
             Self::Coded(coded) => coded.recv(socket, buffer),
             Self::Bodies(bodies) => bodies.recv(socket, buffer),
+            Self::Channel(channel) => channel.recv(socket, buffer),
         }
     }
 }
@@ -141,7 +147,12 @@ impl Coded {
     }
 }
 
-fn send_or_keep(socket: &Socket, wire: &[u8], unsent: &mut Vec<u8>) -> Result<(), Errno> {
+/// Sends what follows `unsent`, or keeps it there.
+pub(crate) fn send_or_keep(
+    socket: &Socket,
+    wire: &[u8],
+    unsent: &mut Vec<u8>,
+) -> Result<(), Errno> {
     if wire.is_empty() {
         return Ok(());
     }
