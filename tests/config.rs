@@ -63,6 +63,7 @@ fn with_users(path: &Path, folder: &Path) -> PathBuf {
     let (copy, users) = (folder.join("copy.toml"), folder.join("users"));
     let text = fs::read_to_string(path).expect("text");
     let text = text.replace("/etc/midspan/users", users.to_str().expect("text"));
+    let text = text.replace("/etc/midspan/jproxy", folder.to_str().expect("text"));
     fs::write(&copy, text).expect("written");
     fs::write(&users, "").expect("written");
     fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).expect("chmod");

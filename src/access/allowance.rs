@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::egress::Rule;
+use crate::protocol::jproxy::Dialect;
 
 /// What some users may.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Allowance {
     pub dials_per_minute_max: Option<u32>,
     /// How many of each may await somebody at once; 0 is none, `None` everybody's.
     pub binds_max: Option<u32>,
+    /// How the packets of each one's tunnels are written, by jProxy; `None` as everybody's.
+    pub dialect: Option<Dialect>,
 }
 
 /// Every allowance, with its users. All shards have the same.

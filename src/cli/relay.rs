@@ -345,6 +345,7 @@ mod tests {
              session_ttl_s = 0\nsession_idle_s = 0\nwaiting_per_address_max = 16384\n\
              creations_per_minute_max = 0\nsessions_per_user_max = 0\ndials_per_minute_max = 0\n\
              binds_max = 256\nbinds_per_user_max = 16\nbind_timeout_s = 45\n\
+             tunnels_max = 4096\ntunnels_per_user_max = 0\nchannels_per_tunnel_max = 1024\n\
              ptth_connects_per_port_max = 64\nptth_listens_per_server_max = 256\n\
              ptth_listen_timeout_s = 25\nptth_connect_timeout_s = 30\n\
              ptth_accept_timeout_s = 10\nptth_join_timeout_s = 10\nptth_idle_s = 600\n\

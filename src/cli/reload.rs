@@ -168,6 +168,7 @@ impl Running {
         let mut fresh = self.settings.clone();
         fresh.keyring = keys::read_again(&fresh.keyring)?;
         fresh.users = fresh.users.read_again()?;
+        fresh.jproxy = fresh.jproxy.read_again()?;
         self.take(reloader, fresh)
     }
 

@@ -176,6 +176,14 @@ fn is_plain(name: &str) -> bool {
     name.bytes().all(is_plain)
 }
 
+/// Where the relay dials for others.
+const fn reach(settings: &RelaySettings) -> &'static str {
+    match settings.egress.reach() {
+        Reach::Public => "what is public",
+        Reach::Everything => "everything",
+    }
+}
+
 impl fmt::Display for StartupReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let settings = self.settings;
@@ -254,10 +262,7 @@ impl fmt::Display for StartupReport<'_> {
         }
         if let Some(path) = &settings.users.path {
             let count = settings.users.users.all().len();
-            let reach = match settings.egress.reach() {
-                Reach::Public => "what is public",
-                Reach::Everything => "everything",
-            };
+            let reach = reach(settings);
             let (path, rules) = (path.display(), settings.egress.rules().len());
             write!(
                 f,
@@ -276,6 +281,21 @@ impl fmt::Display for StartupReport<'_> {
                 f.write_str(", to anybody if they like")?;
             }
             writeln!(f)?;
+        }
+        if let Some(path) = &settings.jproxy.path {
+            let (path, count) = (path.display(), settings.jproxy.users.all().len());
+            let dialect = settings.jproxy.dialect;
+            let icmp = if settings.jproxy.icmp {
+                ", and echoes"
+            } else {
+                ""
+            };
+            let (reach, rules) = (reach(settings), settings.egress.rules().len());
+            writeln!(
+                f,
+                "  jproxy       users of {path}: {count}; dialect {dialect}; dials {reach} (rules: \
+                 {rules}){icmp}"
+            )?;
         }
         writeln!(
             f,

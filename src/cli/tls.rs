@@ -113,6 +113,7 @@ pub(super) fn stamps(settings: &RelaySettings) -> Stamps {
         .chain(&settings.tls.client_ca)
         .chain(issuers.map(|issuer| &issuer.path))
         .chain(&settings.users.path)
+        .chain(&settings.jproxy.files())
         .map(stamp)
         .collect()
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
-use super::{ListenAddress, Listener, TreeError, ValueError};
+use super::{ListenAddress, Listener, TreeError, TunnelUsersError, ValueError};
 use crate::access::egress::PatternError;
 use crate::access::{FingerprintError, IssuerError, KeyHashError, PasswordDigestError};
 use crate::protocol::jet::{PublicUrl, PublicUrlError};
@@ -108,9 +108,10 @@ impl ConfigError {
                 "add the user to {}, or leave the name out here",
                 path.display()
             )),
-            Problem::NoSuchUser { path: None, .. } => Some(
-                "say where users are listed: [websocks] users = \"/etc/midspan/users\"".into(),
-            ),
+            Problem::NoSuchUser { path: None, line, .. } => {
+                Some(format!("say where users are listed: {line}"))
+            }
+            Problem::TunnelUsers(error) => error.next_step(),
             Problem::UserTwice { .. } => {
                 Some("one table has all that a user is to have; leave the name out here".into())
             }
@@ -280,7 +281,14 @@ pub enum Problem {
     UsersLine { number: usize, reason: UserReason },
     /// Rules for somebody whom nobody could be.
     #[error("there is no user \"{}\"", .name.escape_debug())]
-    NoSuchUser { name: String, path: Option<PathBuf> },
+    NoSuchUser {
+        name: String,
+        path: Option<PathBuf>,
+        line: &'static str,
+    },
+    /// A directory that lists no users.
+    #[error(transparent)]
+    TunnelUsers(TunnelUsersError),
     /// Two tables of rules for one user.
     #[error("the user \"{}\" has rules already", .name.escape_debug())]
     UserTwice { name: String },

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::similar;
 use super::forwarding::WrittenPtth;
+use super::jproxy::WrittenJproxy;
 use super::limits::WrittenLimits;
 use super::quic_settings::WrittenQuic;
 use super::web::WrittenWeb;
@@ -103,6 +104,8 @@ pub(super) struct Written {
     pub(super) websocks: WrittenWebsocks,
     #[serde(default)]
     pub(super) egress: WrittenEgress,
+    #[serde(default)]
+    pub(super) jproxy: WrittenJproxy,
     #[serde(default)]
     pub(super) ptth: WrittenPtth,
     #[serde(default)]

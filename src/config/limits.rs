@@ -159,10 +159,11 @@ limits! {
     /// come at once. 0 is no limit.
     creations_per_minute_max: Fixed(0), 0, 1_048_576;
     /// Sessions at once of one user that the relay dials for, those that are being dialled
-    /// among them; a table of `[[websocks.rules]]` may say otherwise. 0 is no limit.
+    /// among them; a table of `[[websocks.rules]]` or `[[jproxy.rules]]` may say otherwise. 0 is
+    /// no limit.
     sessions_per_user_max: Fixed(0), 0, 16_777_216;
     /// What is dialled for one user in a minute; so much may be at once, and a table of
-    /// `[[websocks.rules]]` may say otherwise. 0 is no limit.
+    /// `[[websocks.rules]]` or `[[jproxy.rules]]` may say otherwise. 0 is no limit.
     dials_per_minute_max: Fixed(0), 0, 1_048_576;
     /// Visitors at once that await somebody by SOCKS5's BIND, for each of whom the relay
     /// listens at a port.
@@ -173,6 +174,12 @@ limits! {
     /// Seconds until whom such a visitor awaits must have come. Gateways on the way, and
     /// clients, often give up what is silent for a minute.
     bind_timeout_s: Fixed(45), 1, 3600;
+    /// Tunnels of jProxy at once.
+    tunnels_max: Fixed(4096), 1, 1_048_576;
+    /// Those of one user. 0 is no limit.
+    tunnels_per_user_max: Fixed(0), 0, 1_048_576;
+    /// Channels at once of one tunnel. Clients number them below 1024.
+    channels_per_tunnel_max: Fixed(1024), 1, 1024;
     /// Connections at once that wait for one forwarded port, while nobody listens there.
     ptth_connects_per_port_max: Fixed(64), 1, 65_536;
     /// Requests of one server that listen at once, at all of its ports, be they on whichever
@@ -273,6 +280,9 @@ impl Limits {
             binds_max: 0,
             binds_per_user_max: 0,
             bind_timeout_s: 0,
+            tunnels_max: 0,
+            tunnels_per_user_max: 0,
+            channels_per_tunnel_max: 0,
             ptth_connects_per_port_max: 0,
             ptth_listens_per_server_max: 0,
             ptth_listen_timeout_s: 0,

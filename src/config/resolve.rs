@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::certificates::tls;
 use super::file::ConfigFile;
 use super::forwarding::forwarding;
+use super::jproxy::jproxy;
 use super::keys::keyring;
 use super::limits::{Limits, handshakes_for, spec_of, spill_for, web_for};
 use super::listening::{admin, listeners};
@@ -92,6 +93,7 @@ impl RelaySettings {
             users: users(file)?,
             awaiting: awaiting(file)?,
             egress: egress(file)?,
+            jproxy: jproxy(file)?,
             forwarding: forwarding(file)?,
             tls: tls(
                 flags

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::certificates::{CertificateFiles, TlsSettings};
 use super::error::similar;
 use super::forwarding;
+use super::jproxy::{self, JproxySettings};
 use super::limits::{LimitFlag, Limits};
 use super::quic_settings::QuicSettings;
 use super::web;
@@ -83,6 +84,8 @@ pub struct RelaySettings {
     pub awaiting: Awaiting,
     /// Where it may dial.
     pub egress: Egress,
+    /// Whom it dials for by jProxy's tunnels.
+    pub jproxy: JproxySettings,
     /// Whose ports it forwards, by PTTH, and to whom.
     pub forwarding: Forwarding,
     /// Where it speaks QUIC.
@@ -348,6 +351,7 @@ impl fmt::Display for RelaySettings {
             write!(f, "\n{issuer}")?;
         }
         websocks::Shown(&self.users, &self.awaiting, &self.egress).fmt(f)?;
+        jproxy::Shown(&self.jproxy).fmt(f)?;
         forwarding::Shown(&self.forwarding).fmt(f)?;
         self.quic.fmt(f)?;
         web::Shown(&self.web).fmt(f)?;

@@ -13,10 +13,10 @@ use toml::Spanned;
 
 use super::error::UserReason;
 use super::file::ConfigFile;
-use super::limits::spec_of;
+use super::user_rules::{Known, WrittenAllowance, allowances, rules, show_allowances, show_rules};
 use super::{ConfigError, Place, Problem};
-use crate::access::egress::{Egress, Reach, Rule, Verdict};
-use crate::access::{Allowance, Allowances, Awaiting, PasswordDigest, User, Users};
+use crate::access::egress::{Egress, Reach};
+use crate::access::{Allowances, Awaiting, PasswordDigest, User, Users};
 
 /// `[websocks]`
 #[derive(Debug, Default, Deserialize)]
@@ -51,6 +51,19 @@ struct WrittenRules {
     binds_max: Option<Spanned<u64>>,
 }
 
+impl WrittenRules {
+    fn allowance(&self) -> WrittenAllowance<'_> {
+        WrittenAllowance {
+            users: &self.users,
+            egress: &self.egress,
+            sessions_max: self.sessions_max.as_ref(),
+            dials_per_minute_max: self.dials_per_minute_max.as_ref(),
+            binds_max: self.binds_max.as_ref(),
+            dialect: None,
+        }
+    }
+}
+
 /// `[egress]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,7 +81,7 @@ enum WrittenReach {
 }
 
 /// Bits of a file's mode that let others read it.
-const OTHERS_READ: u32 = 0o004;
+pub(super) const OTHERS_READ: u32 = 0o004;
 
 /// Users, and the file that lists them, a line each: the name, a colon, and the base64 of
 /// the password's SHA-256. As secret as the passwords, so a file of its own.
@@ -173,73 +186,17 @@ pub(super) fn users(file: Option<&ConfigFile>) -> Result<UsersFile, ConfigError>
             UsersFile::read(path).map_err(wrong)?
         }
     };
-    let allowances = allowances(file, rules, &listed)?;
+    let known = Known {
+        is_user: &|name| listed.users.find(name).is_some(),
+        path: listed.path.as_deref(),
+        line: "[websocks] users = \"/etc/midspan/users\"",
+    };
+    let tables: Vec<_> = rules.iter().map(WrittenRules::allowance).collect();
+    let allowances = allowances(file, &tables, &known)?;
     Ok(UsersFile {
         allowances,
         ..listed
     })
-}
-
-/// What users may of whom the file says so. They are those that are listed, and each is in
-/// one table.
-fn allowances(
-    file: &ConfigFile,
-    written: &[WrittenRules],
-    listed: &UsersFile,
-) -> Result<Allowances, ConfigError> {
-    let (mut tables, mut named) = (Vec::new(), HashSet::new());
-    for table in written {
-        let names = table.users.get_ref();
-        if names.is_empty() {
-            return Err(ConfigError::new(file.place(&table.users), Problem::NoUser));
-        }
-        for written in names {
-            let name = written.get_ref();
-            let (path, name_again) = (listed.path.clone(), name.clone());
-            let problem = match listed.users.find(name) {
-                None => Problem::NoSuchUser {
-                    name: name_again,
-                    path,
-                },
-                Some(_) if !named.insert(name) => Problem::UserTwice { name: name_again },
-                Some(_) => continue,
-            };
-            return Err(ConfigError::new(file.place(written), problem));
-        }
-        let users = names.iter().map(|name| name.get_ref().clone());
-        let allowance = Allowance {
-            egress: rules(file, &table.egress)?,
-            sessions_max: own_limit(file, table.sessions_max.as_ref(), "sessions_per_user_max")?,
-            dials_per_minute_max: own_limit(
-                file,
-                table.dials_per_minute_max.as_ref(),
-                "dials_per_minute_max",
-            )?,
-            binds_max: own_limit(file, table.binds_max.as_ref(), "binds_per_user_max")?,
-        };
-        tables.push((users.collect(), allowance));
-    }
-    Ok(Allowances::new(tables))
-}
-
-/// What stands in place of the limit called `name`, within its range.
-fn own_limit(
-    file: &ConfigFile,
-    written: Option<&Spanned<u64>>,
-    name: &str,
-) -> Result<Option<u32>, ConfigError> {
-    let Some(written) = written else {
-        return Ok(None);
-    };
-    let (spec, value) = (spec_of(name), *written.get_ref());
-    match u32::try_from(value) {
-        Ok(own) if (spec.min..=spec.max).contains(&value) => Ok(Some(own)),
-        _ => {
-            let (min, max) = (spec.min, spec.max);
-            let problem = Problem::OutOfRange { value, min, max };
-            Err(ConfigError::new(file.place(written), problem))
-        }
-    }
 }
 
 /// Where visitors' peers are awaited. Without an address of a family none of it is.
@@ -288,27 +245,6 @@ pub(super) fn egress(file: Option<&ConfigFile>) -> Result<Egress, ConfigError> {
     Ok(Egress::new(rules(file, &written.rules)?, reach))
 }
 
-/// Rules as they are written, in order.
-fn rules(file: &ConfigFile, written: &[Spanned<String>]) -> Result<Vec<Rule>, ConfigError> {
-    let rule = |written: &Spanned<String>| {
-        let wrong = |problem| ConfigError::new(file.place(written), problem);
-        let text = written.get_ref();
-        let (verdict, pattern) = match text.split_once(' ') {
-            Some(("allow", pattern)) => (Verdict::Allow, pattern),
-            Some(("deny", pattern)) => (Verdict::Deny, pattern),
-            _ => {
-                let written = text.clone();
-                return Err(wrong(Problem::Rule { written }));
-            }
-        };
-        match pattern.trim().parse() {
-            Ok(pattern) => Ok(Rule { pattern, verdict }),
-            Err(error) => Err(wrong(Problem::Pattern(error))),
-        }
-    };
-    written.iter().map(rule).collect()
-}
-
 /// Where users are listed, what they may, where somebody is awaited for them, and egress
 /// rules, as the file writes them.
 pub(super) struct Shown<'a>(
@@ -340,44 +276,8 @@ impl fmt::Display for Shown<'_> {
             )?;
             writeln!(f, "anybody = {}", awaiting.anybody)?;
         }
-        for (users, allowance) in users.allowances.all() {
-            let Allowance {
-                egress,
-                sessions_max,
-                dials_per_minute_max,
-                binds_max,
-            } = allowance;
-            let users: Vec<_> = users.iter().cloned().map(toml::Value::String).collect();
-            let users = toml::Value::Array(users);
-            writeln!(f, "\n[[websocks.rules]]\nusers = {users}")?;
-            show_rules(f, "egress", egress)?;
-            if let Some(max) = sessions_max {
-                writeln!(f, "sessions_max = {max}")?;
-            }
-            if let Some(max) = dials_per_minute_max {
-                writeln!(f, "dials_per_minute_max = {max}")?;
-            }
-            if let Some(max) = binds_max {
-                writeln!(f, "binds_max = {max}")?;
-            }
-        }
-        Ok(())
+        show_allowances(f, "websocks.rules", &users.allowances)
     }
-}
-
-fn show_rules(f: &mut fmt::Formatter<'_>, key: &str, rules: &[Rule]) -> fmt::Result {
-    if rules.is_empty() {
-        return Ok(());
-    }
-    writeln!(f, "{key} = [")?;
-    for Rule { pattern, verdict } in rules {
-        let verdict = match verdict {
-            Verdict::Allow => "allow",
-            Verdict::Deny => "deny",
-        };
-        writeln!(f, "    \"{verdict} {pattern}\",")?;
-    }
-    writeln!(f, "]")
 }
 
 #[cfg(test)]

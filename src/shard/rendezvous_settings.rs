@@ -1,20 +1,20 @@
 //! What the relay's service runs with, as far as a shard needs it.
 
-use std::collections::HashMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahash::RandomState;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use super::share::{to_u32, to_usize};
+use super::share::{share, to_u32, to_usize};
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
 use crate::access::jproxy::TunnelUsers;
 use crate::access::{Allowances, Awaiting, Keyring, Users};
 use crate::association::table::OnUnknown;
 use crate::config::limits::Limits;
+use crate::config::settings::RelaySettings;
 use crate::protocol::jet::{HostName, PublicUrl, Transport};
 use crate::protocol::jproxy::Dialect;
 use crate::protocol::ptth_http::SwitchboardLimits;
@@ -104,8 +104,6 @@ pub struct TunnelSettings {
     pub users: TunnelUsers,
     /// What some of them may.
     pub allowances: Allowances,
-    /// Those of them that speak another dialect than their listener does.
-    pub dialects: Arc<HashMap<Box<str>, Dialect, RandomState>>,
     /// Where neither a user nor a listener has one.
     pub dialect: Dialect,
     /// Whether echo requests are sent for them.
@@ -120,9 +118,23 @@ pub struct TunnelSettings {
 }
 
 impl TunnelSettings {
+    pub(super) fn new(settings: &RelaySettings, shards: NonZeroU16) -> Self {
+        let (jproxy, limits) = (&settings.jproxy, &settings.limits);
+        Self {
+            users: jproxy.users.clone(),
+            allowances: jproxy.allowances.clone(),
+            dialect: jproxy.dialect,
+            icmp: jproxy.icmp,
+            stuck: jproxy.stuck,
+            tunnels_max: to_usize(share(limits.tunnels_max, shards)),
+            per_user_max: to_usize(share(limits.tunnels_per_user_max, shards)),
+            channels_max: to_usize(limits.channels_per_tunnel_max),
+        }
+    }
+
     /// Which dialect a user speaks on a listener that may have one.
     pub(super) fn dialect_of(&self, user: &str, of_listener: Option<Dialect>) -> Dialect {
-        let own = self.dialects.get(user).copied();
+        let own = self.allowances.of(user).and_then(|own| own.dialect);
         own.or(of_listener).unwrap_or(self.dialect)
     }
 }

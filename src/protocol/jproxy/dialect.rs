@@ -6,8 +6,13 @@
 //! | opcodes of data, and of ends | 21 to 23, 41 to 43 | 0x21 to 0x23, 0x41 to 0x43 |
 //! | codes | the document's, and ours behind them | the programs' |
 
-/// How packets are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+use std::fmt;
+
+use serde::Deserialize;
+
+/// How packets are written; in lower case in a configuration, and on a command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Dialect {
     /// As the document has it.
     #[default]
@@ -41,6 +46,12 @@ const OPCODES: [(Opcode, u8, u8); 9] = [
     (Opcode::IcmpEcho, 23, 0x23),
     (Opcode::IcmpEnd, 43, 0x43),
 ];
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
 
 /// What became of a TCP connection that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

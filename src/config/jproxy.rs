@@ -1,0 +1,363 @@
+//! Whom the relay serves by jProxy's tunnels, and how: `[jproxy]`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::file::ConfigFile;
+use super::tunnel_users;
+use super::user_rules::{self, Known, WrittenAllowance, show_allowances};
+use super::{ConfigError, Place, Problem};
+use crate::access::Allowances;
+use crate::access::jproxy::TunnelUsers;
+use crate::protocol::jproxy::Dialect;
+
+/// Seconds that a destination which takes nothing may hold up its tunnel: long enough for a
+/// packet that is lost on the way, and no longer than others of the tunnel bear.
+const STUCK_DEFAULT_S: u64 = 2;
+const STUCK_MIN_S: u64 = 1;
+const STUCK_MAX_S: u64 = 10;
+
+/// `[jproxy]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenJproxy {
+    users: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    dialect: Dialect,
+    #[serde(default)]
+    icmp: bool,
+    stuck_s: Option<Spanned<u64>>,
+    #[serde(default)]
+    insecure: bool,
+    #[serde(default)]
+    rules: Vec<WrittenRules>,
+}
+
+/// `[[jproxy.rules]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRules {
+    users: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    egress: Vec<Spanned<String>>,
+    sessions_max: Option<Spanned<u64>>,
+    dials_per_minute_max: Option<Spanned<u64>>,
+    dialect: Option<Dialect>,
+}
+
+impl WrittenRules {
+    fn allowance(&self) -> WrittenAllowance<'_> {
+        WrittenAllowance {
+            users: &self.users,
+            egress: &self.egress,
+            sessions_max: self.sessions_max.as_ref(),
+            dials_per_minute_max: self.dials_per_minute_max.as_ref(),
+            binds_max: None,
+            dialect: self.dialect,
+        }
+    }
+}
+
+/// How jProxy is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JproxySettings {
+    /// The directory of its users; `None`: it is not served.
+    pub path: Option<PathBuf>,
+    /// Those whose files are there.
+    pub users: TunnelUsers,
+    /// What some of them may, by the configuration.
+    pub allowances: Allowances,
+    /// How packets are written where neither a user's rules nor a listener say so.
+    pub dialect: Dialect,
+    /// Whether users may have hosts asked whether they are there.
+    pub icmp: bool,
+    /// How long a destination that takes nothing may hold up its tunnel.
+    pub stuck: Duration,
+    /// Whether other hosts may reach a listener that serves it without TLS.
+    pub insecure: bool,
+}
+
+impl Default for JproxySettings {
+    fn default() -> Self {
+        Self {
+            path: None,
+            users: TunnelUsers::default(),
+            allowances: Allowances::default(),
+            dialect: Dialect::default(),
+            icmp: false,
+            stuck: Duration::from_secs(STUCK_DEFAULT_S),
+            insecure: false,
+        }
+    }
+}
+
+impl JproxySettings {
+    /// The same, with users read again. Whoever is gone from the directory may not stay because
+    /// rules are left, so that these are not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As when they were read first.
+    pub fn read_again(&self) -> Result<Self, ConfigError> {
+        let Some(path) = &self.path else {
+            return Ok(self.clone());
+        };
+        let users = tunnel_users::read(path).map_err(|error| {
+            ConfigError::new(Place::WholeFile(path.clone()), Problem::TunnelUsers(error))
+        })?;
+        Ok(Self {
+            users,
+            ..self.clone()
+        })
+    }
+
+    /// What to look at to find out whether it is to be read again: the directory, and users'
+    /// files in it now.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let files = self.path.iter().flat_map(|path| tunnel_users::files(path));
+        self.path.iter().cloned().chain(files.flatten()).collect()
+    }
+}
+
+/// How the file has jProxy served. Without `users` it is not.
+pub(super) fn jproxy(file: Option<&ConfigFile>) -> Result<JproxySettings, ConfigError> {
+    let Some(file) = file else {
+        return Ok(JproxySettings::default());
+    };
+    let written = &file.written().jproxy;
+    let users = match &written.users {
+        None => TunnelUsers::default(),
+        Some(users) => {
+            let wrong = |problem| ConfigError::new(file.place(users), problem);
+            let path = users.get_ref();
+            if !path.is_absolute() {
+                return Err(wrong(Problem::RelativePath { path: path.clone() }));
+            }
+            tunnel_users::read(path).map_err(|error| wrong(Problem::TunnelUsers(error)))?
+        }
+    };
+    let path = written.users.as_ref().map(|users| users.get_ref().clone());
+    let known = Known {
+        is_user: &|name| users.named(name).is_some(),
+        path: path.as_deref(),
+        line: "[jproxy] users = \"/etc/midspan/jproxy\"",
+    };
+    let tables: Vec<_> = written.rules.iter().map(WrittenRules::allowance).collect();
+    let allowances = user_rules::allowances(file, &tables, &known)?;
+    Ok(JproxySettings {
+        path,
+        users,
+        allowances,
+        dialect: written.dialect,
+        icmp: written.icmp,
+        stuck: stuck(file, written.stuck_s.as_ref())?,
+        insecure: written.insecure,
+    })
+}
+
+fn stuck(file: &ConfigFile, written: Option<&Spanned<u64>>) -> Result<Duration, ConfigError> {
+    let Some(written) = written else {
+        return Ok(Duration::from_secs(STUCK_DEFAULT_S));
+    };
+    let (value, min, max) = (*written.get_ref(), STUCK_MIN_S, STUCK_MAX_S);
+    match (min..=max).contains(&value) {
+        true => Ok(Duration::from_secs(value)),
+        false => {
+            let problem = Problem::OutOfRange { value, min, max };
+            Err(ConfigError::new(file.place(written), problem))
+        }
+    }
+}
+
+/// As the file writes it.
+pub(super) struct Shown<'a>(pub(super) &'a JproxySettings);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(settings) = self;
+        if **settings == JproxySettings::default() {
+            return Ok(());
+        }
+        f.write_str("\n[jproxy]\n")?;
+        if let Some(path) = &settings.path {
+            let path = toml::Value::String(path.to_string_lossy().into_owned());
+            writeln!(f, "users = {path}")?;
+        }
+        writeln!(f, "dialect = \"{}\"", settings.dialect)?;
+        writeln!(f, "icmp = {}", settings.icmp)?;
+        writeln!(f, "stuck_s = {}", settings.stuck.as_secs())?;
+        writeln!(f, "insecure = {}", settings.insecure)?;
+        show_allowances(f, "jproxy.rules", &settings.allowances)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::access::jproxy::KeyPair;
+
+    /// A user's file, for its owner alone.
+    fn add(folder: &Path, name: &str) -> PathBuf {
+        let pair = KeyPair::generate(name).unwrap();
+        let path = folder.join(&pair.user_file_name);
+        fs::write(&path, &pair.user_file).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn parse(folder: &Path, more: &str) -> Result<JproxySettings, ConfigError> {
+        let text = format!("[jproxy]\nusers = {folder:?}\n{more}");
+        jproxy(Some(&ConfigFile::parse(Path::new("midspan.toml"), text)?))
+    }
+
+    fn names(settings: &JproxySettings) -> Vec<&str> {
+        let users = settings.users.all().iter();
+        users.map(|user| &**user.name()).collect()
+    }
+
+    #[test]
+    fn users_are_files_of_a_directory_with_rules_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let of_alice = add(folder, "alice");
+        add(folder, "bob");
+        for other in [".hidden.dat", "README", "bob.dat~"] {
+            fs::write(folder.join(other), "").unwrap();
+        }
+        let written = "dialect = \"original\"\nicmp = true\nstuck_s = 10\ninsecure = true\n\
+             [[jproxy.rules]]\nusers = [\"alice\"]\negress = [\"deny *:25\"]\nsessions_max = 4\n\
+             dials_per_minute_max = 9\ndialect = \"spec\"\n";
+        let settings = parse(folder, written).unwrap();
+        assert_eq!(names(&settings), ["alice", "bob"]);
+        let of = |name| settings.allowances.of(name);
+        let alices = of("alice").unwrap();
+        assert_eq!(alices.dialect, Some(Dialect::Spec));
+        assert_eq!((alices.sessions_max, alices.binds_max), (Some(4), None));
+        assert_eq!(
+            (alices.dials_per_minute_max, alices.egress.len()),
+            (Some(9), 1)
+        );
+        assert_eq!(of("bob"), None);
+        assert_eq!(settings.dialect, Dialect::Original);
+        assert!(settings.icmp && settings.insecure);
+        assert_eq!(settings.stuck, Duration::from_secs(10));
+
+        // It is shown as it could be written.
+        let shown = Shown(&settings).to_string();
+        let again = ConfigFile::parse(Path::new("again.toml"), shown).unwrap();
+        assert_eq!(jproxy(Some(&again)).unwrap(), settings);
+
+        // Whoever is gone from the directory alone is gone, whatever rules are left.
+        let before = settings.files();
+        assert_eq!(before.len(), 3);
+        fs::remove_file(of_alice).unwrap();
+        add(folder, "carol");
+        let fresh = settings.read_again().unwrap();
+        assert_eq!(names(&fresh), ["bob", "carol"]);
+        assert_eq!(fresh.allowances, settings.allowances);
+        assert_ne!(fresh.files(), before);
+
+        let nothing = ConfigFile::parse(Path::new("midspan.toml"), String::new()).unwrap();
+        let nothing = jproxy(Some(&nothing)).unwrap();
+        assert_eq!(nothing, JproxySettings::default());
+        assert_eq!(nothing.files(), [PathBuf::new(); 0]);
+        assert_eq!(Shown(&nothing).to_string(), "");
+    }
+
+    #[track_caller]
+    fn check(folder: &Path, more: &str, expected: &str, step: &str) {
+        let error = parse(folder, more).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expected), "{text}");
+        let next = error.next_step().unwrap_or_default();
+        assert!(next.contains(step), "{next}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_users_file_is_told_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let of_alice = add(folder, "alice");
+        let shown = of_alice.display();
+
+        fs::set_permissions(&of_alice, Permissions::from_mode(0o644)).unwrap();
+        let open = format!("jproxy.users: {shown} can be read by anybody (mode 0644)");
+        check(folder, "", &open, &format!("chmod 640 {shown}"));
+        fs::set_permissions(&of_alice, Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(names(&parse(folder, "").unwrap()), ["alice"]);
+
+        let second = add(folder, "alice");
+        check(
+            folder,
+            "",
+            "the user \"alice\" is listed twice: by ",
+            "older",
+        );
+        let error = parse(folder, "").unwrap_err().to_string();
+        for path in [&of_alice, &second] {
+            assert!(error.contains(path.file_name().unwrap().to_str().unwrap()));
+        }
+
+        fs::rename(&second, folder.join("alice.dat")).unwrap();
+        let text = format!(
+            "{}/alice.dat is no user's file: the file's name",
+            folder.display()
+        );
+        check(folder, "", &text, "by its hash");
+        let name = format!("{}.dat", "0".repeat(64));
+        fs::rename(folder.join("alice.dat"), folder.join(&name)).unwrap();
+        check(
+            folder,
+            "",
+            &format!("{name} is no user's file: its content"),
+            "rename",
+        );
+        fs::write(folder.join(&name), "").unwrap();
+        check(
+            folder,
+            "",
+            &format!("{name} is no user's file: it ends"),
+            "midspan key",
+        );
+        fs::remove_file(folder.join(&name)).unwrap();
+        fs::create_dir(folder.join(&name)).unwrap();
+        check(folder, "", &format!("{name}: it is no file"), "");
+        check(&of_alice, "", "Not a directory", "name a directory");
+        check(&folder.join("x"), "", "No such file", "mkdir -m 750");
+    }
+
+    #[test]
+    fn rules_and_numbers_are_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        add(folder, "alice");
+        let check = |more: &str, expected: &str| check(folder, more, expected, "");
+        check(
+            "stuck_s = 0\n",
+            ":3:11: jproxy.stuck_s: 0 is outside 1 to 10",
+        );
+        check("stuck_s = 11\n", "11 is outside 1 to 10");
+        check("dialect = \"java\"\n", "unknown word \"java\"");
+        check(
+            "[[jproxy.rules]]\nusers = [\"bob\"]\n",
+            "there is no user \"bob\"",
+        );
+        check(
+            "[[jproxy.rules]]\nusers = [\"alice\"]\nbinds_max = 1\n",
+            "unknown key \"binds_max\"",
+        );
+        let text = "[[jproxy.rules]]\nusers = [\"alice\"]\n".to_owned();
+        let file = ConfigFile::parse(Path::new("midspan.toml"), text).unwrap();
+        let step = jproxy(Some(&file)).unwrap_err().next_step().unwrap();
+        assert!(step.contains("[jproxy] users = "), "{step}");
+    }
+}

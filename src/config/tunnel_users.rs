@@ -1,0 +1,124 @@
+//! The directory of jProxy's users: a file each, called by its hash. `access::jproxy` has what is
+//! in them.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::websocks::OTHERS_READ;
+use crate::access::jproxy::{NameListed, TunnelUser, TunnelUsers, USER_FILE_SUFFIX, UserFileError};
+
+/// More than any user's file has.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// Why a directory lists no users. Never holds what is in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelUsersError {
+    /// The directory, or a file in it, cannot be read.
+    #[error("cannot read {}: {error}", .path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    /// Anybody can read a file.
+    #[error("{} can be read by anybody (mode {mode:04o})", .path.display())]
+    Open { path: PathBuf, mode: u32 },
+    /// A file that is called like one of a user, and is none.
+    #[error("{} is no user's file: {error}", .path.display())]
+    NoUser { path: PathBuf, error: UserFileError },
+    /// Two files for one name.
+    #[error("{error}, of {}", .path.display())]
+    Twice { path: PathBuf, error: NameListed },
+}
+
+impl TunnelUsersError {
+    /// What the operator can do about it.
+    pub(super) fn next_step(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreadable { path, error } => match error.kind() {
+                ErrorKind::NotFound => format!(
+                    "make the directory (mkdir -m 750 {0}), and a user's file in it: midspan key \
+                     jproxy NAME --key-file FILE --user-dir {0}",
+                    path.display()
+                ),
+                ErrorKind::PermissionDenied => format!(
+                    "let whoever the relay runs as read {}: chgrp it, and chmod 640, or 750 where \
+                     it is a directory",
+                    path.display()
+                ),
+                _ => "name a directory that holds a file for each user".into(),
+            },
+            Self::Open { path, .. } => {
+                format!("if nobody else has read it: chmod 640 {}", path.display())
+            }
+            Self::NoUser { error, .. } => match error {
+                UserFileError::OtherHash { .. } => "rename the file, or have it made anew".into(),
+                UserFileError::FileName => format!(
+                    "call it by its hash, or move it elsewhere: what ends in {USER_FILE_SUFFIX} is \
+                     a user's"
+                ),
+                _ => "have it made anew: midspan key jproxy NAME".into(),
+            },
+            Self::Twice { .. } => "remove the file of the older key".into(),
+        })
+    }
+}
+
+/// Reads every user's file of a directory.
+///
+/// # Errors
+///
+/// A file that is called like a user's, and is none; and what cannot be read, or by anybody.
+pub(super) fn read(directory: &Path) -> Result<TunnelUsers, TunnelUsersError> {
+    let paths = files(directory).map_err(|error| unreadable(directory, error))?;
+    let users: Result<Vec<_>, _> = paths.iter().map(|path| read_one(path)).collect();
+    TunnelUsers::new(users?).map_err(|error| TunnelUsersError::Twice {
+        path: directory.to_owned(),
+        error,
+    })
+}
+
+/// The files in it that are called like users', in order. Others, and hidden ones, are somebody
+/// else's: so that a file can be written under another name, and renamed when it is whole.
+pub(super) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.ends_with(USER_FILE_SUFFIX.as_bytes()) && !name.starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+fn read_one(path: &Path) -> Result<TunnelUser, TunnelUsersError> {
+    let no_user = |error| TunnelUsersError::NoUser {
+        path: path.to_owned(),
+        error,
+    };
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| no_user(UserFileError::FileName))?;
+    // Before it is opened: a pipe would have the relay wait.
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
+    if !metadata.is_file() {
+        return Err(unreadable(path, io::Error::other("it is no file")));
+    }
+    let file = File::open(path).map_err(|error| unreadable(path, error))?;
+    let mode = file.metadata().map_err(|error| unreadable(path, error))?;
+    let mode = mode.mode() & 0o7777;
+    if mode & OTHERS_READ != 0 {
+        let path = path.to_owned();
+        return Err(TunnelUsersError::Open { path, mode });
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(path, error))?;
+    TunnelUser::decode(name, &bytes).map_err(no_user)
+}
+
+fn unreadable(path: &Path, error: io::Error) -> TunnelUsersError {
+    let path = path.to_owned();
+    TunnelUsersError::Unreadable { path, error }
+}
