@@ -138,6 +138,20 @@ impl Column {
         Self::Connects,
     ];
 
+    /// For channels of a tunnel.
+    pub(crate) const JPROXY: [Self; 4] = [
+        Self::Bulk {
+            pairs: 1,
+            sink: "copy",
+        },
+        Self::Bulk {
+            pairs: 64,
+            sink: "copy",
+        },
+        Self::EchoAlone,
+        Self::Echo,
+    ];
+
     /// For legs whose bytes are bodies of HTTP.
     pub(crate) const HTTP: [Self; 4] = [
         Self::Chunks { kib: 16 },

@@ -7,6 +7,7 @@
 mod chain;
 mod column;
 mod host;
+mod jproxy;
 mod namespace;
 mod quic;
 mod row;
@@ -102,7 +103,14 @@ fn main() -> anyhow::Result<()> {
                 }
             }
         }
-        let section = format!("### {title}\n\n{table}");
+        let note = match rows.iter().any(Row::is_jproxy) {
+            true => format!(
+                "\nopenssl's aes-128-ecb by itself: {:.4} CPU-s/GiB\n",
+                jproxy::cipher_cpu_s_per_gib()?
+            ),
+            false => String::new(),
+        };
+        let section = format!("### {title}\n\n{table}{note}");
         write!(io::stdout(), "{section}")?;
         text += &section;
         has_failure_of_ours |= table.has_failure_of_ours();
@@ -154,6 +162,7 @@ fn sections(args: &Args) -> Vec<Section> {
         ("forwarded over quic", Row::over_quic(), &Column::QUIC),
         ("across cores", Row::across_cores(), &Column::ACROSS),
         ("through socks", Row::through_socks(), &Column::SOCKS),
+        ("by jproxy", Row::by_jproxy(), &Column::JPROXY),
         (
             "through socks, far away",
             Row::through_socks_far_away(),

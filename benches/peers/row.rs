@@ -9,6 +9,7 @@ use midspan::access::ApiKey;
 use crate::chain::{Chain, Link, Listens};
 use crate::column::{Column, Pace};
 use crate::host::{BACKEND, Host, LISTEN, Package, find};
+use crate::jproxy;
 use crate::namespace::Namespace;
 use crate::quic::{self, Hidden, Shards, Tuned};
 use crate::socks::{self, Pool, Way};
@@ -57,6 +58,10 @@ pub(crate) enum Row {
         pool: Pool,
         way: Way,
     },
+    /// Tunnels of the generator's own, with a channel each.
+    MidspanJproxy,
+    /// Our client with our relay behind it, by a tunnel, with TLS around it or without.
+    MidspanJproxyClient { is_tls: bool },
     /// A port forwarded by quinn and tokio, with UDP payloads of at most so many bytes.
     QuinnChain { mtu: u16, tuned: Tuned },
     /// A port forwarded by rathole.
@@ -127,6 +132,18 @@ impl Row {
     /// Ours, with a relay that is a round trip away.
     pub(crate) fn through_socks_far_away() -> Vec<Self> {
         Self::our_socks(Way::Link)
+    }
+
+    /// Channels of tunnels, behind a pair that is copied.
+    pub(crate) fn by_jproxy() -> Vec<Self> {
+        let mut rows = vec![Self::Midspan { plane: "copy" }, Self::MidspanJproxy];
+        rows.extend([false, true].map(|is_tls| Self::MidspanJproxyClient { is_tls }));
+        rows
+    }
+
+    /// One of those.
+    pub(crate) const fn is_jproxy(&self) -> bool {
+        matches!(self, Self::MidspanJproxy | Self::MidspanJproxyClient { .. })
     }
 
     /// A forwarded port, ours last.
@@ -205,6 +222,11 @@ impl Row {
                 };
                 format!("midspan socks, {transport}{far}{without}")
             }
+            Self::MidspanJproxy => "midspan jproxy".to_owned(),
+            Self::MidspanJproxyClient { is_tls } => match is_tls {
+                true => "midspan jproxy+tls, both ends".to_owned(),
+                false => "midspan jproxy, both ends".to_owned(),
+            },
             Self::QuinnChain { mtu, tuned } => match tuned {
                 Tuned::Ordinarily => format!("quinn {mtu}"),
                 Tuned::AsOurs => format!("quinn {mtu}, set up as ours"),
@@ -225,6 +247,8 @@ impl Row {
                 | Self::MidspanHttp { .. }
                 | Self::MidspanOver { .. }
                 | Self::MidspanSocks { .. }
+                | Self::MidspanJproxy
+                | Self::MidspanJproxyClient { .. }
                 | Self::MidspanQuic { .. }
         )
     }
@@ -257,6 +281,9 @@ impl Row {
                 Shards::SameOfTwo => None,
                 Shards::BothOfTwo => Some(Self::over_quic_at(mtu, Shards::SameOfTwo)),
             };
+        }
+        if self.is_jproxy() {
+            return Some(Self::Midspan { plane: "copy" });
         }
         let Self::MidspanSocks {
             transport,
@@ -310,6 +337,8 @@ impl Row {
             | Self::MidspanHttp { .. }
             | Self::MidspanOver { .. }
             | Self::MidspanSocks { .. }
+            | Self::MidspanJproxy
+            | Self::MidspanJproxyClient { .. }
             | Self::QuinnChain { .. }
             | Self::Rathole { .. }
             | Self::MidspanQuic { .. } => &[],
@@ -319,6 +348,7 @@ impl Row {
     /// The load generator's arguments that lead through this relay.
     pub(crate) fn route(&self, host: &Host) -> Vec<String> {
         let [server_key, client_key] = keys().map(|key| key.to_string());
+        let key_file = jproxy::key_file(host).display().to_string();
         let words: &[&str] = match self {
             Self::HaproxyHttp { sender, .. } => {
                 let http = &[
@@ -357,9 +387,11 @@ impl Row {
             }
             Self::Nobody => &["--direct"],
             Self::Midspan { .. } => &["--jet", LISTEN],
-            Self::Microsocks | Self::Ssh | Self::MidspanSocks { .. } => {
-                &["--socks", LISTEN, "--backend", BACKEND]
-            }
+            Self::Microsocks
+            | Self::Ssh
+            | Self::MidspanSocks { .. }
+            | Self::MidspanJproxyClient { .. } => &["--socks", LISTEN, "--backend", BACKEND],
+            Self::MidspanJproxy => &["--jproxy", LISTEN, "--key-file", &key_file],
             Self::Haproxy
             | Self::HaproxySplice { .. }
             | Self::Nginx { .. }
@@ -388,6 +420,8 @@ impl Row {
                 pool,
                 way,
             } => return socks::midspan(host, transport, *pool, *way),
+            Self::MidspanJproxy => return Ok(vec![jproxy::relay(host, LISTEN, "jproxy")?]),
+            Self::MidspanJproxyClient { is_tls } => return jproxy::chain(host, *is_tls),
             Self::QuinnChain { mtu, tuned } => return Ok(quic::quinn(host, *mtu, *tuned)),
             Self::Rathole { hidden } => return quic::rathole(host, *hidden),
             Self::MidspanQuic { mtu, at } => return quic::midspan(host, *mtu, *at),
