@@ -48,7 +48,7 @@ pub struct RelayArgs {
     /// Listen on this address, as 0.0.0.0:8080, for everything, or as
     /// jet+tls://0.0.0.0:443 for that alone; repeat for several [default:
     /// 127.0.0.1:8080]
-    #[arg(long, value_name = "[jet+WAY://]ADDR:PORT")]
+    #[arg(long, value_name = "[SCHEME://]ADDR:PORT")]
     listen: Vec<Listener>,
 
     /// Forward ports by PTTH over QUIC on this address of UDP, as 0.0.0.0:443; repeat for

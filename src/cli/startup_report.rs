@@ -7,9 +7,9 @@ use super::expose::local_port;
 use super::quoted;
 use crate::access::Awaiting;
 use crate::access::egress::Reach;
-use crate::config::ListenAddress;
 use crate::config::quic_settings::PathSettings;
 use crate::config::settings::RelaySettings;
+use crate::config::{ListenAddress, Pinned};
 use crate::protocol::jet::Transport;
 
 /// What only the running relay knows.
@@ -51,11 +51,13 @@ pub struct StartupReport<'a> {
 
 impl StartupReport<'_> {
     /// The relay's URL as others on the same network would dial it: the first
-    /// listener, or the host's name where that has every address.
+    /// listener that serves JET, or the host's name where that has every address.
     fn relay_url(&self) -> Option<String> {
-        let address = self.facts.listening.first()?;
-        let only = self.settings.listen.first()?.only;
-        let transport = only.unwrap_or(Transport::Tcp);
+        let mut listeners = self.facts.listening.iter().zip(&self.settings.listen);
+        let (address, transport) = listeners.find_map(|(address, listener)| {
+            let transport = listener.only.map_or(Some(Transport::Tcp), Pinned::jet);
+            Some((address, transport?))
+        })?;
         let pin = self.pin(transport.is_tls());
         Some(format!(
             "{}://{}{pin}",
@@ -75,8 +77,8 @@ impl StartupReport<'_> {
         let mut listeners = self.facts.listening.iter().zip(&self.settings.listen);
         let (address, is_tls) = listeners.find_map(|(address, listener)| match listener.only {
             None => Some((address, !ListenAddress(*address).is_loopback())),
-            Some(Transport::Ws) => Some((address, false)),
-            Some(Transport::Wss) => Some((address, true)),
+            Some(Pinned::Jet(Transport::Ws)) => Some((address, false)),
+            Some(Pinned::Jet(Transport::Wss)) => Some((address, true)),
             Some(_) => None,
         })?;
         let way = if is_tls { "wss" } else { "ws" };
@@ -200,8 +202,15 @@ impl fmt::Display for StartupReport<'_> {
             };
             match listener.only {
                 Some(only) => {
-                    let way = only.as_str();
-                    writeln!(f, "  listening    {address} (jet+{way} alone; {reach})")?;
+                    let way = only.scheme();
+                    let dialect = match only.dialect() {
+                        Some(dialect) => format!(", dialect {dialect}"),
+                        None => String::new(),
+                    };
+                    writeln!(
+                        f,
+                        "  listening    {address} ({way} alone{dialect}; {reach})"
+                    )?;
                 }
                 None => writeln!(f, "  listening    {address} ({reach})")?,
             }

@@ -61,6 +61,13 @@ impl ConfigError {
                 "pass --open (in the file: open = true) to relay for anybody, or listen on 127.0.0.1"
                     .into(),
             ),
+            Problem::NoTunnelUsers { .. } => Some(
+                "say where users are listed: [jproxy] users = \"/etc/midspan/jproxy\"".into(),
+            ),
+            Problem::TunnelsInsecure { address } => Some(format!(
+                "listen at jproxy+tls://{address}, or on 127.0.0.1; where clients can have no TLS, \
+                 say [jproxy] insecure = true"
+            )),
             Problem::ClientCaOverQuic => Some("leave one of the two out".into()),
             Problem::OtherSockets { .. } => Some(
                 "leave it out to serve what systemd has bound, or name the same addresses in the \
@@ -246,6 +253,15 @@ pub enum Problem {
         "{address} can be reached from other hosts, and the relay would serve anybody without asking for credentials"
     )]
     NotOpen { address: ListenAddress },
+    /// A listener for jProxy, which has no users.
+    #[error("{listener} is for jProxy alone, and jproxy.users is not set")]
+    NoTunnelUsers { listener: Listener },
+    /// jProxy without TLS where others could look.
+    #[error(
+        "{address} can be reached from other hosts, and jProxy without TLS keeps nobody from changing \
+         what is sent"
+    )]
+    TunnelsInsecure { address: ListenAddress },
     /// Not the key of an issuer of tokens.
     #[error(transparent)]
     IssuerKey(IssuerError),

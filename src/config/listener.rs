@@ -3,11 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::pinned::{Pinned, Query};
 use super::{ListenAddress, ValueError};
-use crate::protocol::jet::Transport;
-
-/// How every transport's scheme begins.
-const SCHEME_PREFIX: &str = "jet+";
 
 /// Where to listen, and for what: `127.0.0.1:8080` for everything that the first bytes
 /// can tell apart, `jet+tls://0.0.0.0:443` for that alone.
@@ -15,9 +12,8 @@ const SCHEME_PREFIX: &str = "jet+";
 pub struct Listener {
     /// Where.
     pub address: ListenAddress,
-    /// The only transport that is served there; `None`: every one. `ws` and `wss` stand
-    /// for HTTP, with its requests and its upgrades.
-    pub only: Option<Transport>,
+    /// The only thing that is served there; `None`: everything, but jProxy without TLS.
+    pub only: Option<Pinned>,
 }
 
 impl Listener {
@@ -35,13 +31,10 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// A name that begins so and is that of no transport: what is meant to be pinned
-    /// must not serve everything for a slip of the pen.
+    /// A name that begins so and is none of what can be pinned: what is meant to be must not
+    /// serve everything for a slip of the pen.
     pub fn named(address: ListenAddress, name: &str) -> Result<Self, ValueError> {
-        let only = match name.starts_with(SCHEME_PREFIX) {
-            true => Some(transport(name)?),
-            false => None,
-        };
+        let only = Pinned::named(name)?;
         Ok(Self { address, only })
     }
 
@@ -56,25 +49,21 @@ impl FromStr for Listener {
     type Err = ValueError;
 
     fn from_str(written: &str) -> Result<Self, ValueError> {
-        let Some((scheme, address)) = written.split_once("://") else {
+        let Some((scheme, rest)) = written.split_once("://") else {
             return written.parse().map(Self::any);
         };
-        let only = Some(transport(scheme)?);
-        let address = address.parse()?;
-        Ok(Self { address, only })
+        let (only, address) = Pinned::parse(scheme, rest)?;
+        Ok(Self {
+            address: address.parse()?,
+            only: Some(only),
+        })
     }
-}
-
-fn transport(scheme: &str) -> Result<Transport, ValueError> {
-    Transport::from_scheme(scheme).ok_or_else(|| ValueError::ListenScheme {
-        scheme: scheme.to_owned(),
-    })
 }
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.only {
-            Some(only) => write!(f, "{}://{}", only.scheme(), self.address),
+            Some(only) => write!(f, "{}://{}{}", only.scheme(), self.address, Query(only)),
             None => self.address.fmt(f),
         }
     }
@@ -83,16 +72,36 @@ impl fmt::Display for Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::jet::Transport;
+    use crate::protocol::jproxy::Dialect;
+
+    const fn jet(transport: Transport) -> Option<Pinned> {
+        Some(Pinned::Jet(transport))
+    }
+
+    const fn jproxy(is_tls: bool, dialect: Option<Dialect>) -> Option<Pinned> {
+        Some(Pinned::Jproxy { is_tls, dialect })
+    }
 
     #[test]
     fn listeners_round_trip() {
         for (written, only) in [
             ("127.0.0.1:8080", None),
             ("[::]:443", None),
-            ("jet+tcp://127.0.0.1:1", Some(Transport::Tcp)),
-            ("jet+tls://[::]:443", Some(Transport::Tls)),
-            ("jet+ws://0.0.0.0:80", Some(Transport::Ws)),
-            ("jet+wss://0.0.0.0:0", Some(Transport::Wss)),
+            ("jet+tcp://127.0.0.1:1", jet(Transport::Tcp)),
+            ("jet+tls://[::]:443", jet(Transport::Tls)),
+            ("jet+ws://0.0.0.0:80", jet(Transport::Ws)),
+            ("jet+wss://0.0.0.0:0", jet(Transport::Wss)),
+            ("jproxy+tls://[::]:16384", jproxy(true, None)),
+            ("jproxy://127.0.0.1:16384", jproxy(false, None)),
+            (
+                "jproxy://127.0.0.1:16384?dialect=original",
+                jproxy(false, Some(Dialect::Original)),
+            ),
+            (
+                "jproxy+tls://0.0.0.0:1?dialect=spec",
+                jproxy(true, Some(Dialect::Spec)),
+            ),
         ] {
             let listener: Listener = written.parse().expect(written);
             assert_eq!(listener.only, only);
@@ -104,7 +113,10 @@ mod tests {
     fn a_name_pins_where_it_is_a_transports() {
         let address: ListenAddress = "[::]:443".parse().expect("an address");
         for (name, only) in [
-            ("jet+wss", Some(Transport::Wss)),
+            ("jet+wss", jet(Transport::Wss)),
+            ("jproxy+tls", jproxy(true, None)),
+            ("jproxy", jproxy(false, None)),
+            ("jproxy.socket", None),
             ("midspan.socket", None),
             ("unknown", None),
             ("wss", None),
@@ -113,8 +125,11 @@ mod tests {
             let listener = Listener { address, only };
             assert_eq!(Listener::named(address, name), Ok(listener), "{name}");
         }
-        let slip = Listener::named(address, "jet+tsl").expect_err("no transport");
-        assert!(slip.to_string().contains("\"jet+tsl\" is none of jet+tcp"));
+        for name in ["jet+tsl", "jproxy+tsl"] {
+            let slip = Listener::named(address, name).expect_err("no scheme");
+            let text = format!("\"{name}\" is none of jet+tcp");
+            assert!(slip.to_string().contains(&text), "{slip}");
+        }
     }
 
     #[test]
@@ -122,6 +137,14 @@ mod tests {
         for (written, part) in [
             ("https://0.0.0.0:443", "\"https\" is none of jet+tcp"),
             ("jet+quic://0.0.0.0:443", "\"jet+quic\" is none of jet+tcp"),
+            ("jproxy+wss://0.0.0.0:443", "\"jproxy+wss\" is none of jet"),
+            (
+                "jproxy://0.0.0.0:1?dialect=java",
+                "\"dialect=java\" is neither",
+            ),
+            ("jproxy://0.0.0.0:1?dialect=Spec", "is neither"),
+            ("jproxy://0.0.0.0:1?", "\"\" is neither"),
+            ("jet+tls://0.0.0.0:1?dialect=spec", "is not an address and"),
             ("jet+tls://:443", "names no address"),
             ("jet+tls://relay:443", "is a name"),
             ("jet+tls://0.0.0.0:443/", "is not an address and a port"),

@@ -90,7 +90,9 @@ fn agreed(given: &[Listener], mut written: Vec<Placed>) -> Result<Vec<Placed>, C
         let Some(same) = same else {
             return Err(other(place));
         };
-        if listener.only.is_some() && same.only.is_some() && listener.only != same.only {
+        if let (Some(written), Some(given)) = (listener.only, same.only)
+            && !given.is_named(written)
+        {
             return Err(other(place));
         }
         listener.only = listener.only.or(same.only);
@@ -230,6 +232,22 @@ mod tests {
             false,
             Err("systemd: 127.0.0.1:1 is listed twice"),
         );
+    }
+
+    #[test]
+    fn a_dialect_is_written_beside_a_sockets_name() {
+        let host = HostFacts {
+            given: GivenSockets {
+                listen: vec![listener("jproxy://127.0.0.1:1")],
+                admin: None,
+            },
+            ..HostFacts::example()
+        };
+        let text = "listen = [\"jproxy://127.0.0.1:1?dialect=original\"]".to_owned();
+        let file = ConfigFile::parse(Path::new("relay.toml"), text).expect("TOML");
+        let listeners = listeners(&Flags::default(), Some(&file), &host).expect("the same");
+        let expected = listener("jproxy://127.0.0.1:1?dialect=original");
+        assert_eq!(listeners[0].0, expected);
     }
 
     #[test]

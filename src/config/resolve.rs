@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::certificates::tls;
 use super::file::ConfigFile;
 use super::forwarding::forwarding;
-use super::jproxy::jproxy;
+use super::jproxy::{JproxySettings, jproxy};
 use super::keys::keyring;
 use super::limits::{Limits, handshakes_for, spec_of, spill_for, web_for};
 use super::listening::{admin, listeners};
@@ -16,7 +16,8 @@ use super::settings::{Flags, HostFacts, JetSettings, LogSettings, RelaySettings,
 use super::urls::{networks, stun, urls};
 use super::web::web;
 use super::websocks::{awaiting, egress, users};
-use super::{ConfigError, CoreChoice, Instance, Place, Problem};
+use super::{ConfigError, CoreChoice, Instance, Listener, Pinned, Place, Problem};
+
 /// How long a relay that was told to stop waits for its pairs.
 const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
@@ -48,6 +49,11 @@ impl RelaySettings {
             return Err(ConfigError::new(place.clone(), problem));
         }
 
+        let jproxy = jproxy(file)?;
+        for (listener, place) in &listen {
+            check_tunnels(*listener, &jproxy)
+                .map_err(|problem| ConfigError::new(place.clone(), problem))?;
+        }
         let limits = limits(flags, file, host)?;
         Ok(Self {
             listen: listen.into_iter().map(|(listener, _)| listener).collect(),
@@ -93,7 +99,7 @@ impl RelaySettings {
             users: users(file)?,
             awaiting: awaiting(file)?,
             egress: egress(file)?,
-            jproxy: jproxy(file)?,
+            jproxy,
             forwarding: forwarding(file)?,
             tls: tls(
                 flags
@@ -103,6 +109,22 @@ impl RelaySettings {
                 file,
             )?,
         })
+    }
+}
+
+/// Whether a listener that is for jProxy alone can be so.
+fn check_tunnels(listener: Listener, jproxy: &JproxySettings) -> Result<(), Problem> {
+    let Some(Pinned::Jproxy { is_tls, .. }) = listener.only else {
+        return Ok(());
+    };
+    if jproxy.path.is_none() {
+        return Err(Problem::NoTunnelUsers { listener });
+    }
+    match is_tls || listener.is_loopback() || jproxy.insecure {
+        true => Ok(()),
+        false => Err(Problem::TunnelsInsecure {
+            address: listener.address,
+        }),
     }
 }
 
@@ -359,6 +381,39 @@ mod tests {
             let notes = settings.notes();
             assert_eq!(!notes.is_empty(), is_noted, "{listener}: {notes:?}");
         }
+    }
+
+    #[test]
+    fn tunnels_without_tls_from_other_hosts_are_asked_for_and_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |listener: &str, insecure: bool, expected: Result<bool, &str>| {
+            let users = folder.path();
+            let file = file(&format!(
+                "open = true\nlisten = [{listener:?}]\n[jproxy]\nusers = {users:?}\n\
+                 insecure = {insecure}\n"
+            ));
+            let flags = Flags::default();
+            let settings = RelaySettings::resolve(&flags, Some(&file), &HostFacts::example());
+            let noted = settings.map(|settings| {
+                let notes = settings.notes();
+                notes
+                    .iter()
+                    .any(|note| note.contains("without TLS, where whoever"))
+            });
+            match (noted, expected) {
+                (Ok(noted), Ok(expected)) => assert_eq!(noted, expected, "{listener}"),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (got, _) => panic!("{listener}: {got:?}"),
+            }
+        };
+        for insecure in [false, true] {
+            check("jproxy://127.0.0.1:1", insecure, Ok(false));
+            check("jproxy+tls://0.0.0.0:1", insecure, Ok(false));
+            check("0.0.0.0:1", insecure, Ok(false));
+        }
+        check("jproxy://0.0.0.0:1", true, Ok(true));
+        let expected = "0.0.0.0:1 can be reached from other hosts, and jProxy without TLS";
+        check("jproxy://0.0.0.0:1?dialect=spec", false, Err(expected));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::web;
 use super::websocks::{self, UsersFile};
 use super::{
     CoreChoice, DataPlane, GivenSockets, Instance, JetV1, ListenAddress, Listener, LogFormat,
-    LogLevel, Period,
+    LogLevel, Period, Pinned,
 };
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
@@ -228,7 +228,8 @@ impl RelaySettings {
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let without_tls = self.listen.iter().find(|listener| {
-            !listener.is_loopback() && listener.only.is_none_or(|only| only == Transport::Ws)
+            let is_ws = |only| only == Pinned::Jet(Transport::Ws);
+            !listener.is_loopback() && listener.only.is_none_or(is_ws)
         });
         let mut notes = Vec::new();
         if let Some(listener) = without_tls
@@ -241,6 +242,18 @@ impl RelaySettings {
                  websocks+wss, or listen at jet+wss://{} for TLS alone",
                 listener.address, listener.address
             ));
+        }
+        for listener in &self.listen {
+            if let Some(Pinned::Jproxy { is_tls: false, .. }) = listener.only
+                && !listener.is_loopback()
+            {
+                let address = listener.address;
+                notes.push(format!(
+                    "users of [jproxy] come to {address} without TLS, where whoever is on the way \
+                     can change what they send, and see what they send twice; listen at \
+                     jproxy+tls://{address} where their clients can have it"
+                ));
+            }
         }
         let Awaiting { addresses, anybody } = &self.awaiting;
         if addresses.is_empty() && *anybody {

@@ -32,9 +32,14 @@ pub enum ValueError {
     /// A scheme that no listener has.
     #[error(
         "a listener for one thing is written jet+tls://ADDR:PORT; \"{scheme}\" is none of jet+tcp, jet+tls, \
-         jet+ws and jet+wss"
+         jet+ws, jet+wss, jproxy and jproxy+tls"
     )]
     ListenScheme { scheme: String },
+    /// Something else than a dialect behind the address.
+    #[error(
+        "a listener for jProxy may end in ?dialect=spec or ?dialect=original; \"{query}\" is neither"
+    )]
+    ListenQuery { query: String },
     /// Not a length of time.
     #[error("\"{written}\" is not a length of time, such as \"30s\", \"5m\", \"1h\" or \"500ms\"")]
     Period { written: String },

@@ -44,6 +44,7 @@ use crate::association::idle::Idleness;
 use crate::association::key::{AssociationKey, CandidateKey, RendezvousKey, ShardId};
 use crate::association::rendezvous::{Rendezvous, Route};
 use crate::association::session_ends::SessionEnds;
+use crate::config::Pinned;
 use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::Label;
 use crate::protocol::jet::{self, Accept, AcceptDetails, AcceptPlace, Connect, Place, Transport};
@@ -226,7 +227,7 @@ impl RelayService {
     async fn handshake(
         self: Rc<Self>,
         stream: Stream,
-        only: Option<Transport>,
+        only: Option<Pinned>,
         permit: HandshakePermit,
     ) {
         let reactor = &self.world.reactor;
@@ -271,8 +272,7 @@ impl RelayService {
                 .map_err(Failure::silent),
             // What is no good JET is told so where JET is served.
             Err(Failure { reply: Some(_), .. })
-                if only
-                    .is_some_and(|only| only.is_websocket() || only.is_tls() != link.is_tls()) =>
+                if only.is_some_and(|only| only != jet_over(link.is_tls())) =>
             {
                 Err(Failure::silent(Refused::OtherListener))
             }
@@ -312,7 +312,7 @@ impl RelayService {
                     received,
                     peer,
                     counted,
-                    dialect: None,
+                    dialect: only.and_then(Pinned::dialect),
                     since,
                     deadline,
                 };
@@ -365,31 +365,26 @@ impl RelayService {
         &self,
         opening: &Opening,
         is_tls: bool,
-        only: Option<Transport>,
+        only: Option<Pinned>,
     ) -> Result<(), Refused> {
-        if matches!(opening, Opening::Jproxy(_)) {
-            return self.check_tunnel_listener(is_tls, only);
-        }
-        let transport = match (opening, is_tls) {
-            (Opening::Http(_), false) => Transport::Ws,
-            (Opening::Http(_), true) => Transport::Wss,
-            (_, false) => Transport::Tcp,
-            (_, true) => Transport::Tls,
-        };
-        if self.settings().tls_required && !is_tls {
+        let settings = self.settings();
+        if settings.tls_required && !is_tls {
             return Err(Refused::TlsRequired);
         }
+        let pinned = match (opening, is_tls) {
+            (Opening::Jproxy(_), is_tls) => {
+                // Without TLS it is for those alone who say so.
+                let is_served = only.map_or(is_tls, |only| only.is_jproxy_over(is_tls));
+                let is_served = is_served && !settings.tunnels.users.is_empty();
+                return is_served.then_some(()).ok_or(Refused::OtherListener);
+            }
+            (Opening::Http(_), false) => Pinned::Jet(Transport::Ws),
+            (Opening::Http(_), true) => Pinned::Jet(Transport::Wss),
+            (_, is_tls) => jet_over(is_tls),
+        };
         match only {
-            Some(only) if only != transport => Err(Refused::OtherListener),
+            Some(only) if only != pinned => Err(Refused::OtherListener),
             _ => Ok(()),
-        }
-    }
-
-    /// The same of jProxy.
-    fn check_tunnel_listener(&self, is_tls: bool, only: Option<Transport>) -> Result<(), Refused> {
-        match only {
-            None if is_tls && !self.settings().tunnels.users.is_empty() => Ok(()),
-            _ => Err(Refused::OtherListener),
         }
     }
 
@@ -503,6 +498,14 @@ impl RelayService {
         let waiting = self.waiting.borrow().len();
         unpaired + visitors + waiting + paired + tunnelled + in_quic + leaving
     }
+}
+
+/// What a packet of JET is for.
+const fn jet_over(is_tls: bool) -> Pinned {
+    Pinned::Jet(match is_tls {
+        true => Transport::Tls,
+        false => Transport::Tcp,
+    })
 }
 
 impl Service for RelayService {

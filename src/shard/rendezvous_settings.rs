@@ -13,9 +13,10 @@ use crate::access::forwarding::Forwarding;
 use crate::access::jproxy::TunnelUsers;
 use crate::access::{Allowances, Awaiting, Keyring, Users};
 use crate::association::table::OnUnknown;
+use crate::config::Pinned;
 use crate::config::limits::Limits;
 use crate::config::settings::RelaySettings;
-use crate::protocol::jet::{HostName, PublicUrl, Transport};
+use crate::protocol::jet::{HostName, PublicUrl};
 use crate::protocol::jproxy::Dialect;
 use crate::protocol::ptth_http::SwitchboardLimits;
 use crate::quic::transport::Windows;
@@ -38,8 +39,8 @@ pub struct RendezvousSettings {
     pub tls: Arc<ServerConfig>,
     /// Whether they alone are served: those who come otherwise show no certificate.
     pub tls_required: bool,
-    /// By listener, the only transport that it is for.
-    pub only: Vec<Option<Transport>>,
+    /// By listener, the only thing that it is for.
+    pub only: Vec<Option<Pinned>>,
     /// Who may create associations by HTTP requests.
     pub keyring: Keyring,
     /// For whom the relay dials.

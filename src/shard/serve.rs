@@ -29,7 +29,7 @@ use crate::association::owner::Owner;
 use crate::association::rendezvous::Rendezvous;
 use crate::association::table::{Limits as TableLimits, OnUnknown, Table};
 use crate::config::settings::RelaySettings;
-use crate::config::{JetV1, URLS_MAX};
+use crate::config::{JetV1, Pinned, URLS_MAX};
 use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, Transport};
 use crate::quic::keys::SharedKeys;
 use crate::runtime::cores::{Cores, CoresError};
@@ -412,8 +412,9 @@ fn listener_urls(
     };
     let mut routes = Vec::new();
     for (address, listener) in addresses.iter().zip(&settings.listen) {
+        let only = listener.only;
         let is_served =
-            |transport: &&Transport| listener.only.is_none_or(|only| only == **transport);
+            |transport: &&Transport| only.is_none_or(|only| only == Pinned::Jet(**transport));
         for &transport in transports.iter().filter(is_served) {
             let url = PublicUrl::new(transport, host, port.unwrap_or(address.port()))?;
             if !routes.contains(&url) {
