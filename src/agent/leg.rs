@@ -124,6 +124,18 @@ pub(super) const fn approach_advice(error: &ApproachError) -> Option<&'static st
 }
 
 impl LegError {
+    /// Whether there is no connection to the relay, or nothing comes on it. Whatever else is
+    /// wrong somebody is there, and says no or is not whom we trust.
+    pub(super) const fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve { .. }
+                | Self::Connect { .. }
+                | Self::ConnectTimeout { .. }
+                | Self::AnswerTimeout
+        )
+    }
+
     /// What a client of SOCKS5 is told.
     pub(super) fn reply(&self) -> ReplyCode {
         match self {

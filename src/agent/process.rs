@@ -11,6 +11,7 @@ use super::forward::ForwardService;
 use super::once::{Announce, OnceService};
 use super::settings::{
     AgentSettings, Direct, ExposeSettings, ForwardSettings, Sessions, SocksSettings,
+    TunnelForwardSettings,
 };
 use super::socks::{Renewable, SocksOptions, SocksService};
 use super::target::{HostPort, Service as Exposed};
@@ -230,6 +231,27 @@ impl BoundSocks {
             listeners,
             options,
             reloader: Some(reloader),
+        })
+    }
+
+    /// The same for a port that leads to one destination.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::bind`].
+    pub fn bind_forward(
+        settings: &TunnelForwardSettings,
+        signals: Signals,
+    ) -> Result<Self, AgentError> {
+        let fleet = Fleet::new(&settings.agent, signals, None)?;
+        let options = SocksOptions::forwarding(settings)?;
+        let (address, listeners) = fleet.listen(settings.listen.0, HandOut::Established)?;
+        Ok(Self {
+            fleet,
+            address,
+            listeners,
+            options,
+            reloader: None,
         })
     }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::quic::driver::QuicEvent;
 use crate::relay::CloseReason;
+use crate::relay::mux::MuxEvent;
 use crate::runtime::Owner;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
@@ -14,6 +15,7 @@ use crate::shard::errand::Errand;
 use crate::shard::session_log::Session;
 use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::world::{Service, World};
+use crate::slab::Key;
 use crate::time::Timestamp;
 
 /// What one shard of a proxy adds.
@@ -51,6 +53,12 @@ pub trait Proxy: 'static {
 
     /// See [`Service::handle_quic`].
     fn take_quic(self: &Rc<Self>, _event: QuicEvent) {}
+
+    /// See [`Service::handle_mux`].
+    fn take_mux(self: &Rc<Self>, _event: MuxEvent) {}
+
+    /// See [`Service::handle_mux_lost`].
+    fn lose_mux(self: &Rc<Self>, _tunnel: Key, _reason: CloseReason) {}
 
     /// Give up what only waits.
     fn stop(&self) {}
@@ -102,6 +110,14 @@ impl<P: Proxy> Service for P {
 
     fn handle_quic(self: &Rc<Self>, event: QuicEvent) {
         self.take_quic(event);
+    }
+
+    fn handle_mux(self: &Rc<Self>, event: MuxEvent) {
+        self.take_mux(event);
+    }
+
+    fn handle_mux_lost(self: &Rc<Self>, tunnel: Key, reason: CloseReason) {
+        self.lose_mux(tunnel, reason);
     }
 
     fn handle_turn(self: &Rc<Self>, _now: Timestamp) {}

@@ -9,17 +9,20 @@ use std::time::Duration;
 use super::ptth::DEFAULT_PORT;
 use super::ptth::proof::Proof;
 use super::ptth::url::PtthUrl;
+use super::socks::tunnel::url::JproxyUrl;
 use super::socks::url::WebsocksUrl;
 use super::target::{HostPort, Service, Target};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use crate::access::PasswordDigest;
+use crate::access::jproxy::ClientKey;
 use crate::access::routing::RoutingRules;
 use crate::config::limits::Limits;
 use crate::config::quic_settings::PathSettings;
 use crate::config::settings::LogSettings;
 use crate::config::{DataPlane, ListenAddress};
+use crate::protocol::jproxy::Dialect;
 use crate::protocol::ptth_http::{Name, NameError};
-use crate::protocol::socks5::Credentials;
+use crate::protocol::socks5::{Credentials, Destination};
 use crate::protocol::websocks::SubProtocol;
 
 /// What all proxies need.
@@ -85,19 +88,65 @@ pub enum Sessions {
 pub struct SocksSettings {
     /// Where to listen.
     pub listen: ListenAddress,
-    /// The relays by which connections go out: at least one, those first that are
-    /// preferred.
+    /// The relays by which connections go out.
+    pub relays: RelaySettings,
+    /// What is led by them.
+    pub rules: Arc<RoutingRules>,
+    /// Whom the local port serves; `None`: everybody who reaches it.
+    pub local_user: Option<Credentials>,
+    /// As for all proxies.
+    pub agent: AgentSettings,
+}
+
+/// Relays by which connections go out, all of one kind: at least one, those first that are
+/// preferred.
+#[derive(Clone, Debug)]
+pub enum RelaySettings {
+    Websocks(WebsocksSettings),
+    Jproxy(JproxySettings),
+}
+
+impl RelaySettings {
+    /// Their URLs, without pins.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        match self {
+            Self::Websocks(websocks) => websocks.relays.iter().map(ToString::to_string).collect(),
+            Self::Jproxy(jproxy) => jproxy.relays.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Relays of WebSocks.
+#[derive(Clone, Debug)]
+pub struct WebsocksSettings {
     pub relays: Vec<WebsocksUrl>,
     /// What is kept of the password for all of them.
     pub password: PasswordDigest,
-    /// What is led by them.
-    pub rules: Arc<RoutingRules>,
     /// How SOCKS5 is carried to them.
     pub protocol: SubProtocol,
     /// Connections to each relay that every shard keeps ready.
     pub pool_size: usize,
-    /// Whom the local port serves; `None`: everybody who reaches it.
-    pub local_user: Option<Credentials>,
+}
+
+/// Relays of jProxy.
+#[derive(Clone, Debug)]
+pub struct JproxySettings {
+    pub relays: Vec<JproxyUrl>,
+    /// By which all of them know us.
+    pub key: Arc<ClientKey>,
+    /// How packets are written.
+    pub dialect: Dialect,
+}
+
+/// The client-side proxy by jProxy: a local port that leads to where the relay can go.
+#[derive(Clone, Debug)]
+pub struct TunnelForwardSettings {
+    /// Where to listen.
+    pub listen: ListenAddress,
+    pub relay: JproxySettings,
+    /// Where it leads.
+    pub destination: Destination,
     /// As for all proxies.
     pub agent: AgentSettings,
 }

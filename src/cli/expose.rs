@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 
 use super::any_relay::AnyRelay;
@@ -246,6 +246,9 @@ pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<()> {
             let key = env::var(ptth::KEY_VARIABLE).ok();
             ptth::expose(&args.ptth_settings(relay, &host, key.as_deref())?, signals)
         }
+        AnyRelay::Jproxy(_) => Err(anyhow!("by jProxy nothing is exposed"))
+            .usage()
+            .advise("pass a relay of JET, jet+tls://HOST:PORT, or of PTTH, HOST[:PORT]"),
     }
 }
 

@@ -9,12 +9,14 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 
 use super::any_relay::AnyRelay;
+use super::jproxy::{self, TunnelArgs};
 use super::local_listener::LocalListener;
 use super::ptth::{self, PathArgs, ProxyKeyArgs};
 use super::{Advise, AgentArgs, agent, host, secret_file};
 use crate::agent::process::BoundForward;
 use crate::agent::ptth::url::PtthUrl;
-use crate::agent::settings::{ForwardSettings, PtthForwardSettings};
+use crate::agent::settings::{ForwardSettings, PtthForwardSettings, TunnelForwardSettings};
+use crate::agent::socks::tunnel::url::JproxyUrl;
 use crate::agent::ticket::Ticket;
 use crate::config::settings::HostFacts;
 use crate::runtime::kernel;
@@ -33,19 +35,21 @@ const TICKET_VARIABLE: &str = "MIDSPAN_TICKET";
 Example:
   midspan forward 2222 --to jet+tcp://relay.example:8080/ticket/AAECAwQFBgcICQoLDA0ODw/22
   ssh -p 2222 127.0.0.1
-  midspan forward 2222 --to home:22 --relay relay.example --key-file alice.key")]
+  midspan forward 2222 --to home:22 --relay relay.example --key-file alice.key
+  midspan forward 5432 --to db:5432 --relay jproxy+tls://relay.example --key-file key.dat")]
 pub struct ForwardArgs {
     /// Where to listen; a port alone is on 127.0.0.1
     #[arg(value_name = "[ADDR:]PORT")]
     listen: LocalListener,
 
     /// The ticket that `midspan expose` printed, or @FILE that holds it; at a relay of PTTH
-    /// a server's NAME[:PORT]
+    /// a server's NAME[:PORT]; by one of jProxy HOST:PORT
     #[arg(long, value_name = "TICKET")]
     to: Option<String>,
 
     /// Meet at this address of the relay instead of the ticket's, jet+WAY://HOST:PORT; or the
-    /// relay of PTTH: HOST[:PORT], which is ptth+quic://, or ptth+https://HOST[:PORT]
+    /// relay of PTTH: HOST[:PORT], which is ptth+quic://, or ptth+https://HOST[:PORT]; or the
+    /// relay of jProxy, jproxy+tls://HOST[:PORT]
     #[arg(long, value_name = "URL")]
     relay: Option<AnyRelay>,
 
@@ -54,6 +58,9 @@ pub struct ForwardArgs {
 
     #[command(flatten)]
     path: PathArgs,
+
+    #[command(flatten)]
+    tunnel: TunnelArgs,
 
     #[command(flatten)]
     agent: AgentArgs,
@@ -73,6 +80,7 @@ impl ForwardArgs {
     ) -> anyhow::Result<ForwardSettings> {
         self.key.check_none().usage()?;
         self.path.settings(None).usage()?;
+        self.tunnel.check_none().usage()?;
         let agent = self.agent.settings(host)?;
         let ticket = match (&self.to, ticket) {
             (Some(to), _) => match to.strip_prefix('@') {
@@ -88,7 +96,7 @@ impl ForwardArgs {
             listen: self.listen.0,
             ticket: match &self.relay {
                 Some(AnyRelay::Jet(relay)) => ticket.with_relay(relay.clone()),
-                Some(AnyRelay::Ptth(_)) | None => ticket,
+                Some(AnyRelay::Ptth(_) | AnyRelay::Jproxy(_)) | None => ticket,
             },
             agent,
         })
@@ -105,6 +113,7 @@ impl ForwardArgs {
         host: &HostFacts,
         key: Option<&str>,
     ) -> anyhow::Result<PtthForwardSettings> {
+        self.tunnel.check_none().usage()?;
         let to = self.to.as_deref().context("no server").usage();
         let to = to.advise("pass --to NAME[:PORT], as the relay lists the server")?;
         let destination = to.parse().context("--to").usage();
@@ -119,6 +128,28 @@ impl ForwardArgs {
             proof: self.key.proof(relay, host, key)?,
             path: self.path.settings(Some(relay)).usage()?,
             agent: ptth::agent(&self.agent, relay, host)?,
+        })
+    }
+}
+
+impl ForwardArgs {
+    /// The settings for a relay of jProxy.
+    ///
+    /// # Errors
+    ///
+    /// No destination, or no key.
+    fn tunnel_settings(
+        &self,
+        relay: &JproxyUrl,
+        host: &HostFacts,
+    ) -> anyhow::Result<TunnelForwardSettings> {
+        self.path.settings(None).usage()?;
+        let key_file = self.key.key_file.as_deref();
+        Ok(TunnelForwardSettings {
+            listen: self.listen.0,
+            destination: jproxy::destination(self.to.as_deref())?,
+            relay: self.tunnel.settings(vec![relay.clone()], key_file, host)?,
+            agent: self.agent.settings(host)?,
         })
     }
 }
@@ -149,9 +180,15 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
     // Raises the descriptor limit, from which limits are derived.
     kernel::probe()?;
     let host = host::facts()?;
-    if let Some(AnyRelay::Ptth(relay)) = &args.relay {
-        let key = env::var(ptth::KEY_VARIABLE).ok();
-        return ptth::forward(&args.ptth_settings(relay, &host, key.as_deref())?, signals);
+    match &args.relay {
+        Some(AnyRelay::Ptth(relay)) => {
+            let key = env::var(ptth::KEY_VARIABLE).ok();
+            return ptth::forward(&args.ptth_settings(relay, &host, key.as_deref())?, signals);
+        }
+        Some(AnyRelay::Jproxy(relay)) => {
+            return jproxy::forward(&args.tunnel_settings(relay, &host)?, signals);
+        }
+        Some(AnyRelay::Jet(_)) | None => {}
     }
     let ticket = env::var(TICKET_VARIABLE).ok();
     let settings = args.settings(&host, ticket)?;

@@ -14,6 +14,7 @@ mod expose;
 mod failure;
 mod forward;
 mod host;
+mod jproxy;
 mod key;
 mod local_listener;
 pub mod logging;

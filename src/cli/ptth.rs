@@ -27,7 +27,7 @@ pub(super) const KEY_VARIABLE: &str = "MIDSPAN_KEY";
 #[derive(Clone, Debug, Args)]
 pub(super) struct ProxyKeyArgs {
     /// Of a PTTH relay: the file that holds this proxy's key, or, over QUIC, the private key of
-    /// its certificate in PEM; without it MIDSPAN_KEY does
+    /// its certificate in PEM; without it MIDSPAN_KEY does. Of a jProxy relay: its key.dat
     #[arg(long, value_name = "FILE")]
     pub(super) key_file: Option<PathBuf>,
 }
@@ -104,7 +104,7 @@ impl ProxyKeyArgs {
     pub(super) fn check_none(&self) -> anyhow::Result<()> {
         ensure!(
             self.key_file.is_none(),
-            "--key-file is for relays of PTTH; a relay of JET asks for none"
+            "--key-file is for relays of PTTH and of jProxy; a relay of JET asks for none"
         );
         Ok(())
     }

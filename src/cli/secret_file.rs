@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 
 use super::Advise;
 
-/// More than any ticket or password is long.
+/// More than any ticket, password or key is long.
 const FILE_BYTES_MAX: u64 = 4096;
 
 /// Bits of a file's mode that let others read it.
@@ -25,6 +25,16 @@ const OWN_MODE: u32 = 0o600;
 ///
 /// When it cannot be read, or can be by others.
 pub(super) fn read(what: &str, path: &Path) -> anyhow::Result<String> {
+    let secret = String::from_utf8(read_bytes(what, path)?);
+    secret.with_context(|| format!("the {what} file {} is no text", path.display()))
+}
+
+/// As [`read`], of a secret that is no text.
+///
+/// # Errors
+///
+/// As there.
+pub(super) fn read_bytes(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let reading = || format!("cannot read the {what} file {shown}");
     let file = File::open(path).with_context(reading)?;
@@ -35,9 +45,9 @@ pub(super) fn read(what: &str, path: &Path) -> anyhow::Result<String> {
         ))
         .advise(format!("if nobody else has read it: chmod 600 {shown}"));
     }
-    let mut secret = String::new();
+    let mut secret = Vec::new();
     file.take(FILE_BYTES_MAX)
-        .read_to_string(&mut secret)
+        .read_to_end(&mut secret)
         .with_context(reading)?;
     Ok(secret)
 }

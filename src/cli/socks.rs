@@ -13,13 +13,15 @@ use anyhow::{Context, anyhow, ensure};
 use clap::{Args, value_parser};
 use tracing::{error, info, warn};
 
+use super::any_relay::SocksRelay;
+use super::jproxy::{self, TunnelArgs};
 use super::local_listener::LocalListener;
 use super::notify::Notifier;
 use super::{Advise, AgentArgs, agent, host, secret_file};
 use crate::access::PasswordDigest;
 use crate::access::routing::{LIST_BYTES_MAX, RoutingRules};
 use crate::agent::process::{BoundSocks, SocksReloader};
-use crate::agent::settings::SocksSettings;
+use crate::agent::settings::{RelaySettings, SocksSettings, WebsocksSettings};
 use crate::agent::socks::url::WebsocksUrl;
 use crate::config::settings::HostFacts;
 use crate::protocol::socks5::Credentials;
@@ -33,13 +35,18 @@ const PASSWORD_VARIABLE: &str = "MIDSPAN_PASSWORD";
 /// The most connections that a shard keeps ready at each relay.
 const POOL_MAX: u16 = 1024;
 
+/// What it keeps where nothing is said.
+const POOL_DEFAULT: u16 = 4;
+
 /// Open a local SOCKS5 and HTTP proxy port whose connections go out by a relay
 ///
-/// The relay serves WebSocks: `[websocks] users` in its configuration.
+/// The relay serves WebSocks or jProxy: `[websocks] users` or `[jproxy] users` in its
+/// configuration. All relays of one command serve the same.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
   midspan socks 1080 --relay websocks+wss://alice@relay.example:443 --password-file password
+  midspan socks 1080 --relay jproxy+tls://relay.example:443 --key-file key.dat
   curl --socks5-hostname 127.0.0.1:1080 http://example.com/
   curl -x http://127.0.0.1:1080 https://example.com/")]
 pub struct SocksArgs {
@@ -49,12 +56,23 @@ pub struct SocksArgs {
 
     /// The relay by which connections go out; repeat for several, those first that are
     /// preferred
-    #[arg(long, required = true, value_name = "websocks+WAY://USER@HOST:PORT")]
-    relay: Vec<WebsocksUrl>,
+    #[arg(
+        long,
+        required = true,
+        value_name = "websocks+WAY://USER@HOST:PORT|jproxy+tls://…"
+    )]
+    relay: Vec<SocksRelay>,
 
-    /// The file that holds the password; without it MIDSPAN_PASSWORD does
+    /// Of WebSocks: the file that holds the password; without it MIDSPAN_PASSWORD does
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+
+    /// Of jProxy: the file that holds the key, key.dat
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    tunnel: TunnelArgs,
 
     /// Serve only who shows the USER:PASSWORD that this file holds
     #[arg(long, value_name = "FILE")]
@@ -70,12 +88,12 @@ pub struct SocksArgs {
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
 
-    /// Keep so many connections ready at each relay, on each core
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    /// Of WebSocks: keep so many connections ready at each relay, on each core [default: 4]
+    #[arg(long, value_name = "N")]
     #[arg(value_parser = value_parser!(u16).range(..=i64::from(POOL_MAX)))]
-    pool: u16,
+    pool: Option<u16>,
 
-    /// Frame and mask everything, for gateways on the way that look into WebSockets; the
+    /// Of WebSocks: frame and mask everything, for gateways on the way that look into WebSockets; the
     /// relay has to be ours
     #[arg(long)]
     framed: bool,
@@ -97,14 +115,7 @@ impl SocksArgs {
         password: Option<String>,
     ) -> anyhow::Result<SocksSettings> {
         let agent = self.agent.settings(host)?;
-        let password = match (&self.password_file, password) {
-            (Some(path), _) => secret_file::read("password", &host.current_dir.join(path))?,
-            (None, Some(password)) => password,
-            (None, None) => Err(anyhow!("no password")).usage().advise(format!(
-                "pass --password-file FILE, or set {PASSWORD_VARIABLE}"
-            ))?,
-        };
-        let password = one_line(&password).context("the password")?;
+        let relays = self.relays(host, password)?;
         let local_user = self.local_user_file.as_ref().map(|path| {
             let path = host.current_dir.join(path);
             let written = secret_file::read("user", &path)?;
@@ -129,16 +140,80 @@ impl SocksArgs {
         Ok(SocksSettings {
             rules: Arc::new(rules),
             listen,
-            relays: self.relay.clone(),
+            relays,
+            local_user: local_user.transpose()?,
+            agent,
+        })
+    }
+
+    /// The relays, which are all of one kind.
+    fn relays(&self, host: &HostFacts, password: Option<String>) -> anyhow::Result<RelaySettings> {
+        let (mut websocks, mut jproxy) = (Vec::new(), Vec::new());
+        for relay in self.relay.iter().cloned() {
+            match relay {
+                SocksRelay::Websocks(relay) => websocks.push(relay),
+                SocksRelay::Jproxy(relay) => jproxy.push(relay),
+            }
+        }
+        match (websocks.is_empty(), jproxy.is_empty()) {
+            (_, true) => Ok(RelaySettings::Websocks(
+                self.websocks(websocks, host, password)?,
+            )),
+            (true, false) => {
+                self.check_no_websocks().usage()?;
+                let key_file = self.key_file.as_deref();
+                let settings = self.tunnel.settings(jproxy, key_file, host)?;
+                Ok(RelaySettings::Jproxy(settings))
+            }
+            (false, false) => Err(anyhow!("--relay names relays of WebSocks and of jProxy"))
+                .usage()
+                .advise("start one `midspan socks` for each kind"),
+        }
+    }
+
+    fn websocks(
+        &self,
+        relays: Vec<WebsocksUrl>,
+        host: &HostFacts,
+        password: Option<String>,
+    ) -> anyhow::Result<WebsocksSettings> {
+        self.tunnel.check_none().usage()?;
+        if self.key_file.is_some() {
+            Err(anyhow!("--key-file is for relays of jProxy"))
+                .usage()
+                .advise("pass --password-file FILE for relays of WebSocks")?;
+        }
+        let password = match (&self.password_file, password) {
+            (Some(path), _) => secret_file::read("password", &host.current_dir.join(path))?,
+            (None, Some(password)) => password,
+            (None, None) => Err(anyhow!("no password")).usage().advise(format!(
+                "pass --password-file FILE, or set {PASSWORD_VARIABLE}"
+            ))?,
+        };
+        let password = one_line(&password).context("the password")?;
+        Ok(WebsocksSettings {
+            relays,
             password: PasswordDigest::of(password),
             protocol: match self.framed {
                 true => SubProtocol::Framed,
                 false => SubProtocol::Plain,
             },
-            pool_size: usize::from(self.pool),
-            local_user: local_user.transpose()?,
-            agent,
+            pool_size: usize::from(self.pool.unwrap_or(POOL_DEFAULT)),
         })
+    }
+
+    /// Refuses what a tunnel has no use for.
+    fn check_no_websocks(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.password_file.is_none(),
+            "--password-file is for relays of WebSocks; one of jProxy knows its users by --key-file"
+        );
+        ensure!(
+            self.pool.is_none() && !self.framed,
+            "--pool and --framed are for relays of WebSocks; to one of jProxy there is one \
+             connection from each core"
+        );
+        Ok(())
     }
 }
 
@@ -199,11 +274,14 @@ pub(super) fn run(args: &SocksArgs) -> anyhow::Result<()> {
     let mut bound = BoundSocks::bind(&settings, signals)?;
     let report = SocksReport {
         listening: bound.address(),
-        relays: &settings.relays,
+        relays: settings.relays.urls(),
         is_open: settings.local_user.is_none(),
     };
     let status = format!("serves SOCKS5 at {}", bound.address());
     let shown = agent::show(&settings.agent, &mut bound.fleet, Some(report), status)?;
+    if let RelaySettings::Jproxy(settings) = &settings.relays {
+        jproxy::warn_of_exposed(settings);
+    }
     if let Some(reloader) = bound.take_reloader() {
         watch(args.clone(), reloader, shown.notifier.clone());
     }
@@ -247,16 +325,16 @@ fn read_again(args: &SocksArgs, reloader: &SocksReloader) -> anyhow::Result<()> 
 
 /// What an agent that listens says.
 #[derive(Debug)]
-pub struct SocksReport<'a> {
+pub struct SocksReport {
     /// The address as bound.
     pub listening: SocketAddr,
     /// The relays that are dialled.
-    pub relays: &'a [WebsocksUrl],
+    pub relays: Vec<String>,
     /// Whether everybody who reaches it is served.
     pub is_open: bool,
 }
 
-impl fmt::Display for SocksReport<'_> {
+impl fmt::Display for SocksReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             listening,
@@ -269,7 +347,7 @@ impl fmt::Display for SocksReport<'_> {
             (false, true) => "other hosts can use it, without a password",
         };
         writeln!(f, "SOCKS5 and HTTP proxy at {listening} ({reach})")?;
-        for relay in *relays {
+        for relay in relays {
             writeln!(f, "  by {relay}")?;
         }
         let (user, asked) = match is_open {
@@ -315,6 +393,13 @@ mod tests {
             .map_err(|error| reported(&error))
     }
 
+    fn websocks(settings: SocksSettings) -> WebsocksSettings {
+        match settings.relays {
+            RelaySettings::Websocks(websocks) => websocks,
+            RelaySettings::Jproxy(jproxy) => panic!("{jproxy:?}"),
+        }
+    }
+
     fn secret(folder: &Path, text: &str) -> String {
         let path = folder.join("secret");
         fs::write(&path, text).expect("written");
@@ -332,12 +417,14 @@ mod tests {
             let path = secret(folder.path(), text);
             let args = format!("{RELAY} --password-file {path}");
             let settings = settings(&args, Some("other")).expect("valid");
-            assert!(settings.password == expected, "{text:?}");
+            assert!(websocks(settings).password == expected, "{text:?}");
         }
         let by_variable = settings(RELAY, Some("pass word ")).expect("valid");
-        assert!(by_variable.password == expected);
         assert_eq!(by_variable.listen.to_string(), "127.0.0.1:1080");
-        assert_eq!((by_variable.pool_size, by_variable.local_user), (4, None));
+        assert_eq!(by_variable.local_user, None);
+        let by_variable = websocks(by_variable);
+        assert!(by_variable.password == expected);
+        assert_eq!(by_variable.pool_size, 4);
     }
 
     #[test]
@@ -391,7 +478,11 @@ mod tests {
                 None,
                 "no password\n  next: pass --password-file FILE",
             ),
-            ("1080", Some("x"), "--relay <websocks+WAY://USER@HOST:PORT>"),
+            (
+                "1080",
+                Some("x"),
+                "--relay <websocks+WAY://USER@HOST:PORT|jproxy+tls://…>",
+            ),
             (
                 "1080 --relay wss://relay",
                 Some("x"),
@@ -421,12 +512,11 @@ mod tests {
 
     #[test]
     fn what_it_says_names_who_is_served() {
-        let relays = ["websocks+ws://alice@relay:80".parse().expect("a relay")];
         let report = |listening: &str, is_open| {
             let listening = listening.parse().expect("an address");
             let report = SocksReport {
                 listening,
-                relays: &relays,
+                relays: vec!["websocks+ws://alice@relay:80".to_owned()],
                 is_open,
             };
             report.to_string()

@@ -5,7 +5,8 @@
 //!        ── two replies, as they come; the end of either connection ends the other
 //! ```
 //!
-//! Left out: listening here. Whom a rule keeps from the relays is awaited nowhere.
+//! Left out: listening here. Whom a rule keeps from the relays is awaited nowhere; by a tunnel
+//! nobody is, as jProxy has no word for it.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use super::local::Local;
 use super::pool::Pool;
 use super::pools::{Granted, accepted};
 use super::refusal::Refusal;
+use super::ways_out::WaysOut;
 use super::{SocksService, as_routed};
 use crate::access::routing::Action;
 use crate::agent::leg;
@@ -94,7 +96,10 @@ impl SocksService {
         let rules = Arc::clone(&self.rules.borrow());
         let ruling = rules.judge(&as_routed(&request.destination));
         match ruling.action() {
-            Action::Relay | Action::RelayOrDirect => self.pools.ask(request).await,
+            Action::Relay | Action::RelayOrDirect => match &self.ways_out {
+                WaysOut::Pools(pools) => pools.ask(request).await,
+                WaysOut::Tunnels(_) => Err(Refusal::by_proxy(Refused::CommandNotSupported)),
+            },
             Action::Deny => Err(Refusal::by_rule(&ruling)),
             Action::Direct => Err(Refusal::by_proxy(Refused::CommandNotSupported)),
         }

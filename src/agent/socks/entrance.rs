@@ -25,7 +25,7 @@ use crate::time::Timestamp;
 
 /// Until a relay must have said what came of a request: it resolves the name and dials,
 /// for which it takes 10 s each at most.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(25);
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Until a client must have its reply, whichever relays are asked for it: what the first one
 /// may take to be dialled, to let us in and to reply.
@@ -216,7 +216,9 @@ impl AskError {
     /// What it says of the relay, if anything.
     pub(super) const fn trouble(&self) -> Option<Trouble> {
         match self {
-            Self::Enter(error) if error.is_unreachable() => Some(Trouble::Unreachable),
+            Self::Enter(EnterError::Leg(error)) if error.is_unreachable() => {
+                Some(Trouble::Unreachable)
+            }
             Self::Enter(_) => Some(Trouble::Refuses),
             Self::Dead | Self::Socks(_) | Self::Silent => Some(Trouble::Mute),
             Self::Resting(trouble) => Some(*trouble),
@@ -226,23 +228,17 @@ impl AskError {
 
     /// What the local client is told, and what is counted. `relay` is its host and port.
     pub(super) fn refusal(&self, relay: &str) -> Refusal {
-        let relay = relay.to_owned();
-        let (code, refused, why) = match (self, self.trouble()) {
-            (_, Some(Trouble::Unreachable)) => return Refusal::no_relay(),
-            (_, Some(Trouble::Refuses)) => {
-                let code = ReplyCode::GeneralFailure;
-                (code, Refused::RelayRefuses, Why::NotLetIn { relay })
-            }
-            (_, None) => (ReplyCode::TtlExpired, Refused::DialFailed, Why::OutOfTime),
-            (_, Some(Trouble::Mute)) => {
-                let code = match self {
-                    Self::Silent => ReplyCode::TtlExpired,
-                    _ => ReplyCode::GeneralFailure,
-                };
-                (code, Refused::DialFailed, Why::Mute { relay })
-            }
-        };
-        Refusal { code, refused, why }
+        match (self, self.trouble()) {
+            (_, Some(Trouble::Unreachable)) => Refusal::no_relay(),
+            (_, Some(Trouble::Refuses)) => Refusal::not_let_in(relay),
+            (_, None) => Refusal {
+                code: ReplyCode::TtlExpired,
+                refused: Refused::DialFailed,
+                why: Why::OutOfTime,
+            },
+            (Self::Silent, Some(Trouble::Mute)) => Refusal::mute(relay, ReplyCode::TtlExpired),
+            (_, Some(Trouble::Mute)) => Refusal::mute(relay, ReplyCode::GeneralFailure),
+        }
     }
 
     /// What whoever started the agent can do about it.
@@ -259,20 +255,6 @@ impl AskError {
 }
 
 impl EnterError {
-    /// Whether there is no connection to the relay, or nothing comes on it. Whatever else is
-    /// wrong somebody is there, and says no or is not whom we trust.
-    const fn is_unreachable(&self) -> bool {
-        matches!(
-            self,
-            Self::Leg(
-                LegError::Resolve { .. }
-                    | LegError::Connect { .. }
-                    | LegError::ConnectTimeout { .. }
-                    | LegError::AnswerTimeout
-            )
-        )
-    }
-
     /// What whoever started the agent can do about it.
     fn next_step(&self) -> Option<&'static str> {
         match self {

@@ -122,9 +122,24 @@ impl Journal {
             lasted: now.since(task.since),
         };
         let told = told.filter_map(pair).chain(tasks.values().map(task));
+        let mut told: Vec<_> = told.take(SESSIONS_TOLD_MAX).collect();
+        let mut channels = 0;
+        world.muxes.for_each_joined(|channel, bytes| {
+            channels += 1;
+            if told.len() < SESSIONS_TOLD_MAX {
+                told.push(SessionStatus {
+                    kind: "channel",
+                    peer: channel.peers[0],
+                    target: Some(channel.errand.target.clone()),
+                    way: channel.errand.way.as_deref().map(Box::from),
+                    bytes,
+                    lasted: now.since(channel.joined_at),
+                });
+            }
+        });
         SessionStatuses {
-            told: told.take(SESSIONS_TOLD_MAX).collect(),
-            count: (world.usage().pairs + tasks.len()) as u64,
+            told,
+            count: (world.usage().pairs + tasks.len() + channels) as u64,
         }
     }
 

@@ -121,6 +121,8 @@ enum Spoken {
     Socks,
     /// To be connected.
     Connect,
+    /// Nothing is: all who come want to go to one place.
+    Forwarded,
     /// To have a request passed on, whose answer says all that there is to say.
     Pass(Passed),
 }
@@ -130,6 +132,14 @@ impl Local {
         Self {
             stream: WrappedStream::plain(stream),
             spoken: Spoken::Nothing,
+        }
+    }
+
+    /// One that comes to a port which leads to one place.
+    pub(super) const fn forwarded(stream: Stream) -> Self {
+        Self {
+            stream: WrappedStream::plain(stream),
+            spoken: Spoken::Forwarded,
         }
     }
 
@@ -291,7 +301,7 @@ impl Local {
     /// Says what came of its request.
     pub(super) async fn answer(&mut self, outcome: Result<SocketAddr, &Refusal>) -> io::Result<()> {
         let words = match (&self.spoken, outcome) {
-            (Spoken::Pass(_), Ok(_)) => return Ok(()),
+            (Spoken::Pass(_), Ok(_)) | (Spoken::Forwarded, _) => return Ok(()),
             (Spoken::Connect, Ok(_)) => CONNECTED.to_vec(),
             (Spoken::Connect | Spoken::Pass(_), Err(refusal)) => {
                 let text = format!("{}\n", refusal.why);
@@ -340,7 +350,7 @@ impl Local {
     pub(super) fn into_parts(self) -> (WrappedStream, Option<Passed>) {
         let passed = match self.spoken {
             Spoken::Pass(passed) => Some(passed),
-            Spoken::Nothing | Spoken::Socks | Spoken::Connect => None,
+            Spoken::Nothing | Spoken::Socks | Spoken::Connect | Spoken::Forwarded => None,
         };
         (self.stream, passed)
     }

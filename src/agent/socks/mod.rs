@@ -1,10 +1,12 @@
-//! The local SOCKS5 and HTTP proxy port: each connection goes out by a WebSocks relay.
+//! The local SOCKS5 and HTTP proxy port, whose connections go out by a relay of WebSocks or of
+//! jProxy; or a port that leads to one destination in the same way.
 //!
 //! ```text
-//! accepted ── what does it want? ── a way out ── SOCKS5 over it ── reply ── pair
-//!             local.rs              pools.rs     entrance.rs       local.rs
-//!                                   pool.rs                        or datagrams: udp.rs,
-//!                                                                  somebody awaited: bind.rs
+//! accepted ── what does it want? ── a way out ─┬─ SOCKS5 over it ─┬─ reply ── pair, or channel
+//!             local.rs              ways_out.rs │  pools.rs        │  local.rs
+//!                                               │  entrance.rs     │  or datagrams: udp.rs,
+//!                                               └─ a channel ──────┘  somebody awaited: bind.rs
+//!                                                  tunnel/
 //! ```
 //!
 //! Each shard has its own ways out. What is behind the reply is the relay's data plane, as
@@ -21,24 +23,25 @@ mod refusal;
 pub mod tunnel;
 mod udp;
 pub mod url;
+mod ways_out;
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tracing::{debug, field};
+use tracing::{debug, field, warn};
 
 use super::leg;
 use super::proxy::Proxy;
-use super::settings::SocksSettings;
+use super::settings::{RelaySettings, SocksSettings, TunnelForwardSettings};
 use super::way::WayError;
-use crate::access::PasswordDigest;
 use crate::access::routing::{self, Action, RoutingRules, Ruling};
 use crate::metrics::counters::Label;
 use crate::protocol::socks5::{Command, Destination, Host, Request};
 use crate::protocol::websocks::SubProtocol;
 use crate::relay::CloseReason;
+use crate::relay::mux::MuxEvent;
 use crate::runtime::executor::spawn;
 use crate::runtime::flag::Flag;
 use crate::runtime::socket::Socket;
@@ -50,11 +53,13 @@ use crate::shard::peer_address::PeerAddress;
 use crate::shard::status::{Detail, ShardStatus};
 use crate::shard::tally::Tally;
 use crate::shard::world::World;
+use crate::slab::Key;
+use crate::time::Timestamp;
 pub(super) use entrance::Gateway;
 use journal::{Journal, Task, TaskKind};
 use local::{Doorkeeper, Local, LocalPolicy};
-use pools::{Granted, Pools};
 use refusal::Refusal;
+use ways_out::{Connected, Credential, Outward, RelayOptions, WaysOut};
 
 /// Local connections of one shard that have not said what they want.
 const ASKING_MAX: usize = 1024;
@@ -62,8 +67,18 @@ const ASKING_MAX: usize = 1024;
 /// What all shards of the agent have.
 #[derive(Clone, Debug)]
 pub(super) struct SocksOptions {
-    websocks: WebsocksOptions,
+    relays: RelayOptions,
+    port: Port,
     renewable: Renewable,
+}
+
+/// What the local port is.
+#[derive(Clone, Debug)]
+enum Port {
+    /// A proxy: each client says where it wants to go.
+    Proxy,
+    /// All of them want to go there.
+    Forwarded(Destination),
 }
 
 /// The relays of WebSocks, and how they are asked.
@@ -81,7 +96,7 @@ struct WebsocksOptions {
 pub struct Renewable {
     policy: LocalPolicy,
     rules: Arc<RoutingRules>,
-    password: PasswordDigest,
+    credential: Credential,
 }
 
 /// One shard of the agent, whose journal has its sessions by number.
@@ -93,7 +108,8 @@ pub(super) struct SocksService {
     world: Rc<SocksWorld>,
     door: Doorkeeper,
     rules: RefCell<Arc<RoutingRules>>,
-    pools: Pools,
+    port: Port,
+    ways_out: WaysOut,
     connections_max: usize,
     /// Connections that have not said what they want.
     asking: Tally,
@@ -112,26 +128,26 @@ pub(super) struct SocksService {
 /// Where a connection begins whose beginning nobody knows.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// A connection to a destination.
-struct Connected {
-    stream: WrappedStream,
-    /// Where it begins.
-    bound: SocketAddr,
-    /// A relay, or directly.
-    way: Rc<str>,
-}
-
 impl SocksOptions {
     pub(super) fn new(settings: &SocksSettings) -> Result<Self, WayError> {
-        let gateway = |url| Gateway::new(url, &settings.agent);
-        let gateways: Result<_, _> = settings.relays.iter().map(gateway).collect();
         Ok(Self {
-            websocks: WebsocksOptions {
-                gateways: gateways?,
-                protocol: settings.protocol,
-                pool_size: settings.pool_size,
-            },
+            relays: RelayOptions::new(&settings.relays, &settings.agent)?,
+            port: Port::Proxy,
             renewable: Renewable::new(settings),
+        })
+    }
+
+    /// Of a port that leads to one destination.
+    pub(super) fn forwarding(settings: &TunnelForwardSettings) -> Result<Self, WayError> {
+        let relays = RelaySettings::Jproxy(settings.relay.clone());
+        Ok(Self {
+            relays: RelayOptions::new(&relays, &settings.agent)?,
+            port: Port::Forwarded(settings.destination.clone()),
+            renewable: Renewable {
+                policy: LocalPolicy::new(None, &settings.agent.limits),
+                rules: Arc::default(),
+                credential: Credential::of(&relays),
+            },
         })
     }
 }
@@ -141,7 +157,7 @@ impl Renewable {
         Self {
             policy: LocalPolicy::new(settings.local_user.clone(), &settings.agent.limits),
             rules: Arc::clone(&settings.rules),
-            password: settings.password.clone(),
+            credential: Credential::of(&settings.relays),
         }
     }
 }
@@ -154,16 +170,18 @@ impl SocksService {
     ) -> Rc<Self> {
         let stop = Rc::new(Flag::default());
         let SocksOptions {
-            websocks,
+            relays,
+            port,
             renewable,
         } = options;
         let Renewable {
             policy,
             rules,
-            password,
+            credential,
         } = renewable;
         Rc::new(Self {
-            pools: Pools::new(&world, websocks, &password, &stop),
+            ways_out: WaysOut::new(&world, relays, credential, &stop),
+            port,
             world,
             door: Doorkeeper::new(policy),
             rules: RefCell::new(rules),
@@ -180,7 +198,7 @@ impl SocksService {
 
     /// Starts keeping ways out ready.
     pub(super) fn start(&self) {
-        self.pools.start();
+        self.ways_out.start();
     }
 
     async fn serve(self: Rc<Self>, stream: Stream) {
@@ -188,11 +206,22 @@ impl SocksService {
         let since = reactor.now();
         let serving = self.serving.enter();
         let asking = self.asking.enter();
-        let mut local = Local::new(stream);
+        let mut local = match self.port {
+            Port::Proxy => Local::new(stream),
+            Port::Forwarded(_) => Local::forwarded(stream),
+        };
         let until = since + leg::HANDSHAKE_TIMEOUT;
         let rules = Arc::clone(&self.rules.borrow());
-        let asking_it = local.ask(&self.door, &rules, since);
-        let asked = reactor.deadline(until, asking_it).await;
+        let asked = match &self.port {
+            Port::Proxy => {
+                let asking_it = local.ask(&self.door, &rules, since);
+                reactor.deadline(until, asking_it).await
+            }
+            Port::Forwarded(destination) => Some(Ok(Some(Request {
+                command: Command::Connect,
+                destination: destination.clone(),
+            }))),
+        };
         drop(asking);
         let request = match asked.unwrap_or(Err(Refused::TooSlow)) {
             Ok(Some(request)) => request,
@@ -213,34 +242,56 @@ impl SocksService {
             }
         };
         match connected {
-            Ok(Connected { stream, bound, way }) => {
-                if local.answer(Ok(bound)).await.is_err() {
+            Ok(connected) => {
+                if local.answer(Ok(connected.bound)).await.is_err() {
                     return;
                 }
                 drop(serving);
-                let target = target(destination);
-                match local.into_parts() {
-                    (client, Some(passed)) => {
-                        let running = self.journal.begin(Task {
-                            target: Some(target),
-                            ..Task::new(TaskKind::Exchange, client.peer_address(), way)
-                        });
-                        Box::pin(self.pass(client, stream, passed, running)).await;
-                    }
-                    (client, None) => {
-                        let left = leg::into_leg(client, since);
-                        let number = self.journal.begin_pair(Errand {
-                            user: None,
-                            target,
-                            way: Some(way),
-                            command: request.command.as_str(),
-                        });
-                        self.world.join(left, leg::into_leg(stream, since), number);
-                    }
-                }
+                self.lead(local, connected, &request, since).await;
             }
             Err(refusal) => self.refuse(local, Some(destination), &refusal).await,
         }
+    }
+
+    /// Leads a client that has its reply to where it wants to go.
+    async fn lead(&self, local: Local, connected: Connected, request: &Request, since: Timestamp) {
+        let Connected { outward, way, .. } = connected;
+        let target = target(&request.destination);
+        let errand = Errand {
+            user: None,
+            target: target.clone(),
+            way: Some(Rc::clone(&way)),
+            command: request.command.as_str(),
+        };
+        let (client, passed) = local.into_parts();
+        let Some(passed) = passed else {
+            return match outward {
+                Outward::Channel(channel) => channel.join(client, errand),
+                Outward::Stream(stream) => {
+                    let left = leg::into_leg(client, since);
+                    let number = self.journal.begin_pair(errand);
+                    self.world.join(left, leg::into_leg(stream, since), number);
+                }
+            };
+        };
+        let peer = client.peer_address();
+        let stream = match outward {
+            Outward::Stream(stream) => Ok(stream),
+            Outward::Channel(channel) => channel.into_stream(peer.into(), errand),
+        };
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.count_refused(peer, Refused::NoDescriptor);
+                debug!(%error, "not passed on");
+                return client.reset();
+            }
+        };
+        let running = self.journal.begin(Task {
+            target: Some(target),
+            ..Task::new(TaskKind::Exchange, peer, way)
+        });
+        Box::pin(self.pass(client, stream, passed, running)).await;
     }
 
     /// Counts and logs why a client is turned away that has not said where it wants to go.
@@ -261,6 +312,11 @@ impl SocksService {
             %why,
             "refused"
         );
+        if let Port::Forwarded(destination) = &self.port {
+            let to = target(destination);
+            warn!(%to, %why, "no session: connection reset");
+            return local.into_stream().reset();
+        }
         let _ = local.answer(Err(refusal)).await;
         local.part(&self.world.reactor).await;
     }
@@ -278,14 +334,12 @@ impl SocksService {
         match ruling.action() {
             Action::Deny => Err(Refusal::by_rule(&ruling)),
             Action::Direct => self.connect_directly(destination, &ruling).await,
-            action @ (Action::Relay | Action::RelayOrDirect) => match self.pools.ask(request).await
-            {
-                Err(refusal)
-                    if refusal.refused == Refused::NoRelay && action == Action::RelayOrDirect =>
-                {
+            Action::Relay => self.ways_out.connect(request).await,
+            Action::RelayOrDirect => match self.ways_out.connect(request).await {
+                Err(refusal) if refusal.refused == Refused::NoRelay => {
                     self.connect_directly(destination, &ruling).await
                 }
-                asked => asked.map(Connected::from),
+                connected => connected,
             },
         }
     }
@@ -299,20 +353,10 @@ impl SocksService {
         let stream = stream.map_err(|error| Refusal::direct(ruling, error))?;
         let bound = stream.socket().local_address();
         Ok(Connected {
-            stream: WrappedStream::plain(stream),
+            outward: Outward::Stream(WrappedStream::plain(stream)),
             bound: bound.unwrap_or(NOWHERE),
             way: Rc::clone(&self.direct),
         })
-    }
-}
-
-impl From<Granted<'_>> for Connected {
-    fn from(granted: Granted<'_>) -> Self {
-        Self {
-            stream: granted.inquiry.into_stream(),
-            bound: granted.bound,
-            way: Rc::clone(granted.pool.way()),
-        }
     }
 }
 
@@ -339,11 +383,11 @@ impl Proxy for SocksService {
         let Renewable {
             policy,
             rules,
-            password,
+            credential,
         } = *fresh;
         self.door.renew(policy);
         self.rules.replace(rules);
-        self.pools.renew_password(&password);
+        self.ways_out.renew(&credential);
     }
 
     fn accept_local(self: &Rc<Self>, socket: Socket) {
@@ -373,9 +417,21 @@ impl Proxy for SocksService {
         status.binds = Some(running(TaskKind::Bind));
         status.exchanges = Some(running(TaskKind::Exchange));
         status.datagram_associations = Some(running(TaskKind::Datagrams));
-        status.relays = self.pools.statuses();
+        status.relays = self.ways_out.statuses();
         if detail == Detail::Sessions {
             status.sessions = Some(self.journal.statuses(&self.world));
+        }
+    }
+
+    fn take_mux(self: &Rc<Self>, event: MuxEvent) {
+        if let WaysOut::Tunnels(tunnels) = &self.ways_out {
+            tunnels.handle_event(event);
+        }
+    }
+
+    fn lose_mux(self: &Rc<Self>, tunnel: Key, reason: CloseReason) {
+        if let WaysOut::Tunnels(tunnels) = &self.ways_out {
+            tunnels.handle_lost(tunnel, reason);
         }
     }
 
@@ -385,7 +441,7 @@ impl Proxy for SocksService {
 
     fn stop(&self) {
         self.stop.raise();
-        self.pools.empty();
+        self.ways_out.stop();
     }
 
     fn has_work(&self) -> bool {

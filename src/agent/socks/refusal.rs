@@ -85,6 +85,26 @@ impl Refusal {
         }
     }
 
+    /// As a relay does not let us in.
+    pub(super) fn not_let_in(relay: &str) -> Self {
+        let relay = relay.to_owned();
+        Self {
+            code: ReplyCode::GeneralFailure,
+            refused: Refused::RelayRefuses,
+            why: Why::NotLetIn { relay },
+        }
+    }
+
+    /// As a relay lets us in, and gives no reply.
+    pub(super) fn mute(relay: &str, code: ReplyCode) -> Self {
+        let relay = relay.to_owned();
+        Self {
+            code,
+            refused: Refused::DialFailed,
+            why: Why::Mute { relay },
+        }
+    }
+
     /// By ourselves, for what is no rule's.
     pub(super) const fn by_proxy(refused: Refused) -> Self {
         Self {

@@ -1,13 +1,15 @@
-//! UDP ASSOCIATE: a local client's datagrams go out by a relay, on a connection of their
-//! own, for as long as the client keeps that open on which it asked.
+//! UDP ASSOCIATE: a local client's datagrams go out by a relay, for as long as the client keeps
+//! the connection open on which it asked.
 //!
 //! ```text
-//! client ── datagrams with headers ── a socket ── the same, framed ── relay
+//! client ── datagrams with headers ── a socket ── the same, framed ── relay of WebSocks
+//!                                              └─ the data alone ──── relay of jProxy
 //!        ── the connection on which it asked: nothing more, and its end
 //! ```
 //!
-//! The relay reads and writes the headers; here a datagram is only looked at to see whether
-//! it has one.
+//! A relay of WebSocks has a connection for each client, and reads and writes the headers; here
+//! a datagram is only looked at to see whether it has one. By a tunnel each destination has an
+//! association.
 //!
 //! Left out: fragments, which are dropped, as RFC 1928 §7 allows; and sending directly: what
 //! a rule keeps from the relay is not sent at all.
@@ -25,6 +27,8 @@ use super::SocksService;
 use super::journal::{Running, Task, TaskKind};
 use super::local::Local;
 use super::refusal::Refusal;
+use super::tunnel::{Associations, Taken};
+use super::ways_out::WaysOut;
 use crate::access::routing::Action;
 use crate::metrics::counters::Count;
 use crate::protocol::socks5::{Command, Destination, Host, Request, udp};
@@ -48,8 +52,17 @@ struct Opened {
     /// Where that is.
     bound: SocketAddr,
     client: ClientAddress,
-    relay: WrappedStream,
+    carrier: Carrier,
     way: Rc<str>,
+}
+
+/// By what datagrams go to a relay, and come from it.
+#[derive(Debug)]
+enum Carrier {
+    /// A connection of their own.
+    Stream(DatagramStream),
+    /// Associations of a tunnel, which counts what it carries itself.
+    Tunnel(Associations),
 }
 
 /// One client's datagrams.
@@ -60,7 +73,7 @@ struct UdpAssociation {
     control: WrappedStream,
     socket: DatagramSocket,
     client: ClientAddress,
-    relay: DatagramStream,
+    carrier: Carrier,
     running: Running,
     sent: Carried,
     passed_back: Carried,
@@ -116,7 +129,7 @@ impl SocksService {
             control: local.into_stream(),
             socket: opened.socket,
             client: opened.client,
-            relay: DatagramStream::new(opened.relay),
+            carrier: opened.carrier,
             running: self.journal.begin(running),
             sent: Carried::default(),
             passed_back: Carried::default(),
@@ -125,7 +138,7 @@ impl SocksService {
         let UdpAssociation {
             control,
             socket,
-            relay,
+            carrier,
             running,
             sent,
             passed_back,
@@ -142,7 +155,9 @@ impl SocksService {
         };
         ended.log();
         drop((running, socket));
-        relay.part(reactor).await;
+        if let Carrier::Stream(relay) = carrier {
+            relay.part(reactor).await;
+        }
         control.part(reactor, &[]).await;
     }
 
@@ -158,19 +173,36 @@ impl SocksService {
         })?;
         let bound = socket.local_address();
         let bound = bound.ok_or(Refusal::by_proxy(Refused::NoDescriptor))?;
+        let (carrier, way) = self.carrier(theirs).await?;
+        Ok(Opened {
+            bound,
+            socket,
+            client: ClientAddress::new(theirs.ip(), declared),
+            carrier,
+            way,
+        })
+    }
+
+    /// A way out for the datagrams of a client that is there.
+    async fn carrier(&self, client: SocketAddr) -> Result<(Carrier, Rc<str>), Refusal> {
+        let pools = match &self.ways_out {
+            WaysOut::Pools(pools) => pools,
+            WaysOut::Tunnels(tunnels) => {
+                let way = tunnels.way_of_datagrams().await?;
+                let client = Some(client).into();
+                let associations = Associations::new(tunnels, client);
+                return Ok((Carrier::Tunnel(associations), way));
+            }
+        };
         let request = Request {
             command: Command::UdpAssociate,
             // What goes by a stream comes from no address.
             destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into(),
         };
-        let granted = self.pools.ask(&request).await?;
-        Ok(Opened {
-            bound,
-            socket,
-            client: ClientAddress::new(theirs.ip(), declared),
-            way: Rc::clone(granted.pool.way()),
-            relay: granted.inquiry.into_stream(),
-        })
+        let granted = pools.ask(&request).await?;
+        let way = Rc::clone(granted.pool.way());
+        let stream = DatagramStream::new(granted.inquiry.into_stream());
+        Ok((Carrier::Stream(stream), way))
     }
 }
 
@@ -196,7 +228,10 @@ impl UdpAssociation {
                 return Poll::Ready(Err(Over::Finished));
             }
             let socket = self.socket.poll_readable(context);
-            let relay = self.relay.poll_ready(context);
+            let relay = match &mut self.carrier {
+                Carrier::Stream(relay) => relay.poll_ready(context),
+                Carrier::Tunnel(associations) => associations.poll_ready(context),
+            };
             match socket.is_ready() || relay.is_ready() {
                 true => Poll::Ready(Ok(())),
                 false => Poll::Pending,
@@ -223,7 +258,9 @@ impl UdpAssociation {
     fn turn(&mut self) -> Result<bool, Over> {
         let has_sent_all = self.send()?;
         let has_received_all = self.receive()?;
-        self.relay.flush()?;
+        if let Carrier::Stream(relay) = &mut self.carrier {
+            relay.flush()?;
+        }
         let [sent, passed_back] = &self.running.bytes;
         sent.set(self.sent.bytes);
         passed_back.set(self.passed_back.bytes);
@@ -249,7 +286,17 @@ impl UdpAssociation {
                 self.count(Count::DatagramsDenied);
                 continue;
             }
-            match self.relay.queue(&[], datagram) {
+            let queued = match &mut self.carrier {
+                Carrier::Stream(relay) => relay.queue(&[], datagram),
+                Carrier::Tunnel(associations) => {
+                    match associations.send(&destination, data) {
+                        Taken::Sent => self.sent.add(data.len()),
+                        Taken::Dropped => self.count(Count::DatagramsDropped),
+                    }
+                    continue;
+                }
+            };
+            match queued {
                 Ok(()) => {
                     self.sent.add(data.len());
                     self.count(Count::DatagramsRelayed);
@@ -265,18 +312,25 @@ impl UdpAssociation {
     fn receive(&mut self) -> Result<bool, Over> {
         let (socket, counts) = (&self.socket, &self.service.world.counters.counts);
         let (client, passed_back) = (self.client.seen, &mut self.passed_back);
-        let left = self.relay.take_turn(|datagram| {
+        let counts_itself = matches!(self.carrier, Carrier::Tunnel(_));
+        let pass_back = |datagram: &[u8]| {
             let sent = client.map(|client| socket.try_send_to(datagram, client));
-            counts.increment(match sent {
+            match sent {
                 Some(Ok(())) => {
                     let decoded = udp::decode(datagram);
                     passed_back.add(decoded.map_or(0, |(_, data)| data.len()));
-                    Count::DatagramsRelayed
+                    if !counts_itself {
+                        counts.increment(Count::DatagramsRelayed);
+                    }
                 }
-                Some(Err(_)) | None => Count::DatagramsDropped,
-            });
-        });
-        match left? {
+                Some(Err(_)) | None => counts.increment(Count::DatagramsDropped),
+            }
+        };
+        let left = match &mut self.carrier {
+            Carrier::Stream(relay) => relay.take_turn(pass_back)?,
+            Carrier::Tunnel(associations) => associations.take_turn(pass_back),
+        };
+        match left {
             Left::Nothing => Ok(true),
             Left::More => Ok(false),
             Left::End => Err(Over::RelayEnded),

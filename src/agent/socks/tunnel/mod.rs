@@ -1,3 +1,306 @@
-//! Going out by a tunnel of jProxy: one of each shard, and in it a channel for each connection.
+//! Going out by a tunnel of jProxy: one of each shard, to the first relay that lets it in, and in
+//! it a channel for each connection, and for each destination of a client's datagrams.
+//!
+//! ```text
+//! keeper.rs ── gateway.rs ── tunnel ─┬─ channel.rs ──────── a local connection
+//!   opens it, and again              ├─ channel.rs ──────── another one
+//!                           ids.rs ──┴─ associations.rs ─── a local client's datagrams
+//! ```
+//!
+//! The bytes in it are the data plane's. A tunnel that is there stays, whichever relay it leads
+//! to, as its channels cannot move; the next one is tried from the first relay on.
+//!
+//! Left out: awaiting somebody (BIND), which jProxy does not know, and echo requests, for which
+//! SOCKS5 has no command.
 
+mod associations;
+mod channel;
+mod gateway;
+mod ids;
+mod keeper;
 pub mod url;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use super::SocksWorld;
+use super::refusal::Refusal;
+use crate::access::jproxy::ClientKey;
+use crate::protocol::jproxy::{ChannelId, ChannelKind, ConnectStatus, Dialect};
+use crate::protocol::socks5::ReplyCode;
+use crate::relay::CloseReason;
+use crate::relay::mux::{Answer, Asked, ChannelEnded, MuxEvent};
+use crate::runtime::flag::Flag;
+use crate::runtime::watch::Watch;
+use crate::session::refused::Refused;
+use crate::slab::Key;
+pub(super) use associations::{Associations, Taken};
+use associations::{Came, Mailbag};
+pub(super) use channel::Channel;
+use channel::Heard;
+pub(in crate::agent) use gateway::TunnelGateway;
+use ids::{IdPool, Known};
+use keeper::{Live, Phase, RelayRecord};
+
+/// Channels of a tunnel: as many as programs keep that exist.
+const CHANNELS_MAX: usize = 1024;
+
+/// Those of them that are for datagrams, so that there is room for connections.
+const ASSOCIATIONS_MAX: usize = 512;
+
+/// Of associations more numbers than live at a time, as each rests: their server says no end.
+const ASSOCIATION_IDS: usize = 1 << 16;
+
+/// What all shards go out by.
+#[derive(Clone, Debug)]
+pub(super) struct TunnelOptions {
+    /// At least one.
+    pub(super) gateways: Vec<TunnelGateway>,
+    pub(super) dialect: Dialect,
+}
+
+/// One shard's way out by a tunnel.
+#[derive(Debug)]
+pub(super) struct Tunnels {
+    world: Rc<SocksWorld>,
+    /// Those first that are preferred.
+    relays: Vec<RelayRecord>,
+    dialect: Dialect,
+    key: RefCell<Arc<ClientKey>>,
+    /// Raised when there is another key; a fresh one for each attempt.
+    renewed: RefCell<Rc<Flag>>,
+    phase: Watch<Phase>,
+    numbers: RefCell<Numbers>,
+    /// Channels for which somebody waits, or who takes what comes.
+    listening: RefCell<HashMap<Key, Listening, RandomState>>,
+    associations: Cell<usize>,
+    stop: Rc<Flag>,
+}
+
+/// The numbers of one tunnel's channels.
+#[derive(Debug)]
+struct Numbers {
+    connections: IdPool,
+    associations: IdPool,
+}
+
+/// Who is told of a channel.
+#[derive(Debug)]
+struct Listening {
+    id: ChannelId,
+    listener: Listener,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Connection(Rc<Watch<Heard>>),
+    Datagrams(Rc<Mailbag>),
+}
+
+impl Numbers {
+    const fn new() -> Self {
+        Self {
+            connections: IdPool::new(CHANNELS_MAX),
+            associations: IdPool::new(ASSOCIATION_IDS),
+        }
+    }
+
+    const fn of(&mut self, kind: ChannelKind) -> &mut IdPool {
+        match kind {
+            ChannelKind::Tcp => &mut self.connections,
+            ChannelKind::Udp | ChannelKind::Icmp => &mut self.associations,
+        }
+    }
+}
+
+impl Tunnels {
+    pub(super) fn new(
+        world: &Rc<SocksWorld>,
+        options: TunnelOptions,
+        key: Arc<ClientKey>,
+        stop: &Rc<Flag>,
+    ) -> Rc<Self> {
+        let relays = options.gateways.into_iter().map(RelayRecord::new);
+        Rc::new(Self {
+            world: Rc::clone(world),
+            relays: relays.collect(),
+            dialect: options.dialect,
+            key: RefCell::new(key),
+            renewed: RefCell::default(),
+            phase: Watch::new(Phase::Opening),
+            numbers: RefCell::new(Numbers::new()),
+            listening: RefCell::default(),
+            associations: Cell::default(),
+            stop: Rc::clone(stop),
+        })
+    }
+
+    /// Asks for a channel with the next number; `None` where there are as many as there may be.
+    fn ask(
+        &self,
+        live: Live,
+        kind: ChannelKind,
+        asked: impl FnOnce(ChannelId) -> Asked,
+        listener: Listener,
+    ) -> Option<Key> {
+        if kind == ChannelKind::Udp && self.associations.get() >= ASSOCIATIONS_MAX {
+            return None;
+        }
+        let now = self.world.reactor.now();
+        let mut numbers = self.numbers.borrow_mut();
+        let id = numbers.of(kind).take(now)?;
+        let Some(channel) = self.world.muxes.ask(live.tunnel, &asked(id)) else {
+            numbers.of(kind).let_go(id, Known::Yes, now);
+            return None;
+        };
+        let listening = Listening { id, listener };
+        self.listening.borrow_mut().insert(channel, listening);
+        if kind == ChannelKind::Udp {
+            self.associations.set(self.associations.get() + 1);
+        }
+        Some(channel)
+    }
+
+    /// Nobody waits for a channel any more, or takes what comes.
+    fn give_up(&self, channel: Key) {
+        self.listening.borrow_mut().remove(&channel);
+        let reason = CloseReason::Severed;
+        self.world.muxes.give_up(channel, reason);
+    }
+
+    /// Something has come of a channel.
+    pub(super) fn handle_event(&self, event: MuxEvent) {
+        match event {
+            MuxEvent::Answered { channel, answer } => self.handle_answer(channel, answer),
+            MuxEvent::Datagram { channel, data } => {
+                if let Some(Listening {
+                    listener: Listener::Datagrams(bag),
+                    ..
+                }) = self.listening.borrow().get(&channel)
+                {
+                    bag.push(Came::Datagram(channel, data));
+                }
+            }
+            MuxEvent::Ended(ended) => self.handle_ended(&ended),
+            MuxEvent::Forgotten { tunnel, kind, id } => {
+                if self.is_live(tunnel) {
+                    self.numbers.borrow_mut().of(kind).handle_end(id);
+                }
+            }
+            // A server's, or of echoes that nobody asks for.
+            MuxEvent::Asked { .. } | MuxEvent::Echo { .. } | MuxEvent::Lost(_) => {}
+        }
+    }
+
+    fn handle_answer(&self, channel: Key, answer: Answer) {
+        let mut listening = self.listening.borrow_mut();
+        let Some(Listening { id, listener }) = listening.get(&channel) else {
+            return;
+        };
+        let kind = match listener {
+            Listener::Connection(heard) => {
+                heard.set(match answer {
+                    Answer::Connect { status, .. } => Heard::Answer(status),
+                    Answer::Associate { .. } | Answer::Echoes(_) => Heard::Nothing,
+                });
+                ChannelKind::Tcp
+            }
+            Listener::Datagrams(bag) => {
+                bag.push(match answer.is_granted() {
+                    true => Came::Granted(channel),
+                    false => Came::Refused(channel),
+                });
+                ChannelKind::Udp
+            }
+        };
+        if !answer.is_granted() {
+            // It never was there, so that nobody ends it.
+            let now = self.world.reactor.now();
+            self.numbers
+                .borrow_mut()
+                .of(kind)
+                .let_go(*id, Known::Yes, now);
+            self.count_out(kind);
+        }
+        if !answer.is_granted() || kind == ChannelKind::Tcp {
+            listening.remove(&channel);
+        }
+    }
+
+    fn handle_ended(&self, ended: &ChannelEnded) {
+        self.count_out(ended.kind);
+        match self.listening.borrow_mut().remove(&ended.channel) {
+            Some(Listening {
+                listener: Listener::Connection(heard),
+                ..
+            }) => heard.set(Heard::Gone),
+            Some(Listening {
+                listener: Listener::Datagrams(bag),
+                ..
+            }) => bag.push(Came::Ended(ended.channel)),
+            None => {}
+        }
+        if self.is_live(ended.tunnel) {
+            let known = match ended.kind {
+                ChannelKind::Tcp if ended.is_free => Known::Yes,
+                // Datagrams may be on their way that nobody calls back.
+                ChannelKind::Tcp | ChannelKind::Udp | ChannelKind::Icmp => Known::NotYet,
+            };
+            let now = self.world.reactor.now();
+            let mut numbers = self.numbers.borrow_mut();
+            numbers.of(ended.kind).let_go(ended.id, known, now);
+            drop(numbers);
+            self.leave_if_idle();
+        }
+    }
+
+    fn count_out(&self, kind: ChannelKind) {
+        if kind == ChannelKind::Udp {
+            self.associations.set(self.associations.get() - 1);
+        }
+    }
+}
+
+/// What a client of SOCKS5 is told for a status; `None`: it is connected.
+const fn reply_code(status: ConnectStatus) -> Option<ReplyCode> {
+    Some(match status {
+        ConnectStatus::Connected => return None,
+        ConnectStatus::Failed | ConnectStatus::Limit => ReplyCode::GeneralFailure,
+        ConnectStatus::Refused => ReplyCode::ConnectionRefused,
+        ConnectStatus::TimedOut => ReplyCode::TtlExpired,
+        ConnectStatus::Unreachable => ReplyCode::NetworkUnreachable,
+        ConnectStatus::UnknownHost => ReplyCode::HostUnreachable,
+        ConnectStatus::Denied => ReplyCode::NotAllowed,
+    })
+}
+
+/// That a tunnel has as many channels as it may have.
+const fn no_channel() -> Refusal {
+    Refusal::by_proxy(Refused::TooManyConnections)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_told_in_the_numbers_of_socks5() {
+        for (status, code) in [
+            (ConnectStatus::Failed, 1),
+            (ConnectStatus::Refused, 5),
+            (ConnectStatus::TimedOut, 6),
+            (ConnectStatus::Unreachable, 3),
+            (ConnectStatus::UnknownHost, 4),
+            (ConnectStatus::Limit, 1),
+            (ConnectStatus::Denied, 2),
+        ] {
+            let told = reply_code(status).expect("a failure");
+            assert_eq!(told.code(), code, "{status:?}");
+        }
+        assert_eq!(reply_code(ConnectStatus::Connected), None);
+    }
+}

@@ -1,0 +1,295 @@
+//! A local client's datagrams by a tunnel: for each destination an association of the relay's,
+//! which is asked for when the first datagram goes there.
+//!
+//! ```text
+//!       ask               granted               60 s without any, or the tunnel is lost
+//! ──▶ Asked, some wait ─────────────▶ There ─────────────────────────────────────────▶ gone
+//!             └── refused ──▶ Refused, for some seconds: what goes there is dropped
+//! ```
+//!
+//! What comes back has the address to which the client has sent, as it was written: the relay
+//! tells none.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use ahash::RandomState;
+
+use super::{Listener, Tunnels};
+use crate::metrics::counters::Count;
+use crate::protocol::jproxy::{ChannelKind, DATA_BYTES_MAX};
+use crate::protocol::socks5::{Destination, udp};
+use crate::relay::mux::{Asked, Role};
+use crate::runtime::executor::wake;
+use crate::session::datagram_stream::{Left, TURN_DATAGRAMS};
+use crate::shard::errand::{Errand, target};
+use crate::shard::mux::{ChannelEnd, ChannelSession};
+use crate::shard::peer_address::PeerAddress;
+use crate::slab::Key;
+use crate::time::Timestamp;
+
+/// Destinations of one client at a time.
+const DESTINATIONS_MAX: usize = 256;
+
+/// Datagrams that wait for one association.
+const WAITING_MAX: usize = 16;
+
+/// Bytes of datagrams that came for one client, and that it has not taken.
+const BAG_BYTES_MAX: usize = 64 << 10;
+
+/// How long what goes to a destination is dropped after the relay has refused it.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// One client's.
+#[derive(Debug)]
+pub(in crate::agent::socks) struct Associations {
+    tunnels: Rc<Tunnels>,
+    client: PeerAddress,
+    bag: Rc<Mailbag>,
+    by_destination: HashMap<Destination, Association, RandomState>,
+    destinations: HashMap<Key, Destination, RandomState>,
+}
+
+#[derive(Debug)]
+enum Association {
+    Asked {
+        channel: Key,
+        since: Timestamp,
+        waiting: Vec<Vec<u8>>,
+    },
+    There {
+        channel: Key,
+    },
+    Refused {
+        until: Timestamp,
+    },
+}
+
+/// What became of a datagram that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::agent::socks) enum Taken {
+    /// It goes to the relay, or waits for it.
+    Sent,
+    Dropped,
+}
+
+/// What came for one client, until it looks.
+#[derive(Debug, Default)]
+pub(super) struct Mailbag {
+    came: RefCell<VecDeque<Came>>,
+    bytes: Cell<usize>,
+    dropped: Cell<u64>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What came of an association.
+#[derive(Debug)]
+pub(super) enum Came {
+    Granted(Key),
+    Refused(Key),
+    Datagram(Key, Vec<u8>),
+    Ended(Key),
+}
+
+impl Mailbag {
+    /// Puts something in; a datagram for which there is no room is dropped.
+    pub(super) fn push(&self, came: Came) {
+        if let Came::Datagram(_, data) = &came {
+            let bytes = self.bytes.get() + data.len();
+            if bytes > BAG_BYTES_MAX {
+                return self.dropped.set(self.dropped.get() + 1);
+            }
+            self.bytes.set(bytes);
+        }
+        self.came.borrow_mut().push_back(came);
+        if let Some(waker) = self.waker.take() {
+            wake(waker);
+        }
+    }
+
+    fn take(&self) -> Option<Came> {
+        let came = self.came.borrow_mut().pop_front();
+        if let Some(Came::Datagram(_, data)) = &came {
+            self.bytes.set(self.bytes.get() - data.len());
+        }
+        came
+    }
+
+    fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
+        if !self.came.borrow().is_empty() {
+            return Poll::Ready(());
+        }
+        self.waker.replace(Some(context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Associations {
+    /// None yet, of a client that is there.
+    pub(in crate::agent::socks) fn new(tunnels: &Rc<Tunnels>, client: PeerAddress) -> Self {
+        Self {
+            tunnels: Rc::clone(tunnels),
+            client,
+            bag: Rc::default(),
+            by_destination: HashMap::default(),
+            destinations: HashMap::default(),
+        }
+    }
+
+    /// Sends a datagram, as soon as there is an association.
+    pub(in crate::agent::socks) fn send(&mut self, to: &Destination, data: &[u8]) -> Taken {
+        if data.len() > DATA_BYTES_MAX {
+            return Taken::Dropped;
+        }
+        let now = self.tunnels.world.reactor.now();
+        match self.by_destination.get_mut(to) {
+            Some(Association::There { channel }) => {
+                // Where it is dropped the plane has counted it.
+                self.tunnels.world.muxes.send_datagram(*channel, data);
+                Taken::Sent
+            }
+            Some(Association::Asked { waiting, .. }) if waiting.len() < WAITING_MAX => {
+                waiting.push(data.to_vec());
+                Taken::Sent
+            }
+            Some(Association::Asked { .. }) => Taken::Dropped,
+            Some(Association::Refused { until }) if *until > now => Taken::Dropped,
+            Some(Association::Refused { .. }) | None => self.ask(to, data, now),
+        }
+    }
+
+    fn ask(&mut self, to: &Destination, data: &[u8], now: Timestamp) -> Taken {
+        if self.by_destination.len() >= DESTINATIONS_MAX {
+            self.by_destination
+                .retain(|_, one| !matches!(one, Association::Refused { until } if *until <= now));
+        }
+        if self.by_destination.len() >= DESTINATIONS_MAX {
+            return Taken::Dropped;
+        }
+        let asked = |id| Asked::Associate {
+            id,
+            local_port: 0,
+            with: to.clone(),
+        };
+        let listener = Listener::Datagrams(Rc::clone(&self.bag));
+        let live = self.tunnels.live_now();
+        let channel = live.and_then(|live| {
+            let kind = ChannelKind::Udp;
+            self.tunnels.ask(live, kind, asked, listener)
+        });
+        let Some(channel) = channel else {
+            return Taken::Dropped;
+        };
+        self.destinations.insert(channel, to.clone());
+        let asked = Association::Asked {
+            channel,
+            since: now,
+            waiting: vec![data.to_vec()],
+        };
+        self.by_destination.insert(to.clone(), asked);
+        Taken::Sent
+    }
+
+    /// Whether something came; has the task woken when it does.
+    pub(in crate::agent::socks) fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
+        self.bag.poll_ready(context)
+    }
+
+    /// Has what came handled, datagram by datagram with their headers, but not too much of it.
+    pub(in crate::agent::socks) fn take_turn(&mut self, mut handle: impl FnMut(&[u8])) -> Left {
+        let dropped = self.bag.dropped.take();
+        self.count_dropped(dropped);
+        let mut datagram = Vec::new();
+        for _ in 0..TURN_DATAGRAMS {
+            match self.bag.take() {
+                None => return Left::Nothing,
+                Some(Came::Granted(channel)) => self.begin(channel),
+                Some(Came::Refused(channel)) => {
+                    let until = self.tunnels.world.reactor.now() + REFUSED_FOR;
+                    self.replace(channel, Some(Association::Refused { until }));
+                }
+                Some(Came::Ended(channel)) => self.replace(channel, None),
+                Some(Came::Datagram(channel, data)) => {
+                    if let Some(from) = self.destinations.get(&channel) {
+                        datagram.clear();
+                        udp::encode_header(from, &mut datagram);
+                        datagram.extend_from_slice(&data);
+                        handle(&datagram);
+                    }
+                }
+            }
+        }
+        Left::More
+    }
+
+    /// An association is there: what waits for it goes out.
+    fn begin(&mut self, channel: Key) {
+        let Some(to) = self.destinations.get(&channel) else {
+            return;
+        };
+        let Some(association) = self.by_destination.get_mut(to) else {
+            return;
+        };
+        let there = Association::There { channel };
+        let Association::Asked { since, waiting, .. } = std::mem::replace(association, there)
+        else {
+            return;
+        };
+        let world = &self.tunnels.world;
+        let Some(live) = self.tunnels.live_now() else {
+            return;
+        };
+        let session = ChannelSession {
+            role: Role::Client,
+            peers: [self.client, live.peer],
+            errand: Rc::new(Errand {
+                user: None,
+                target: target(to),
+                way: Some(Rc::clone(self.tunnels.relays[live.relay].way())),
+                command: "udp_associate",
+            }),
+            waiting_since: since,
+            joined_at: world.reactor.now(),
+        };
+        if world.join_channel(channel, ChannelEnd::Task, None, session) {
+            for data in waiting {
+                world.muxes.send_datagram(channel, &data);
+            }
+        }
+    }
+
+    /// An association is no more; what waited for it is lost.
+    fn replace(&mut self, channel: Key, with: Option<Association>) {
+        let Some(to) = self.destinations.remove(&channel) else {
+            return;
+        };
+        let before = match with {
+            Some(with) => self.by_destination.insert(to, with),
+            None => self.by_destination.remove(&to),
+        };
+        if let Some(Association::Asked { waiting, .. }) = before {
+            self.count_dropped(waiting.len() as u64);
+        }
+    }
+
+    fn count_dropped(&self, datagrams: u64) {
+        let counts = &self.tunnels.world.counters.counts;
+        counts.add(Count::DatagramsDropped, datagrams);
+    }
+}
+
+impl Drop for Associations {
+    fn drop(&mut self) {
+        for association in self.by_destination.values() {
+            match association {
+                Association::Asked { channel, .. } | Association::There { channel } => {
+                    self.tunnels.give_up(*channel);
+                }
+                Association::Refused { .. } => {}
+            }
+        }
+    }
+}
