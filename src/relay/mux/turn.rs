@@ -560,10 +560,12 @@ impl Turn<'_> {
                 _ => break,
             };
             match received {
-                Ok(Some(FromServer::Datagram(_, data) | FromServer::Echo { data, .. }))
-                    if data.len() > DATA_BYTES_MAX - 2 =>
-                {
-                    self.counts.datagrams_dropped += 1
+                Ok(Some(FromServer::Datagram(_, data))) if data.len() > DATA_BYTES_MAX => {
+                    self.counts.datagrams_dropped += 1;
+                }
+                // Behind its sequence.
+                Ok(Some(FromServer::Echo { data, .. })) if data.len() > DATA_BYTES_MAX - 2 => {
+                    self.counts.datagrams_dropped += 1;
                 }
                 Ok(Some(packet)) => {
                     channel.used_at = self.now;
