@@ -258,6 +258,13 @@ impl RelayService {
     }
 }
 
+/// What a client is told whose greeting is none that we speak.
+pub(super) fn no_acceptance() -> Vec<u8> {
+    let mut words = Vec::new();
+    encode_acceptance(false, &mut words);
+    words
+}
+
 impl NoTunnel {
     fn told(refused: Refused, say: impl FnOnce(&mut Vec<u8>)) -> Self {
         let mut words = Vec::new();
@@ -280,7 +287,8 @@ impl From<HandshakeError> for NoTunnel {
             HandshakeError::Version { .. } => Refused::UnsupportedVersion,
             HandshakeError::Magic | HandshakeError::Status { .. } => Refused::BadSignature,
         };
-        Self::told(refused, |words| encode_acceptance(false, words))
+        let words = no_acceptance();
+        Self { refused, words }
     }
 }
 

@@ -21,7 +21,7 @@ use super::forwarding::Forwards;
 use super::handoff::Handoff;
 use super::host_addresses::HostAddresses;
 use super::http_connection::{Client, Requests};
-use super::jproxy::{GuestTunnels, TunnelNewcomer};
+use super::jproxy::{GuestTunnels, TunnelNewcomer, no_acceptance};
 use super::peer_address::PeerAddress;
 use super::per_address::{CountedAddress, PerAddress};
 use super::quic_far::{FarAnswer, Reach};
@@ -319,6 +319,13 @@ impl RelayService {
                 Box::pin(self.serve_tunnel(newcomer)).await;
             }
             Ok(Opening::Tls(_)) => unreachable!("there is no TLS within TLS"),
+            Err(Failure { refused, .. })
+                if only.is_some_and(|only| only.is_jproxy_over(link.is_tls()))
+                    && matches!(refused, Refused::BadSignature | Refused::OtherListener) =>
+            {
+                self.count_refused(peer, refused);
+                link.refuse(reactor, &no_acceptance()).await;
+            }
             Err(Failure { refused, reply }) => {
                 self.count_refused(peer, refused);
                 match reply {

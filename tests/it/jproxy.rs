@@ -14,7 +14,7 @@ use midspan::protocol::socks5::{Destination, Host};
 use super::agents::{echo, greet_and_count, service};
 use super::jet_client::{End, read_to_end};
 use super::network_namespace::NetworkNamespace;
-use super::patience::{PATIENCE, until};
+use super::patience::{PATIENCE, now, until};
 use super::peers::jproxy_client::{TunnelClient, greeting, key, raw};
 use super::relay_process::{Counters, Relay};
 use super::transports::tls;
@@ -24,14 +24,16 @@ const USER: &str = "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71
 
 const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/jproxy");
 
-/// Where it listens without TLS, which nobody but this host reaches.
-pub(crate) const PLAIN: &str = "listen = [\"jproxy://127.0.0.1:0\"]\n";
-
-/// A relay that serves alice's tunnels, with these further lines in its file.
+/// A relay that serves alice's tunnels without TLS, with these further lines in its file.
 pub(crate) fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
+    relay_at("jproxy://127.0.0.1:0", lines)
+}
+
+pub(crate) fn relay_at(listen: &str, lines: &str) -> (tempfile::TempDir, Relay) {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config_in(folder.path(), lines);
-    let relay = Relay::start(&["--config", config.to_str().expect("text")]);
+    let config = config.to_str().expect("text");
+    let relay = Relay::start(&["--config", config, "--listen", listen]);
     (folder, relay)
 }
 
@@ -73,7 +75,7 @@ fn bytes_go_both_ways_in_either_dialect() {
         (Dialect::Spec, ""),
         (Dialect::Original, "dialect = \"original\"\n"),
     ] {
-        let (_folder, mut relay) = relay(&format!("{PLAIN}[jproxy]\n{line}"));
+        let (_folder, mut relay) = relay(&format!("[jproxy]\n{line}"));
         let mut tunnel = TunnelClient::connect(relay.address, dialect);
         tunnel.channel(7, origin);
         let said = pattern(50_000, 1);
@@ -105,7 +107,7 @@ fn bytes_go_both_ways_in_either_dialect() {
 
 #[test]
 fn a_listener_for_everything_serves_tunnels_over_tls_alone() {
-    let (_folder, relay) = relay("listen = [\"127.0.0.1:0\"]\n");
+    let (_folder, relay) = relay_at("127.0.0.1:0", "");
     let mut plain = raw(relay.address, &greeting());
     assert_eq!(read_to_end(&mut plain).0, b"");
     let mut tunnel = TunnelClient::over(tls(super::jet_client::dial(relay.address)), Dialect::Spec);
@@ -122,7 +124,7 @@ fn a_listener_for_everything_serves_tunnels_over_tls_alone() {
 
 #[test]
 fn half_closes_pass_where_the_document_speaks() {
-    let (_folder, relay) = relay(PLAIN);
+    let (_folder, relay) = relay("");
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
     tunnel.channel(7, service(greet_and_count));
     assert_eq!(tunnel.data(7, 30), b"220 the service speaks first\r\n");
@@ -136,7 +138,7 @@ fn half_closes_pass_where_the_document_speaks() {
 
 #[test]
 fn strangers_are_turned_away_and_counted() {
-    let (_folder, relay) = relay(&format!("{PLAIN}[limits]\nhandshake_timeout_s = 1\n"));
+    let (_folder, relay) = relay("[limits]\nhandshake_timeout_s = 1\n");
     let refused = b"jProxy\x01";
     for words in [&b"jProxy\x04\0"[..], b"jProxz\x03\0"] {
         let mut stream = raw(relay.address, words);
@@ -169,9 +171,7 @@ fn strangers_are_turned_away_and_counted() {
 
 #[test]
 fn whoever_guesses_is_not_listened_to() {
-    let (_folder, relay) = relay(&format!(
-        "{PLAIN}cores = 1\n[limits]\nwrong_passwords_per_minute_max = 2\n"
-    ));
+    let (_folder, relay) = relay("cores = 1\n[limits]\nwrong_passwords_per_minute_max = 2\n");
     for _ in 0..2 {
         let mut stream = raw(relay.address, &[greeting(), vec![7; 32]].concat());
         assert_eq!(read_to_end(&mut stream).0, b"jProxy\0\x01");
@@ -190,7 +190,7 @@ fn what_cannot_be_had_is_told_truthfully() {
     let open = service(echo);
     let denied = open.port();
     let lines =
-        format!("{PLAIN}[egress]\nreach = \"everything\"\nrules = [\"deny 127.0.0.2:{denied}\"]\n");
+        format!("[egress]\nreach = \"everything\"\nrules = [\"deny 127.0.0.2:{denied}\"]\n");
     let (_folder, relay) = relay(&lines);
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
     let named = |host: &str, port| Destination::named(host, port).expect("a destination");
@@ -214,7 +214,7 @@ fn what_cannot_be_had_is_told_truthfully() {
 
 #[test]
 fn what_means_nothing_is_passed_over_and_what_cannot_be_read_ends_the_tunnel() {
-    let (_folder, mut relay) = relay(PLAIN);
+    let (_folder, mut relay) = relay("");
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
     tunnel.say_raw(&[0]);
     tunnel.say_payload(b"");
@@ -232,7 +232,7 @@ fn what_means_nothing_is_passed_over_and_what_cannot_be_read_ends_the_tunnel() {
 
 #[test]
 fn whoever_speaks_the_other_dialect_is_told_which_one_to_set() {
-    let (_folder, mut relay) = relay(PLAIN);
+    let (_folder, mut relay) = relay("");
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Original);
     tunnel.say(&FromClient::Data(7, b"hello"));
     tunnel.heard(|packet| assert!(matches!(packet, FromServer::Connected { id: 7, .. })));
@@ -248,7 +248,7 @@ fn whoever_speaks_the_other_dialect_is_told_which_one_to_set() {
 
 #[test]
 fn datagrams_are_exchanged_with_one_peer() {
-    let (_folder, mut relay) = relay(PLAIN);
+    let (_folder, mut relay) = relay("");
     let peer = UdpSocket::bind("127.0.0.1:0").expect("bound");
     peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
@@ -308,7 +308,7 @@ fn datagrams_are_exchanged_with_one_peer() {
 #[test]
 fn echo_requests_are_sent_where_that_is_allowed() {
     let asked = FromClient::AssociateEchoes(7, Host::Address([127, 0, 0, 1].into()));
-    let (_folder, relay) = relay(PLAIN);
+    let (_folder, relay) = relay("");
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
     tunnel.say(&asked);
     let denied = FromServer::AssociatedEchoes(7, BindStatus::Denied);
@@ -317,7 +317,7 @@ fn echo_requests_are_sent_where_that_is_allowed() {
     relay.stop().check_clean();
     NetworkNamespace::new("").run(|| {
         fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").expect("written");
-        let (_folder, relay) = self::relay(&format!("{PLAIN}[jproxy]\nicmp = true\n"));
+        let (_folder, relay) = self::relay("[jproxy]\nicmp = true\n");
         let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
         tunnel.say(&asked);
         let bound = FromServer::AssociatedEchoes(7, BindStatus::Bound);
@@ -346,7 +346,7 @@ fn echo_requests_are_sent_where_that_is_allowed() {
 fn two_hundred_channels_at_once_mix_up_nothing() {
     const CHANNELS: u16 = 200;
     const PIECES: usize = 20;
-    let (_folder, relay) = relay(PLAIN);
+    let (_folder, relay) = relay("");
     let origin = service(echo);
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
     for id in 0..CHANNELS {
@@ -376,8 +376,41 @@ fn two_hundred_channels_at_once_mix_up_nothing() {
 }
 
 #[test]
+fn a_channel_that_nobody_reads_slows_the_others_down_for_a_moment() {
+    const SECONDS: f64 = 10.0;
+    let (_folder, mut relay) = relay("[jproxy]\nstuck_s = 1\n");
+    let sink = service(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop));
+    let mute = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
+    tunnel.channel(1, sink);
+    tunnel.channel(3, sink);
+    let pour = |tunnel: &mut TunnelClient, ids: &[u16], seconds: f64| {
+        let started = now();
+        let mut poured = 0;
+        while started.elapsed().as_secs_f64() < seconds {
+            for id in ids {
+                tunnel.say(&FromClient::Data(*id, &[7; 4074]));
+            }
+            poured += 1;
+        }
+        f64::from(poured) / started.elapsed().as_secs_f64()
+    };
+    let before = pour(&mut tunnel, &[1, 3], 2.0);
+    tunnel.channel(2, mute.local_addr().expect("an address"));
+    let (_stuck, _) = mute.accept().expect("it comes");
+    let beside = pour(&mut tunnel, &[1, 2], SECONDS);
+    let ended = tunnel.heard(|packet| packet == FromServer::End(2, EndReason::TimedOut));
+    assert!(ended);
+    println!("packets/s beside one that is read {before:.0}, beside one that is not {beside:.0}");
+    assert!(beside > 0.8 * before, "{beside} of {before}");
+    drop(tunnel);
+    relay.wait_for_line("right_timed_out");
+    assert_eq!(stopped(relay).count("channels_stuck"), 1);
+}
+
+#[test]
 fn the_channel_beyond_the_last_is_told_so() {
-    let (_folder, relay) = relay(PLAIN);
+    let (_folder, relay) = relay("");
     let peer = UdpSocket::bind("127.0.0.1:0").expect("bound");
     let with = Destination::from(peer.local_addr().expect("an address"));
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
@@ -405,7 +438,7 @@ fn the_channel_beyond_the_last_is_told_so() {
 
 #[test]
 fn a_relay_that_stops_lets_channels_finish_and_begins_none() {
-    let (_folder, relay) = relay(PLAIN);
+    let (_folder, relay) = relay("");
     let origin = service(echo);
     let mut idle = TunnelClient::connect(relay.address, Dialect::Spec);
     let mut busy = TunnelClient::connect(relay.address, Dialect::Spec);
@@ -423,7 +456,7 @@ fn a_relay_that_stops_lets_channels_finish_and_begins_none() {
 
 #[test]
 fn a_client_that_vanishes_leaves_nothing_behind() {
-    let (_folder, mut relay) = relay(PLAIN);
+    let (_folder, mut relay) = relay("");
     let open = |relay: &Relay| fs::read_dir(relay.proc("fd")).expect("it runs").count();
     let origin = TcpListener::bind("127.0.0.1:0").expect("bound");
     let there = origin.local_addr().expect("an address");
@@ -449,7 +482,7 @@ fn a_client_that_vanishes_leaves_nothing_behind() {
 
 #[test]
 fn whoever_is_a_user_no_more_connects_no_more() {
-    let (folder, relay) = relay(PLAIN);
+    let (folder, relay) = relay("");
     let origin = Destination::from(service(echo));
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
     assert_eq!(tunnel.try_connect(0, &origin), 0);
