@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use midspan::access::Presented;
+use midspan::access::jproxy::{ClientKey, TunnelUser};
+use midspan::protocol::jproxy::SessionKey;
 use midspan::tls::identity::Identity;
 
 fn midspan(args: &[&str]) -> Output {
@@ -250,6 +252,115 @@ fn a_certificate_is_a_private_key_in_a_file_and_is_listed_by_its_public_one() {
     ];
     let complaint = "a certificate is for ptth+quic:// alone\n  next: make a key";
     check(&by_https, 2, "", complaint);
+}
+
+#[test]
+fn a_key_for_tunnels_is_two_files_that_belong_together() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let users = path("users");
+    std::fs::create_dir(&users).expect("a folder");
+    let made = |arguments: &[&str], key_file: &str| {
+        let arguments = [arguments, &["--key-file", key_file, "--user-dir", &users]].concat();
+        let output = midspan(&arguments);
+        (
+            output.status.code(),
+            output.stdout,
+            String::from_utf8(output.stderr).expect("text"),
+        )
+    };
+    let listed = || std::fs::read_dir(&users).expect("a folder").count();
+    for (count, arguments) in [
+        &["key", "jproxy", "alice"][..],
+        &["key", "bob", "--for", "jproxy"],
+        &["key", "jproxy", "jproxy"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let key_file = path(&format!("{count}.key"));
+        let (code, stdout, stderr) = made(arguments, &key_file);
+        assert_eq!((code, stdout), (Some(0), Vec::new()), "{stderr}");
+        let key = std::fs::read(&key_file).expect("written");
+        let key = ClientKey::decode(&key).expect("a key");
+        let digits: String = key
+            .hash()
+            .iter()
+            .map(|byte| format!("{byte:02X}"))
+            .collect();
+        let user_file = format!("{users}/{digits}.dat");
+        assert!(
+            stderr.contains(&key_file) && stderr.contains(&user_file),
+            "{stderr}"
+        );
+        for path in [&key_file, &user_file] {
+            let mode = std::fs::metadata(path)
+                .expect("a file")
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o7777, 0o600, "{path}");
+        }
+        let user = std::fs::read(&user_file).expect("written");
+        let user = TunnelUser::decode(&format!("{digits}.dat"), &user).expect("a user");
+        let session = SessionKey([7; 16]);
+        assert_eq!(
+            key.decrypt(&user.encrypt(&session).expect("encrypted")),
+            session
+        );
+        assert_eq!(listed(), count + 1);
+    }
+    // The relay takes all of them.
+    let config = path("relay.toml");
+    let lines = format!("state_dir = \"/s\"\n[jproxy]\nusers = {users:?}\n");
+    std::fs::write(&config, lines).expect("written");
+    check(&["check", &config], 0, "[jproxy]", "");
+
+    let key_file = path("another.key");
+    let refuse = |arguments: &[&str], key_file: &str, code: i32, complaint: &str| {
+        let (got, _, stderr) = made(arguments, key_file);
+        assert_eq!(got, Some(code), "{stderr}");
+        assert!(stderr.contains(complaint), "{stderr}");
+        assert_eq!(listed(), 3);
+    };
+    let again = &["key", "jproxy", "alice"];
+    refuse(again, &key_file, 1, "there is a user \"alice\" already: ");
+    let there = path("0.key");
+    refuse(
+        &["key", "jproxy", "dave"],
+        &there,
+        1,
+        "0.key is there already",
+    );
+    refuse(
+        &["key", "jproxy", "a b"],
+        &key_file,
+        2,
+        "NAME \"a b\" is none",
+    );
+    refuse(
+        &["key", "ops"],
+        &key_file,
+        2,
+        "--user-dir is for keys --for jproxy",
+    );
+    let scoped = &["key", "a", "--for", "jproxy", "--scope", "read"];
+    refuse(scoped, &key_file, 2, "--scope is for keys --for rest");
+    assert!(!std::path::Path::new(&key_file).exists());
+    let without = ["key", "a", "--for", "jproxy", "--key-file", &key_file];
+    check(&without, 2, "", "say --key-file FILE and --user-dir DIR");
+    check(&["key", "jproxy", "a"], 2, "", "--user-dir <DIR>");
+    check(&["key"], 2, "", "<NAME>");
+    let nowhere = [
+        "key",
+        "jproxy",
+        "a",
+        "--key-file",
+        &key_file,
+        "--user-dir",
+        "/nonexistent",
+    ];
+    check(&nowhere, 1, "", "cannot read the directory /nonexistent");
+    assert!(!std::path::Path::new(&key_file).exists());
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use aws_lc_rs::rand;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
+use super::tunnel_key::{self, TunnelKeyArgs};
 use super::{Advise, print, secret_file};
 use crate::access::forwarding::{Client, Credentials, Reachable, Server};
 use crate::access::{ApiKey, KeyEntry, Scope};
@@ -23,6 +24,7 @@ const NAME_BYTES_MAX: usize = 64;
 /// standard output, and the key, which nobody can print again, on standard error, or writes
 /// it to --key-file.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(after_help = "\
 Examples:
   midspan key signalling --scope create >> /etc/midspan/midspan.toml
@@ -36,10 +38,16 @@ Examples:
   midspan forward 2222 --to home:22 --relay relay.example --key-file alice.key
 
   midspan key lab --for ptth-server --certificate lab.pem >> /etc/midspan/midspan.toml
-  midspan expose lab --to 127.0.0.1:22 --relay relay.example --key-file lab.pem")]
+  midspan expose lab --to 127.0.0.1:22 --relay relay.example --key-file lab.pem
+
+  midspan key jproxy alice --key-file alice.dat --user-dir /etc/midspan/jproxy")]
 pub struct KeyArgs {
+    #[command(subcommand)]
+    kind: Option<KeyKind>,
+
     /// Whose key it is; a server's name is the one by which clients ask for it
-    name: String,
+    #[arg(required = true)]
+    name: Option<String>,
 
     /// Who shows it
     #[arg(long = "for", value_name = "ROLE", default_value = "rest")]
@@ -63,6 +71,16 @@ pub struct KeyArgs {
     /// printing it
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+
+    /// Write what the relay keeps of it to a new file in this directory, of `jproxy`
+    #[arg(long, value_name = "DIR")]
+    user_dir: Option<PathBuf>,
+}
+
+/// Keys that are not lines of the configuration.
+#[derive(Clone, Debug, Subcommand)]
+enum KeyKind {
+    Jproxy(TunnelKeyArgs),
 }
 
 /// Who shows a key.
@@ -74,6 +92,8 @@ enum Role {
     PtthServer,
     /// A client that reaches them
     PtthClient,
+    /// A client with tunnels of jProxy; as `midspan key jproxy`
+    Jproxy,
 }
 
 /// Makes and prints a key.
@@ -83,12 +103,19 @@ enum Role {
 /// A name that is none, what does not go together, a file that is there already, or a system
 /// without randomness.
 pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
+    if let Some(KeyKind::Jproxy(args)) = &args.kind {
+        return tunnel_key::run(args);
+    }
+    let name = args.name.as_deref().context("no NAME is given").usage()?;
+    if args.role == Role::Jproxy {
+        let (key_file, user_dir) = tunnel_files(args).usage()?;
+        return tunnel_key::make(name, key_file, user_dir);
+    }
     let (key, credentials) = match args.certificate {
         Some(_) => private_key()?,
         None => key()?,
     };
-    let name = &args.name;
-    let lines = lines(args, credentials).usage()?;
+    let lines = lines(name, args, credentials).usage()?;
     let told = match args.certificate.as_ref().or(args.key_file.as_ref()) {
         // First of all: nobody is to list a key that went nowhere.
         Some(path) => {
@@ -130,19 +157,12 @@ fn private_key() -> anyhow::Result<(String, Credentials)> {
 }
 
 /// What the relay keeps.
-fn lines(args: &KeyArgs, credentials: Credentials) -> anyhow::Result<Box<dyn Display>> {
+fn lines(name: &str, args: &KeyArgs, credentials: Credentials) -> anyhow::Result<Box<dyn Display>> {
     let KeyArgs { scope, may, .. } = args;
-    ensure!(
-        scope.is_empty() || args.role == Role::Rest,
-        "--scope is for keys --for rest"
-    );
-    ensure!(
-        may.is_empty() || args.role == Role::PtthClient,
-        "--may is for keys --for ptth-client"
-    );
+    check_options(args)?;
     Ok(match args.role {
         Role::Rest => {
-            let name = bearer_name(&args.name)?;
+            let name = bearer_name(name)?;
             let scopes = scopes(scope);
             let hash = credentials
                 .key
@@ -150,18 +170,19 @@ fn lines(args: &KeyArgs, credentials: Credentials) -> anyhow::Result<Box<dyn Dis
             Box::new(KeyEntry { name, hash, scopes })
         }
         Role::PtthServer => {
-            let name = forwarding_name(&args.name)?;
+            let name = forwarding_name(name)?;
             Box::new(Server {
                 name,
                 credentials,
                 legacy_id: None,
             })
         }
+        Role::Jproxy => bail!("its key is no line of the configuration"),
         Role::PtthClient if may.is_empty() => {
             bail!("--may says what the client reaches: SERVER:PORT, SERVER, or \"*\"")
         }
         Role::PtthClient => {
-            let name = forwarding_name(&args.name)?;
+            let name = forwarding_name(name)?;
             let may = may.clone();
             Box::new(Client {
                 name,
@@ -171,6 +192,34 @@ fn lines(args: &KeyArgs, credentials: Credentials) -> anyhow::Result<Box<dyn Dis
             })
         }
     })
+}
+
+/// Where both files of a jProxy key go.
+fn tunnel_files(args: &KeyArgs) -> anyhow::Result<(&Path, &Path)> {
+    check_options(args)?;
+    ensure!(
+        args.certificate.is_none(),
+        "--certificate is for keys --for ptth-server and --for ptth-client"
+    );
+    let files = args.key_file.as_deref().zip(args.user_dir.as_deref());
+    files.context("keys --for jproxy are files: say --key-file FILE and --user-dir DIR")
+}
+
+/// Whether what is given is for the role.
+fn check_options(args: &KeyArgs) -> anyhow::Result<()> {
+    ensure!(
+        args.scope.is_empty() || args.role == Role::Rest,
+        "--scope is for keys --for rest"
+    );
+    ensure!(
+        args.may.is_empty() || args.role == Role::PtthClient,
+        "--may is for keys --for ptth-client"
+    );
+    ensure!(
+        args.user_dir.is_none() || args.role == Role::Jproxy,
+        "--user-dir is for keys --for jproxy"
+    );
+    Ok(())
 }
 
 fn bearer_name(name: &str) -> anyhow::Result<String> {

@@ -28,6 +28,7 @@ mod startup_report;
 mod state_dir;
 mod status;
 mod tls;
+mod tunnel_key;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -47,6 +48,7 @@ pub use socks::{SocksArgs, SocksReport};
 pub use startup_report::{StartupFacts, StartupReport};
 pub use state_dir::{StateDir, StateDirError};
 pub use status::StatusArgs;
+pub use tunnel_key::TunnelKeyArgs;
 
 /// A relay for Linux: two programs that can only dial out meet at it, and it
 /// moves the bytes between them at the speed of the kernel.

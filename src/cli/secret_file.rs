@@ -58,6 +58,15 @@ pub(super) fn read_bytes(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
 ///
 /// When there is such a file, which stays as it is, or none can be made.
 pub(super) fn create(what: &str, path: &Path, secret: &impl Display) -> anyhow::Result<()> {
+    create_bytes(what, path, format!("{secret}\n").as_bytes())
+}
+
+/// The same, of exactly these bytes.
+///
+/// # Errors
+///
+/// As above.
+pub(super) fn create_bytes(what: &str, path: &Path, secret: &[u8]) -> anyhow::Result<()> {
     let shown = path.display();
     let writing = || format!("cannot write the {what} file {shown}");
     let made = OpenOptions::new()
@@ -72,6 +81,6 @@ pub(super) fn create(what: &str, path: &Path, secret: &impl Display) -> anyhow::
         }
         made => made.with_context(writing)?,
     };
-    let written = writeln!(file, "{secret}").and_then(|()| file.sync_all());
+    let written = file.write_all(secret).and_then(|()| file.sync_all());
     written.with_context(writing)
 }

@@ -269,7 +269,7 @@ mod tests {
         let nothing = ConfigFile::parse(Path::new("midspan.toml"), String::new()).unwrap();
         let nothing = jproxy(Some(&nothing)).unwrap();
         assert_eq!(nothing, JproxySettings::default());
-        assert_eq!(nothing.files(), [PathBuf::new(); 0]);
+        assert_eq!(nothing.files(), Vec::<PathBuf>::new());
         assert_eq!(Shown(&nothing).to_string(), "");
     }
 

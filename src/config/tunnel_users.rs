@@ -92,6 +92,16 @@ pub(super) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// The file of the user of this name, if there is one. Those that are wrong are nobody's.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn tunnel_user_of(directory: &Path, name: &str) -> io::Result<Option<PathBuf>> {
+    let is_named = |path: &PathBuf| read_one(path).is_ok_and(|user| **user.name() == *name);
+    Ok(files(directory)?.into_iter().find(is_named))
+}
+
 fn read_one(path: &Path) -> Result<TunnelUser, TunnelUsersError> {
     let no_user = |error| TunnelUsersError::NoUser {
         path: path.to_owned(),
