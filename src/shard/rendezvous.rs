@@ -382,7 +382,7 @@ impl RelayService {
             (Opening::Jproxy(_), is_tls) => {
                 // Without TLS it is for those alone who say so.
                 let is_served = only.map_or(is_tls, |only| only.is_jproxy_over(is_tls));
-                let is_served = is_served && !settings.tunnels.users.is_empty();
+                let is_served = is_served && settings.tunnels.is_served;
                 return is_served.then_some(()).ok_or(Refused::OtherListener);
             }
             (Opening::Http(_), false) => Pinned::Jet(Transport::Ws),

@@ -102,6 +102,8 @@ pub struct RendezvousSettings {
 /// How those are served who come with tunnels of jProxy.
 #[derive(Clone, Debug)]
 pub struct TunnelSettings {
+    /// Whether there is a place for users, be it empty.
+    pub is_served: bool,
     pub users: TunnelUsers,
     /// What some of them may.
     pub allowances: Allowances,
@@ -122,6 +124,7 @@ impl TunnelSettings {
     pub(super) fn new(settings: &RelaySettings, shards: NonZeroU16) -> Self {
         let (jproxy, limits) = (&settings.jproxy, &settings.limits);
         Self {
+            is_served: jproxy.path.is_some(),
             users: jproxy.users.clone(),
             allowances: jproxy.allowances.clone(),
             dialect: jproxy.dialect,
