@@ -402,7 +402,8 @@ mod tests {
              bytes_spliced=0 pages_served=0 redirected=0 datagrams_relayed=0 datagrams_dropped=0 \
              datagrams_denied=0 quic_received=0 quic_sent=0 quic_sends_blocked=0 \
              quic_socket_errors=0 quic_unroutable=0 quic_retries=0 quic_packets_lost=0 \
-             quic_congestion_events=0 quic_strays=0 quic_strays_dropped=0 packets_ignored=0 channels_stuck=0 \
+             quic_congestion_events=0 quic_strays=0 quic_strays_dropped=0 packets_ignored=0 \
+             channels_stuck=0 \
              requests_passed=0 bytes_passed=0 ended.reset=1 refused.slow=2",
         );
     }

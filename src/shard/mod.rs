@@ -33,6 +33,7 @@ mod memory;
 pub mod mux;
 pub mod names;
 mod not_reached;
+mod opening;
 pub mod peer_address;
 pub mod per_address;
 pub mod pulse;

@@ -64,7 +64,7 @@ fn stopped(relay: Relay) -> Counters {
 
 fn pattern(bytes: usize, seed: usize) -> Vec<u8> {
     (0..bytes)
-        .map(|n| (n * 31 + seed + n / 251) as u8)
+        .map(|n| u8::try_from((n * 31 + seed + n / 251) % 256).expect("a byte"))
         .collect()
 }
 

@@ -12,11 +12,13 @@
 //! the others. What comes from the ends is read only when the tunnel has taken all before it, in
 //! turn.
 //!
-//! In the dialect of the document an end that was *finished* is that of one direction, and each side
-//! says its own; in the other dialect it is the end of both.
+//! In the dialect of the document an end that was *finished* is that of one direction, and each
+//! side says its own; in the other dialect it is the end of both.
 
 mod channel;
 mod echo;
+mod event;
+mod incoming;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 pub use channel::{Carried, LocalEnd};
 pub use echo::EchoSocket;
+pub use event::{Answer, Asked, ChannelEnded, MuxCounts, MuxEvent, NOT_TRIED_MS, TunnelLost};
 
 use channel::Channel;
 use tunnel::{Inbound, Means, Packet, Stop, Tunnel};
@@ -37,10 +40,8 @@ use super::close::{CloseReason, How};
 use super::codec::Codec;
 use super::pair::Side;
 use crate::protocol::jproxy::{
-    BindStatus, ChannelId, ChannelKind, ConnectStatus, DATA_BYTES_MAX, Dialect, EndReason,
-    FromClient, FromServer, SessionKey,
+    ChannelId, ChannelKind, DATA_BYTES_MAX, Dialect, EndReason, FromClient, SessionKey,
 };
-use crate::protocol::socks5::{Destination, Host};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
 use crate::slab::{Key, Slab};
@@ -58,9 +59,6 @@ const DATAGRAMS_IDLE: Duration = Duration::from_secs(60);
 
 /// How often that is looked at.
 const SWEEP: Duration = Duration::from_secs(5);
-
-/// Where a connection took no time, or was not tried.
-pub const NOT_TRIED_MS: u16 = u16::MAX;
 
 /// Which end of a tunnel this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,97 +80,6 @@ pub struct TunnelStart {
     pub channels_max: usize,
 }
 
-/// What a client asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
-    Connect(ChannelId, Destination),
-    Associate {
-        id: ChannelId,
-        local_port: u16,
-        with: Destination,
-    },
-    Echoes(ChannelId, Host),
-}
-
-/// What became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Connect { status: ConnectStatus, took_ms: u16 },
-    Associate { status: BindStatus, local_port: u16 },
-    Echoes(BindStatus),
-}
-
-/// What is to be seen to.
-#[derive(Debug)]
-pub enum MuxEvent {
-    /// The client asks for something: [`MuxPlane::open`] or [`MuxPlane::refuse`].
-    Asked {
-        channel: Key,
-        tunnel: Key,
-        asked: Asked,
-    },
-    /// The server has answered. What it has refused is gone.
-    Answered {
-        channel: Key,
-        answer: Answer,
-    },
-    /// A datagram for a task.
-    Datagram {
-        channel: Key,
-        data: Vec<u8>,
-    },
-    /// The reply to an echo request of a task's.
-    Echo {
-        channel: Key,
-        sequence: u16,
-        data: Vec<u8>,
-    },
-    Ended(ChannelEnded),
-    /// The server has ended a channel that is gone here.
-    Forgotten {
-        tunnel: Key,
-        kind: ChannelKind,
-        id: ChannelId,
-    },
-    Lost(TunnelLost),
-}
-
-/// A channel that is over.
-#[derive(Debug)]
-pub struct ChannelEnded {
-    pub channel: Key,
-    pub tunnel: Key,
-    pub kind: ChannelKind,
-    pub id: ChannelId,
-    pub reason: CloseReason,
-    pub bytes: Carried,
-    /// Its end, and how that is to be closed; `None` where there was none.
-    pub socket: Option<(Socket, How)>,
-    /// Both sides have said so: its number may be used again.
-    pub is_free: bool,
-}
-
-/// A tunnel that is over; its channels have ended before.
-#[derive(Debug)]
-pub struct TunnelLost {
-    pub tunnel: Key,
-    pub reason: CloseReason,
-    pub socket: Socket,
-    pub how: How,
-}
-
-/// What tunnels have counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MuxCounts {
-    pub bytes_relayed: u64,
-    pub datagrams_relayed: u64,
-    pub datagrams_dropped: u64,
-    /// Packets that mean nothing, and were passed over.
-    pub packets_ignored: u64,
-    /// Channels whose ends took too little for too long.
-    pub stuck: u64,
-}
-
 /// One shard's tunnels.
 pub struct MuxPlane {
     tunnels: Slab<(Tunnel, Inbound)>,
@@ -185,95 +92,6 @@ pub struct MuxPlane {
     /// How long one channel may hold up its tunnel.
     stuck: Duration,
     next_sweep: Option<Timestamp>,
-}
-
-impl Asked {
-    pub(super) const fn kind(&self) -> ChannelKind {
-        match self {
-            Self::Connect(..) => ChannelKind::Tcp,
-            Self::Associate { .. } => ChannelKind::Udp,
-            Self::Echoes(..) => ChannelKind::Icmp,
-        }
-    }
-
-    pub(super) const fn id(&self) -> ChannelId {
-        match self {
-            Self::Connect(id, _) | Self::Associate { id, .. } | Self::Echoes(id, _) => *id,
-        }
-    }
-
-    fn packet(&self) -> FromClient<'static> {
-        match self.clone() {
-            Self::Connect(id, destination) => FromClient::Connect(id, destination),
-            Self::Associate {
-                id,
-                local_port,
-                with,
-            } => FromClient::Associate {
-                id,
-                local_port,
-                with,
-            },
-            Self::Echoes(id, host) => FromClient::AssociateEchoes(id, host),
-        }
-    }
-}
-
-impl Answer {
-    const fn packet(self, id: ChannelId) -> FromServer<'static> {
-        match self {
-            Self::Connect { status, took_ms } => FromServer::Connected {
-                id,
-                status,
-                took_ms,
-            },
-            Self::Associate { status, local_port } => FromServer::Associated {
-                id,
-                status,
-                local_port,
-            },
-            Self::Echoes(status) => FromServer::AssociatedEchoes(id, status),
-        }
-    }
-
-    /// Whether what was asked for is there.
-    #[must_use]
-    pub fn is_granted(self) -> bool {
-        match self {
-            Self::Connect { status, .. } => status == ConnectStatus::Connected,
-            Self::Associate { status, .. } | Self::Echoes(status) => status == BindStatus::Bound,
-        }
-    }
-
-    /// That there are too many of this kind.
-    pub(super) const fn limit(kind: ChannelKind) -> Self {
-        match kind {
-            ChannelKind::Tcp => Self::Connect {
-                status: ConnectStatus::Limit,
-                took_ms: NOT_TRIED_MS,
-            },
-            ChannelKind::Udp => Self::Associate {
-                status: BindStatus::Limit,
-                local_port: 0,
-            },
-            ChannelKind::Icmp => Self::Echoes(BindStatus::Limit),
-        }
-    }
-
-    /// That it leads nowhere.
-    pub(super) const fn nowhere(kind: ChannelKind) -> Self {
-        match kind {
-            ChannelKind::Tcp => Self::Connect {
-                status: ConnectStatus::Failed,
-                took_ms: NOT_TRIED_MS,
-            },
-            ChannelKind::Udp => Self::Associate {
-                status: BindStatus::UnknownHost,
-                local_port: 0,
-            },
-            ChannelKind::Icmp => Self::Echoes(BindStatus::UnknownHost),
-        }
-    }
 }
 
 impl Role {

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::*;
-use crate::protocol::jproxy::{DATA_BYTES_MAX, Sealer};
+use crate::protocol::jproxy::{ConnectStatus, DATA_BYTES_MAX, Sealer};
+use crate::protocol::socks5::{Destination, Host};
 
 const KEY: SessionKey = SessionKey(*b"0123456789abcdef");
 const STUCK: Duration = Duration::from_secs(2);
@@ -156,7 +157,7 @@ fn read_all(rig: &mut Rig, stream: &mut UnixStream) -> (Vec<u8>, bool) {
 
 fn pattern(bytes: usize, seed: usize) -> Vec<u8> {
     (0..bytes)
-        .map(|n| (n * 31 + seed + n / 251) as u8)
+        .map(|n| u8::try_from((n * 31 + seed + n / 251) % 256).expect("a byte"))
         .collect()
 }
 

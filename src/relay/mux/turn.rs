@@ -1,34 +1,22 @@
-//! One tunnel's turn: what came by it goes to its channels, and what these have to say goes by it.
+//! One tunnel's turn: what came by it goes to its channels (`incoming.rs`), and what these have to
+//! say goes by it.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 
 use rustix::io::Errno;
-use tracing::warn;
 
 use super::channel::{Channel, LocalEnd};
 use super::tunnel::{Inbound, Means, Packet, STEP_BYTES, Stop, Tunnel, WIRE_BYTES};
-use super::{
-    Answer, Asked, ChannelEnded, MuxCounts, MuxEvent, QUEUE_BYTES_MAX, Role, TUNNEL_BYTES_MAX,
-};
+use super::{ChannelEnded, MuxCounts, MuxEvent, QUEUE_BYTES_MAX, Role, TUNNEL_BYTES_MAX};
 use crate::protocol::jproxy::{
-    ChannelId, ChannelKind, DATA_BYTES_MAX, Dialect, EndReason, FromClient, FromServer, PacketError,
+    ChannelId, ChannelKind, DATA_BYTES_MAX, Dialect, EndReason, FromClient, FromServer,
 };
 use crate::relay::close::{CloseReason, How};
 use crate::slab::{Key, Slab};
 use crate::time::Timestamp;
 
-/// Reads of a tunnel before its channels, and other tunnels, have their turn.
-const READS_MAX: usize = 4;
-
-/// Bytes that wait for a tunnel, from which on nothing that may have to be answered is read.
-const UNSENT_BYTES_MAX: usize = 256 << 10;
-
 /// Datagrams of one channel before others have their turn.
 const DATAGRAMS_MAX: usize = 32;
-
-/// Pieces that are delivered with one call: what one read brings in packets of a KiB.
-const PIECES_MAX: usize = 64;
 
 pub(super) struct Turn<'a> {
     pub(super) key: Key,
@@ -38,23 +26,6 @@ pub(super) struct Turn<'a> {
     pub(super) events: &'a mut VecDeque<MuxEvent>,
     pub(super) counts: &'a mut MuxCounts,
     pub(super) now: Timestamp,
-}
-
-/// Data of one channel that came in a row.
-struct Run<'p> {
-    channel: Option<Key>,
-    pieces: [IoSlice<'p>; PIECES_MAX],
-    count: usize,
-}
-
-/// What either side says, where both say the same.
-enum Said<'p> {
-    Data(ChannelId, &'p [u8]),
-    End(ChannelKind, ChannelId, EndReason),
-    Datagram(ChannelId, &'p [u8]),
-    Echo(ChannelId, u16, &'p [u8]),
-    Asked(Asked),
-    Answered(ChannelKind, ChannelId, Answer),
 }
 
 impl Turn<'_> {
@@ -93,302 +64,11 @@ impl Turn<'_> {
         }
     }
 
-    fn receive(&mut self, inbound: &mut Inbound) -> Result<(), Stop> {
-        for _ in 0..READS_MAX {
-            if !self.may_receive(inbound) || !inbound.receive(&mut self.tunnel.link, self.means)? {
-                break;
-            }
-            let mut run = Run {
-                channel: None,
-                pieces: [IoSlice::new(&[]); PIECES_MAX],
-                count: 0,
-            };
-            for payload in inbound.opener.payloads() {
-                let payload = payload.map_err(|_| Stop::Broken)?;
-                self.handle(payload, &mut run)?;
-                if self.tunnel.is_foreign {
-                    break;
-                }
-            }
-            self.deliver(&mut run);
-        }
-        Ok(())
-    }
-
-    /// Whether there may be something that may be read. A peer that asks for much and does not read
-    /// the answers is not answered without bound.
-    fn may_receive(&self, inbound: &Inbound) -> bool {
-        let unsent = self.tunnel.link.unsent_bytes() + self.means.wire.len();
-        let is_open = !self.tunnel.is_foreign && self.tunnel.held.is_none();
-        inbound.is_readable && is_open && unsent < UNSENT_BYTES_MAX
-    }
-
-    fn handle<'p>(&mut self, payload: &'p [u8], run: &mut Run<'p>) -> Result<(), Stop> {
-        let dialect = self.tunnel.dialect;
-        let decoded = match self.tunnel.role {
-            Role::Server => FromClient::decode(payload, dialect).map(Said::from),
-            Role::Client => FromServer::decode(payload, dialect).map(Said::from),
-        };
-        match decoded {
-            Ok(Said::Data(id, data)) => {
-                self.gather(id, data, run);
-                return Ok(());
-            }
-            Err(error) => {
-                self.deliver(run);
-                return self.handle_error(error, payload);
-            }
-            Ok(said) => {
-                // What came before is delivered before.
-                self.deliver(run);
-                self.handle_said(said);
-            }
-        }
-        Ok(())
-    }
-
-    fn gather<'p>(&mut self, id: ChannelId, data: &'p [u8], run: &mut Run<'p>) {
-        let place = (ChannelKind::Tcp, id);
-        // Of a channel that is gone here, whose peer does not know yet.
-        let channel = self.tunnel.by_id.get(&place).copied();
-        if channel != run.channel || run.count == PIECES_MAX {
-            self.deliver(run);
-            run.channel = channel;
-        }
-        if channel.is_some() && !data.is_empty() {
-            run.pieces[run.count] = IoSlice::new(data);
-            run.count += 1;
-        }
-    }
-
-    /// Has the channel's end take what was gathered.
-    fn deliver(&mut self, run: &mut Run<'_>) {
-        let pieces = &run.pieces[..std::mem::take(&mut run.count)];
-        let Some(key) = run.channel.filter(|_| !pieces.is_empty()) else {
-            return;
-        };
-        let Some(channel) = self.channels.get_mut(key) else {
-            return;
-        };
-        if channel.has_heard_end {
-            self.counts.packets_ignored += 1;
-            return;
-        }
-        let before = (channel.queue.as_bytes().len(), channel.bytes.delivered);
-        let delivered = channel.deliver(pieces);
-        let queued = channel.queue.as_bytes().len();
-        self.counts.bytes_relayed += channel.bytes.delivered - before.1;
-        self.tunnel.queued_bytes += queued - before.0;
-        if let Err(error) = delivered {
-            return self.break_local(key, error);
-        }
-        if self.tunnel.held.is_none()
-            && (queued >= QUEUE_BYTES_MAX || self.tunnel.queued_bytes >= TUNNEL_BYTES_MAX)
-        {
-            self.tunnel.held = Some((self.fullest().unwrap_or(key), self.now));
-        }
-    }
-
-    /// The channel for whose end most waits.
-    fn fullest(&self) -> Option<Key> {
-        let channels = self.tunnel.by_id.values().copied();
-        channels.max_by_key(|key| {
-            let channel = self.channels.get(*key);
-            channel.map(|channel| channel.queue.as_bytes().len())
-        })
-    }
-
-    fn handle_said(&mut self, said: Said<'_>) {
-        match said {
-            Said::Data(..) => unreachable!("it was gathered"),
-            Said::Asked(asked) => self.handle_asked(asked),
-            Said::Answered(kind, id, answer) => self.handle_answered(kind, id, answer),
-            Said::End(kind, id, reason) => self.handle_end(kind, id, reason),
-            Said::Datagram(id, data) => {
-                self.handle_datagram(ChannelKind::Udp, id, data, |channel, data| {
-                    MuxEvent::Datagram { channel, data }
-                });
-            }
-            Said::Echo(id, sequence, data) => {
-                let place = (ChannelKind::Icmp, id);
-                let end = self
-                    .find(place)
-                    .and_then(|(_, channel)| channel.end.as_ref());
-                if let Some(LocalEnd::Echoes(socket)) = end {
-                    let sent = socket.send(sequence, data);
-                    return self.note_datagram(place, data.len(), sent.is_ok());
-                }
-                self.handle_datagram(ChannelKind::Icmp, id, data, |channel, data| {
-                    MuxEvent::Echo {
-                        channel,
-                        sequence,
-                        data,
-                    }
-                });
-            }
-        }
-    }
-
-    fn find(&self, place: (ChannelKind, ChannelId)) -> Option<(Key, &Channel)> {
-        let key = *self.tunnel.by_id.get(&place)?;
-        Some((key, self.channels.get(key)?))
-    }
-
-    fn handle_datagram(
-        &mut self,
-        kind: ChannelKind,
-        id: ChannelId,
-        data: &[u8],
-        for_task: impl FnOnce(Key, Vec<u8>) -> MuxEvent,
-    ) {
-        let place = (kind, id);
-        let is_passed = match self.find(place) {
-            Some((_, channel)) => match &channel.end {
-                // An error tells of a datagram before.
-                Some(LocalEnd::Datagrams(socket)) => {
-                    socket.send(data).or_else(|_| socket.send(data)).is_ok()
-                }
-                Some(LocalEnd::Task) => {
-                    let key = self.tunnel.by_id[&place];
-                    self.events.push_back(for_task(key, data.to_vec()));
-                    true
-                }
-                Some(LocalEnd::Stream(_) | LocalEnd::Echoes(_)) | None => false,
-            },
-            None => false,
-        };
-        self.note_datagram(place, data.len(), is_passed);
-    }
-
-    fn note_datagram(&mut self, place: (ChannelKind, ChannelId), bytes: usize, is_passed: bool) {
-        match is_passed {
-            true => self.counts.datagrams_relayed += 1,
-            false => self.counts.datagrams_dropped += 1,
-        }
-        let channel = self.tunnel.by_id.get(&place);
-        if let Some(channel) = channel.and_then(|key| self.channels.get_mut(*key))
-            && is_passed
-        {
-            channel.used_at = self.now;
-            channel.bytes.delivered += bytes as u64;
-        }
-    }
-
-    fn handle_asked(&mut self, asked: Asked) {
-        let (kind, id) = (asked.kind(), asked.id());
-        if let Some(old) = self.tunnel.by_id.get(&(kind, id)).copied() {
-            // Whoever asks anew has forgotten the old one, and is not told of its end.
-            let side = self.tunnel.role.tunnel_side();
-            self.remove(old, CloseReason::Reset(side));
-        }
-        if self.tunnel.by_id.len() >= self.tunnel.channels_max || self.tunnel.is_leaving {
-            return self.say(&Packet::Server(Answer::limit(kind).packet(id)));
-        }
-        let channel = Channel::new(self.key, &asked, self.now);
-        let channel = self.channels.insert(channel);
-        self.tunnel.by_id.insert((kind, id), channel);
-        self.events.push_back(MuxEvent::Asked {
-            channel,
-            tunnel: self.key,
-            asked,
-        });
-    }
-
-    fn handle_answered(&mut self, kind: ChannelKind, id: ChannelId, answer: Answer) {
-        let found = self.find((kind, id));
-        let Some((key, _)) = found.filter(|(_, channel)| channel.end.is_none()) else {
-            self.counts.packets_ignored += 1;
-            return;
-        };
-        if !answer.is_granted() {
-            self.channels.remove(key);
-            self.tunnel.by_id.remove(&(kind, id));
-        } else if let Some(channel) = self.channels.get_mut(key) {
-            channel.is_granted = true;
-        }
-        self.events.push_back(MuxEvent::Answered {
-            channel: key,
-            answer,
-        });
-    }
-
-    fn handle_end(&mut self, kind: ChannelKind, id: ChannelId, reason: EndReason) {
-        let Some(key) = self.tunnel.by_id.get(&(kind, id)).copied() else {
-            if self.tunnel.role == Role::Client {
-                self.events.push_back(MuxEvent::Forgotten {
-                    tunnel: self.key,
-                    kind,
-                    id,
-                });
-            }
-            return;
-        };
-        let Some(channel) = self.channels.get_mut(key) else {
-            return;
-        };
-        channel.has_heard_end = true;
-        let side = self.tunnel.role.tunnel_side();
-        // What came before it waits for an end that is on its way.
-        let has_end = channel.end.is_some() || channel.is_granted;
-        let is_orderly = reason == EndReason::Finished && has_end;
-        match kind {
-            ChannelKind::Tcp if is_orderly => self.enqueue(key),
-            ChannelKind::Tcp => {
-                let (reason, answer) = match reason {
-                    EndReason::Finished | EndReason::Reset | EndReason::Unknown => {
-                        (CloseReason::Reset(side), EndReason::Reset)
-                    }
-                    EndReason::TimedOut | EndReason::Limit => {
-                        (CloseReason::TimedOut(side), EndReason::TimedOut)
-                    }
-                    EndReason::Stopping => (CloseReason::Severed, EndReason::Stopping),
-                };
-                self.end(key, reason, answer);
-            }
-            ChannelKind::Udp | ChannelKind::Icmp => self.remove(key, CloseReason::Finished(side)),
-        }
-    }
-
-    /// A packet that is none. What can be passed over is; what is answered is answered.
-    fn handle_error(&mut self, error: PacketError, payload: &[u8]) -> Result<(), Stop> {
-        match error {
-            PacketError::Address { kind, id, .. } => {
-                self.say(&Packet::Server(Answer::nowhere(kind).packet(id)));
-                Ok(())
-            }
-            PacketError::Empty | PacketError::Opcode { .. } | PacketError::Misplaced { .. } => {
-                self.counts.packets_ignored += 1;
-                Ok(())
-            }
-            PacketError::OtherDialect { dialect, .. } => {
-                warn!(%error, "a tunnel speaks the other dialect, and is closed");
-                self.say_in(dialect, payload);
-                self.tunnel.is_foreign = true;
-                self.tunnel.ready.clear();
-                Ok(())
-            }
-            PacketError::Short { .. } => Err(Stop::Broken),
-        }
-    }
-
-    /// Tells whoever speaks another dialect, in that, that its channel has failed.
-    fn say_in(&mut self, dialect: Dialect, payload: &[u8]) {
-        let ours = std::mem::replace(&mut self.tunnel.dialect, dialect);
-        if self.tunnel.role == Role::Server
-            && let Ok(FromClient::Data(id, _) | FromClient::End(id, _)) =
-                FromClient::decode(payload, dialect)
-        {
-            let failed = Answer::nowhere(ChannelKind::Tcp).packet(id);
-            self.say(&Packet::Server(failed));
-        }
-        self.tunnel.dialect = ours;
-    }
-
-    fn say(&mut self, packet: &Packet<'_>) {
+    pub(super) fn say(&mut self, packet: &Packet<'_>) {
         self.tunnel.seal(self.means, packet);
     }
 
-    fn enqueue(&mut self, key: Key) {
+    pub(super) fn enqueue(&mut self, key: Key) {
         if let Some(channel) = self.channels.get_mut(key)
             && !std::mem::replace(&mut channel.is_queued, true)
         {
@@ -602,7 +282,7 @@ impl Turn<'_> {
         self.say(&packet);
     }
 
-    fn break_local(&mut self, key: Key, error: Errno) {
+    pub(super) fn break_local(&mut self, key: Key, error: Errno) {
         let side = self.tunnel.role.tunnel_side().other();
         let reason = CloseReason::from_error(side, error);
         self.end(key, reason, EndReason::Reset);
@@ -635,7 +315,7 @@ impl Turn<'_> {
         self.remove(key, reason);
     }
 
-    fn remove(&mut self, key: Key, reason: CloseReason) {
+    pub(super) fn remove(&mut self, key: Key, reason: CloseReason) {
         let Some(channel) = self.channels.remove(key) else {
             return;
         };
@@ -666,58 +346,6 @@ impl Channel {
             socket: socket.map(|socket| (socket, how)),
             // Nobody says the end of a channel for datagrams but the client.
             is_free: self.has_heard_end && self.has_said_end || self.kind != ChannelKind::Tcp,
-        }
-    }
-}
-
-impl<'p> From<FromClient<'p>> for Said<'p> {
-    fn from(packet: FromClient<'p>) -> Self {
-        match packet {
-            FromClient::Connect(id, destination) => Self::Asked(Asked::Connect(id, destination)),
-            FromClient::Data(id, data) => Self::Data(id, data),
-            FromClient::End(id, reason) => Self::End(ChannelKind::Tcp, id, reason),
-            FromClient::Associate {
-                id,
-                local_port,
-                with,
-            } => Self::Asked(Asked::Associate {
-                id,
-                local_port,
-                with,
-            }),
-            FromClient::Datagram(id, data) => Self::Datagram(id, data),
-            FromClient::EndDatagrams(id) => Self::End(ChannelKind::Udp, id, EndReason::Finished),
-            FromClient::AssociateEchoes(id, host) => Self::Asked(Asked::Echoes(id, host)),
-            FromClient::Echo { id, sequence, data } => Self::Echo(id, sequence, data),
-            FromClient::EndEchoes(id) => Self::End(ChannelKind::Icmp, id, EndReason::Finished),
-        }
-    }
-}
-
-impl<'p> From<FromServer<'p>> for Said<'p> {
-    fn from(packet: FromServer<'p>) -> Self {
-        match packet {
-            FromServer::Connected {
-                id,
-                status,
-                took_ms,
-            } => Self::Answered(ChannelKind::Tcp, id, Answer::Connect { status, took_ms }),
-            FromServer::Data(id, data) => Self::Data(id, data),
-            FromServer::End(id, reason) => Self::End(ChannelKind::Tcp, id, reason),
-            FromServer::Associated {
-                id,
-                status,
-                local_port,
-            } => Self::Answered(
-                ChannelKind::Udp,
-                id,
-                Answer::Associate { status, local_port },
-            ),
-            FromServer::Datagram(id, data) => Self::Datagram(id, data),
-            FromServer::AssociatedEchoes(id, status) => {
-                Self::Answered(ChannelKind::Icmp, id, Answer::Echoes(status))
-            }
-            FromServer::Echo { id, sequence, data } => Self::Echo(id, sequence, data),
         }
     }
 }

@@ -1,0 +1,193 @@
+//! What is asked for by way of tunnels, what becomes of it, and what is told of that.
+
+use super::channel::Carried;
+use crate::protocol::jproxy::{
+    BindStatus, ChannelId, ChannelKind, ConnectStatus, FromClient, FromServer,
+};
+use crate::protocol::socks5::{Destination, Host};
+use crate::relay::close::{CloseReason, How};
+use crate::runtime::socket::Socket;
+use crate::slab::Key;
+
+/// Where a connection took no time, or was not tried.
+pub const NOT_TRIED_MS: u16 = u16::MAX;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Connect(ChannelId, Destination),
+    Associate {
+        id: ChannelId,
+        local_port: u16,
+        with: Destination,
+    },
+    Echoes(ChannelId, Host),
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Connect { status: ConnectStatus, took_ms: u16 },
+    Associate { status: BindStatus, local_port: u16 },
+    Echoes(BindStatus),
+}
+
+/// What is to be seen to.
+#[derive(Debug)]
+pub enum MuxEvent {
+    /// The client asks for something: [`MuxPlane::open`] or [`MuxPlane::refuse`].
+    Asked {
+        channel: Key,
+        tunnel: Key,
+        asked: Asked,
+    },
+    /// The server has answered. What it has refused is gone.
+    Answered {
+        channel: Key,
+        answer: Answer,
+    },
+    /// A datagram for a task.
+    Datagram {
+        channel: Key,
+        data: Vec<u8>,
+    },
+    /// The reply to an echo request of a task's.
+    Echo {
+        channel: Key,
+        sequence: u16,
+        data: Vec<u8>,
+    },
+    Ended(ChannelEnded),
+    /// The server has ended a channel that is gone here.
+    Forgotten {
+        tunnel: Key,
+        kind: ChannelKind,
+        id: ChannelId,
+    },
+    Lost(TunnelLost),
+}
+
+/// A channel that is over.
+#[derive(Debug)]
+pub struct ChannelEnded {
+    pub channel: Key,
+    pub tunnel: Key,
+    pub kind: ChannelKind,
+    pub id: ChannelId,
+    pub reason: CloseReason,
+    pub bytes: Carried,
+    /// Its end, and how that is to be closed; `None` where there was none.
+    pub socket: Option<(Socket, How)>,
+    /// Both sides have said so: its number may be used again.
+    pub is_free: bool,
+}
+
+/// A tunnel that is over; its channels have ended before.
+#[derive(Debug)]
+pub struct TunnelLost {
+    pub tunnel: Key,
+    pub reason: CloseReason,
+    pub socket: Socket,
+    pub how: How,
+}
+
+/// What tunnels have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MuxCounts {
+    pub bytes_relayed: u64,
+    pub datagrams_relayed: u64,
+    pub datagrams_dropped: u64,
+    /// Packets that mean nothing, and were passed over.
+    pub packets_ignored: u64,
+    /// Channels whose ends took too little for too long.
+    pub stuck: u64,
+}
+
+impl Asked {
+    pub(super) const fn kind(&self) -> ChannelKind {
+        match self {
+            Self::Connect(..) => ChannelKind::Tcp,
+            Self::Associate { .. } => ChannelKind::Udp,
+            Self::Echoes(..) => ChannelKind::Icmp,
+        }
+    }
+
+    pub(super) const fn id(&self) -> ChannelId {
+        match self {
+            Self::Connect(id, _) | Self::Associate { id, .. } | Self::Echoes(id, _) => *id,
+        }
+    }
+
+    pub(super) fn packet(&self) -> FromClient<'static> {
+        match self.clone() {
+            Self::Connect(id, destination) => FromClient::Connect(id, destination),
+            Self::Associate {
+                id,
+                local_port,
+                with,
+            } => FromClient::Associate {
+                id,
+                local_port,
+                with,
+            },
+            Self::Echoes(id, host) => FromClient::AssociateEchoes(id, host),
+        }
+    }
+}
+
+impl Answer {
+    pub(super) const fn packet(self, id: ChannelId) -> FromServer<'static> {
+        match self {
+            Self::Connect { status, took_ms } => FromServer::Connected {
+                id,
+                status,
+                took_ms,
+            },
+            Self::Associate { status, local_port } => FromServer::Associated {
+                id,
+                status,
+                local_port,
+            },
+            Self::Echoes(status) => FromServer::AssociatedEchoes(id, status),
+        }
+    }
+
+    /// Whether what was asked for is there.
+    #[must_use]
+    pub fn is_granted(self) -> bool {
+        match self {
+            Self::Connect { status, .. } => status == ConnectStatus::Connected,
+            Self::Associate { status, .. } | Self::Echoes(status) => status == BindStatus::Bound,
+        }
+    }
+
+    /// That there are too many of this kind.
+    pub(super) const fn limit(kind: ChannelKind) -> Self {
+        match kind {
+            ChannelKind::Tcp => Self::Connect {
+                status: ConnectStatus::Limit,
+                took_ms: NOT_TRIED_MS,
+            },
+            ChannelKind::Udp => Self::Associate {
+                status: BindStatus::Limit,
+                local_port: 0,
+            },
+            ChannelKind::Icmp => Self::Echoes(BindStatus::Limit),
+        }
+    }
+
+    /// That it leads nowhere.
+    pub(super) const fn nowhere(kind: ChannelKind) -> Self {
+        match kind {
+            ChannelKind::Tcp => Self::Connect {
+                status: ConnectStatus::Failed,
+                took_ms: NOT_TRIED_MS,
+            },
+            ChannelKind::Udp => Self::Associate {
+                status: BindStatus::UnknownHost,
+                local_port: 0,
+            },
+            ChannelKind::Icmp => Self::Echoes(BindStatus::UnknownHost),
+        }
+    }
+}
