@@ -187,6 +187,53 @@ fn bytes_go_both_ways_in_order_and_to_the_end() {
     }
 }
 
+/// A local program has its answer before it becomes an end; much can come by then.
+#[test]
+fn nothing_is_lost_before_a_clients_end_is_there() {
+    for dialect in [Dialect::Spec, Dialect::Original] {
+        let mut rig = Rig::new(dialect);
+        let asked = Asked::Connect(7, somewhere());
+        let key = rig.client.ask(rig.tunnels[0], &asked, rig.now);
+        let key = key.expect("a channel");
+        rig.settle();
+        let [
+            MuxEvent::Asked {
+                channel: asked_for, ..
+            },
+        ] = rig.events[1][..]
+        else {
+            panic!("{:?}", rig.events);
+        };
+        let (mut origin, its_end) = UnixStream::pair().expect("sockets");
+        origin.write_all(b"all that it says").expect("sent");
+        origin.shutdown(std::net::Shutdown::Write).expect("shut");
+        let answer = Answer::Connect {
+            status: ConnectStatus::Connected,
+            took_ms: 1,
+        };
+        let end = LocalEnd::Stream(socket(its_end));
+        let opened = rig.server.open(asked_for, end, Some(answer), rig.now);
+        opened.expect("it is there");
+        rig.settle();
+        let early = pattern(DATA_BYTES_MAX + 1, 7);
+        rig.client.send_early(key, &early);
+        let (mut program, its_end) = UnixStream::pair().expect("sockets");
+        let end = LocalEnd::Stream(socket(its_end));
+        let opened = rig.client.open(key, end, None, rig.now);
+        opened.expect("it is there");
+        rig.settle();
+        for stream in [&program, &origin] {
+            stream.set_nonblocking(true).expect("set");
+        }
+        let heard = read_all(&mut rig, &mut program);
+        assert_eq!(heard, (b"all that it says".to_vec(), true));
+        // The other dialect ends both ways at once.
+        if dialect == Dialect::Spec {
+            assert_eq!(read_all(&mut rig, &mut origin), (early, false));
+        }
+    }
+}
+
 #[test]
 fn what_the_document_has_ends_each_way_for_itself() {
     let mut rig = Rig::new(Dialect::Spec);
