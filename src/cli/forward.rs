@@ -133,12 +133,17 @@ impl ForwardArgs {
 }
 
 impl ForwardArgs {
+    /// The relay, if it is named apart from a ticket.
+    pub(super) const fn relay(&self) -> Option<&AnyRelay> {
+        self.relay.as_ref()
+    }
+
     /// The settings for a relay of jProxy.
     ///
     /// # Errors
     ///
     /// No destination, or no key.
-    fn tunnel_settings(
+    pub(super) fn tunnel_settings(
         &self,
         relay: &JproxyUrl,
         host: &HostFacts,
@@ -180,7 +185,7 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
     // Raises the descriptor limit, from which limits are derived.
     kernel::probe()?;
     let host = host::facts()?;
-    match &args.relay {
+    match args.relay() {
         Some(AnyRelay::Ptth(relay)) => {
             let key = env::var(ptth::KEY_VARIABLE).ok();
             return ptth::forward(&args.ptth_settings(relay, &host, key.as_deref())?, signals);

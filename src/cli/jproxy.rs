@@ -54,7 +54,7 @@ impl TunnelArgs {
             )?;
         }
         let path = key_file.context("no key").usage().advise(
-            "pass --key-file FILE with the key that `midspan key` made for jProxy, and whose \
+            "pass --key-file FILE with the key that `midspan key jproxy` made, and whose \
              user file the relay has",
         )?;
         Ok(JproxySettings {
@@ -85,7 +85,7 @@ fn read_key(path: &Path) -> anyhow::Result<ClientKey> {
     let bytes = secret_file::read_bytes("key", path)?;
     let reading = || format!("the key file {}", path.display());
     let key = ClientKey::decode(&bytes).with_context(reading).usage();
-    key.advise("a relay of jProxy has keys of its own kind, which `midspan key` makes for it")
+    key.advise("a relay of jProxy has keys of its own kind, which `midspan key jproxy` makes")
 }
 
 /// A port that leads to `to`.
@@ -127,4 +127,173 @@ pub(super) fn forward(settings: &TunnelForwardSettings, signals: Signals) -> any
     warn_of_exposed(&settings.relay);
     shown.end(&bound.serve()?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use clap::Parser;
+
+    use super::super::any_relay::AnyRelay;
+    use super::super::failure::reported;
+    use super::super::{Cli, Command};
+    use super::*;
+    use crate::agent::settings::RelaySettings;
+
+    const KEY: &[u8] = include_bytes!("../../tests/vectors/jproxy/jproxy_key.dat");
+
+    /// What these arguments come to, `KEY` among them being alice's file.
+    fn settings(args: &str) -> Result<JproxySettings, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = |name: &str, secret: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, secret).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+            path.display().to_string()
+        };
+        let args = args.replace("KEY", &secret("key.dat", KEY));
+        let args = args.replace("TEXT", &secret("text", b"a password\n"));
+        let host = HostFacts {
+            cores_allowed: vec![0],
+            ..HostFacts::example()
+        };
+        let words = ["midspan"].into_iter().chain(args.split_whitespace());
+        let settings = match Cli::try_parse_from(words) {
+            Ok(Cli {
+                command: Command::Socks(args),
+            }) => {
+                args.settings(&host, Some("x".to_owned()))
+                    .map(|settings| match settings.relays {
+                        RelaySettings::Jproxy(settings) => settings,
+                        RelaySettings::Websocks(other) => panic!("{other:?}"),
+                    })
+            }
+            Ok(Cli {
+                command: Command::Forward(args),
+            }) => match args.relay() {
+                Some(AnyRelay::Jproxy(relay)) => args
+                    .tunnel_settings(relay, &host)
+                    .map(|settings| settings.relay),
+                _ => args
+                    .settings(&host, None)
+                    .map(|settings| panic!("{settings:?}")),
+            },
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => return Err(error.to_string()),
+        };
+        settings.map_err(|error| reported(&error))
+    }
+
+    #[test]
+    fn tunnels_have_a_key_and_a_dialect() {
+        let tls = "--relay jproxy+tls://relay:1 --key-file KEY";
+        for (args, dialect, relays) in [
+            (format!("socks 1080 {tls}"), Dialect::Spec, 1),
+            (
+                format!("socks 1080 {tls} --relay jproxy://127.0.0.1 --dialect original"),
+                Dialect::Original,
+                2,
+            ),
+            (
+                "socks 1 --relay jproxy://192.0.2.1 --key-file KEY --insecure".to_owned(),
+                Dialect::Spec,
+                1,
+            ),
+            (
+                format!("forward 1 --to [::1]:22 {tls} --dialect spec"),
+                Dialect::Spec,
+                1,
+            ),
+        ] {
+            let settings = settings(&args).expect(&args);
+            assert_eq!(
+                (settings.dialect, settings.relays.len()),
+                (dialect, relays),
+                "{args}"
+            );
+            let key = ClientKey::decode(KEY).expect("a key");
+            assert_eq!(settings.key.hash(), key.hash());
+        }
+        let bracketed = destination(Some("[::1]:22")).expect("a destination");
+        assert_eq!(
+            bracketed,
+            "[::1]:22"
+                .parse::<std::net::SocketAddr>()
+                .expect("one")
+                .into()
+        );
+    }
+
+    #[test]
+    fn wrong_arguments_say_why() {
+        let (tls, plain) = ("--relay jproxy+tls://relay:1", "--relay jproxy://192.0.2.1");
+        let websocks = "--relay websocks+ws://alice@relay:80";
+        for (args, part) in [
+            (
+                format!("socks 1 {tls}"),
+                "no key\n  next: pass --key-file FILE",
+            ),
+            (
+                format!("socks 1 {tls} --key-file TEXT"),
+                "ends within the key\n  next: a relay of jProxy has keys of its own kind",
+            ),
+            (
+                format!("socks 1 {tls} {websocks} --key-file KEY"),
+                "of WebSocks and of jProxy\n  next: start one `midspan socks` for each",
+            ),
+            (
+                format!("socks 1 {plain} --key-file KEY"),
+                "without TLS and leads to another host",
+            ),
+            (
+                format!("socks 1 {tls} --key-file KEY --pool 4"),
+                "--pool and --framed are for relays of WebSocks",
+            ),
+            (
+                format!("socks 1 {tls} --key-file KEY --framed"),
+                "--pool and --framed are for relays of WebSocks",
+            ),
+            (
+                format!("socks 1 {tls} --key-file KEY --password-file TEXT"),
+                "--password-file is for relays of WebSocks",
+            ),
+            (
+                format!("socks 1 {websocks} --key-file KEY"),
+                "--key-file is for relays of jProxy",
+            ),
+            (
+                format!("socks 1 {websocks} --dialect spec"),
+                "--dialect and --insecure are for relays of jProxy",
+            ),
+            (
+                format!("socks 1 {tls} --dialect java"),
+                "a dialect is spec or original",
+            ),
+            (
+                format!("forward 1 {tls} --key-file KEY"),
+                "no destination\n  next: pass --to HOST:PORT",
+            ),
+            (
+                format!("forward 1 --to home {tls} --key-file KEY"),
+                "--to: \"home\" has no port",
+            ),
+            (
+                format!("forward 1 --to a:1 {plain} --key-file KEY"),
+                "next: write jproxy+tls://HOST:PORT",
+            ),
+            (
+                format!("forward 1 --to a:1 {tls} --key-file KEY --mtu-max 1400"),
+                "--mtu-max are for ptth+quic://",
+            ),
+            (
+                "forward 1 --to x --insecure".to_owned(),
+                "--dialect and --insecure are for relays of jProxy",
+            ),
+        ] {
+            let error = settings(&args).expect_err(&args);
+            assert!(error.contains(part), "{args}: {error}");
+        }
+    }
 }

@@ -300,10 +300,10 @@ fn watch(args: SocksArgs, reloader: SocksReloader, notifier: Notifier) {
             let refusal = read_again(&args, &reloader).err();
             let refusal = refusal.map(|error| format!("{error:#}"));
             match &refusal {
-                None => info!("rules, password and local user are taken"),
+                None => info!("rules, password, key and local user are taken"),
                 Some(error) => error!(
                     error,
-                    "rules, password and local user are not taken, those before stay"
+                    "rules, password, key and local user are not taken, those before stay"
                 ),
             }
             notifier.reloaded(refusal.as_deref());

@@ -13,7 +13,7 @@ use super::socks::{agent, agent_by, ask, connect, refused, secret, url};
 use super::socks_relays::{copy_head, pass_rest};
 use super::websocks::{PASSWORD, relay};
 
-const TAKEN: &str = "rules, password and local user are taken";
+const TAKEN: &str = "rules, password, key and local user are taken";
 const NOT_TAKEN: &str = "are not taken, those before stay";
 
 #[test]

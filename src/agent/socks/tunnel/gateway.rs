@@ -83,19 +83,19 @@ impl TunnelError {
     /// What whoever started the agent can do about it.
     pub(super) fn next_step(&self) -> Option<&'static str> {
         match self {
+            Self::Leg(LegError::Closed) | Self::Entry(TunnelEntryError::NotJproxy(_)) => Some(
+                "see whether the relay serves jProxy at this port ([jproxy] users); if the port \
+                 takes TLS alone, write jproxy+tls",
+            ),
             Self::Leg(error) => error.next_step(),
             Self::Entry(TunnelEntryError::Approach(error)) => leg::approach_advice(error),
             Self::Entry(TunnelEntryError::UnknownKey) => Some(
-                "put the key's user file, which `midspan key` makes beside it, into the \
+                "put the key's user file, which `midspan key jproxy` makes with it, into the \
                  directory that the relay has under [jproxy] users",
             ),
             Self::Entry(TunnelEntryError::OtherVersion) => {
                 Some("see whether the relay speaks version 3 of jProxy")
             }
-            Self::Entry(TunnelEntryError::NotJproxy(_)) => Some(
-                "see whether the relay serves jProxy at this port ([jproxy] users); if the port \
-                 takes TLS alone, write jproxy+tls",
-            ),
             Self::Entry(TunnelEntryError::Codec(_)) => None,
         }
     }

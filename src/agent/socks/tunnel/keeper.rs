@@ -9,6 +9,7 @@
 //!
 //! Clients wait while it is opening, for it may be there soon; while it is down they are told so.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,7 +22,6 @@ use crate::access::jproxy::ClientKey;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::{Backoff, DELAY_MAX};
 use crate::agent::relay_trouble::{Trouble, Troubles};
-use crate::agent::relay_watch::Presence;
 use crate::agent::socks::refusal::Refusal;
 use crate::relay::CloseReason;
 use crate::relay::mux::Role;
@@ -62,8 +62,16 @@ pub(super) struct RelayRecord {
     gateway: TunnelGateway,
     /// The relay, as a session's way.
     way: Rc<str>,
-    presence: Presence,
+    found: Cell<Found>,
     troubles: Troubles,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// It was not tried.
+    New,
+    Up,
+    Down(Trouble),
 }
 
 impl RelayRecord {
@@ -71,7 +79,7 @@ impl RelayRecord {
         Self {
             way: one_word(&gateway.url().to_string()).into(),
             gateway,
-            presence: Presence::default(),
+            found: Cell::new(Found::New),
             troubles: Troubles::default(),
         }
     }
@@ -87,7 +95,7 @@ impl RelayRecord {
     fn status(&self) -> RelayStatus {
         RelayStatus {
             url: (*self.way).into(),
-            is_down: self.presence.is_down(),
+            is_down: matches!(self.found.get(), Found::Down(_)),
             entrances: None,
             failures: self.troubles.counts(),
             last_failure: self.troubles.last(),
@@ -95,7 +103,7 @@ impl RelayRecord {
     }
 
     fn handle_success(&self) {
-        if self.presence.handle_success() {
+        if self.found.replace(Found::Up) != Found::Up {
             info!(relay = %self.gateway, "the relay lets us in");
         }
     }
@@ -103,7 +111,7 @@ impl RelayRecord {
     fn handle_failure(&self, now: Timestamp, error: &TunnelError) {
         let trouble = error.trouble();
         self.troubles.add(now, trouble, error);
-        if self.presence.handle_failure() {
+        if self.found.replace(Found::Down(trouble)) != Found::Down(trouble) {
             let (relay, next) = (&self.gateway, error.next_step().unwrap_or_default());
             match trouble {
                 Trouble::Unreachable => warn!(%relay, %error, next, "the relay is not reached"),

@@ -24,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahash::RandomState;
 
@@ -37,6 +38,7 @@ use crate::relay::mux::{Answer, Asked, ChannelEnded, MuxEvent};
 use crate::runtime::flag::Flag;
 use crate::runtime::watch::Watch;
 use crate::session::refused::Refused;
+use crate::shard::streams::Lifetime;
 use crate::slab::Key;
 pub(super) use associations::{Associations, Taken};
 use associations::{Came, Mailbag};
@@ -54,6 +56,10 @@ const ASSOCIATIONS_MAX: usize = 512;
 
 /// Of associations more numbers than live at a time, as each rests: their server says no end.
 const ASSOCIATION_IDS: usize = 1 << 16;
+
+/// How long a local program that takes nothing may hold up its tunnel. The relay waits for its
+/// ends for less: here all of them are of one user, who may have stopped one on purpose.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// What all shards go out by.
 #[derive(Clone, Debug)]
@@ -124,6 +130,7 @@ impl Tunnels {
         key: Arc<ClientKey>,
         stop: &Rc<Flag>,
     ) -> Rc<Self> {
+        world.muxes.set_limits(Lifetime::default(), STUCK);
         let relays = options.gateways.into_iter().map(RelayRecord::new);
         Rc::new(Self {
             world: Rc::clone(world),
