@@ -22,7 +22,7 @@ use super::transports::tls;
 /// alice, as the relay knows her.
 const USER: &str = "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat";
 
-const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/jproxy");
+pub(crate) const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/jproxy");
 
 /// A relay that serves alice's tunnels without TLS, with these further lines in its file.
 pub(crate) fn relay(lines: &str) -> (tempfile::TempDir, Relay) {

@@ -25,6 +25,8 @@ mod handoff;
 mod integrity;
 mod jet_client;
 mod jproxy;
+mod jproxy_socks;
+mod jproxy_socks_udp;
 mod matrix;
 mod memory;
 mod network_namespace;

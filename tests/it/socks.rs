@@ -101,7 +101,7 @@ fn until_unreachable(agent: SocketAddr, port: u16) {
 }
 
 /// Bytes both ways, a greeting of the other side's, and half-closes.
-fn check_sessions(agent: SocketAddr) {
+pub(crate) fn check_sessions(agent: SocketAddr) {
     let (echoing, greeting) = (service(echo), service(greet_and_count));
     thread::scope(|scope| {
         for client in 0..4 {

@@ -49,7 +49,7 @@ fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
 
 /// That nothing was received until now.
 #[track_caller]
-fn check_nothing(socket: &UdpSocket) {
+pub(crate) fn check_nothing(socket: &UdpSocket) {
     socket.set_nonblocking(true).expect("a socket");
     let received = socket.recv_from(&mut [0]);
     socket.set_nonblocking(false).expect("a socket");
@@ -90,13 +90,13 @@ impl Client {
         Self::ask(agent, &named("0.0.0.0", 0), bind(LOOPBACK).0)
     }
 
-    fn send(&self, to: &Destination, data: &[u8]) {
+    pub(crate) fn send(&self, to: &Destination, data: &[u8]) {
         let sent = self.socket.send_to(&datagram(to, data), self.agent);
         sent.expect("sent");
     }
 
     #[track_caller]
-    fn receive(&self) -> (Destination, Vec<u8>) {
+    pub(crate) fn receive(&self) -> (Destination, Vec<u8>) {
         let (bytes, from) = receive(&self.socket);
         assert_eq!(from, self.agent);
         let (peer, data) = udp::decode(&bytes).expect("a header");
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Goes, and sees that the agent does.
-    fn check_gone(self) {
+    pub(crate) fn check_gone(self) {
         let agent = self.agent;
         drop(self);
         until("the socket is gone", || UdpSocket::bind(agent).ok());

@@ -1,0 +1,316 @@
+//! `midspan socks` and `midspan forward` by a relay of jProxy.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use midspan::access::jproxy::KeyPair;
+use midspan::protocol::socks5::{Command, Destination, ReplyCode, Request};
+use rustix::process::Signal;
+
+use super::admin::status;
+use super::agent_process::Program;
+use super::agents::{assert_reset, check_echo_over, dial, echo, ping, read_banner, service};
+use super::agents_admin::admin;
+use super::jproxy::{VECTORS, config_in, relay};
+use super::patience::until;
+use super::relay_process::{Counters, Relay};
+use super::socks::{ask, ask_for, check_sessions, connect, refused};
+use super::socks_http::{answered, read_head};
+use super::socks_relays::closed_port;
+use super::socks_udp::{Client, bind};
+use super::transports::certificate;
+
+/// Where it serves everything, tunnels over TLS among it.
+pub(crate) const ANY: &str = "listen = [\"127.0.0.1:0\"]\n";
+
+/// The file of alice's key.
+fn key(folder: &Path) -> String {
+    let path = folder.join("key.dat");
+    let key = fs::read(Path::new(VECTORS).join("jproxy_key.dat"));
+    write_secret(&path, &key.expect("a file"));
+    path.display().to_string()
+}
+
+/// A file that nobody else reads.
+fn write_secret(path: &Path, secret: &[u8]) {
+    fs::write(path, secret).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("chmod");
+}
+
+pub(crate) fn url(relay: &Relay) -> String {
+    let pin = certificate(relay.address);
+    format!("jproxy+tls://{}?pin={pin}", relay.address)
+}
+
+/// An agent of alice's and its local address.
+pub(crate) fn agent(folder: &Path, relay: &str, options: &[&str]) -> (Program, SocketAddr) {
+    let key = key(folder);
+    let args = ["socks", "0", "--relay", relay, "--key-file", &key];
+    let agent = Program::start(&[&args, options].concat());
+    let local = agent.reported("SOCKS5 and HTTP proxy at ").parse();
+    (agent, local.expect("an address"))
+}
+
+/// Says a greeting and is gone.
+fn greet(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(&[b'x'; 100_000])
+}
+
+#[test]
+fn sessions_are_whole_and_one_tunnel_has_them_all() {
+    let (folder, mut relay) = relay(ANY);
+    let (mut agent, local) = agent(folder.path(), &url(&relay), &[]);
+    check_sessions(local);
+    let line = agent.logged("session ended");
+    for part in [
+        "target=127.0.0.1:",
+        "way=jproxy+tls://",
+        "command=\"connect\"",
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+    agent.terminate();
+    assert!(agent.wait().success());
+    let counters = Counters::of_log(&agent.rest_of_log());
+    assert_eq!(counters.count("paired"), 5);
+    relay.wait_for_line("channels' tunnel ended");
+    let ended = relay.stop();
+    ended.check_clean();
+    assert_eq!(ended.counters.count("paired"), 5);
+}
+
+#[test]
+fn the_other_dialect_is_spoken_where_it_is_said() {
+    let (folder, relay) = relay(&format!("{ANY}[jproxy]\ndialect = \"original\"\n"));
+    let options = ["--dialect", "original"];
+    let (agent, local) = agent(folder.path(), &url(&relay), &options);
+    let echoing = service(echo);
+    for _ in 0..3 {
+        ping(&connect(local, echoing));
+    }
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+/// Whoever speaks first and goes at once: all of it may be there before its client has the reply.
+#[test]
+fn what_is_said_before_the_reply_is_lost_in_neither_direction() {
+    let (folder, relay) = relay(ANY);
+    let (agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let (greeting, echoing) = (service(greet), service(echo));
+    for _ in 0..20 {
+        let mut came = Vec::new();
+        let read = connect(local, greeting).read_to_end(&mut came);
+        read.expect("an orderly end");
+        assert_eq!(came.len(), 100_000);
+    }
+    let mut client = dial(local);
+    let said = format!("CONNECT {echoing} HTTP/1.1\r\nHost: {echoing}\r\n\r\nearly");
+    client.write_all(said.as_bytes()).expect("sent");
+    assert!(read_head(&mut client).starts_with(b"HTTP/1.1 200 "));
+    let mut back = [0; 5];
+    client.read_exact(&mut back).expect("the echo");
+    assert_eq!(&back, b"early");
+    drop(client);
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_request_with_a_url_is_passed_on() {
+    let (folder, relay) = relay(ANY);
+    let (agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (mut client, _server) = answered(local, answer);
+    let mut got = String::new();
+    client.read_to_string(&mut got).expect("its end");
+    assert!(got.ends_with("\r\n\r\nok"), "{got}");
+    agent.logged("exchange ended");
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+#[test]
+fn operators_see_channels_and_how_the_relay_is() {
+    let (folder, relay) = relay(ANY);
+    let options = ["--admin", "127.0.0.1:0"];
+    let (agent, local) = agent(folder.path(), &url(&relay), &options);
+    let admin = admin(&agent);
+    let echoing = service(echo);
+    let running = connect(local, echoing);
+    ping(&running);
+    let way = format!("jproxy+tls://{}", relay.address);
+    let seen = status(admin);
+    assert_eq!(seen["sessions_count"], 1, "{seen}");
+    let session = &seen["sessions"][0];
+    for (field, expected) in [
+        ("kind", "channel".to_owned()),
+        ("target", echoing.to_string()),
+        ("way", way.clone()),
+    ] {
+        assert_eq!(session[field], expected, "{seen}");
+    }
+    let record = &seen["relays"][0];
+    assert_eq!(record["relay"], way, "{seen}");
+    assert_eq!(record["shards_down"], 0, "{seen}");
+    assert_eq!(record.get("entrances_opened"), None, "{seen}");
+    drop(running);
+    until("its end", || {
+        (status(admin)["sessions_count"] == 0).then_some(())
+    });
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+#[test]
+fn what_cannot_be_had_is_told_truthfully() {
+    let (folder, relay) = relay(&format!(
+        "{ANY}[egress]\nreach = \"everything\"\nrules = [\"deny *:25\"]\n"
+    ));
+    let (_agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let closed = closed_port().port();
+    for (host, port, code) in [
+        ("127.0.0.1", closed, ReplyCode::ConnectionRefused),
+        ("nobody.invalid", 80, ReplyCode::HostUnreachable),
+        ("127.0.0.1", 25, ReplyCode::NotAllowed),
+    ] {
+        assert_eq!(refused(local, host, port), code, "{host}:{port}");
+    }
+    let bind = Request {
+        command: Command::Bind,
+        destination: Destination::named("127.0.0.1", 9).expect("a destination"),
+    };
+    let (_, reply) = ask_for(local, &bind, None);
+    assert_eq!(reply.code, ReplyCode::CommandNotSupported);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_relay_that_was_restarted_is_found_again_and_its_sessions_are_reset() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path(), "");
+    let config = ["--config", config.to_str().expect("text")];
+    let any = ["--listen", "jproxy://127.0.0.1:0"];
+    let relay = Relay::start(&[config, any].concat());
+    let echoing = service(echo);
+    let plain = format!("jproxy://{}", relay.address);
+    let (agent, local) = agent(folder.path(), &plain, &[]);
+    let datagrams = Client::new(local);
+    let (server, address) = bind("127.0.0.1:0");
+    datagrams.check_echo(&address.into(), &server, b"before");
+    let running = connect(local, echoing);
+    ping(&running);
+    relay.signal(Signal::KILL);
+    relay.wait();
+    assert_reset(&running);
+    agent.logged("the tunnel is lost");
+    until("no relay", || {
+        let code = refused(local, "127.0.0.1", echoing.port());
+        (code == ReplyCode::NetworkUnreachable).then_some(())
+    });
+    agent.logged("the relay is not reached");
+    let relay = Relay::start(&[config, ["--listen", &plain]].concat());
+    until("a way out", || {
+        let (stream, reply) = ask(local, &echoing.into(), None);
+        (reply.code == ReplyCode::Succeeded).then(|| check_echo_over(stream, 2, 1000))
+    });
+    agent.logged("the relay lets us in");
+    // The client need not ask anew.
+    datagrams.check_echo(&address.into(), &server, b"after");
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+#[test]
+fn the_first_relay_that_can_be_had_is_taken() {
+    let (folder, second) = relay(ANY);
+    let nobody = format!("jproxy+tls://{}", closed_port());
+    let (agent, local) = agent(folder.path(), &nobody, &["--relay", &url(&second)]);
+    check_echo_over(connect(local, service(echo)), 1, 1000);
+    let said = agent.logged("the relay is not reached");
+    assert!(said.contains("see whether the relay runs"), "{said}");
+    assert!(agent.stop().success());
+    second.stop().check_clean();
+}
+
+#[test]
+fn a_key_that_nobody_knows_is_said_once_with_what_to_do() {
+    let (folder, relay) = relay(ANY);
+    let bob = KeyPair::generate("bob").expect("a key");
+    let path = folder.path().join("bob.dat");
+    write_secret(&path, &bob.client_file);
+    let key = path.to_str().expect("text");
+    let (url, echoing) = (url(&relay), service(echo));
+    let agent_of_bob = || {
+        let args = ["socks", "0", "--relay", &url, "--key-file", key];
+        let agent = Program::start(&args);
+        let local = agent.reported("SOCKS5 and HTTP proxy at ").parse();
+        let local = local.expect("an address");
+        let said = agent.logged("the relay lets nobody in");
+        assert!(said.contains("the relay knows no such key"), "{said}");
+        assert!(said.contains("under [jproxy] users"), "{said}");
+        let code = refused(local, "127.0.0.1", echoing.port());
+        assert_eq!(code, ReplyCode::GeneralFailure);
+        (agent, local)
+    };
+    // Either the agent has another key from now on, or the relay knows the one that it has.
+    let (agent, local) = agent_of_bob();
+    let alices = fs::read(Path::new(VECTORS).join("jproxy_key.dat"));
+    write_secret(&path, &alices.expect("a file"));
+    agent.signal(Signal::HUP);
+    agent.logged("the relay lets us in");
+    check_echo_over(connect(local, echoing), 1, 1000);
+    assert!(agent.stop().success());
+    write_secret(&path, &bob.client_file);
+    let (agent, local) = agent_of_bob();
+    let users = folder.path().join("users");
+    write_secret(&users.join(&bob.user_file_name), &bob.user_file);
+    relay.signal(Signal::HUP);
+    agent.logged("the relay lets us in");
+    check_echo_over(connect(local, echoing), 2, 1000);
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+#[test]
+fn an_agent_that_stops_lets_its_channels_finish() {
+    let (folder, relay) = relay(ANY);
+    let (mut agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let running = connect(local, service(echo));
+    ping(&running);
+    agent.terminate();
+    until("the port is closed", || {
+        TcpStream::connect(local).is_err().then_some(())
+    });
+    check_echo_over(running, 1, 100_000);
+    assert!(agent.wait().success());
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_port_is_forwarded_to_where_the_relay_can_go() {
+    let (folder, relay) = relay(ANY);
+    let (key, url) = (key(folder.path()), url(&relay));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let to = listener.local_addr().expect("bound").to_string();
+    let args = ["forward", "0", "--to", &to, "--relay", &url];
+    let forward = Program::start(&[&args[..], &["--key-file", &key]].concat());
+    let local = forward.reported("forwarding ").parse().expect("an address");
+    let mut client = dial(local);
+    let (mut server, _) = listener.accept().expect("connected");
+    server
+        .write_all(b"220 the service speaks first\r\n")
+        .expect("sent");
+    read_banner(&mut client).expect("a banner");
+    drop(server);
+    assert_eq!(client.read(&mut [0]).expect("an end"), 0);
+    drop((client, listener));
+    assert_reset(&dial(local));
+    let said = forward.logged("no session: connection reset");
+    assert!(said.contains("finds nobody who listens there"), "{said}");
+    assert!(forward.stop().success());
+    relay.stop().check_clean();
+}
