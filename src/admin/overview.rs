@@ -31,6 +31,8 @@ pub(super) struct Summed {
     pub(super) binds: Option<u64>,
     pub(super) connections: u64,
     pub(super) datagram_associations: Option<u64>,
+    pub(super) jproxy_tunnels: Option<u64>,
+    pub(super) jproxy_channels: Option<u64>,
     pub(super) exchanges: Option<u64>,
     pub(super) usage: Usage,
     pub(super) counters: ShardSnapshot,
@@ -68,6 +70,8 @@ impl Summed {
             binds: None,
             connections: 0,
             datagram_associations: None,
+            jproxy_tunnels: None,
+            jproxy_channels: None,
             exchanges: None,
             usage: Usage::default(),
             counters: ShardSnapshot::zero(),
@@ -87,6 +91,8 @@ impl Summed {
             for (sum, count) in [
                 (&mut sum.binds, status.binds),
                 (&mut sum.datagram_associations, status.datagram_associations),
+                (&mut sum.jproxy_tunnels, status.jproxy_tunnels),
+                (&mut sum.jproxy_channels, status.jproxy_channels),
                 (&mut sum.exchanges, status.exchanges),
             ] {
                 if let Some(count) = count {
@@ -178,6 +184,12 @@ pub struct Overview {
     /// As `binds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datagram_associations: Option<u64>,
+    /// Tunnels of jProxy, as `binds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jproxy_tunnels: Option<u64>,
+    /// Their channels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jproxy_channels: Option<u64>,
     /// Of a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub associations: Option<Associations>,
@@ -348,6 +360,8 @@ impl Overview {
             pairs: sum.usage.pairs as u64,
             exchanges: sum.exchanges,
             datagram_associations: sum.datagram_associations,
+            jproxy_tunnels: sum.jproxy_tunnels,
+            jproxy_channels: sum.jproxy_channels,
             associations: sum.meetings.map(Associations::of),
             forwarded: sum
                 .forwarded

@@ -73,6 +73,12 @@ pub(super) fn metrics(sum: &Summed) -> String {
             "Clients whose datagrams are passed on.",
             sum.datagram_associations,
         ),
+        ("jproxy_tunnels", "Tunnels of jProxy.", sum.jproxy_tunnels),
+        (
+            "jproxy_channels",
+            "Channels of jProxy's tunnels, those that are being dialled among them.",
+            sum.jproxy_channels,
+        ),
     ] {
         // What this program never has is left out.
         if let Some(value) = value {

@@ -91,6 +91,8 @@ impl fmt::Display for Shown<'_> {
         let others = [
             (overview.exchanges, "http exchanges"),
             (overview.datagram_associations, "datagram associations"),
+            (overview.jproxy_tunnels, "jproxy tunnels"),
+            (overview.jproxy_channels, "jproxy channels"),
             (overview.binds, "binds that await somebody"),
         ];
         if others

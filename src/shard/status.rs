@@ -53,6 +53,10 @@ pub struct ShardStatus {
     pub connections: u64,
     /// Clients whose datagrams are passed on.
     pub datagram_associations: Option<u64>,
+    /// Tunnels of jProxy, of who speaks it.
+    pub jproxy_tunnels: Option<u64>,
+    /// Their channels.
+    pub jproxy_channels: Option<u64>,
     /// HTTP requests that an agent passes on.
     pub exchanges: Option<u64>,
     pub usage: Usage,
@@ -276,6 +280,8 @@ fn common<S: Service>(service: &S, detail: Detail) -> ShardStatus {
         binds: None,
         connections: world.reactor.watched() as u64,
         datagram_associations: None,
+        jproxy_tunnels: None,
+        jproxy_channels: None,
         exchanges: None,
         usage: world.usage(),
         counters: world.snapshot(),
@@ -304,6 +310,8 @@ impl RelayService {
         status.binds = Some(self.binds.count() as u64);
         status.connections = self.connections() as u64;
         status.datagram_associations = Some(self.datagram_visits.count() as u64);
+        status.jproxy_tunnels = Some(self.world.muxes.tunnels() as u64);
+        status.jproxy_channels = Some(self.world.muxes.channels() as u64);
         status.meetings = Some(Meetings {
             waiting: self.waiting.borrow().len() as u64,
             census: table.census(self.world.reactor.now()),

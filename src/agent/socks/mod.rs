@@ -417,6 +417,8 @@ impl Proxy for SocksService {
         status.binds = Some(running(TaskKind::Bind));
         status.exchanges = Some(running(TaskKind::Exchange));
         status.datagram_associations = Some(running(TaskKind::Datagrams));
+        status.jproxy_tunnels = Some(self.world.muxes.tunnels() as u64);
+        status.jproxy_channels = Some(self.world.muxes.channels() as u64);
         status.relays = self.ways_out.statuses();
         if detail == Detail::Sessions {
             status.sessions = Some(self.journal.statuses(&self.world));
