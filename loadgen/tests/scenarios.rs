@@ -5,14 +5,17 @@
 
 use std::collections::HashMap;
 use std::env;
+use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 
 use midspan::access::ApiKey;
+use midspan::access::jproxy::KeyPair;
 use serde_json::Value;
 
 /// One load each; the last word of a name in the report tells the scenario.
@@ -81,6 +84,36 @@ fn through_the_tunnels_of_a_relay_that_forwards_ports() {
     let output = loadgen("bulk --bytes 1", &route, None);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("answered with status 401"), "{said}");
+}
+
+#[test]
+fn through_the_channels_of_a_relay_that_serves_jproxy() {
+    let pair = KeyPair::generate("alice").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [users, key, config] = ["users", "key.dat", "relay.toml"].map(|it| folder.path().join(it));
+    std::fs::create_dir(&users).unwrap();
+    let user = users.join(&pair.user_file_name);
+    for (path, bytes) in [(&user, &pair.user_file), (&key, &pair.client_file)] {
+        std::fs::write(path, bytes).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+    for dialect in ["spec", "original"] {
+        let text = format!(
+            "[jproxy]\nusers = {users:?}\ndialect = \"{dialect}\"\n\
+             [egress]\nreach = \"everything\"\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let config = ["--config", config.to_str().unwrap()];
+        let relay = Relay::start_on("jproxy://127.0.0.1:0", &config);
+        let route = format!(
+            "--jproxy {} --key-file {} --dialect {dialect}",
+            relay.address,
+            key.display()
+        );
+        for load in LOADS {
+            check(load, &route, Some(relay.child.id()));
+        }
+    }
 }
 
 #[test]
@@ -252,9 +285,13 @@ impl Relay {
     }
 
     fn start_with(arguments: &[&str]) -> Self {
+        Self::start_on("127.0.0.1:0", arguments)
+    }
+
+    fn start_on(listen: &str, arguments: &[&str]) -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut child = Command::new(relay_program())
-            .args(["relay", "--listen", "127.0.0.1:0", "--create-on-accept"])
+            .args(["relay", "--listen", listen, "--create-on-accept"])
             .args(["--admin", "127.0.0.1:0"])
             .args(["--cores", "1", "--log-level", "error", "--state-dir"])
             .arg(state.path())

@@ -144,6 +144,11 @@ impl Channel {
         Ok(())
     }
 
+    /// Whether its end has all that the tunnel's peer had to say, to the end.
+    pub(super) fn has_said_all(&mut self) -> bool {
+        self.has_heard_end && self.drain().is_ok() && self.queue.is_empty()
+    }
+
     /// Has its end take what waits, as far as it does; how much that was.
     pub(super) fn drain(&mut self) -> Result<usize, Errno> {
         let mut drained = 0;

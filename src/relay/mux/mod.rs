@@ -486,8 +486,15 @@ impl MuxPlane {
             Stop::Broken | Stop::Failed(_) => reason,
         };
         for (_, channel_key) in tunnel.by_id.drain() {
-            if let Some(channel) = self.channels.remove(channel_key) {
-                let ended = channel.into_ended(channel_key, of_channels);
+            if let Some(mut channel) = self.channels.remove(channel_key) {
+                // Whoever has said all before it goes is done, as who closes a connection is.
+                let is_done = stop == Stop::Ended && channel.has_said_all();
+                let reason = if is_done {
+                    CloseReason::Finished(side)
+                } else {
+                    of_channels
+                };
+                let ended = channel.into_ended(channel_key, reason);
                 self.events.push_back(MuxEvent::Ended(ended));
             }
         }

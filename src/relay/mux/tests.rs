@@ -511,6 +511,55 @@ fn what_cannot_be_decrypted_ends_the_tunnel_without_a_word() {
 }
 
 #[test]
+fn who_goes_once_all_is_said_breaks_nothing_off() {
+    for (dialect, said) in [
+        (
+            Dialect::Spec,
+            [&b"\x15\x07\0\x04\0last"[..], b"\x29\x07\0\x02"],
+        ),
+        (
+            Dialect::Original,
+            [b"\x21\0\x07\0\x04last", b"\x41\0\x07\x04"],
+        ),
+    ] {
+        let mut spoken = Spoken::new(dialect);
+        let connect = match dialect {
+            Dialect::Spec => CONNECT_7,
+            Dialect::Original => b"\x01\0\x07\0\x50\x01\x04\x7f\0\0\x01",
+        };
+        let asked = spoken.say(connect);
+        let [MuxEvent::Asked { channel, .. }] = asked[..] else {
+            panic!("{asked:?}");
+        };
+        let (mut origin, end) = UnixStream::pair().expect("sockets");
+        let end = LocalEnd::Stream(socket(end));
+        let opened = spoken.server.open(channel, end, None, Timestamp::default());
+        opened.expect("it is there");
+        let mut wire = Vec::new();
+        for payload in said {
+            spoken.sealer.seal(&[payload], &mut wire);
+        }
+        spoken.stream.write_all(&wire).expect("sent");
+        let gone = spoken.stream.shutdown(std::net::Shutdown::Write);
+        gone.expect("shut");
+        let end = Readiness::READABLE | Readiness::READ_CLOSED;
+        spoken.server.handle_tunnel(0, end);
+        spoken.server.run(Timestamp::default());
+        let events: Vec<_> = std::iter::from_fn(|| spoken.server.poll_event()).collect();
+        let reasons = events.iter().filter_map(|event| match event {
+            MuxEvent::Ended(ended) => Some((ended.reason, ended.socket.as_ref()?.1)),
+            _ => None,
+        });
+        let clean = (CloseReason::Finished(Side::Left), How::Clean);
+        assert_eq!(reasons.collect::<Vec<_>>(), [clean], "{dialect:?}");
+        drop(events);
+        let mut heard = Vec::new();
+        origin.read_to_end(&mut heard).expect("an end");
+        assert_eq!(heard, b"last");
+    }
+}
+
+#[test]
 fn a_tunnel_that_is_to_leave_waits_for_its_channels() {
     let mut spoken = Spoken::new(Dialect::Spec);
     let asked = spoken.say(CONNECT_7);
