@@ -93,8 +93,8 @@ pub struct SocksArgs {
     #[arg(value_parser = value_parser!(u16).range(..=i64::from(POOL_MAX)))]
     pool: Option<u16>,
 
-    /// Of WebSocks: frame and mask everything, for gateways on the way that look into WebSockets; the
-    /// relay has to be ours
+    /// Of WebSocks: frame and mask everything, for gateways on the way that look into
+    /// WebSockets; the relay has to be ours
     #[arg(long)]
     framed: bool,
 
