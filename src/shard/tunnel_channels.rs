@@ -53,7 +53,8 @@ impl RelayService {
                 tunnel,
                 asked,
             } => {
-                let Some(guest) = self.guest_tunnels.find(tunnel) else {
+                let is_there = self.world.muxes.carried(channel).is_some();
+                let Some(guest) = self.guest_tunnels.find(tunnel).filter(|_| is_there) else {
                     return;
                 };
                 let given_up = Rc::new(Flag::default());
@@ -97,6 +98,10 @@ impl RelayService {
             ),
         };
         let reaching = async {
+            // It counts itself.
+            if self.connections() > self.settings().connections_max {
+                return Err(NotReached::limit(&asked));
+            }
             match &asked {
                 Asked::Connect(_, destination) => {
                     self.reach_stream(&guest, destination, since).await
@@ -207,7 +212,9 @@ impl RelayService {
         };
         let open = |address: SocketAddr| {
             let opened = echoes(address.ip());
-            if let Err(error) = &opened {
+            if let Err(error) = &opened
+                && error.kind() == io::ErrorKind::PermissionDenied
+            {
                 warn!(
                     %error,
                     "no socket for echo requests: net.ipv4.ping_group_range has to have the \
@@ -275,6 +282,13 @@ impl NotReached {
                 status: connect_status(&not),
                 took_ms: NOT_TRIED_MS,
             },
+        }
+    }
+
+    const fn limit(asked: &Asked) -> Self {
+        Self {
+            refused: Refused::TooManyConnections,
+            answer: Answer::limit(asked.kind()),
         }
     }
 

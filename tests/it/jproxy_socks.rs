@@ -27,7 +27,7 @@ use super::transports::certificate;
 pub(crate) const ANY: &str = "listen = [\"127.0.0.1:0\"]\n";
 
 /// The file of alice's key.
-fn key(folder: &Path) -> String {
+pub(crate) fn key(folder: &Path) -> String {
     let path = folder.join("key.dat");
     let key = fs::read(Path::new(VECTORS).join("jproxy_key.dat"));
     write_secret(&path, &key.expect("a file"));

@@ -25,6 +25,7 @@ mod handoff;
 mod integrity;
 mod jet_client;
 mod jproxy;
+mod jproxy_programs;
 mod jproxy_socks;
 mod jproxy_socks_udp;
 mod matrix;

@@ -23,19 +23,24 @@ const FILE_BYTES: usize = 4 << 20;
 const CLIENT_SECONDS: &str = "60";
 
 /// An agent and its relay, and a file at a server.
-struct Outside {
+pub(crate) struct Outside {
     folder: TempDir,
     relay: Relay,
     agent: Program,
     local: SocketAddr,
-    content: Vec<u8>,
+    pub(crate) content: Vec<u8>,
     server: SocketAddr,
 }
 
 impl Outside {
     fn start(options: &[&str]) -> Self {
         let (folder, relay) = relay("");
-        let (agent, local) = agent(folder.path(), &url(&relay), options);
+        let agent = agent(folder.path(), &url(&relay), options);
+        Self::by(folder, relay, agent)
+    }
+
+    /// By this agent, and the relay that it goes out by.
+    pub(crate) fn by(folder: TempDir, relay: Relay, (agent, local): (Program, SocketAddr)) -> Self {
         let mut content = vec![0; FILE_BYTES];
         fastrand::Rng::with_seed(11).fill(&mut content);
         let (_, server) = FileServer::start(content.clone());
@@ -49,13 +54,13 @@ impl Outside {
         }
     }
 
-    fn url(&self, host: &str) -> String {
+    pub(crate) fn url(&self, host: &str) -> String {
         format!("http://{host}:{}{WHOLE}", self.server.port())
     }
 
     /// Has a client run to its end; gives what it said.
     #[track_caller]
-    fn run(&self, command: &mut Command) -> Output {
+    pub(crate) fn run(&self, command: &mut Command) -> Output {
         let output = command
             .current_dir(self.folder.path())
             .env("no_proxy", "")
@@ -68,7 +73,7 @@ impl Outside {
     }
 
     /// All connections went by the relay.
-    fn stop(self, sessions: u64) {
+    pub(crate) fn stop(self, sessions: u64) {
         assert!(self.agent.stop().success());
         let ended = self.relay.stop();
         ended.check_clean();
@@ -76,7 +81,7 @@ impl Outside {
     }
 }
 
-fn curl(curl: &Path, options: &[&str], url: &str) -> Command {
+pub(crate) fn curl(curl: &Path, options: &[&str], url: &str) -> Command {
     let mut command = Command::new(curl);
     command
         .args(["--disable", "--silent", "--show-error", "--fail"])

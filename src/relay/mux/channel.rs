@@ -62,6 +62,8 @@ pub(super) struct Channel {
     pub(super) has_said_end: bool,
     /// It has said the same.
     pub(super) has_heard_end: bool,
+    /// That is the end of both directions.
+    pub(super) ends_both: bool,
     /// Its end has been told that.
     pub(super) is_shut: bool,
     /// Bytes that came by the tunnel and were delivered, and that went by it.
@@ -95,6 +97,7 @@ impl Channel {
             is_starved: false,
             has_said_end: false,
             has_heard_end: false,
+            ends_both: false,
             is_shut: false,
             bytes: Carried::default(),
             used_at: now,
@@ -149,24 +152,32 @@ impl Channel {
         self.has_heard_end && self.drain().is_ok() && self.queue.is_empty()
     }
 
-    /// Has its end take what waits, as far as it does; how much that was.
-    pub(super) fn drain(&mut self) -> Result<usize, Errno> {
-        let mut drained = 0;
+    /// Whether something of it may come to a client: its server has granted it.
+    pub(super) const fn is_expected(&self) -> bool {
+        self.end.is_some() || self.is_granted
+    }
+
+    /// What waits for its end.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queue.as_bytes().len()
+    }
+
+    /// Has its end take what waits, as far as it does.
+    pub(super) fn drain(&mut self) -> Result<(), Errno> {
         let Some(LocalEnd::Stream(socket)) = &self.end else {
-            return Ok(0);
+            return Ok(());
         };
         while self.is_writable && !self.queue.is_empty() {
             match socket.send(self.queue.as_bytes()) {
                 Ok(sent) => {
                     self.queue.consume(sent);
-                    drained += sent;
+                    self.bytes.delivered += sent as u64;
                 }
                 Err(Errno::AGAIN) => self.is_writable = false,
                 Err(error) => return Err(error),
             }
         }
-        self.bytes.delivered += drained as u64;
         self.queue.give_room_back();
-        Ok(drained)
+        Ok(())
     }
 }

@@ -104,7 +104,9 @@ pub struct MuxCounts {
 }
 
 impl Asked {
-    pub(super) const fn kind(&self) -> ChannelKind {
+    /// What it is asked for.
+    #[must_use]
+    pub const fn kind(&self) -> ChannelKind {
         match self {
             Self::Connect(..) => ChannelKind::Tcp,
             Self::Associate { .. } => ChannelKind::Udp,
@@ -162,7 +164,8 @@ impl Answer {
     }
 
     /// That there are too many of this kind.
-    pub(super) const fn limit(kind: ChannelKind) -> Self {
+    #[must_use]
+    pub const fn limit(kind: ChannelKind) -> Self {
         match kind {
             ChannelKind::Tcp => Self::Connect {
                 status: ConnectStatus::Limit,

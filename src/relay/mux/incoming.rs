@@ -118,7 +118,8 @@ impl Turn<'_> {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        if channel.has_heard_end {
+        // What comes before a server's answer is of an older channel with this number.
+        if channel.has_heard_end || self.tunnel.role == Role::Client && !channel.is_expected() {
             self.counts.packets_ignored += 1;
             return;
         }
@@ -138,7 +139,7 @@ impl Turn<'_> {
     }
 
     /// The channel for whose end most waits.
-    fn fullest(&self) -> Option<Key> {
+    pub(super) fn fullest(&self) -> Option<Key> {
         let channels = self.tunnel.by_id.values().copied();
         channels.max_by_key(|key| {
             let channel = self.channels.get(*key);
@@ -225,9 +226,17 @@ impl Turn<'_> {
     fn handle_asked(&mut self, asked: Asked) {
         let (kind, id) = (asked.kind(), asked.id());
         if let Some(old) = self.tunnel.by_id.get(&(kind, id)).copied() {
-            // Whoever asks anew has forgotten the old one, and is not told of its end.
+            // Whoever asks anew has forgotten the old one, and is not told of its end. If it has
+            // said it, that goes behind the last byte.
+            let drained = self.drain_queue(old);
+            let channel = self.channels.get(old);
+            let is_done = channel.is_some_and(|it| it.has_heard_end && it.queue.is_empty());
             let side = self.tunnel.role.tunnel_side();
-            self.remove(old, CloseReason::Reset(side));
+            let reason = match is_done && drained.is_ok() {
+                true => CloseReason::Finished(side),
+                false => CloseReason::Reset(side),
+            };
+            self.remove(old, reason);
         }
         if self.tunnel.by_id.len() >= self.tunnel.channels_max || self.tunnel.is_leaving {
             return self.say(&Packet::Server(Answer::limit(kind).packet(id)));
@@ -244,13 +253,14 @@ impl Turn<'_> {
 
     fn handle_answered(&mut self, kind: ChannelKind, id: ChannelId, answer: Answer) {
         let found = self.find((kind, id));
-        let Some((key, _)) = found.filter(|(_, channel)| channel.end.is_none()) else {
+        let Some((key, _)) = found.filter(|(_, channel)| !channel.is_expected()) else {
             self.counts.packets_ignored += 1;
             return;
         };
         if !answer.is_granted() {
-            self.channels.remove(key);
-            self.tunnel.by_id.remove(&(kind, id));
+            if let Some(channel) = self.channels.remove(key) {
+                self.tunnel.forget(key, &channel);
+            }
         } else if let Some(channel) = self.channels.get_mut(key) {
             channel.is_granted = true;
         }
@@ -274,11 +284,19 @@ impl Turn<'_> {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
+        let role = self.tunnel.role;
+        if role == Role::Client && !channel.is_expected() {
+            self.counts.packets_ignored += 1;
+            return;
+        }
         channel.has_heard_end = true;
-        let side = self.tunnel.role.tunnel_side();
+        let side = role.tunnel_side();
+        // The document has no other word for an end that is none of a reset.
+        let is_original = self.tunnel.dialect == Dialect::Original;
+        let is_plain_end = reason == EndReason::Unknown && !is_original;
+        channel.ends_both = is_original || is_plain_end;
         // What came before it waits for an end that is on its way.
-        let has_end = channel.end.is_some() || channel.is_granted;
-        let is_orderly = reason == EndReason::Finished && has_end;
+        let is_orderly = reason == EndReason::Finished || is_plain_end;
         match kind {
             ChannelKind::Tcp if is_orderly => self.enqueue(key),
             ChannelKind::Tcp => {

@@ -54,8 +54,11 @@ pub const QUEUE_BYTES_MAX: usize = 256 << 10;
 /// The same for all of a tunnel's channels together.
 pub const TUNNEL_BYTES_MAX: usize = 2 << 20;
 
-/// How long a channel for datagrams lasts on which none passes.
+/// How long a channel for datagrams lasts on which none passes, at the server.
 const DATAGRAMS_IDLE: Duration = Duration::from_secs(60);
+
+/// The same at the client, which is told nothing of it, and must not believe in one that is gone.
+const DATAGRAMS_IDLE_CLIENT: Duration = Duration::from_secs(50);
 
 /// How often that is looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -178,7 +181,9 @@ impl MuxPlane {
     /// What was asked for is not to be had.
     pub fn refuse(&mut self, key: Key, answer: Answer) {
         if let Some(channel) = self.channels.remove(key) {
-            self.forget(&channel);
+            if let Some((tunnel, _)) = self.tunnels.get_mut(channel.tunnel) {
+                tunnel.forget(key, &channel);
+            }
             self.say(channel.tunnel, &Packet::Server(answer.packet(channel.id)));
             // It may have been the last of a tunnel that is to leave.
             self.enqueue(channel.tunnel);
@@ -428,14 +433,23 @@ impl MuxPlane {
         self.enqueue(key);
     }
 
-    /// Gives up those channels that have held up their tunnels for as long as they may.
+    /// Gives up those channels that have held up their tunnels for as long as they may: of all of
+    /// a tunnel's those whose ends have taken no more meanwhile than that of the one that is to
+    /// blame.
     fn look_for_stuck(&mut self, now: Timestamp) {
-        let stuck = |key| {
-            let (tunnel, _) = self.tunnels.get(key)?;
-            let (channel, since) = tunnel.held?;
-            (since + self.stuck <= now).then_some(channel)
-        };
-        let stuck: Vec<Key> = self.tunnels.keys().filter_map(stuck).collect();
+        let mut stuck = Vec::new();
+        for key in self.tunnels.keys() {
+            if let Some((tunnel, _)) = self.tunnels.get(key)
+                && let Some((held_by, since)) = tunnel.held
+                && since + self.stuck <= now
+            {
+                let is_stuck = |key: &&Key| {
+                    let queued = self.channels.get(**key).map(Channel::queued_bytes);
+                    **key == held_by || queued.is_some_and(|it| it >= QUEUE_BYTES_MAX / 2)
+                };
+                stuck.extend(tunnel.by_id.values().filter(is_stuck));
+            }
+        }
         for key in stuck {
             self.counts.stuck += 1;
             self.with_turn_of(key, |turn| {
@@ -455,7 +469,12 @@ impl MuxPlane {
             let channel = self.channels.get(key)?;
             let is_meant = channel.kind != ChannelKind::Tcp;
             are_there |= is_meant;
-            (is_meant && now.since(channel.used_at) >= DATAGRAMS_IDLE).then_some(key)
+            let (tunnel, _) = self.tunnels.get(channel.tunnel)?;
+            let idle = match tunnel.role {
+                Role::Server => DATAGRAMS_IDLE,
+                Role::Client => DATAGRAMS_IDLE_CLIENT,
+            };
+            (is_meant && now.since(channel.used_at) >= idle).then_some(key)
         };
         let silent: Vec<Key> = self.channels.keys().filter_map(silent).collect();
         for key in silent {
@@ -464,12 +483,6 @@ impl MuxPlane {
             });
         }
         self.next_sweep = are_there.then(|| now + SWEEP);
-    }
-
-    fn forget(&mut self, channel: &Channel) {
-        if let Some((tunnel, _)) = self.tunnels.get_mut(channel.tunnel) {
-            tunnel.by_id.remove(&(channel.kind, channel.id));
-        }
     }
 
     /// A tunnel is over, and its channels with it.
@@ -488,13 +501,15 @@ impl MuxPlane {
         for (_, channel_key) in tunnel.by_id.drain() {
             if let Some(mut channel) = self.channels.remove(channel_key) {
                 // Whoever has said all before it goes is done, as who closes a connection is.
+                let before = channel.bytes.delivered;
                 let is_done = stop == Stop::Ended && channel.has_said_all();
+                self.counts.bytes_relayed += channel.bytes.delivered - before;
                 let reason = if is_done {
                     CloseReason::Finished(side)
                 } else {
                     of_channels
                 };
-                let ended = channel.into_ended(channel_key, reason);
+                let ended = channel.into_ended(channel_key, reason, side);
                 self.events.push_back(MuxEvent::Ended(ended));
             }
         }

@@ -34,7 +34,7 @@ fn start(plane: &mut MuxPlane, stream: UnixStream, role: Role, dialect: Dialect)
         key: KEY,
         role,
         dialect,
-        channels_max: 4,
+        channels_max: 64,
     })
 }
 
@@ -64,12 +64,12 @@ impl Rig {
 
     /// Lets both do all that they can.
     fn settle(&mut self) {
-        for _ in 0..200 {
+        for _ in 0..40 {
             for (plane, events) in [&mut self.client, &mut self.server]
                 .into_iter()
                 .zip(&mut self.events)
             {
-                for index in 0..8 {
+                for index in 0..48 {
                     for readiness in ALL {
                         plane.handle_tunnel(index, readiness);
                         plane.handle_channel(index, readiness);
@@ -332,6 +332,120 @@ fn a_channel_that_is_stuck_holds_up_the_others_for_so_long_and_no_longer() {
     assert_eq!((tunnel.held, tunnel.queued_bytes), (None, 0));
 }
 
+/// Nobody is to blame alone: what holds the tunnel up is what waits in all of them.
+#[test]
+fn many_channels_with_a_little_each_are_waited_for_and_none_is_given_up() {
+    let mut rig = Rig::new(Dialect::Spec);
+    let mut ends: Vec<_> = (0..40).map(|id| rig.channel(id)).collect();
+    let mut poured = vec![0; ends.len()];
+    for _ in 0..60 {
+        for ([program, _], poured) in ends.iter_mut().zip(&mut poured) {
+            *poured += program.write(&[7; 8192]).unwrap_or(0);
+        }
+        rig.settle();
+    }
+    let held = |rig: &Rig| {
+        let (tunnel, _) = rig.server.tunnels.get(rig.tunnels[1]).expect("it is there");
+        (tunnel.held.is_some(), tunnel.queued_bytes)
+    };
+    assert!(held(&rig).0 && held(&rig).1 >= TUNNEL_BYTES_MAX);
+    // Whoever is to blame is read first, and the others still hold the tunnel up.
+    let mut came = vec![0; ends.len()];
+    for _ in 0..100 {
+        for ([_, origin], came) in ends.iter_mut().zip(&mut came) {
+            let (bytes, is_end) = read_all(&mut rig, origin);
+            assert!(!is_end);
+            *came += bytes.len();
+        }
+        if came == poured {
+            break;
+        }
+    }
+    assert_eq!(came, poured);
+    assert_eq!(held(&rig), (false, 0));
+    assert_eq!(rig.ended(), [vec![], vec![]]);
+}
+
+#[test]
+fn what_is_refused_holds_up_nobody() {
+    let mut spoken = Spoken::new(Dialect::Spec);
+    let asked = spoken.say(CONNECT_7);
+    let [MuxEvent::Asked { channel, .. }] = asked[..] else {
+        panic!("{asked:?}");
+    };
+    let data = [&b"\x15\x07\0\xe8\x03"[..], &[7; 1000]].concat();
+    for _ in 0..QUEUE_BYTES_MAX / 1000 + 1 {
+        spoken.say(&data);
+    }
+    let state = |spoken: &Spoken| {
+        let (tunnel, _) = spoken
+            .server
+            .tunnels
+            .get(spoken.tunnel)
+            .expect("it is there");
+        (tunnel.held.is_some(), tunnel.queued_bytes > 0)
+    };
+    assert_eq!(state(&spoken), (true, true));
+    spoken
+        .server
+        .refuse(channel, Answer::limit(ChannelKind::Tcp));
+    assert_eq!(state(&spoken), (false, false));
+    assert_eq!(spoken.server.next_deadline(), None);
+    assert_eq!(spoken.say(CONNECT_7).len(), 1);
+}
+
+#[test]
+fn who_breaks_off_after_it_has_ended_its_way_says_so() {
+    let mut rig = Rig::new(Dialect::Spec);
+    let [program, mut origin] = rig.channel(7);
+    program.shutdown(std::net::Shutdown::Write).expect("shut");
+    rig.settle();
+    assert_eq!(read_all(&mut rig, &mut origin), (vec![], true));
+    drop(program);
+    for _ in 0..3 {
+        // What nobody reads any more breaks it off, and is known to the other side.
+        let _ = origin.write(&[7; 1000]);
+        rig.settle();
+    }
+    let [at_client, at_server] = rig.ended();
+    assert!(
+        matches!(at_client[0].1, CloseReason::Reset(Side::Left)),
+        "{at_client:?}"
+    );
+    assert!(
+        matches!(at_server[0].1, CloseReason::Reset(Side::Left)),
+        "{at_server:?}"
+    );
+    assert_eq!(rig.server.channels(), 0);
+}
+
+#[test]
+fn a_number_that_is_used_again_behind_its_end_breaks_nothing_off() {
+    let mut spoken = Spoken::new(Dialect::Original);
+    let connect = b"\x01\0\x07\0\x50\x01\x04\x7f\0\0\x01";
+    let asked = spoken.say(connect);
+    let [MuxEvent::Asked { channel, .. }] = asked[..] else {
+        panic!("{asked:?}");
+    };
+    let (mut origin, end) = UnixStream::pair().expect("sockets");
+    let end = LocalEnd::Stream(socket(end));
+    let opened = spoken.server.open(channel, end, None, Timestamp::default());
+    opened.expect("it is there");
+    let mut wire = Vec::new();
+    for payload in [&b"\x21\0\x07\0\x04last"[..], b"\x41\0\x07\x04", connect] {
+        spoken.sealer.seal(&[payload], &mut wire);
+    }
+    let events = spoken.say_raw(&wire);
+    let [MuxEvent::Ended(ended), MuxEvent::Asked { .. }] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(ended.reason, CloseReason::Finished(Side::Left));
+    drop(events);
+    let mut heard = Vec::new();
+    origin.read_to_end(&mut heard).expect("an end");
+    assert_eq!(heard, b"last");
+}
+
 #[test]
 fn a_channel_that_is_slow_is_waited_for() {
     let mut rig = Rig::new(Dialect::Spec);
@@ -367,6 +481,9 @@ impl Spoken {
         stream.set_nonblocking(true).expect("set");
         let mut server = MuxPlane::new(STUCK);
         let tunnel = start(&mut server, there, Role::Server, dialect);
+        if let Some((tunnel, _)) = server.tunnels.get_mut(tunnel) {
+            tunnel.channels_max = 4;
+        }
         Self {
             server,
             tunnel,
@@ -550,7 +667,7 @@ fn who_goes_once_all_is_said_breaks_nothing_off() {
             MuxEvent::Ended(ended) => Some((ended.reason, ended.socket.as_ref()?.1)),
             _ => None,
         });
-        let clean = (CloseReason::Finished(Side::Left), How::Clean);
+        let clean = (CloseReason::Finished(Side::Left), How::Parting);
         assert_eq!(reasons.collect::<Vec<_>>(), [clean], "{dialect:?}");
         drop(events);
         let mut heard = Vec::new();

@@ -7,6 +7,7 @@ use std::mem;
 use ahash::RandomState;
 use rustix::io::Errno;
 
+use super::channel::Channel;
 use super::{Role, TunnelStart};
 use crate::protocol::jproxy::{
     ChannelId, ChannelKind, Dialect, FromClient, FromServer, Opener, Sealer,
@@ -147,6 +148,13 @@ impl Tunnel {
             has_ended: false,
         };
         (tunnel, inbound)
+    }
+
+    /// A channel is gone: nothing of it waits, and it holds up nobody.
+    pub(super) fn forget(&mut self, key: Key, channel: &Channel) {
+        self.by_id.remove(&(channel.kind, channel.id));
+        self.queued_bytes -= channel.queued_bytes();
+        self.held = self.held.filter(|(by, _)| *by != key);
     }
 
     /// Has a packet sent behind those that wait.

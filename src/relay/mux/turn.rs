@@ -12,6 +12,7 @@ use crate::protocol::jproxy::{
     ChannelId, ChannelKind, DATA_BYTES_MAX, Dialect, EndReason, FromClient, FromServer,
 };
 use crate::relay::close::{CloseReason, How};
+use crate::relay::pair::Side;
 use crate::slab::{Key, Slab};
 use crate::time::Timestamp;
 
@@ -33,6 +34,8 @@ impl Turn<'_> {
     pub(super) fn run(&mut self, inbound: &mut Inbound) -> Result<bool, Stop> {
         self.tunnel.link.flush()?;
         self.receive(inbound)?;
+        // What TLS has to say waits for no event.
+        self.tunnel.link.flush()?;
         self.send_wire()?;
         self.run_channels()?;
         self.send_wire()?;
@@ -123,22 +126,12 @@ impl Turn<'_> {
 
     /// Has an end take what waits for it, and the end behind that.
     fn drain(&mut self, key: Key) -> Result<(), Errno> {
+        self.drain_queue(key)?;
+        self.reconsider_hold();
         let Some(channel) = self.channels.get_mut(key) else {
             return Ok(());
         };
-        let drained = channel.drain();
-        let taken = *drained.as_ref().unwrap_or(&0);
-        self.counts.bytes_relayed += taken as u64;
-        self.tunnel.queued_bytes -= taken;
-        drained?;
-        let rest = channel.queue.as_bytes().len();
-        if self.tunnel.held.is_some_and(|(by, _)| by == key)
-            && rest < QUEUE_BYTES_MAX / 2
-            && self.tunnel.queued_bytes < TUNNEL_BYTES_MAX / 2
-        {
-            self.tunnel.held = None;
-        }
-        if !channel.has_heard_end || channel.is_shut || rest > 0 {
+        if !channel.has_heard_end || channel.is_shut || !channel.queue.is_empty() {
             return Ok(());
         }
         let Some(LocalEnd::Stream(socket)) = &channel.end else {
@@ -148,12 +141,40 @@ impl Turn<'_> {
         let side = self.tunnel.role.tunnel_side();
         if channel.has_said_end {
             self.remove(key, CloseReason::Finished(side.other()));
-        } else if self.tunnel.dialect == Dialect::Original {
+        } else if channel.ends_both {
             self.end(key, CloseReason::Finished(side), EndReason::Finished);
         } else {
             socket.shutdown_write()?;
         }
         Ok(())
+    }
+
+    /// Has an end take what waits for it.
+    pub(super) fn drain_queue(&mut self, key: Key) -> Result<(), Errno> {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return Ok(());
+        };
+        let before = channel.queue.as_bytes().len();
+        let drained = channel.drain();
+        let taken = before - channel.queue.as_bytes().len();
+        self.counts.bytes_relayed += taken as u64;
+        self.tunnel.queued_bytes -= taken;
+        drained
+    }
+
+    /// Has the tunnel be read again once enough was taken. Where much still waits, but not for
+    /// whom it was held up by, that is somebody else's fault.
+    fn reconsider_hold(&mut self) {
+        let Some((by, since)) = self.tunnel.held else {
+            return;
+        };
+        let rest = self.channels.get(by).map_or(0, Channel::queued_bytes);
+        if rest >= QUEUE_BYTES_MAX / 2 {
+            return;
+        }
+        let is_low = self.tunnel.queued_bytes < TUNNEL_BYTES_MAX / 2;
+        let fullest = self.fullest().filter(|_| !is_low);
+        self.tunnel.held = fullest.map(|fullest| (fullest, since));
     }
 
     fn read_stream(&mut self, key: Key) -> Result<(), Errno> {
@@ -296,7 +317,8 @@ impl Turn<'_> {
         let (kind, id) = (channel.kind, channel.id);
         // Of the programs that speak the other dialect the client uses a number again as soon as
         // it has said the end, and is told no more of it.
-        let knows = channel.has_said_end
+        let is_over = channel.has_heard_end || said == EndReason::Finished;
+        let knows = channel.has_said_end && is_over
             || channel.has_heard_end
                 && self.tunnel.role == Role::Server
                 && self.tunnel.dialect == Dialect::Original;
@@ -319,19 +341,21 @@ impl Turn<'_> {
         let Some(channel) = self.channels.remove(key) else {
             return;
         };
-        self.tunnel.by_id.remove(&(channel.kind, channel.id));
-        self.tunnel.queued_bytes -= channel.queue.as_bytes().len();
-        if self.tunnel.held.is_some_and(|(by, _)| by == key) {
-            self.tunnel.held = None;
-        }
+        self.tunnel.forget(key, &channel);
+        let side = self.tunnel.role.tunnel_side();
         self.events
-            .push_back(MuxEvent::Ended(channel.into_ended(key, reason)));
+            .push_back(MuxEvent::Ended(channel.into_ended(key, reason, side)));
     }
 }
 
 impl Channel {
-    pub(super) fn into_ended(self, key: Key, reason: CloseReason) -> ChannelEnded {
+    /// What there is to say of it, whose tunnel is at this side.
+    pub(super) fn into_ended(self, key: Key, reason: CloseReason, tunnel: Side) -> ChannelEnded {
         let how = match reason {
+            // What its end still says would turn a close into a reset, which overtakes bytes.
+            CloseReason::Finished(side) if side == tunnel && self.kind == ChannelKind::Tcp => {
+                How::Parting
+            }
             CloseReason::Finished(_) => How::Clean,
             _ => How::Reset,
         };

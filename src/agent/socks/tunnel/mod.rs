@@ -182,7 +182,11 @@ impl Tunnels {
     /// Something has come of a channel.
     pub(super) fn handle_event(&self, event: MuxEvent) {
         match event {
-            MuxEvent::Answered { channel, answer } => self.handle_answer(channel, answer),
+            MuxEvent::Answered { channel, answer } => {
+                self.handle_answer(channel, answer);
+                // One that was refused may have been the last.
+                self.leave_if_idle();
+            }
             MuxEvent::Datagram { channel, data } => {
                 if let Some(Listening {
                     listener: Listener::Datagrams(bag),
