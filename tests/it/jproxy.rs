@@ -25,7 +25,7 @@ const USER: &str = "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71
 pub(crate) const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/jproxy");
 
 /// A relay that serves alice's tunnels without TLS, with these further lines in its file.
-pub(crate) fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
+fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
     relay_at("jproxy://127.0.0.1:0", lines)
 }
 

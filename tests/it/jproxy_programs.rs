@@ -9,7 +9,7 @@ use midspan::protocol::socks5::Destination;
 use super::agent_process::Program;
 use super::agents_ssh::check_ssh_and_scp;
 use super::jproxy::relay_at;
-use super::jproxy_socks::{agent, key, url};
+use super::jproxy_socks::{ANY, agent, key, url};
 use super::require::require;
 use super::socks_clients::{Outside, curl};
 use super::socks_udp::{Client, bind};
@@ -22,7 +22,7 @@ fn curl_goes_out_by_socks_and_by_http() {
     let Some(program) = require("curl") else {
         return;
     };
-    let (folder, relay) = relay_at("127.0.0.1:0", "");
+    let (folder, relay) = relay_at(ANY, "");
     let (agent, local) = agent(folder.path(), &url(&relay), &[]);
     let outside = Outside::by(folder, relay, (agent, local));
     let local = local.to_string();
@@ -41,7 +41,7 @@ fn curl_goes_out_by_socks_and_by_http() {
 
 #[test]
 fn ssh_and_scp_go_by_a_port_that_leads_there() {
-    let (folder, relay) = relay_at("127.0.0.1:0", "");
+    let (folder, relay) = relay_at(ANY, "");
     let relay_url = url(&relay);
     let key = key(folder.path());
     check_ssh_and_scp(folder.path(), |target| {
@@ -55,7 +55,7 @@ fn ssh_and_scp_go_by_a_port_that_leads_there() {
             "--key-file",
             &key,
         ]);
-        let local = forward.reported("listening on ").parse();
+        let local = forward.reported("forwarding ").parse();
         (vec![forward], local.expect("an address"))
     });
     relay.stop().check_clean();
@@ -66,7 +66,7 @@ fn dig_is_answered() {
     let Some(dig) = require("dig") else {
         return;
     };
-    let (folder, relay) = relay_at("127.0.0.1:0", "");
+    let (folder, relay) = relay_at(ANY, "");
     let (agent, local) = agent(folder.path(), &url(&relay), &[]);
     let (server, there) = bind("127.0.0.1:0");
     thread::spawn(move || answer(&server));

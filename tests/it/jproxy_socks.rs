@@ -14,7 +14,7 @@ use super::admin::status;
 use super::agent_process::Program;
 use super::agents::{assert_reset, check_echo_over, dial, echo, ping, read_banner, service};
 use super::agents_admin::admin;
-use super::jproxy::{VECTORS, config_in, relay};
+use super::jproxy::{VECTORS, config_in, relay_at};
 use super::patience::until;
 use super::relay_process::{Counters, Relay};
 use super::socks::{ask, ask_for, check_sessions, connect, refused};
@@ -24,7 +24,7 @@ use super::socks_udp::{Client, bind};
 use super::transports::certificate;
 
 /// Where it serves everything, tunnels over TLS among it.
-pub(crate) const ANY: &str = "listen = [\"127.0.0.1:0\"]\n";
+pub(crate) const ANY: &str = "127.0.0.1:0";
 
 /// The file of alice's key.
 pub(crate) fn key(folder: &Path) -> String {
@@ -61,7 +61,7 @@ fn greet(mut stream: TcpStream) -> std::io::Result<()> {
 
 #[test]
 fn sessions_are_whole_and_one_tunnel_has_them_all() {
-    let (folder, mut relay) = relay(ANY);
+    let (folder, mut relay) = relay_at(ANY, "");
     let (mut agent, local) = agent(folder.path(), &url(&relay), &[]);
     check_sessions(local);
     let line = agent.logged("session ended");
@@ -84,7 +84,7 @@ fn sessions_are_whole_and_one_tunnel_has_them_all() {
 
 #[test]
 fn the_other_dialect_is_spoken_where_it_is_said() {
-    let (folder, relay) = relay(&format!("{ANY}[jproxy]\ndialect = \"original\"\n"));
+    let (folder, relay) = relay_at(ANY, "[jproxy]\ndialect = \"original\"\n");
     let options = ["--dialect", "original"];
     let (agent, local) = agent(folder.path(), &url(&relay), &options);
     let echoing = service(echo);
@@ -98,7 +98,7 @@ fn the_other_dialect_is_spoken_where_it_is_said() {
 /// Whoever speaks first and goes at once: all of it may be there before its client has the reply.
 #[test]
 fn what_is_said_before_the_reply_is_lost_in_neither_direction() {
-    let (folder, relay) = relay(ANY);
+    let (folder, relay) = relay_at(ANY, "");
     let (agent, local) = agent(folder.path(), &url(&relay), &[]);
     let (greeting, echoing) = (service(greet), service(echo));
     for _ in 0..20 {
@@ -121,7 +121,7 @@ fn what_is_said_before_the_reply_is_lost_in_neither_direction() {
 
 #[test]
 fn a_request_with_a_url_is_passed_on() {
-    let (folder, relay) = relay(ANY);
+    let (folder, relay) = relay_at(ANY, "");
     let (agent, local) = agent(folder.path(), &url(&relay), &[]);
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let (mut client, _server) = answered(local, answer);
@@ -135,7 +135,7 @@ fn a_request_with_a_url_is_passed_on() {
 
 #[test]
 fn operators_see_channels_and_how_the_relay_is() {
-    let (folder, relay) = relay(ANY);
+    let (folder, relay) = relay_at(ANY, "");
     let options = ["--admin", "127.0.0.1:0"];
     let (agent, local) = agent(folder.path(), &url(&relay), &options);
     let admin = admin(&agent);
@@ -167,9 +167,10 @@ fn operators_see_channels_and_how_the_relay_is() {
 
 #[test]
 fn what_cannot_be_had_is_told_truthfully() {
-    let (folder, relay) = relay(&format!(
-        "{ANY}[egress]\nreach = \"everything\"\nrules = [\"deny *:25\"]\n"
-    ));
+    let (folder, relay) = relay_at(
+        ANY,
+        "[egress]\nreach = \"everything\"\nrules = [\"deny *:25\"]\n",
+    );
     let (_agent, local) = agent(folder.path(), &url(&relay), &[]);
     let closed = closed_port().port();
     for (host, port, code) in [
@@ -226,7 +227,7 @@ fn a_relay_that_was_restarted_is_found_again_and_its_sessions_are_reset() {
 
 #[test]
 fn the_first_relay_that_can_be_had_is_taken() {
-    let (folder, second) = relay(ANY);
+    let (folder, second) = relay_at(ANY, "");
     let nobody = format!("jproxy+tls://{}", closed_port());
     let (agent, local) = agent(folder.path(), &nobody, &["--relay", &url(&second)]);
     check_echo_over(connect(local, service(echo)), 1, 1000);
@@ -238,7 +239,7 @@ fn the_first_relay_that_can_be_had_is_taken() {
 
 #[test]
 fn a_key_that_nobody_knows_is_said_once_with_what_to_do() {
-    let (folder, relay) = relay(ANY);
+    let (folder, relay) = relay_at(ANY, "");
     let bob = KeyPair::generate("bob").expect("a key");
     let path = folder.path().join("bob.dat");
     write_secret(&path, &bob.client_file);
@@ -277,7 +278,7 @@ fn a_key_that_nobody_knows_is_said_once_with_what_to_do() {
 
 #[test]
 fn an_agent_that_stops_lets_its_channels_finish() {
-    let (folder, relay) = relay(ANY);
+    let (folder, relay) = relay_at(ANY, "");
     let (mut agent, local) = agent(folder.path(), &url(&relay), &[]);
     let running = connect(local, service(echo));
     ping(&running);
@@ -292,7 +293,7 @@ fn an_agent_that_stops_lets_its_channels_finish() {
 
 #[test]
 fn a_port_is_forwarded_to_where_the_relay_can_go() {
-    let (folder, relay) = relay(ANY);
+    let (folder, relay) = relay_at(ANY, "");
     let (key, url) = (key(folder.path()), url(&relay));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = listener.local_addr().expect("bound").to_string();

@@ -3,14 +3,14 @@
 use midspan::protocol::jproxy::DATA_BYTES_MAX;
 use midspan::protocol::socks5::Destination;
 
-use super::jproxy::relay;
+use super::jproxy::relay_at;
 use super::jproxy_socks::{ANY, agent, url};
 use super::relay_process::Counters;
 use super::socks_udp::{Client, bind};
 
 #[test]
 fn datagrams_go_to_many_and_come_back_from_each() {
-    let (folder, relay) = relay(ANY);
+    let (folder, relay) = relay_at(ANY, "");
     let (mut agent, local) = agent(folder.path(), &url(&relay), &[]);
     let clients = [Client::new(local), Client::new(local)];
     let servers: Vec<_> = (0..5).map(|_| bind("127.0.0.1:0")).collect();
@@ -48,8 +48,8 @@ fn datagrams_go_to_many_and_come_back_from_each() {
 fn what_a_relay_refuses_is_dropped_and_names_are_the_relays_to_resolve() {
     let (server, address) = bind("127.0.0.1:0");
     let (denied, denied_address) = bind("127.0.0.2:0");
-    let lines = format!("{ANY}[egress]\nreach = \"everything\"\nrules = [\"deny 127.0.0.2\"]\n");
-    let (folder, relay) = relay(&lines);
+    let lines = "[egress]\nreach = \"everything\"\nrules = [\"deny 127.0.0.2\"]\n";
+    let (folder, relay) = relay_at(ANY, lines);
     let (agent, local) = agent(folder.path(), &url(&relay), &[]);
     let client = Client::new(local);
     client.send(&denied_address.into(), b"denied");
