@@ -35,7 +35,7 @@ pub enum Answer {
 /// What is to be seen to.
 #[derive(Debug)]
 pub enum MuxEvent {
-    /// The client asks for something: [`MuxPlane::open`] or [`MuxPlane::refuse`].
+    /// The client asks for something: [`super::MuxPlane::open`] or [`super::MuxPlane::refuse`].
     Asked {
         channel: Key,
         tunnel: Key,

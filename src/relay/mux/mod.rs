@@ -20,6 +20,8 @@ mod echo;
 mod event;
 mod incoming;
 #[cfg(test)]
+mod server_tests;
+#[cfg(test)]
 mod tests;
 mod tunnel;
 mod turn;
