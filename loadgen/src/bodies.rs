@@ -11,6 +11,8 @@ use midspan::runtime::reactor::{Closing, Reactor};
 use midspan::runtime::socket::Socket;
 use rustix::io::Errno;
 
+use crate::wrapped::send_unsent;
+
 /// What says that nothing follows.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -64,11 +66,7 @@ impl Bodies {
 
     /// Sends what the socket did not take.
     pub(crate) fn flush(&mut self, socket: &Socket) -> Result<(), Errno> {
-        while !self.unsent.is_empty() {
-            let sent = socket.send(&self.unsent)?;
-            self.unsent.drain(..sent);
-        }
-        Ok(())
+        send_unsent(socket, &mut self.unsent)
     }
 
     /// Reads what chunks hold; 0 is the end of the body.

@@ -17,7 +17,7 @@ use midspan::session::approach::Conversation;
 use midspan::session::tunnel_entry::TunnelEntry;
 use rustix::io::Errno;
 
-use crate::wrapped::{READ_BYTES, send_or_keep};
+use crate::wrapped::{READ_BYTES, send_or_keep, send_unsent, take_unread};
 
 /// The only channel of a tunnel.
 const CHANNEL: u16 = 0;
@@ -184,11 +184,7 @@ impl Channel {
 
     /// Sends what the socket did not take.
     pub(crate) fn flush(&mut self, socket: &Socket) -> Result<(), Errno> {
-        while !self.unsent.is_empty() {
-            let sent = socket.send(&self.unsent)?;
-            self.unsent.drain(..sent);
-        }
-        Ok(())
+        send_unsent(socket, &mut self.unsent)
     }
 
     /// Reads what has come by the channel; 0 is its end.
@@ -199,10 +195,7 @@ impl Channel {
             }
             self.read(socket)?;
         }
-        let count = self.unread.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&self.unread[..count]);
-        self.unread.drain(..count);
-        Ok(count)
+        Ok(take_unread(&mut self.unread, buffer))
     }
 
     fn read(&mut self, socket: &Socket) -> Result<(), Errno> {

@@ -108,11 +108,7 @@ impl Coded {
     }
 
     fn flush(&mut self, socket: &Socket) -> Result<(), Errno> {
-        while !self.unsent.is_empty() {
-            let sent = socket.send(&self.unsent)?;
-            self.unsent.drain(..sent);
-        }
-        Ok(())
+        send_unsent(socket, &mut self.unsent)
     }
 
     fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -122,10 +118,7 @@ impl Coded {
             }
             self.read(socket)?;
         }
-        let count = self.unread.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&self.unread[..count]);
-        self.unread.drain(..count);
-        Ok(count)
+        Ok(take_unread(&mut self.unread, buffer))
     }
 
     fn read(&mut self, socket: &Socket) -> Result<(), Errno> {
@@ -166,4 +159,21 @@ pub(crate) fn send_or_keep(
     };
     unsent.extend_from_slice(&wire[sent..]);
     Ok(())
+}
+
+/// Sends what a socket did not take before.
+pub(crate) fn send_unsent(socket: &Socket, unsent: &mut Vec<u8>) -> Result<(), Errno> {
+    while !unsent.is_empty() {
+        let sent = socket.send(unsent)?;
+        unsent.drain(..sent);
+    }
+    Ok(())
+}
+
+/// Moves what was read and not taken into the buffer, as far as that has room; how much it was.
+pub(crate) fn take_unread(unread: &mut Vec<u8>, buffer: &mut [u8]) -> usize {
+    let count = unread.len().min(buffer.len());
+    buffer[..count].copy_from_slice(&unread[..count]);
+    unread.drain(..count);
+    count
 }

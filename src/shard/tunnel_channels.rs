@@ -293,17 +293,7 @@ impl NotReached {
     }
 
     const fn draining(asked: &Asked) -> Self {
-        let answer = match asked {
-            Asked::Connect(..) => Answer::Connect {
-                status: ConnectStatus::Failed,
-                took_ms: NOT_TRIED_MS,
-            },
-            Asked::Associate { .. } => Answer::Associate {
-                status: BindStatus::Denied,
-                local_port: 0,
-            },
-            Asked::Echoes(..) => Answer::Echoes(BindStatus::Denied),
-        };
+        let answer = Answer::refused(asked.kind(), ConnectStatus::Failed, BindStatus::Denied);
         Self {
             refused: Refused::Draining,
             answer,

@@ -163,34 +163,30 @@ impl Answer {
         }
     }
 
-    /// That there are too many of this kind.
+    /// That nothing of this kind came about, nor was tried.
     #[must_use]
-    pub const fn limit(kind: ChannelKind) -> Self {
+    pub const fn refused(kind: ChannelKind, connect: ConnectStatus, bind: BindStatus) -> Self {
         match kind {
             ChannelKind::Tcp => Self::Connect {
-                status: ConnectStatus::Limit,
+                status: connect,
                 took_ms: NOT_TRIED_MS,
             },
             ChannelKind::Udp => Self::Associate {
-                status: BindStatus::Limit,
+                status: bind,
                 local_port: 0,
             },
-            ChannelKind::Icmp => Self::Echoes(BindStatus::Limit),
+            ChannelKind::Icmp => Self::Echoes(bind),
         }
+    }
+
+    /// That there are too many of this kind.
+    #[must_use]
+    pub const fn limit(kind: ChannelKind) -> Self {
+        Self::refused(kind, ConnectStatus::Limit, BindStatus::Limit)
     }
 
     /// That it leads nowhere.
     pub(super) const fn nowhere(kind: ChannelKind) -> Self {
-        match kind {
-            ChannelKind::Tcp => Self::Connect {
-                status: ConnectStatus::Failed,
-                took_ms: NOT_TRIED_MS,
-            },
-            ChannelKind::Udp => Self::Associate {
-                status: BindStatus::UnknownHost,
-                local_port: 0,
-            },
-            ChannelKind::Icmp => Self::Echoes(BindStatus::UnknownHost),
-        }
+        Self::refused(kind, ConnectStatus::Failed, BindStatus::UnknownHost)
     }
 }

@@ -123,9 +123,9 @@ impl Turn<'_> {
             self.counts.packets_ignored += 1;
             return;
         }
-        let before = (channel.queue.as_bytes().len(), channel.bytes.delivered);
+        let before = (channel.queued_bytes(), channel.bytes.delivered);
         let delivered = channel.deliver(pieces);
-        let queued = channel.queue.as_bytes().len();
+        let queued = channel.queued_bytes();
         self.counts.bytes_relayed += channel.bytes.delivered - before.1;
         self.tunnel.queued_bytes += queued - before.0;
         if let Err(error) = delivered {
@@ -143,7 +143,7 @@ impl Turn<'_> {
         let channels = self.tunnel.by_id.values().copied();
         channels.max_by_key(|key| {
             let channel = self.channels.get(*key);
-            channel.map(|channel| channel.queue.as_bytes().len())
+            channel.map(Channel::queued_bytes)
         })
     }
 
@@ -228,11 +228,14 @@ impl Turn<'_> {
         if let Some(old) = self.tunnel.by_id.get(&(kind, id)).copied() {
             // Whoever asks anew has forgotten the old one, and is not told of its end. If it has
             // said it, that goes behind the last byte.
-            let drained = self.drain_queue(old);
-            let channel = self.channels.get(old);
-            let is_done = channel.is_some_and(|it| it.has_heard_end && it.queue.is_empty());
+            let is_drained = self.drain_queue(old).is_ok();
+            let is_done = is_drained
+                && self
+                    .channels
+                    .get_mut(old)
+                    .is_some_and(Channel::has_said_all);
             let side = self.tunnel.role.tunnel_side();
-            let reason = match is_done && drained.is_ok() {
+            let reason = match is_done {
                 true => CloseReason::Finished(side),
                 false => CloseReason::Reset(side),
             };

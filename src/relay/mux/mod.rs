@@ -385,19 +385,10 @@ impl MuxPlane {
             let Some(key) = self.ready.pop_front() else {
                 return;
             };
-            let Some((tunnel, inbound)) = self.tunnels.get_mut(key) else {
+            let Some((mut turn, inbound)) = self.turn_of(key, now) else {
                 continue;
             };
-            tunnel.is_queued = false;
-            let mut turn = Turn {
-                key,
-                tunnel,
-                channels: &mut self.channels,
-                means: &mut self.means,
-                events: &mut self.events,
-                counts: &mut self.counts,
-                now,
-            };
+            turn.tunnel.is_queued = false;
             match turn.run(inbound) {
                 Ok(true) => self.enqueue(key),
                 Ok(false) => {}
@@ -415,24 +406,30 @@ impl MuxPlane {
         let Some(key) = self.channels.get(channel).map(|channel| channel.tunnel) else {
             return;
         };
-        let Some((tunnel, _)) = self.tunnels.get_mut(key) else {
+        // Nothing that is done so looks at the time.
+        let Some((mut turn, _)) = self.turn_of(key, Timestamp::default()) else {
             return;
         };
-        let mut turn = Turn {
+        act(&mut turn);
+        if turn.tunnel.link.send_wire(turn.means).is_err() {
+            turn.means.clear();
+        }
+        self.enqueue(key);
+    }
+
+    /// What a tunnel does its turn with, and what it receives.
+    fn turn_of(&mut self, key: Key, now: Timestamp) -> Option<(Turn<'_>, &mut Inbound)> {
+        let (tunnel, inbound) = self.tunnels.get_mut(key)?;
+        let turn = Turn {
             key,
             tunnel,
             channels: &mut self.channels,
             means: &mut self.means,
             events: &mut self.events,
             counts: &mut self.counts,
-            // Nothing that is done so looks at the time.
-            now: Timestamp::default(),
+            now,
         };
-        act(&mut turn);
-        if turn.tunnel.link.send_wire(turn.means).is_err() {
-            self.means.clear();
-        }
-        self.enqueue(key);
+        Some((turn, inbound))
     }
 
     /// Gives up those channels that have held up their tunnels for as long as they may: of all of

@@ -154,9 +154,9 @@ impl Turn<'_> {
         let Some(channel) = self.channels.get_mut(key) else {
             return Ok(());
         };
-        let before = channel.queue.as_bytes().len();
+        let before = channel.queued_bytes();
         let drained = channel.drain();
-        let taken = before - channel.queue.as_bytes().len();
+        let taken = before - channel.queued_bytes();
         self.counts.bytes_relayed += taken as u64;
         self.tunnel.queued_bytes -= taken;
         drained
