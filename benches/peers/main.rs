@@ -68,10 +68,10 @@ fn main() -> anyhow::Result<()> {
     let mut sections = sections(&args);
     let rows: Vec<_> = sections.iter().flat_map(|section| &section.rows).collect();
     host::find_peers(&rows)?;
-    let is_quinn = |row: &Row| matches!(row, Row::QuinnChain { .. });
-    let is_rathole = |row: &Row| matches!(row, Row::Rathole { .. });
-    leave_out(&mut sections, is_quinn, "quinn", quic::build_quinn_chain)?;
-    leave_out(&mut sections, is_rathole, "rathole", quic::find_rathole)?;
+    if rows.iter().any(|row| matches!(row, Row::QuinnChain { .. })) {
+        quic::build_quinn_chain()?;
+    }
+    do_without_rathole_unless_found(&mut sections)?;
     namespace::become_root()?;
     let host = Host::prepare(args.relay_core, args.generator_core)?;
     let (runs, length) = match args.quick {
@@ -126,20 +126,17 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does without rows whose program cannot be had, and tells why.
-fn leave_out(
-    sections: &mut [Section],
-    is_meant: fn(&Row) -> bool,
-    program: &str,
-    get: fn() -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+/// rathole is beside the tables for who has it, and no part of what they compare: without it they
+/// are whole.
+fn do_without_rathole_unless_found(sections: &mut [Section]) -> anyhow::Result<()> {
+    let is_rathole = |row: &Row| matches!(row, Row::Rathole { .. });
     let is_wanted = sections
         .iter()
-        .any(|section| section.rows.iter().any(is_meant));
-    if is_wanted && let Err(error) = get() {
-        progress(&format!("skipped: no rows with {program}: {error:#}"))?;
+        .any(|section| section.rows.iter().any(is_rathole));
+    if is_wanted && let Err(error) = quic::find_rathole() {
+        progress(&format!("no rows with rathole: {error:#}"))?;
         for section in sections {
-            section.rows.retain(|row| !is_meant(row));
+            section.rows.retain(|row| !is_rathole(row));
         }
     }
     Ok(())
