@@ -8,6 +8,7 @@
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+mod mux;
 mod pair;
 mod rendezvous;
 mod ring_pair;

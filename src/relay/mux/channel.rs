@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::Asked;
 use super::echo::EchoSocket;
 use crate::protocol::jproxy::{ChannelId, ChannelKind};
+use crate::relay::pair::Side;
 use crate::relay::queue::Queue;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
@@ -42,6 +43,8 @@ impl LocalEnd {
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) tunnel: Key,
+    /// The tunnel is gone, and was at this side.
+    pub(super) orphan_of: Option<Side>,
     pub(super) kind: ChannelKind,
     pub(super) id: ChannelId,
     /// `None` until what was asked for is there.
@@ -85,6 +88,7 @@ impl Channel {
     pub(super) fn new(tunnel: Key, asked: &Asked, now: Timestamp) -> Self {
         Self {
             tunnel,
+            orphan_of: None,
             kind: asked.kind(),
             id: asked.id(),
             end: None,
@@ -148,8 +152,13 @@ impl Channel {
     }
 
     /// Whether its end has all that the tunnel's peer had to say, to the end.
-    pub(super) fn has_said_all(&mut self) -> bool {
-        self.has_heard_end && self.drain().is_ok() && self.queue.is_empty()
+    pub(super) fn has_said_all(&self) -> bool {
+        self.has_heard_end && self.queue.is_empty()
+    }
+
+    /// Whether what its end has to say is still asked for.
+    pub(super) const fn may_say_more(&self) -> bool {
+        !(self.has_said_end || self.has_heard_end && self.ends_both)
     }
 
     /// Whether something of it may come to a client: its server has granted it.

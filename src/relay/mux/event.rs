@@ -78,7 +78,8 @@ pub struct ChannelEnded {
     pub bytes: Carried,
     /// Its end, and how that is to be closed; `None` where there was none.
     pub socket: Option<(Socket, How)>,
-    /// Both sides have said so: its number may be used again.
+    /// Both sides have said so: its number may be used again. Never of a channel for datagrams,
+    /// whose server says nothing, and of which some may be on their way.
     pub is_free: bool,
 }
 

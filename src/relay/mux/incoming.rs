@@ -17,9 +17,6 @@ use crate::slab::Key;
 /// Reads of a tunnel before its channels, and other tunnels, have their turn.
 const READS_MAX: usize = 4;
 
-/// Bytes that wait for a tunnel, from which on nothing that may have to be answered is read.
-const UNSENT_BYTES_MAX: usize = 256 << 10;
-
 /// Pieces that are delivered with one call: what one read brings in packets of a KiB.
 const PIECES_MAX: usize = 64;
 
@@ -43,7 +40,9 @@ enum Said<'p> {
 impl Turn<'_> {
     pub(super) fn receive(&mut self, inbound: &mut Inbound) -> Result<(), Stop> {
         for _ in 0..READS_MAX {
-            if !self.may_receive(inbound) || !inbound.receive(&mut self.tunnel.link, self.means)? {
+            if !self.tunnel.may_receive(inbound, self.means.wire.len())
+                || !inbound.receive(&mut self.tunnel.link, self.means)?
+            {
                 break;
             }
             let mut run = Run {
@@ -61,14 +60,6 @@ impl Turn<'_> {
             self.deliver(&mut run);
         }
         Ok(())
-    }
-
-    /// Whether there may be something that may be read. A peer that asks for much and does not read
-    /// the answers is not answered without bound.
-    pub(super) fn may_receive(&self, inbound: &Inbound) -> bool {
-        let unsent = self.tunnel.link.unsent_bytes() + self.means.wire.len();
-        let is_open = !self.tunnel.is_foreign && self.tunnel.held.is_none();
-        inbound.is_readable && is_open && unsent < UNSENT_BYTES_MAX
     }
 
     fn handle<'p>(&mut self, payload: &'p [u8], run: &mut Run<'p>) -> Result<(), Stop> {
@@ -135,13 +126,15 @@ impl Turn<'_> {
             && (queued >= QUEUE_BYTES_MAX || self.tunnel.queued_bytes >= TUNNEL_BYTES_MAX)
         {
             self.tunnel.held = Some((self.fullest().unwrap_or(key), self.now));
+            if !std::mem::replace(&mut self.tunnel.is_among_held, true) {
+                self.held.push(self.key);
+            }
         }
     }
 
     /// The channel for whose end most waits.
     pub(super) fn fullest(&self) -> Option<Key> {
-        let channels = self.tunnel.by_id.values().copied();
-        channels.max_by_key(|key| {
+        self.tunnel.channels().max_by_key(|key| {
             let channel = self.channels.get(*key);
             channel.map(Channel::queued_bytes)
         })
@@ -226,22 +219,9 @@ impl Turn<'_> {
     fn handle_asked(&mut self, asked: Asked) {
         let (kind, id) = (asked.kind(), asked.id());
         if let Some(old) = self.tunnel.by_id.get(&(kind, id)).copied() {
-            // Whoever asks anew has forgotten the old one, and is not told of its end. If it has
-            // said it, that goes behind the last byte.
-            let is_drained = self.drain_queue(old).is_ok();
-            let is_done = is_drained
-                && self
-                    .channels
-                    .get_mut(old)
-                    .is_some_and(Channel::has_said_all);
-            let side = self.tunnel.role.tunnel_side();
-            let reason = match is_done {
-                true => CloseReason::Finished(side),
-                false => CloseReason::Reset(side),
-            };
-            self.remove(old, reason);
+            self.replace(old);
         }
-        if self.tunnel.by_id.len() >= self.tunnel.channels_max || self.tunnel.is_leaving {
+        if self.tunnel.channel_count() >= self.tunnel.channels_max || self.tunnel.is_leaving {
             return self.say(&Packet::Server(Answer::limit(kind).packet(id)));
         }
         let channel = Channel::new(self.key, &asked, self.now);
@@ -252,6 +232,23 @@ impl Turn<'_> {
             tunnel: self.key,
             asked,
         });
+    }
+
+    /// Whoever asks anew has forgotten the channel that had this number, and is told of it no more.
+    /// If it has said its end, that goes behind the last byte.
+    fn replace(&mut self, key: Key) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return;
+        };
+        if channel.has_heard_end && channel.end.is_some() {
+            channel.has_said_end |= !channel.ends_both;
+            self.tunnel.outlive(channel);
+            if let Err(error) = self.drain(key) {
+                self.break_local(key, error);
+            }
+        } else {
+            self.remove(key, CloseReason::Reset(self.tunnel.role.tunnel_side()));
+        }
     }
 
     fn handle_answered(&mut self, kind: ChannelKind, id: ChannelId, answer: Answer) {

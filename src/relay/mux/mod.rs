@@ -19,6 +19,8 @@ mod channel;
 mod echo;
 mod event;
 mod incoming;
+mod invariants;
+mod orphans;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]
@@ -35,6 +37,7 @@ pub use echo::EchoSocket;
 pub use event::{Answer, Asked, ChannelEnded, MuxCounts, MuxEvent, NOT_TRIED_MS, TunnelLost};
 
 use channel::Channel;
+use orphans::Orphans;
 use tunnel::{Inbound, Means, Packet, Stop, Tunnel};
 use turn::Turn;
 
@@ -89,8 +92,12 @@ pub struct TunnelStart {
 pub struct MuxPlane {
     tunnels: Slab<(Tunnel, Inbound)>,
     channels: Slab<Channel>,
+    /// Those whose tunnels are gone.
+    orphans: Orphans,
     /// Tunnels that may have something to do.
     ready: VecDeque<Key>,
+    /// Tunnels that are held up, or were a moment ago.
+    held: Vec<Key>,
     events: VecDeque<MuxEvent>,
     means: Means,
     counts: MuxCounts,
@@ -116,7 +123,9 @@ impl MuxPlane {
         Self {
             tunnels: Slab::new(),
             channels: Slab::new(),
+            orphans: Orphans::default(),
             ready: VecDeque::new(),
+            held: Vec::new(),
             events: VecDeque::new(),
             means: Means::new(),
             counts: MuxCounts::default(),
@@ -142,7 +151,7 @@ impl MuxPlane {
     pub fn ask(&mut self, tunnel_key: Key, asked: &Asked, now: Timestamp) -> Option<Key> {
         let (tunnel, _) = self.tunnels.get_mut(tunnel_key)?;
         let place = (asked.kind(), asked.id());
-        if tunnel.by_id.len() >= tunnel.channels_max || tunnel.by_id.contains_key(&place) {
+        if tunnel.channel_count() >= tunnel.channels_max || tunnel.by_id.contains_key(&place) {
             return None;
         }
         let channel = self.channels.insert(Channel::new(tunnel_key, asked, now));
@@ -194,6 +203,7 @@ impl MuxPlane {
 
     /// Gives up a channel that was asked for, or is a task's.
     pub fn give_up(&mut self, key: Key, reason: CloseReason) {
+        self.end_orphan(key, reason);
         self.with_turn_of(key, |turn| turn.end(key, reason, EndReason::Unknown));
     }
 
@@ -275,7 +285,8 @@ impl MuxPlane {
 
     /// Ends a tunnel and its channels at once.
     pub fn break_off(&mut self, key: Key, reason: CloseReason) {
-        self.lose(key, Stop::Left(reason));
+        // Nothing of it is kept that would have to be looked at.
+        self.lose(key, Stop::Left(reason), Timestamp::default());
     }
 
     /// Ends all of them.
@@ -283,7 +294,10 @@ impl MuxPlane {
         let channels = self.channels.len();
         let all: Vec<Key> = self.tunnels.keys().collect();
         for key in all {
-            self.lose(key, Stop::Left(reason));
+            self.lose(key, Stop::Left(reason), Timestamp::default());
+        }
+        for key in std::mem::take(&mut self.orphans.all) {
+            self.end_orphan(key, reason);
         }
         channels
     }
@@ -304,7 +318,7 @@ impl MuxPlane {
     #[must_use]
     pub fn channels_of(&self, tunnel: Key) -> Option<usize> {
         let (tunnel, _) = self.tunnels.get(tunnel)?;
-        Some(tunnel.by_id.len())
+        Some(tunnel.channel_count())
     }
 
     /// What a channel has carried.
@@ -322,14 +336,14 @@ impl MuxPlane {
     /// Whether there is something to do before the next sleep.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.events.is_empty()
+        !self.ready.is_empty() || !self.orphans.ready.is_empty() || !self.events.is_empty()
     }
 
     /// When to look for what is stuck or silent next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let held = self.tunnels.keys().filter_map(|key| {
-            let (tunnel, _) = self.tunnels.get(key)?;
+        let held = self.held.iter().filter_map(|key| {
+            let (tunnel, _) = self.tunnels.get(*key)?;
             tunnel.held.map(|(_, since)| since + self.stuck)
         });
         held.chain(self.next_sweep).min()
@@ -368,6 +382,9 @@ impl MuxPlane {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
+        if channel.orphan_of.is_some() {
+            return self.enqueue_orphan(key);
+        }
         let tunnel_key = channel.tunnel;
         if let Some((tunnel, _)) = self.tunnels.get_mut(tunnel_key)
             && !std::mem::replace(&mut channel.is_queued, true)
@@ -381,6 +398,7 @@ impl MuxPlane {
     pub fn run(&mut self, now: Timestamp) {
         self.look_for_stuck(now);
         self.sweep(now);
+        self.run_orphans(now);
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else {
                 return;
@@ -392,7 +410,7 @@ impl MuxPlane {
             match turn.run(inbound) {
                 Ok(true) => self.enqueue(key),
                 Ok(false) => {}
-                Err(stop) => self.lose(key, stop),
+                Err(stop) => self.lose(key, stop, now),
             }
         }
     }
@@ -424,6 +442,7 @@ impl MuxPlane {
             key,
             tunnel,
             channels: &mut self.channels,
+            held: &mut self.held,
             means: &mut self.means,
             events: &mut self.events,
             counts: &mut self.counts,
@@ -437,18 +456,23 @@ impl MuxPlane {
     /// blame.
     fn look_for_stuck(&mut self, now: Timestamp) {
         let mut stuck = Vec::new();
-        for key in self.tunnels.keys() {
-            if let Some((tunnel, _)) = self.tunnels.get(key)
-                && let Some((held_by, since)) = tunnel.held
-                && since + self.stuck <= now
-            {
-                let is_stuck = |key: &&Key| {
-                    let queued = self.channels.get(**key).map(Channel::queued_bytes);
-                    **key == held_by || queued.is_some_and(|it| it >= QUEUE_BYTES_MAX / 2)
+        self.held.retain(|key| {
+            let Some((tunnel, _)) = self.tunnels.get_mut(*key) else {
+                return false;
+            };
+            let Some((held_by, since)) = tunnel.held else {
+                tunnel.is_among_held = false;
+                return false;
+            };
+            if since + self.stuck <= now {
+                let is_stuck = |key: &Key| {
+                    let queued = self.channels.get(*key).map(Channel::queued_bytes);
+                    *key == held_by || queued.is_some_and(|it| it >= QUEUE_BYTES_MAX / 2)
                 };
-                stuck.extend(tunnel.by_id.values().filter(is_stuck));
+                stuck.extend(tunnel.channels().filter(is_stuck));
             }
-        }
+            true
+        });
         for key in stuck {
             self.counts.stuck += 1;
             self.with_turn_of(key, |turn| {
@@ -463,7 +487,7 @@ impl MuxPlane {
         if self.next_sweep.is_none_or(|due| due > now) {
             return;
         }
-        let mut are_there = false;
+        let mut are_there = self.sweep_orphans(now);
         let silent = |key| {
             let channel = self.channels.get(key)?;
             let is_meant = channel.kind != ChannelKind::Tcp;
@@ -485,7 +509,7 @@ impl MuxPlane {
     }
 
     /// A tunnel is over, and its channels with it.
-    fn lose(&mut self, key: Key, stop: Stop) {
+    fn lose(&mut self, key: Key, stop: Stop, now: Timestamp) {
         self.means.wire.clear();
         let Some((mut tunnel, _)) = self.tunnels.remove(key) else {
             return;
@@ -497,16 +521,17 @@ impl MuxPlane {
             Stop::Ended => CloseReason::Reset(side),
             Stop::Broken | Stop::Failed(_) => reason,
         };
-        for (_, channel_key) in tunnel.by_id.drain() {
-            if let Some(mut channel) = self.channels.remove(channel_key) {
-                // Whoever has said all before it goes is done, as who closes a connection is.
-                let before = channel.bytes.delivered;
+        for channel_key in tunnel.channels() {
+            // Whoever has said all before it goes is done, as who closes a connection is.
+            if !matches!(stop, Stop::Left(_)) && self.is_to_outlive(channel_key) {
+                self.keep_orphan(channel_key, side, now);
+                continue;
+            }
+            if let Some(channel) = self.channels.remove(channel_key) {
                 let is_done = stop == Stop::Ended && channel.has_said_all();
-                self.counts.bytes_relayed += channel.bytes.delivered - before;
-                let reason = if is_done {
-                    CloseReason::Finished(side)
-                } else {
-                    of_channels
+                let reason = match is_done {
+                    true => CloseReason::Finished(side),
+                    false => of_channels,
                 };
                 let ended = channel.into_ended(channel_key, reason, side);
                 self.events.push_back(MuxEvent::Ended(ended));

@@ -30,6 +30,9 @@ const PACKET_BYTES_MAX: usize = 1 + 255 * 16;
 /// Bytes that are sealed at a time before they are sent.
 pub(super) const WIRE_BYTES: usize = 128 << 10;
 
+/// Bytes that wait for a tunnel, from which on nothing that may have to be answered is read.
+const UNSENT_BYTES_MAX: usize = 256 << 10;
+
 /// A tunnel, but for what it receives.
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -38,6 +41,8 @@ pub(super) struct Tunnel {
     pub(super) dialect: Dialect,
     sealer: Sealer,
     pub(super) by_id: HashMap<(ChannelKind, ChannelId), Key, RandomState>,
+    /// Those whose numbers are used again, while their ends take the last of what came.
+    outlived: Vec<Key>,
     pub(super) channels_max: usize,
     /// Channels that may have something to do.
     pub(super) ready: VecDeque<Key>,
@@ -45,6 +50,8 @@ pub(super) struct Tunnel {
     pub(super) starved: Vec<Key>,
     /// Nothing is read while this channel takes too little, since then.
     pub(super) held: Option<(Key, Timestamp)>,
+    /// It is listed with those that are held up.
+    pub(super) is_among_held: bool,
     /// What waits in all channels together.
     pub(super) queued_bytes: usize,
     pub(super) is_queued: bool,
@@ -130,10 +137,12 @@ impl Tunnel {
             dialect: start.dialect,
             sealer: Sealer::new(&start.key),
             by_id: HashMap::default(),
+            outlived: Vec::new(),
             channels_max: start.channels_max,
             ready: VecDeque::new(),
             starved: Vec::new(),
             held: None,
+            is_among_held: false,
             queued_bytes: 0,
             is_queued: false,
             is_foreign: false,
@@ -150,11 +159,38 @@ impl Tunnel {
         (tunnel, inbound)
     }
 
+    /// How many channels it has.
+    pub(super) fn channel_count(&self) -> usize {
+        self.by_id.len() + self.outlived.len()
+    }
+
+    pub(super) fn channels(&self) -> impl Iterator<Item = Key> {
+        self.by_id.values().chain(&self.outlived).copied()
+    }
+
+    /// Its number is another's from now on.
+    pub(super) fn outlive(&mut self, channel: &Channel) {
+        let key = self.by_id.remove(&(channel.kind, channel.id));
+        self.outlived.extend(key);
+    }
+
     /// A channel is gone: nothing of it waits, and it holds up nobody.
     pub(super) fn forget(&mut self, key: Key, channel: &Channel) {
-        self.by_id.remove(&(channel.kind, channel.id));
+        let place = (channel.kind, channel.id);
+        match self.by_id.get(&place) == Some(&key) {
+            true => drop(self.by_id.remove(&place)),
+            false => self.outlived.retain(|outlived| *outlived != key),
+        }
         self.queued_bytes -= channel.queued_bytes();
         self.held = self.held.filter(|(by, _)| *by != key);
+    }
+
+    /// Whether there may be something that may be read, while so many bytes more are to be sent. A
+    /// peer that asks for much and does not read the answers is not answered without bound.
+    pub(super) fn may_receive(&self, inbound: &Inbound, wire_bytes: usize) -> bool {
+        let unsent = self.link.unsent_bytes() + wire_bytes;
+        let is_open = !self.is_foreign && self.held.is_none();
+        inbound.is_readable && is_open && unsent < UNSENT_BYTES_MAX
     }
 
     /// Has a packet sent behind those that wait.
@@ -250,7 +286,12 @@ impl Link {
         self.unsent.is_empty()
     }
 
-    pub(super) fn unsent_bytes(&self) -> usize {
+    /// Whether more of it would go out.
+    pub(super) fn may_flush(&self) -> bool {
+        self.is_writable && !self.unsent.is_empty()
+    }
+
+    fn unsent_bytes(&self) -> usize {
         self.unsent.as_bytes().len()
     }
 

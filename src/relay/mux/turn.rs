@@ -23,6 +23,8 @@ pub(super) struct Turn<'a> {
     pub(super) key: Key,
     pub(super) tunnel: &'a mut Tunnel,
     pub(super) channels: &'a mut Slab<Channel>,
+    /// The tunnels that are held up.
+    pub(super) held: &'a mut Vec<Key>,
     pub(super) means: &'a mut Means,
     pub(super) events: &'a mut VecDeque<MuxEvent>,
     pub(super) counts: &'a mut MuxCounts,
@@ -41,7 +43,7 @@ impl Turn<'_> {
         self.send_wire()?;
         let has_room = self.tunnel.link.has_room();
         if self.tunnel.is_foreign
-            || self.tunnel.is_leaving && has_room && self.tunnel.by_id.is_empty()
+            || self.tunnel.is_leaving && has_room && self.tunnel.channel_count() == 0
         {
             let reason = match self.tunnel.is_foreign {
                 true => CloseReason::Broken(self.tunnel.role.tunnel_side()),
@@ -57,7 +59,7 @@ impl Turn<'_> {
                 self.enqueue(key);
             }
         }
-        Ok(self.may_receive(inbound) || !self.tunnel.ready.is_empty())
+        Ok(self.tunnel.may_receive(inbound, 0) || !self.tunnel.ready.is_empty())
     }
 
     fn send_wire(&mut self) -> Result<(), Stop> {
@@ -102,7 +104,7 @@ impl Turn<'_> {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        if !channel.is_readable || channel.has_said_end {
+        if !channel.is_readable || !channel.may_say_more() {
             return;
         }
         if !self.tunnel.link.has_room() {
@@ -125,32 +127,32 @@ impl Turn<'_> {
     }
 
     /// Has an end take what waits for it, and the end behind that.
-    fn drain(&mut self, key: Key) -> Result<(), Errno> {
+    pub(super) fn drain(&mut self, key: Key) -> Result<(), Errno> {
         self.drain_queue(key)?;
         self.reconsider_hold();
         let Some(channel) = self.channels.get_mut(key) else {
             return Ok(());
         };
-        if !channel.has_heard_end || channel.is_shut || !channel.queue.is_empty() {
+        if !channel.has_heard_end || !channel.queue.is_empty() {
             return Ok(());
         }
         let Some(LocalEnd::Stream(socket)) = &channel.end else {
             return Ok(());
         };
-        channel.is_shut = true;
+        let was_shut = std::mem::replace(&mut channel.is_shut, true);
         let side = self.tunnel.role.tunnel_side();
         if channel.has_said_end {
             self.remove(key, CloseReason::Finished(side.other()));
         } else if channel.ends_both {
             self.end(key, CloseReason::Finished(side), EndReason::Finished);
-        } else {
+        } else if !was_shut {
             socket.shutdown_write()?;
         }
         Ok(())
     }
 
     /// Has an end take what waits for it.
-    pub(super) fn drain_queue(&mut self, key: Key) -> Result<(), Errno> {
+    fn drain_queue(&mut self, key: Key) -> Result<(), Errno> {
         let Some(channel) = self.channels.get_mut(key) else {
             return Ok(());
         };
@@ -368,8 +370,7 @@ impl Channel {
             reason,
             bytes: self.bytes,
             socket: socket.map(|socket| (socket, how)),
-            // Nobody says the end of a channel for datagrams but the client.
-            is_free: self.has_heard_end && self.has_said_end || self.kind != ChannelKind::Tcp,
+            is_free: self.has_heard_end && self.has_said_end,
         }
     }
 }

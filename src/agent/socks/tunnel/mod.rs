@@ -256,10 +256,9 @@ impl Tunnels {
             None => {}
         }
         if self.is_live(ended.tunnel) {
-            let known = match ended.kind {
-                ChannelKind::Tcp if ended.is_free => Known::Yes,
-                // Datagrams may be on their way that nobody calls back.
-                ChannelKind::Tcp | ChannelKind::Udp | ChannelKind::Icmp => Known::NotYet,
+            let known = match ended.is_free {
+                true => Known::Yes,
+                false => Known::NotYet,
             };
             let now = self.world.reactor.now();
             let mut numbers = self.numbers.borrow_mut();
