@@ -133,6 +133,25 @@ fn a_request_with_a_url_is_passed_on() {
     relay.stop().check_clean();
 }
 
+/// That dialect has one status for what fails and for what is denied.
+#[test]
+fn what_the_other_dialect_cannot_tell_is_not_guessed() {
+    let lines = "[jproxy]\ndialect = \"original\"\n[egress]\nreach = \"everything\"\n\
+                 rules = [\"deny *:25\"]\n";
+    let (folder, relay) = relay_at(ANY, lines);
+    let options = ["--dialect", "original"];
+    let (agent, local) = agent(folder.path(), &url(&relay), &options);
+    let mut client = dial(local);
+    let asked = b"CONNECT 127.0.0.1:25 HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.write_all(asked).expect("sent");
+    let mut got = String::new();
+    client.read_to_string(&mut got).expect("its end");
+    assert!(got.starts_with("HTTP/1.1 502 "), "{got}");
+    assert!(got.contains("or does not allow it"), "{got}");
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
 #[test]
 fn operators_see_channels_and_how_the_relay_is() {
     let (folder, relay) = relay_at(ANY, "");

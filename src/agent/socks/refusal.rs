@@ -28,8 +28,8 @@ pub(super) enum Why {
     Rule(String),
     /// It was dialled without a relay, as a rule of ours says.
     Direct { rule: String, error: LegError },
-    /// A relay was asked, and replied so.
-    Relay { relay: String, code: ReplyCode },
+    /// A relay was asked, and this is what its reply says.
+    Relay { relay: String, said: &'static str },
     /// No relay can be reached.
     NoRelay,
     /// A relay does not let us in, or is not whom we trust.
@@ -67,11 +67,16 @@ impl Refusal {
 
     /// By a relay's reply.
     pub(super) fn by_relay(relay: &str, code: ReplyCode) -> Self {
+        Self::in_words(relay, code, said_by_relay(code))
+    }
+
+    /// By a relay that says more than the number does.
+    pub(super) fn in_words(relay: &str, code: ReplyCode, said: &'static str) -> Self {
         let relay = relay.to_owned();
         Self {
             code,
             refused: Refused::DialFailed,
-            why: Why::Relay { relay, code },
+            why: Why::Relay { relay, said },
         }
     }
 
@@ -134,9 +139,7 @@ impl fmt::Display for Why {
                     "dialled without a relay, by this proxy's rule {rule}: {error}"
                 )
             }
-            Self::Relay { relay, code } => {
-                write!(f, "the relay at {relay} {}", said_by_relay(*code))
-            }
+            Self::Relay { relay, said } => write!(f, "the relay at {relay} {said}"),
             Self::NoRelay => f.write_str("no relay can be reached; this proxy's log says why"),
             Self::NotLetIn { relay } => write!(
                 f,
@@ -156,7 +159,7 @@ impl fmt::Display for Why {
 }
 
 /// What a relay says by a number.
-const fn said_by_relay(code: ReplyCode) -> &'static str {
+pub(super) const fn said_by_relay(code: ReplyCode) -> &'static str {
     match code {
         ReplyCode::NotAllowed => {
             "does not allow it, by its [egress] or its rules for the user of this proxy"

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::keeper::Live;
-use super::{Listener, Tunnels, no_channel, reply_code};
+use super::{Listener, Tunnels, no_channel, reply_code, said};
 use crate::agent::leg::{CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT};
 use crate::agent::socks::entrance::REPLY_TIMEOUT;
 use crate::agent::socks::refusal::Refusal;
@@ -71,7 +71,10 @@ impl Tunnels {
         match self.world.reactor.deadline(until, hearing).await {
             Some(Heard::Answer(status)) => match reply_code(status) {
                 None => Ok(channel),
-                Some(code) => Err(Refusal::by_relay(relay, code)),
+                Some(code) => {
+                    let said = said(status, code, self.dialect);
+                    Err(Refusal::in_words(relay, code, said))
+                }
             },
             Some(Heard::Gone | Heard::Nothing) => {
                 Err(Refusal::mute(relay, ReplyCode::GeneralFailure))

@@ -29,7 +29,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use super::SocksWorld;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, said_by_relay};
 use crate::access::jproxy::ClientKey;
 use crate::protocol::jproxy::{ChannelId, ChannelKind, ConnectStatus, Dialect};
 use crate::protocol::socks5::ReplyCode;
@@ -288,6 +288,18 @@ const fn reply_code(status: ConnectStatus) -> Option<ReplyCode> {
     })
 }
 
+/// What it is told in words, where it may read some.
+const fn said(status: ConnectStatus, code: ReplyCode, dialect: Dialect) -> &'static str {
+    match (status, dialect) {
+        (ConnectStatus::Failed, Dialect::Spec) => "has failed to connect; its log says why",
+        // It has no status of its own for what is denied.
+        (ConnectStatus::Failed, Dialect::Original) => {
+            "has failed to connect, or does not allow it; its log says which"
+        }
+        _ => said_by_relay(code),
+    }
+}
+
 /// That a tunnel has as many channels as it may have.
 const fn no_channel() -> Refusal {
     Refusal::by_proxy(Refused::TooManyConnections)
@@ -312,5 +324,27 @@ mod tests {
             assert_eq!(told.code(), code, "{status:?}");
         }
         assert_eq!(reply_code(ConnectStatus::Connected), None);
+    }
+
+    #[test]
+    fn a_status_says_no_more_than_its_dialect_does() {
+        let failure = ReplyCode::GeneralFailure;
+        for (status, dialect, words) in [
+            (
+                ConnectStatus::Failed,
+                Dialect::Spec,
+                "has failed to connect; ",
+            ),
+            (
+                ConnectStatus::Failed,
+                Dialect::Original,
+                "or does not allow it",
+            ),
+            (ConnectStatus::Limit, Dialect::Spec, "is at a limit"),
+            (ConnectStatus::Limit, Dialect::Original, "is at a limit"),
+        ] {
+            let said = said(status, failure, dialect);
+            assert!(said.contains(words), "{status:?}, {dialect}: {said}");
+        }
     }
 }
