@@ -5,7 +5,7 @@
 //! or answered to a client, is the service's.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -57,6 +57,10 @@ struct Inner {
     plane: MuxPlane,
     tunnel_polls: HashMap<Key, PollKey, RandomState>,
     joined: HashMap<Key, Joined, RandomState>,
+    /// Those of them that are parts of other sessions.
+    parts: HashSet<Key, RandomState>,
+    /// What such ones have carried that have ended.
+    parts_bytes: u64,
     lifetime: Lifetime,
     ends: SessionEnds<Key>,
     idleness: Idleness<Key>,
@@ -66,7 +70,8 @@ struct Inner {
 /// A channel whose end is there.
 #[derive(Debug)]
 struct Joined {
-    session: ChannelSession,
+    /// `None` of a part of a session of which the service tells.
+    session: Option<ChannelSession>,
     poll: Option<PollKey>,
 }
 
@@ -108,6 +113,8 @@ impl Inner {
             plane: MuxPlane::new(STUCK_DEFAULT),
             tunnel_polls: HashMap::default(),
             joined: HashMap::default(),
+            parts: HashSet::default(),
+            parts_bytes: 0,
             lifetime: Lifetime::default(),
             ends: SessionEnds::default(),
             idleness: Idleness::default(),
@@ -195,12 +202,16 @@ impl Muxes {
         self.inner.borrow().as_ref()?.plane.carried(channel)
     }
 
-    /// Bytes that channels and their ends have taken.
+    /// Bytes that channels and their ends have taken, but for parts of other sessions.
     pub(super) fn bytes_relayed(&self) -> u64 {
         let inner = self.inner.borrow();
-        inner
-            .as_ref()
-            .map_or(0, |inner| inner.plane.counts().bytes_relayed)
+        let Some(inner) = &*inner else {
+            return 0;
+        };
+        let parts = inner.parts.iter();
+        let parts = parts.filter_map(|key| inner.plane.carried(*key));
+        let parts_bytes: u64 = parts.map(|one| one.delivered + one.sent).sum();
+        inner.plane.counts().bytes_relayed - inner.parts_bytes - parts_bytes
     }
 
     /// Puts what was counted since the last time among a shard's counts.
@@ -267,7 +278,8 @@ impl Muxes {
         self.with(|inner| inner.plane.handle_channel(token, readiness));
     }
 
-    /// Every channel whose end is there, with what it has carried from who asked, and to it.
+    /// Every channel whose end is there, with what it has carried from who asked, and to it; but
+    /// for parts of other sessions.
     pub fn for_each_joined(&self, mut tell: impl FnMut(&ChannelSession, [u64; 2])) {
         let inner = self.inner.borrow();
         let Some(inner) = &*inner else {
@@ -275,7 +287,9 @@ impl Muxes {
         };
         for (key, joined) in &inner.joined {
             let carried = inner.plane.carried(*key).unwrap_or_default();
-            tell(&joined.session, joined.session.bytes(carried));
+            if let Some(session) = &joined.session {
+                tell(session, session.bytes(carried));
+            }
         }
     }
 }
@@ -358,14 +372,16 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
     }
 
     /// What a channel leads to is there: from now on its bytes are the plane's business. False
-    /// where the channel is gone, and its end with it.
+    /// where the channel is gone, and its end with it. Without a session it is a part of one
+    /// which the service counts and logs.
     pub fn join_channel(
         &self,
         channel: Key,
         end: ChannelEnd,
         answer: Option<Answer>,
-        session: ChannelSession,
+        session: impl Into<Option<ChannelSession>>,
     ) -> bool {
+        let session = session.into();
         let (end, poll, readiness) = match end {
             ChannelEnd::Stream(stream) => {
                 let watched = stream.into_watched(Owner::TASK);
@@ -383,7 +399,8 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
             ChannelEnd::Task => (LocalEnd::Task, None, Readiness::NONE),
         };
         let now = clock::now();
-        let waited = session.joined_at.since(session.waiting_since);
+        let told = session.as_ref();
+        let waited = told.map(|session| session.joined_at.since(session.waiting_since));
         let opened = self.muxes.with(|inner| {
             let opened = inner.plane.open(channel, end, answer, now);
             if opened.is_ok() {
@@ -393,6 +410,9 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
                 }
                 if let Some(idle) = idle {
                     inner.idleness.begin(idle, now);
+                }
+                if session.is_none() {
+                    inner.parts.insert(channel);
                 }
                 inner.joined.insert(channel, Joined { session, poll });
             }
@@ -412,8 +432,10 @@ impl<C: Copy + 'static, M: Send + 'static> World<C, M> {
             let missed = self.reactor.set_owner(poll, owner);
             self.muxes.handle_channel(channel.index, readiness | missed);
         }
-        self.counters.counts.increment(Count::Paired);
-        record(&mut self.latencies.borrow_mut().join, waited);
+        if let Some(waited) = waited {
+            self.counters.counts.increment(Count::Paired);
+            record(&mut self.latencies.borrow_mut().join, waited);
+        }
         true
     }
 }
@@ -453,15 +475,20 @@ fn end_channel<C: Copy + 'static, M: Send + 'static>(
 ) {
     let joined = world.muxes.with(|inner| {
         inner.ends.remove(ended.channel);
+        if inner.parts.remove(&ended.channel) {
+            inner.parts_bytes += ended.bytes.delivered + ended.bytes.sent;
+        }
         inner.joined.remove(&ended.channel)
     });
     let Some(Joined { session, poll }) = joined else {
         return;
     };
-    session.log(ended.reason, ended.bytes);
-    world.counters.ended.increment(ended.reason);
-    let lasted = clock::now().since(session.joined_at);
-    record(&mut world.latencies.borrow_mut().session, lasted);
+    if let Some(session) = session {
+        session.log(ended.reason, ended.bytes);
+        world.counters.ended.increment(ended.reason);
+        let lasted = clock::now().since(session.joined_at);
+        record(&mut world.latencies.borrow_mut().session, lasted);
+    }
     if let (Some((socket, how)), Some(poll)) = (ended.socket.take(), poll) {
         world.close_socket(poll, socket, how);
     }

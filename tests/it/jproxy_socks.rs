@@ -122,14 +122,24 @@ fn what_is_said_before_the_reply_is_lost_in_neither_direction() {
 #[test]
 fn a_request_with_a_url_is_passed_on() {
     let (folder, relay) = relay_at(ANY, "");
-    let (agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let (mut agent, local) = agent(folder.path(), &url(&relay), &[]);
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let (mut client, _server) = answered(local, answer);
     let mut got = String::new();
     client.read_to_string(&mut got).expect("its end");
     assert!(got.ends_with("\r\n\r\nok"), "{got}");
-    agent.logged("exchange ended");
-    assert!(agent.stop().success());
+    let line = agent.logged("exchange ended");
+    assert!(line.contains(&format!("right={}", relay.address)), "{line}");
+    agent.terminate();
+    assert!(agent.wait().success());
+    // The channel by which it went is no session of its own.
+    let log = agent.rest_of_log();
+    assert!(!log.contains("session ended"), "{log}");
+    let counters = Counters::of_log(&log);
+    for (name, count) in [("requests_passed", 1), ("paired", 0), ("bytes_relayed", 0)] {
+        assert_eq!(counters.count(name), count, "{name}");
+    }
+    assert_ne!(counters.count("bytes_passed"), 0);
     relay.stop().check_clean();
 }
 

@@ -275,9 +275,9 @@ impl SocksService {
             };
         };
         let peer = client.peer_address();
-        let stream = match outward {
-            Outward::Stream(stream) => Ok(stream),
-            Outward::Channel(channel) => channel.into_stream(peer.into(), errand),
+        let (right, stream) = match outward {
+            Outward::Stream(stream) => (stream.peer_address().into(), Ok(stream)),
+            Outward::Channel(channel) => (channel.peer(), channel.into_stream()),
         };
         let stream = match stream {
             Ok(stream) => stream,
@@ -291,7 +291,7 @@ impl SocksService {
             target: Some(target),
             ..Task::new(TaskKind::Exchange, peer, way)
         });
-        Box::pin(self.pass(client, stream, passed, running)).await;
+        Box::pin(self.pass(client, (stream, right), passed, running)).await;
     }
 
     /// Counts and logs why a client is turned away that has not said where it wants to go.

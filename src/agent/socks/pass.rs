@@ -22,6 +22,7 @@ use crate::relay::Side;
 use crate::runtime::executor::yield_now;
 use crate::session::buffered_stream::{BufferedStream, Came};
 use crate::session::wrapped_stream::WrappedStream;
+use crate::shard::peer_address::PeerAddress;
 
 /// Looks at both sides before others have their turn.
 const TURN_LOOKS: usize = 32;
@@ -69,17 +70,17 @@ enum Over {
 }
 
 impl SocksService {
-    /// Passes on a request, and its response.
+    /// Passes on a request, and its response. The server has the address of what it is reached
+    /// by.
     pub(super) async fn pass(
         &self,
         client: WrappedStream,
-        server: WrappedStream,
+        (server, right): (WrappedStream, PeerAddress),
         Passed { head, exchange }: Passed,
         running: Running,
     ) {
         let counts = &self.world.counters.counts;
         counts.increment(Count::RequestsPassed);
-        let right = server.peer_address();
         let _passing = self.world.breakable.enter();
         let ending = &self.world.ending;
         let mut passing = Passing {
@@ -106,7 +107,7 @@ impl SocksService {
             running,
             ..
         } = passing;
-        running.log_exchange(right.into(), over.as_str());
+        running.log_exchange(right, over.as_str());
         drop(running);
         match over {
             Over::Done => {}

@@ -90,38 +90,42 @@ impl Channel {
         Rc::clone(self.tunnels.relays[self.live.relay].way())
     }
 
+    /// The relay's address.
+    pub(in crate::agent::socks) const fn peer(&self) -> PeerAddress {
+        self.live.peer
+    }
+
     /// Leads a local connection there, with what it has said before.
     pub(in crate::agent::socks) fn join(self, client: WrappedStream, errand: Errand) {
         let peer = client.peer_address().into();
         // A local client comes as it is.
         let (stream, _, early) = client.into_parts();
         self.tunnels.world.muxes.send_early(self.key, &early);
-        self.join_stream(stream, peer, errand);
-    }
-
-    /// The connection as a stream of ours, for one that is looked into.
-    pub(in crate::agent::socks) fn into_stream(
-        self,
-        peer: PeerAddress,
-        errand: Errand,
-    ) -> io::Result<WrappedStream> {
-        let [here, there] = Stream::pair(&self.tunnels.world.reactor)?;
-        self.join_stream(there, peer, errand);
-        Ok(WrappedStream::plain(here))
-    }
-
-    fn join_stream(mut self, stream: Stream, peer: PeerAddress, errand: Errand) {
-        self.is_joined = true;
-        let world = &self.tunnels.world;
         let session = ChannelSession {
             role: Role::Client,
             peers: [peer, self.live.peer],
             errand: Rc::new(errand),
             waiting_since: self.since,
-            joined_at: world.reactor.now(),
+            joined_at: self.tunnels.world.reactor.now(),
         };
+        self.join_stream(stream, Some(session));
+    }
+
+    /// The connection as a stream of ours, for one that is looked into, and whose session is
+    /// whoever looks into it's to tell of.
+    pub(in crate::agent::socks) fn into_stream(self) -> io::Result<WrappedStream> {
+        let [here, there] = Stream::pair(&self.tunnels.world.reactor)?;
+        self.join_stream(there, None);
+        Ok(WrappedStream::plain(here))
+    }
+
+    fn join_stream(mut self, stream: Stream, session: Option<ChannelSession>) {
+        self.is_joined = true;
+        let end = ChannelEnd::Stream(stream);
         // Of a tunnel that is lost meanwhile the client hears by a reset.
-        world.join_channel(self.key, ChannelEnd::Stream(stream), None, session);
+        self.tunnels
+            .world
+            .join_channel(self.key, end, None, session);
     }
 }
 
