@@ -236,7 +236,8 @@ fn a_relay_that_was_restarted_is_found_again_and_its_sessions_are_reset() {
     relay.signal(Signal::KILL);
     relay.wait();
     assert_reset(&running);
-    agent.logged("the tunnel is lost");
+    let lost = agent.logged("the tunnel is lost");
+    assert!(lost.contains("_by_right\" next_try_ms="), "{lost}");
     until("no relay", || {
         let code = refused(local, "127.0.0.1", echoing.port());
         (code == ReplyCode::NetworkUnreachable).then_some(())
@@ -247,7 +248,7 @@ fn a_relay_that_was_restarted_is_found_again_and_its_sessions_are_reset() {
         let (stream, reply) = ask(local, &echoing.into(), None);
         (reply.code == ReplyCode::Succeeded).then(|| check_echo_over(stream, 2, 1000))
     });
-    agent.logged("the relay lets us in");
+    agent.logged("the tunnel is open");
     // The client need not ask anew.
     datagrams.check_echo(&address.into(), &server, b"after");
     assert!(agent.stop().success());
@@ -291,7 +292,7 @@ fn a_key_that_nobody_knows_is_said_once_with_what_to_do() {
     let alices = fs::read(Path::new(VECTORS).join("jproxy_key.dat"));
     write_secret(&path, &alices.expect("a file"));
     agent.signal(Signal::HUP);
-    agent.logged("the relay lets us in");
+    agent.logged("the tunnel is open");
     check_echo_over(connect(local, echoing), 1, 1000);
     assert!(agent.stop().success());
     write_secret(&path, &bob.client_file);
@@ -299,8 +300,69 @@ fn a_key_that_nobody_knows_is_said_once_with_what_to_do() {
     let users = folder.path().join("users");
     write_secret(&users.join(&bob.user_file_name), &bob.user_file);
     relay.signal(Signal::HUP);
-    agent.logged("the relay lets us in");
+    agent.logged("the tunnel is open");
     check_echo_over(connect(local, echoing), 2, 1000);
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+/// What is under way goes on by the tunnel that it is in.
+#[test]
+fn by_another_key_there_is_another_tunnel_and_nothing_that_runs_notices() {
+    let (folder, mut relay) = relay_at(ANY, "");
+    let bob = KeyPair::generate("bob").expect("a key");
+    let (agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let echoing = service(echo);
+    let running = connect(local, echoing);
+    ping(&running);
+    // One that no relay knows takes nothing away.
+    let key = folder.path().join("key.dat");
+    write_secret(&key, &bob.client_file);
+    agent.signal(Signal::HUP);
+    agent.logged("the relay lets nobody in");
+    check_echo_over(connect(local, echoing), 1, 1000);
+    let users = folder.path().join("users");
+    write_secret(&users.join(&bob.user_file_name), &bob.user_file);
+    relay.signal(Signal::HUP);
+    agent.logged("the tunnel by the key before ends once nothing runs in it");
+    check_echo_over(connect(local, echoing), 2, 1000);
+    let line = relay.wait_for_line("user=bob");
+    assert!(line.contains("session ended"), "{line}");
+    check_echo_over(running, 3, 100_000);
+    let line = relay.wait_for_line("channels' tunnel ended");
+    assert!(line.contains("user=alice"), "{line}");
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+/// The relay knows the hash, and the key behind it is another.
+#[test]
+fn a_private_key_of_another_pair_is_named_and_replaced_at_once() {
+    let (folder, relay) = relay_at(ANY, "");
+    let mut mixed = KeyPair::generate("bob").expect("a key").client_file;
+    let alices = fs::read(Path::new(VECTORS).join("jproxy_key.dat")).expect("a file");
+    let hash_at = mixed.len() - 32;
+    mixed.splice(hash_at.., alices[alices.len() - 32..].iter().copied());
+    let path = folder.path().join("mixed.dat");
+    write_secret(&path, &mixed);
+    let key = path.to_str().expect("text");
+    let args = ["socks", "0", "--relay", &url(&relay), "--key-file", key];
+    let agent = Program::start(&args);
+    let local = agent.reported("SOCKS5 and HTTP proxy at ").parse();
+    let (local, echoing) = (local.expect("an address"), service(echo));
+    let code = refused(local, "127.0.0.1", echoing.port());
+    assert_eq!(code, ReplyCode::GeneralFailure);
+    let said = agent.logged("the relay does not reply");
+    for part in [
+        "ended at its first packet",
+        "is not that of the user's file",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    write_secret(&path, &alices);
+    agent.signal(Signal::HUP);
+    agent.logged("the tunnel is open");
+    check_echo_over(connect(local, echoing), 1, 1000);
     assert!(agent.stop().success());
     relay.stop().check_clean();
 }

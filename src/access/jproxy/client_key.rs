@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use aws_lc_rs::rsa::{Pkcs1PrivateDecryptingKey, PrivateDecryptingKey};
 
@@ -12,6 +13,8 @@ use crate::protocol::jproxy::{ENCRYPTED_KEY_BYTES, SESSION_KEY_BYTES, SessionKey
 pub struct ClientKey {
     key: Pkcs1PrivateDecryptingKey,
     hash: UserHash,
+    /// SHA-256 of the file, which tells two keys apart that log in by the same hash.
+    file_digest: [u8; 32],
 }
 
 /// Why a file is none of a client's key.
@@ -51,9 +54,12 @@ impl ClientKey {
             RSA_BITS => {}
             bits => return Err(ClientKeyError::Bits { bits }),
         }
+        let mut file_digest = [0; 32];
+        file_digest.copy_from_slice(digest(&SHA256, bytes).as_ref());
         Ok(Self {
             key: Pkcs1PrivateDecryptingKey::new(key).map_err(|_| ClientKeyError::Key)?,
             hash: *hash,
+            file_digest,
         })
     }
 
@@ -86,6 +92,14 @@ impl ClientKey {
         SessionKey(key)
     }
 }
+
+impl PartialEq for ClientKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.file_digest == other.file_digest
+    }
+}
+
+impl Eq for ClientKey {}
 
 /// What a key's file holds.
 pub(super) fn encode(pkcs8: &[u8], hash: &UserHash) -> Vec<u8> {

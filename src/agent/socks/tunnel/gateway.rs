@@ -28,6 +28,9 @@ pub(super) enum TunnelError {
     Leg(#[from] LegError),
     #[error(transparent)]
     Entry(#[from] TunnelEntryError),
+    /// It was there, and what was asked by it was not answered.
+    #[error("the tunnel ended at its first packet: {reason}")]
+    FirstPacket { reason: &'static str },
 }
 
 impl TunnelGateway {
@@ -77,6 +80,7 @@ impl TunnelError {
         match self {
             Self::Leg(error) if error.is_unreachable() => Trouble::Unreachable,
             Self::Leg(_) | Self::Entry(_) => Trouble::Refuses,
+            Self::FirstPacket { .. } => Trouble::Mute,
         }
     }
 
@@ -97,6 +101,11 @@ impl TunnelError {
                 Some("see whether the relay speaks version 3 of jProxy")
             }
             Self::Entry(TunnelEntryError::Codec(_)) => None,
+            Self::FirstPacket { .. } => Some(
+                "unless the relay has just ended: the private key in --key-file is not that of the \
+                 user's file which the relay has for its hash; make both anew, with `midspan key \
+                 jproxy`, and bring each to its place",
+            ),
         }
     }
 }

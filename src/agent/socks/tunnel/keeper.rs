@@ -8,16 +8,18 @@
 //! ```
 //!
 //! Clients wait while it is opening, for it may be there soon; while it is down they are told so.
+//! By another key another tunnel is opened, and the one before left once that is there.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::channel::TUNNEL_TIMEOUT;
 use super::gateway::{TunnelError, TunnelGateway};
-use super::{CHANNELS_MAX, Numbers, Tunnels};
+use super::{Answers, CHANNELS_MAX, Numbers, Tunnels};
 use crate::access::jproxy::ClientKey;
 use crate::agent::random::random_number;
 use crate::agent::reconnect::{Backoff, DELAY_MAX};
@@ -31,6 +33,7 @@ use crate::session::refused::Refused;
 use crate::shard::errand::one_word;
 use crate::shard::mux::MuxStart;
 use crate::shard::peer_address::PeerAddress;
+use crate::shard::session_log::millis;
 use crate::shard::status::RelayStatus;
 use crate::slab::Key;
 use crate::time::Timestamp;
@@ -54,6 +57,16 @@ pub(super) struct Live {
     /// Its relay's place in the order of preference.
     pub(super) relay: usize,
     pub(super) peer: PeerAddress,
+}
+
+/// A tunnel that was lost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    /// As in [`Live`].
+    relay: usize,
+    reason: CloseReason,
+    /// The relay has ended it, and has answered nothing of what was asked by it.
+    is_unanswered: bool,
 }
 
 /// One relay, and how it was found.
@@ -102,10 +115,45 @@ impl RelayRecord {
         }
     }
 
-    fn handle_success(&self) {
-        if self.found.replace(Found::Up) != Found::Up {
-            info!(relay = %self.gateway, "the relay lets us in");
+    /// A tunnel is there, from which nobody has anything before the relay replies in it.
+    fn handle_opened(&self) {
+        if self.is_mute() {
+            debug!(relay = %self.gateway, "the tunnel is open");
+        } else {
+            self.found.set(Found::Up);
+            info!(relay = %self.gateway, "the tunnel is open");
         }
+    }
+
+    /// The relay replies.
+    pub(super) fn handle_heard(&self) {
+        if self.found.replace(Found::Up) != Found::Up {
+            info!(relay = %self.gateway, "the relay replies");
+        }
+    }
+
+    /// A tunnel is over, and the next one is tried after a pause.
+    fn handle_lost(&self, lost: Lost, pause: Duration, now: Timestamp) {
+        let (relay, reason) = (&self.gateway, lost.reason.label());
+        let next_try_ms = millis(pause);
+        match self.is_mute() {
+            true => debug!(%relay, reason, next_try_ms, "the tunnel is lost"),
+            false => info!(%relay, reason, next_try_ms, "the tunnel is lost"),
+        }
+        if lost.is_unanswered {
+            self.handle_failure(now, &TunnelError::FirstPacket { reason });
+        }
+    }
+
+    /// What it said to the key before says nothing of another.
+    fn handle_renewed(&self) {
+        if let Found::Down(Trouble::Refuses | Trouble::Mute) = self.found.get() {
+            self.found.set(Found::New);
+        }
+    }
+
+    fn is_mute(&self) -> bool {
+        self.found.get() == Found::Down(Trouble::Mute)
     }
 
     fn handle_failure(&self, now: Timestamp, error: &TunnelError) {
@@ -115,9 +163,8 @@ impl RelayRecord {
             let (relay, next) = (&self.gateway, error.next_step().unwrap_or_default());
             match trouble {
                 Trouble::Unreachable => warn!(%relay, %error, next, "the relay is not reached"),
-                Trouble::Refuses | Trouble::Mute => {
-                    warn!(%relay, %error, next, "the relay lets nobody in");
-                }
+                Trouble::Refuses => warn!(%relay, %error, next, "the relay lets nobody in"),
+                Trouble::Mute => warn!(%relay, %error, next, "the relay does not reply"),
             }
         }
     }
@@ -141,22 +188,51 @@ impl Tunnels {
             let key = Arc::clone(&self.key.borrow());
             let opened = self.open(&key).await;
             let opened_at = reactor.now();
-            self.phase.set(match opened {
-                Ok(live) => Phase::Up(live),
-                Err(refusing) => Phase::Down { refusing },
-            });
-            let is_lost = |phase| (!matches!(phase, Phase::Up(_))).then_some(());
-            if opened.is_err() {
-                let until = opened_at + backoff.handle_failure(random_number());
-                reactor.deadline(until, renewed.raised()).await;
-            } else {
-                self.phase.until(is_lost).await;
-                // A relay that takes tunnels and drops them is not to be hammered.
-                if reactor.now().since(opened_at) >= DELAY_MAX {
-                    backoff.handle_success();
+            match opened {
+                Ok(live) => {
+                    self.begin(live);
+                    let is_lost = |phase| (!matches!(phase, Phase::Up(_))).then_some(());
+                    renewed.or_raised(self.phase.until(is_lost)).await;
+                    if self.live_now().is_some() {
+                        // By another key.
+                        continue;
+                    }
+                    // A relay that takes tunnels and drops them is not to be hammered.
+                    if reactor.now().since(opened_at) >= DELAY_MAX {
+                        backoff.handle_success();
+                    }
                 }
-                backoff.rest(reactor).await;
+                Err(refusing) if self.live_now().is_none() => {
+                    self.phase.set(Phase::Down { refusing });
+                }
+                // There is one by the key before.
+                Err(_) => {}
             }
+            let pause = backoff.handle_failure(random_number());
+            self.tell_lost(pause);
+            let until = reactor.now() + pause;
+            reactor.deadline(until, renewed.raised()).await;
+        }
+    }
+
+    /// Clients go by this tunnel from now on. One by the key before ends with its last channel.
+    fn begin(&self, live: Live) {
+        self.tell_lost(Duration::ZERO);
+        let before = self.live_now();
+        self.numbers.replace(Numbers::new());
+        self.answers.set(Answers::default());
+        self.phase.set(Phase::Up(live));
+        if let Some(before) = before {
+            let relay = &self.relays[before.relay].gateway;
+            info!(%relay, "the tunnel by the key before ends once nothing runs in it");
+            self.world.muxes.leave(before.tunnel);
+        }
+    }
+
+    fn tell_lost(&self, pause: Duration) {
+        if let Some(lost) = self.lost.take() {
+            let now = self.world.reactor.now();
+            self.relays[lost.relay].handle_lost(lost, pause, now);
         }
     }
 
@@ -166,7 +242,7 @@ impl Tunnels {
         for (index, relay) in self.relays.iter().enumerate() {
             match relay.gateway.enter(&self.world, key).await {
                 Ok((stream, session_key)) => {
-                    relay.handle_success();
+                    relay.handle_opened();
                     let peer = stream.peer_address().into();
                     let start = MuxStart {
                         key: session_key,
@@ -174,7 +250,6 @@ impl Tunnels {
                         dialect: self.dialect,
                         channels_max: CHANNELS_MAX,
                     };
-                    self.numbers.replace(Numbers::new());
                     return Ok(Live {
                         tunnel: self.world.begin_mux(stream, start),
                         relay: index,
@@ -228,11 +303,12 @@ impl Tunnels {
         self.live_now().is_some_and(|live| live.tunnel == tunnel)
     }
 
-    /// Goes in by another key from now on. The tunnel that is there stays, and a relay that
-    /// refused the one before is tried at once.
+    /// Goes in by another key from now on, at once. The tunnel that is there is left once there
+    /// is one by that.
     pub(in crate::agent::socks) fn renew_key(&self, key: &Arc<ClientKey>) {
-        if self.key.borrow().hash() != key.hash() {
+        if *self.key.borrow() != *key {
             self.key.replace(Arc::clone(key));
+            self.relays.iter().for_each(RelayRecord::handle_renewed);
             self.renewed.borrow().raise();
         }
     }
@@ -242,11 +318,18 @@ impl Tunnels {
         let Some(live) = self.live_now().filter(|live| live.tunnel == tunnel) else {
             return;
         };
+        let answers = self.answers.get();
+        // What the network or we do to a tunnel says nothing of what can be read in it.
+        let is_by_relay = matches!(
+            reason,
+            CloseReason::Finished(_) | CloseReason::Reset(_) | CloseReason::Broken(_)
+        );
+        self.lost.set(Some(Lost {
+            relay: live.relay,
+            reason,
+            is_unanswered: is_by_relay && answers.is_awaited && !answers.is_heard,
+        }));
         self.phase.set(Phase::Opening);
-        if !self.stop.is_raised() {
-            let relay = &self.relays[live.relay].gateway;
-            info!(%relay, reason = reason.label(), "the tunnel is lost, and opened again");
-        }
     }
 
     /// The agent stops: the tunnel ends with its last channel.

@@ -46,7 +46,7 @@ pub(super) use channel::Channel;
 use channel::Heard;
 pub(in crate::agent) use gateway::TunnelGateway;
 use ids::{IdPool, Known};
-use keeper::{Live, Phase, RelayRecord};
+use keeper::{Live, Lost, Phase, RelayRecord};
 
 /// Channels of a tunnel: as many as programs keep that exist.
 const CHANNELS_MAX: usize = 1024;
@@ -81,6 +81,9 @@ pub(super) struct Tunnels {
     renewed: RefCell<Rc<Flag>>,
     phase: Watch<Phase>,
     numbers: RefCell<Numbers>,
+    answers: Cell<Answers>,
+    /// The tunnel before, until that is told.
+    lost: Cell<Option<Lost>>,
     /// Channels for which somebody waits, or who takes what comes.
     listening: RefCell<HashMap<Key, Listening, RandomState>>,
     associations: Cell<usize>,
@@ -94,9 +97,18 @@ struct Numbers {
     associations: IdPool,
 }
 
+/// What the relay has said in one tunnel.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answers {
+    /// Something was asked.
+    is_awaited: bool,
+    is_heard: bool,
+}
+
 /// Who is told of a channel.
 #[derive(Debug)]
 struct Listening {
+    tunnel: Key,
     id: ChannelId,
     listener: Listener,
 }
@@ -140,6 +152,8 @@ impl Tunnels {
             renewed: RefCell::default(),
             phase: Watch::new(Phase::Opening),
             numbers: RefCell::new(Numbers::new()),
+            answers: Cell::default(),
+            lost: Cell::default(),
             listening: RefCell::default(),
             associations: Cell::default(),
             stop: Rc::clone(stop),
@@ -164,7 +178,15 @@ impl Tunnels {
             numbers.of(kind).let_go(id, Known::Yes, now);
             return None;
         };
-        let listening = Listening { id, listener };
+        self.answers.set(Answers {
+            is_awaited: true,
+            ..self.answers.get()
+        });
+        let listening = Listening {
+            tunnel: live.tunnel,
+            id,
+            listener,
+        };
         self.listening.borrow_mut().insert(channel, listening);
         if kind == ChannelKind::Udp {
             self.associations.set(self.associations.get() + 1);
@@ -207,11 +229,32 @@ impl Tunnels {
         }
     }
 
+    /// The relay has the key by which we read what it says, and the other way round.
+    fn note_heard(&self, live: Live) {
+        let answers = self.answers.get();
+        if !answers.is_heard {
+            self.relays[live.relay].handle_heard();
+            self.answers.set(Answers {
+                is_heard: true,
+                ..answers
+            });
+        }
+    }
+
     fn handle_answer(&self, channel: Key, answer: Answer) {
         let mut listening = self.listening.borrow_mut();
-        let Some(Listening { id, listener }) = listening.get(&channel) else {
+        let Some(Listening {
+            tunnel,
+            id,
+            listener,
+        }) = listening.get(&channel)
+        else {
             return;
         };
+        let live = self.live_now().filter(|live| live.tunnel == *tunnel);
+        if let Some(live) = live {
+            self.note_heard(live);
+        }
         let kind = match listener {
             Listener::Connection(heard) => {
                 heard.set(match answer {
@@ -229,12 +272,12 @@ impl Tunnels {
             }
         };
         if !answer.is_granted() {
-            // It never was there, so that nobody ends it.
-            let now = self.world.reactor.now();
-            self.numbers
-                .borrow_mut()
-                .of(kind)
-                .let_go(*id, Known::Yes, now);
+            if live.is_some() {
+                // It never was there, so that nobody ends it.
+                let now = self.world.reactor.now();
+                let mut numbers = self.numbers.borrow_mut();
+                numbers.of(kind).let_go(*id, Known::Yes, now);
+            }
             self.count_out(kind);
         }
         if !answer.is_granted() || kind == ChannelKind::Tcp {
