@@ -368,6 +368,34 @@ fn a_private_key_of_another_pair_is_named_and_replaced_at_once() {
 }
 
 #[test]
+fn where_nothing_can_be_reached_the_dialect_is_named() {
+    let (folder, relay) = relay_at(ANY, "[jproxy]\ndialect = \"original\"\n");
+    let doubted = "nothing that was asked for could be reached";
+    for (dialect, is_doubted) in [("spec", true), ("original", false)] {
+        let (agent, local) = agent(folder.path(), &url(&relay), &["--dialect", dialect]);
+        if !is_doubted {
+            ping(&connect(local, service(echo)));
+        }
+        for _ in 0..3 {
+            // 20480 with its bytes in the other order, and nobody is at either.
+            refused(local, "127.0.0.1", 80);
+        }
+        if is_doubted {
+            let said = agent.logged(doubted);
+            assert!(said.contains("dialect=spec"), "{said}");
+            assert!(said.contains("pass --dialect original"), "{said}");
+        }
+        let log = agent.whole_log();
+        assert_eq!(
+            log.matches(doubted).count(),
+            usize::from(is_doubted),
+            "{log}"
+        );
+    }
+    relay.stop().check_clean();
+}
+
+#[test]
 fn an_agent_that_stops_lets_its_channels_finish() {
     let (folder, relay) = relay_at(ANY, "");
     let (mut agent, local) = agent(folder.path(), &url(&relay), &[]);

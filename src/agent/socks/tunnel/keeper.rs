@@ -25,6 +25,7 @@ use crate::agent::random::random_number;
 use crate::agent::reconnect::{Backoff, DELAY_MAX};
 use crate::agent::relay_trouble::{Trouble, Troubles};
 use crate::agent::socks::refusal::Refusal;
+use crate::protocol::jproxy::Dialect;
 use crate::relay::CloseReason;
 use crate::relay::mux::Role;
 use crate::runtime::executor::spawn;
@@ -143,6 +144,20 @@ impl RelayRecord {
         if lost.is_unanswered {
             self.handle_failure(now, &TunnelError::FirstPacket { reason });
         }
+    }
+
+    /// Nothing could be reached by a tunnel to it.
+    pub(super) fn doubt_dialect(&self, dialect: Dialect) {
+        let (relay, other) = (&self.gateway, dialect.other());
+        let next = format!(
+            "if the relay has `dialect = \"{other}\"`, in [jproxy] or in its rule for this user, \
+             pass --dialect {other}"
+        );
+        warn!(
+            %relay, %dialect, next,
+            "nothing that was asked for could be reached by this tunnel, as it is where the relay \
+             speaks another dialect, and connects with other ports"
+        );
     }
 
     /// What it said to the key before says nothing of another.

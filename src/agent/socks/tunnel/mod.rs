@@ -4,7 +4,8 @@
 //! ```text
 //! keeper.rs ── gateway.rs ── tunnel ─┬─ channel.rs ──────── a local connection
 //!   opens it, and again              ├─ channel.rs ──────── another one
-//!                           ids.rs ──┴─ associations.rs ─── a local client's datagrams
+//!                           ids.rs ──┼─ associations.rs ─── a local client's datagrams
+//!                                    └─ doubt.rs ────────── is it of the other dialect?
 //! ```
 //!
 //! The bytes in it are the data plane's. A tunnel that is there stays, whichever relay it leads
@@ -15,6 +16,7 @@
 
 mod associations;
 mod channel;
+mod doubt;
 mod gateway;
 mod ids;
 mod keeper;
@@ -44,6 +46,7 @@ pub(super) use associations::{Associations, Taken};
 use associations::{Came, Mailbag};
 pub(super) use channel::Channel;
 use channel::Heard;
+use doubt::Doubt;
 pub(in crate::agent) use gateway::TunnelGateway;
 use ids::{IdPool, Known};
 use keeper::{Live, Lost, Phase, RelayRecord};
@@ -103,6 +106,7 @@ struct Answers {
     /// Something was asked.
     is_awaited: bool,
     is_heard: bool,
+    doubt: Doubt,
 }
 
 /// Who is told of a channel.
@@ -241,6 +245,15 @@ impl Tunnels {
         }
     }
 
+    fn note_status(&self, live: Live, status: ConnectStatus) {
+        let answers = self.answers.get();
+        let (doubt, is_to_be_said) = answers.doubt.after(status);
+        self.answers.set(Answers { doubt, ..answers });
+        if is_to_be_said {
+            self.relays[live.relay].doubt_dialect(self.dialect);
+        }
+    }
+
     fn handle_answer(&self, channel: Key, answer: Answer) {
         let mut listening = self.listening.borrow_mut();
         let Some(Listening {
@@ -254,6 +267,9 @@ impl Tunnels {
         let live = self.live_now().filter(|live| live.tunnel == *tunnel);
         if let Some(live) = live {
             self.note_heard(live);
+            if let Answer::Connect { status, .. } = answer {
+                self.note_status(live, status);
+            }
         }
         let kind = match listener {
             Listener::Connection(heard) => {
