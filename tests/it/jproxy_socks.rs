@@ -417,8 +417,19 @@ fn a_port_is_forwarded_to_where_the_relay_can_go() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = listener.local_addr().expect("bound").to_string();
     let args = ["forward", "0", "--to", &to, "--relay", &url];
-    let forward = Program::start(&[&args[..], &["--key-file", &key]].concat());
+    let options = ["--key-file", &key, "--admin", "127.0.0.1:0"];
+    let forward = Program::start(&[&args[..], &options].concat());
     let local = forward.reported("forwarding ").parse().expect("an address");
+    let seen = status(admin(&forward));
+    for (gauge, is_there) in [
+        ("jproxy_tunnels", true),
+        ("jproxy_channels", true),
+        ("exchanges", false),
+        ("datagram_associations", false),
+        ("binds", false),
+    ] {
+        assert_eq!(seen.get(gauge).is_some(), is_there, "{gauge}: {seen}");
+    }
     let mut client = dial(local);
     let (mut server, _) = listener.accept().expect("connected");
     server

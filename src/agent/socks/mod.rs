@@ -414,11 +414,20 @@ impl Proxy for SocksService {
     fn add_status(&self, status: &mut ShardStatus, detail: Detail) {
         let running = |kind| self.journal.count(kind) as u64;
         status.handshakes = self.asking.count() as u64;
-        status.binds = Some(running(TaskKind::Bind));
-        status.exchanges = Some(running(TaskKind::Exchange));
-        status.datagram_associations = Some(running(TaskKind::Datagrams));
-        status.jproxy_tunnels = Some(self.world.muxes.tunnels() as u64);
-        status.jproxy_channels = Some(self.world.muxes.channels() as u64);
+        if let Port::Proxy = self.port {
+            status.exchanges = Some(running(TaskKind::Exchange));
+            status.datagram_associations = Some(running(TaskKind::Datagrams));
+        }
+        match (&self.ways_out, &self.port) {
+            (WaysOut::Tunnels(_), _) => {
+                status.jproxy_tunnels = Some(self.world.muxes.tunnels() as u64);
+                status.jproxy_channels = Some(self.world.muxes.channels() as u64);
+            }
+            (WaysOut::Pools(_), Port::Proxy) => {
+                status.binds = Some(running(TaskKind::Bind));
+            }
+            (WaysOut::Pools(_), Port::Forwarded(_)) => {}
+        }
         status.relays = self.ways_out.statuses();
         if detail == Detail::Sessions {
             status.sessions = Some(self.journal.statuses(&self.world));
