@@ -34,7 +34,7 @@ pub use awaiting::Awaiting;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use guesses::Guesses;
 pub use keyring::{Denied, Grant, KeyEntry, Keyring, Scope};
-pub use rate::Rates;
+pub use rate::{Pace, Rates};
 pub use spent::{SingleUse, SpentTokens, TokenId};
 pub use token::{Issuer, IssuerError};
 pub use user::{PasswordDigest, PasswordDigestError, User, Users};

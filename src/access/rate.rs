@@ -21,7 +21,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// INVARIANT: they are those of the keyring, or of the users, so that there are no more
 /// of them.
 #[derive(Debug)]
-pub struct Rates<K>(HashMap<K, Timestamp, RandomState>);
+pub struct Rates<K>(HashMap<K, Pace, RandomState>);
+
+/// When what was taken would be over if it came evenly.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace(Timestamp);
 
 impl<K> Default for Rates<K> {
     fn default() -> Self {
@@ -37,14 +41,25 @@ impl<K: Eq + Hash> Rates<K> {
     ///
     /// [`Denied::TooFast`].
     pub fn take(&mut self, bearer: K, per_minute: u32, now: Timestamp) -> Result<(), Denied> {
-        let over = self.0.entry(bearer).or_insert(now);
-        *over = after_one_more(*over, per_minute, now).ok_or(Denied::TooFast)?;
-        Ok(())
+        let pace = self.0.entry(bearer).or_default();
+        pace.take(per_minute, now)
+            .then_some(())
+            .ok_or(Denied::TooFast)
     }
 
     /// Forgets whom there is no reason to remember.
     pub fn keep(&mut self, is_known: impl Fn(&K) -> bool) {
         self.0.retain(|bearer, _| is_known(bearer));
+    }
+}
+
+impl Pace {
+    /// Takes one more at `now`, of which there may be so many a minute, at least one. False where
+    /// that is one too many.
+    pub fn take(&mut self, per_minute: u32, now: Timestamp) -> bool {
+        let next = after_one_more(self.0, per_minute, now);
+        self.0 = next.unwrap_or(self.0);
+        next.is_some()
     }
 }
 

@@ -155,6 +155,8 @@ pub enum Refused {
     TooManyNames,
     /// Tunnels are at their limit.
     TooManyTunnels,
+    /// The tunnel has as many channels as it may.
+    TooManyChannels,
     /// More wrong passwords came from this address than may in a minute.
     TooManyWrong,
     /// The legs that wait from this address are at their limit.
@@ -247,6 +249,7 @@ crate::labels!(Refused {
     TooManyBinds = "too_many_binds",
     TooManyNames = "too_many_names",
     TooManyTunnels = "too_many_tunnels",
+    TooManyChannels = "too_many_channels",
     TooManyWrong = "too_many_wrong",
     TooManyWaiting = "too_many_waiting",
     OverMemory = "over_memory",

@@ -20,8 +20,10 @@ use super::mux::MuxStart;
 use super::peer_address::PeerAddress;
 use super::per_address::CountedAddress;
 use super::rendezvous::RelayService;
+use super::rendezvous_settings::Spoken;
 use super::session_log::millis;
 use super::streams::Lifetime;
+use super::tunnel_log::{Applicant, DialectSigns, TunnelLog};
 use super::user_sessions::UserSession;
 use super::users::source;
 use super::websocks::read_more;
@@ -54,13 +56,18 @@ pub(super) struct GuestTunnels {
     pub(super) asking: RefCell<HashMap<Key, Rc<Flag>, RandomState>>,
     /// Sessions of users, by their channels.
     pub(super) sessions: RefCell<HashMap<Key, UserSession, RandomState>>,
+    pub(super) log: TunnelLog,
 }
 
 /// A user's tunnel.
 #[derive(Clone, Debug)]
 pub(super) struct GuestTunnel {
     pub(super) user: Arc<str>,
+    /// By which it has logged in.
+    pub(super) hash: UserHash,
     pub(super) peer: PeerAddress,
+    pub(super) spoken: Spoken,
+    pub(super) signs: Rc<DialectSigns>,
     since: Timestamp,
     _counted: Rc<Option<CountedAddress>>,
 }
@@ -79,8 +86,17 @@ pub(super) struct TunnelNewcomer {
     pub(super) deadline: Timestamp,
 }
 
+/// Who has logged in.
+struct Login {
+    user: Arc<str>,
+    hash: UserHash,
+    /// Of the new tunnel.
+    key: SessionKey,
+}
+
 /// Why a client gets no tunnel, and what it is told.
 struct NoTunnel {
+    who: Applicant,
     refused: Refused,
     words: Vec<u8>,
 }
@@ -117,26 +133,35 @@ impl RelayService {
         stream.put_back(received);
         let login = reactor.deadline(deadline, self.log_in(&mut stream, source));
         let login = login.await.unwrap_or(Err(Refused::TooSlow.into()));
-        let (user, key) = match login {
+        let Login { user, hash, key } = match login {
             Ok(login) => login,
-            Err(NoTunnel { refused, words }) => {
+            Err(NoTunnel {
+                who,
+                refused,
+                words,
+            }) => {
                 self.count_refused(peer, refused);
+                let log = &self.guest_tunnels.log;
+                log.refuse_tunnel(&who, peer, refused, clock::now());
                 return stream.part(reactor, &words).await;
             }
         };
         let settings = self.settings();
+        let spoken = settings.tunnels.dialect_of(&user, dialect);
         let start = MuxStart {
             key,
             role: Role::Server,
-            dialect: settings.tunnels.dialect_of(&user, dialect),
+            dialect: spoken.dialect,
             channels_max: settings.tunnels.channels_max,
         };
-        let dialect = start.dialect;
         let tunnel = self.world.begin_mux(stream, start);
-        debug!(%peer, user = &*user, dialect = dialect.as_str(), "tunnel begun");
+        debug!(%peer, user = &*user, dialect = spoken.dialect.as_str(), "tunnel begun");
         let guest = GuestTunnel {
             user,
+            hash,
             peer,
+            spoken,
+            signs: Rc::default(),
             since,
             _counted: Rc::new(counted),
         };
@@ -152,7 +177,7 @@ impl RelayService {
         &self,
         stream: &mut WrappedStream,
         source: Option<IpAddr>,
-    ) -> Result<(Arc<str>, SessionKey), NoTunnel> {
+    ) -> Result<Login, NoTunnel> {
         let mut received = Vec::new();
         read(stream, &mut received, |bytes| {
             let decoded = Greeting::decode(bytes)?;
@@ -168,7 +193,7 @@ impl RelayService {
         let accepted = LoginAnswer::Accepted(&encrypted);
         send(stream, |words| accepted.encode(words)).await?;
         stream.put_back(received);
-        Ok((user, key))
+        Ok(Login { user, hash, key })
     }
 
     /// The key of a new tunnel for whoever has this hash, if it may have one; and the same as only
@@ -178,15 +203,24 @@ impl RelayService {
         hash: &UserHash,
         source: Option<IpAddr>,
     ) -> Result<(Arc<str>, SessionKey, [u8; ENCRYPTED_KEY_BYTES]), NoTunnel> {
-        let refuse = |refused| NoTunnel::told(refused, |words| LoginAnswer::Refused.encode(words));
+        let refuse = |who, refused| {
+            let mut words = Vec::new();
+            LoginAnswer::Refused.encode(&mut words);
+            NoTunnel {
+                who,
+                refused,
+                words,
+            }
+        };
         let settings = self.settings();
         if !self.may_guess(source) {
-            return Err(refuse(Refused::TooManyWrong));
+            return Err(refuse(Applicant::Unknown, Refused::TooManyWrong));
         }
         let Some(user) = settings.tunnels.users.find(hash) else {
             self.note_guess(source);
-            return Err(refuse(Refused::UnknownKey));
+            return Err(refuse(Applicant::Stranger(*hash), Refused::UnknownKey));
         };
+        let refuse = |refused| refuse(Applicant::User(Arc::clone(user.name())), refused);
         self.check_tunnels(user.name()).map_err(refuse)?;
         let key = SessionKey((self.random)());
         let encrypted = user.encrypt(&key).map_err(|error| {
@@ -265,18 +299,14 @@ pub(super) fn no_acceptance() -> Vec<u8> {
     words
 }
 
-impl NoTunnel {
-    fn told(refused: Refused, say: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut words = Vec::new();
-        say(&mut words);
-        Self { refused, words }
-    }
-}
-
-/// Of whom nothing can be told.
+/// Who is told nothing.
 impl From<Refused> for NoTunnel {
     fn from(refused: Refused) -> Self {
-        Self::told(refused, |_| ())
+        Self {
+            who: Applicant::Unknown,
+            refused,
+            words: Vec::new(),
+        }
     }
 }
 
@@ -287,8 +317,11 @@ impl From<HandshakeError> for NoTunnel {
             HandshakeError::Version { .. } => Refused::UnsupportedVersion,
             HandshakeError::Magic | HandshakeError::Status { .. } => Refused::BadSignature,
         };
-        let words = no_acceptance();
-        Self { refused, words }
+        Self {
+            who: Applicant::Unknown,
+            refused,
+            words: no_acceptance(),
+        }
     }
 }
 

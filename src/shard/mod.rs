@@ -57,6 +57,7 @@ pub mod streams;
 mod stretch;
 pub mod tally;
 mod tunnel_channels;
+mod tunnel_log;
 mod tunnels;
 pub mod udp_listeners;
 pub mod user_sessions;

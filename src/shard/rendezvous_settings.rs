@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use super::share::{share, to_u32, to_usize};
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
-use crate::access::jproxy::TunnelUsers;
+use crate::access::jproxy::{TunnelUsers, UserHash};
 use crate::access::{Allowances, Awaiting, Keyring, Users};
 use crate::association::table::OnUnknown;
 use crate::config::Pinned;
@@ -136,11 +136,30 @@ impl TunnelSettings {
         }
     }
 
-    /// Which dialect a user speaks on a listener that may have one.
-    pub(super) fn dialect_of(&self, user: &str, of_listener: Option<Dialect>) -> Dialect {
-        let own = self.allowances.of(user).and_then(|own| own.dialect);
-        own.or(of_listener).unwrap_or(self.dialect)
+    /// Whether the user that has logged in by this hash is one still.
+    pub(super) fn knows(&self, user: &str, hash: &UserHash) -> bool {
+        let known = self.users.find(hash);
+        known.is_some_and(|known| **known.name() == *user)
     }
+
+    /// Which dialect a user speaks on a listener that may have one.
+    pub(super) fn dialect_of(&self, user: &str, of_listener: Option<Dialect>) -> Spoken {
+        let own = self.allowances.of(user).and_then(|own| own.dialect);
+        let (dialect, set_by) = match (own, of_listener) {
+            (Some(own), _) => (own, "the user's table of [[jproxy.rules]]"),
+            (None, Some(of_listener)) => (of_listener, "the listener's URL"),
+            (None, None) => (self.dialect, "[jproxy]"),
+        };
+        Spoken { dialect, set_by }
+    }
+}
+
+/// The dialect of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spoken {
+    pub(super) dialect: Dialect,
+    /// What has it so, in words for the log.
+    pub(super) set_by: &'static str,
 }
 
 /// How those are served who come by QUIC.

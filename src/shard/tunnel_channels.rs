@@ -15,6 +15,7 @@ use super::jproxy::GuestTunnel;
 use super::mux::{ChannelEnd, ChannelSession};
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
+use super::tunnel_log::RefusedChannel;
 use super::user_sessions::{Beginning, UserSession};
 use super::websocks::{DIAL_TIMEOUT, NotConnected};
 use crate::protocol::jproxy::{BindStatus, ConnectStatus};
@@ -76,6 +77,22 @@ impl RelayService {
                 let session = tunnels.sessions.borrow_mut().remove(&ended.channel);
                 drop(session);
             }
+            MuxEvent::TurnedAway { tunnel, asked } => {
+                if let Some(guest) = self.guest_tunnels.find(tunnel) {
+                    let refused = match self.world.is_draining() {
+                        true => Refused::Draining,
+                        false => Refused::TooManyChannels,
+                    };
+                    let answer = Answer::limit(asked.kind());
+                    self.count_refused_channel(&guest, &asked, refused, answer);
+                }
+            }
+            MuxEvent::OtherDialect { tunnel, error } => {
+                if let Some(guest) = self.guest_tunnels.find(tunnel) {
+                    let log = &self.guest_tunnels.log;
+                    log.doubt_dialect(&guest, error, clock::now());
+                }
+            }
             MuxEvent::Answered { .. }
             | MuxEvent::Datagram { .. }
             | MuxEvent::Echo { .. }
@@ -86,17 +103,6 @@ impl RelayService {
 
     async fn serve_channel(&self, channel: Key, guest: GuestTunnel, asked: Asked) {
         let since = clock::now();
-        let (command, to) = match &asked {
-            Asked::Connect(_, destination) => ("connect", destination.clone()),
-            Asked::Associate { with, .. } => ("udp_associate", with.clone()),
-            Asked::Echoes(_, host) => (
-                "echo",
-                Destination {
-                    host: host.clone(),
-                    port: 0,
-                },
-            ),
-        };
         let reaching = async {
             // It counts itself.
             if self.connections() > self.settings().connections_max {
@@ -122,18 +128,21 @@ impl RelayService {
         } = match reached {
             Ok(reached) => reached,
             Err(NotReached { refused, answer }) => {
-                self.count_refused(guest.peer, refused);
+                self.count_refused_channel(&guest, &asked, refused, answer);
                 return self.world.muxes.refuse(channel, answer);
             }
         };
+        if matches!(end, ChannelEnd::Stream(_)) {
+            guest.signs.is_right.set(true);
+        }
         let of_channel = ChannelSession {
             role: Role::Server,
             peers: [guest.peer, peer],
             errand: Rc::new(Errand {
                 user: Some(one_word(&guest.user).into()),
-                target: target(&to),
+                target: target(&asked.destination()),
                 way: None,
-                command,
+                command: asked.command(),
             }),
             waiting_since: since,
             joined_at: clock::now(),
@@ -150,6 +159,27 @@ impl RelayService {
         }
     }
 
+    /// Counts and logs what a user does not get.
+    fn count_refused_channel(
+        &self,
+        guest: &GuestTunnel,
+        asked: &Asked,
+        refused: Refused,
+        answer: Answer,
+    ) {
+        self.count_refused(guest.peer, refused);
+        let settings = self.settings();
+        let channel = RefusedChannel {
+            guest,
+            asked,
+            refused,
+            answer,
+            is_user: settings.tunnels.knows(&guest.user, &guest.hash),
+        };
+        let log = &self.guest_tunnels.log;
+        log.refuse_channel(&channel, clock::now());
+    }
+
     async fn reach_stream(
         &self,
         guest: &GuestTunnel,
@@ -158,7 +188,7 @@ impl RelayService {
     ) -> Result<Reached, NotReached> {
         let settings = self.settings();
         let dialling = async {
-            let may = self.tunnel_allowance(&settings, &guest.user)?;
+            let may = self.tunnel_allowance(&settings, guest)?;
             self.dial_for(&guest.user, &may, destination).await
         };
         let (stream, session): (Stream, UserSession) =
@@ -247,7 +277,7 @@ impl RelayService {
         let settings = self.settings();
         let until = self.world.reactor.now() + DIAL_TIMEOUT;
         let reached = async {
-            let may = self.tunnel_allowance(&settings, &guest.user)?;
+            let may = self.tunnel_allowance(&settings, guest)?;
             let session = self.begin_dial(&guest.user, &may, Beginning::Dial).await?;
             let allowed = self.allowed_addresses(&guest.user, &may, with, until);
             Ok((session, allowed.await?))

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::errand::{Errand, one_word, target};
+use super::jproxy::GuestTunnel;
 use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::RendezvousSettings;
@@ -128,18 +129,20 @@ impl RelayService {
         }
     }
 
-    /// What a user of jProxy's may; nothing any more if nobody has the name.
+    /// What a user of jProxy's may; nothing any more if nobody has the key by which it has logged
+    /// in.
     pub(super) fn tunnel_allowance<'a>(
         &'a self,
         settings: &'a RendezvousSettings,
-        user: &str,
+        guest: &GuestTunnel,
     ) -> Result<May<'a>, Refused> {
-        let known = settings.tunnels.users.named(user);
-        known.ok_or(Refused::EgressDenied)?;
+        let tunnels = &settings.tunnels;
+        let is_known = tunnels.knows(&guest.user, &guest.hash);
+        is_known.then_some(()).ok_or(Refused::EgressDenied)?;
         Ok(May {
             service: self,
             settings,
-            own: settings.tunnels.allowances.of(user),
+            own: tunnels.allowances.of(&guest.user),
         })
     }
 
@@ -231,8 +234,10 @@ impl RelayService {
     /// Forgets users that are gone.
     pub(super) fn forget_users(&self) {
         let settings = self.settings();
-        let is_known = |user: &str| settings.users.find(user).is_some();
+        let by_tunnel = |user: &str| settings.tunnels.users.named(user).is_some();
+        let is_known = |user: &str| settings.users.find(user).is_some() || by_tunnel(user);
         self.users.sessions.borrow_mut().forget(is_known);
+        self.guest_tunnels.log.keep(by_tunnel);
     }
 }
 

@@ -137,6 +137,37 @@ const END_REASONS: [(EndReason, u8, u8); 6] = [
     (EndReason::Stopping, 5, 1),
 ];
 
+impl ConnectStatus {
+    /// One word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::UnknownHost => "unknown_host",
+            Self::Limit => "limit",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+impl BindStatus {
+    /// One word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bound => "bound",
+            Self::PortTaken => "port_taken",
+            Self::Denied => "denied",
+            Self::Limit => "limit",
+            Self::UnknownHost => "unknown_host",
+        }
+    }
+}
+
 impl Dialect {
     /// Its name, as configurations have it.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use super::channel::Carried;
 use crate::protocol::jproxy::{
-    BindStatus, ChannelId, ChannelKind, ConnectStatus, FromClient, FromServer,
+    BindStatus, ChannelId, ChannelKind, ConnectStatus, FromClient, FromServer, PacketError,
 };
 use crate::protocol::socks5::{Destination, Host};
 use crate::relay::close::{CloseReason, How};
@@ -40,6 +40,16 @@ pub enum MuxEvent {
         channel: Key,
         tunnel: Key,
         asked: Asked,
+    },
+    /// The client has asked for what there was no room for, and was told so.
+    TurnedAway {
+        tunnel: Key,
+        asked: Asked,
+    },
+    /// The other side speaks the other dialect: the tunnel ends.
+    OtherDialect {
+        tunnel: Key,
+        error: PacketError,
     },
     /// The server has answered. What it has refused is gone.
     Answered {
@@ -115,6 +125,28 @@ impl Asked {
         }
     }
 
+    /// The same in a word of the log.
+    #[must_use]
+    pub const fn command(&self) -> &'static str {
+        match self {
+            Self::Connect(..) => "connect",
+            Self::Associate { .. } => "udp_associate",
+            Self::Echoes(..) => "echo",
+        }
+    }
+
+    /// With whom; of a host the port is 0.
+    #[must_use]
+    pub fn destination(&self) -> Destination {
+        match self {
+            Self::Connect(_, with) | Self::Associate { with, .. } => with.clone(),
+            Self::Echoes(_, host) => Destination {
+                host: host.clone(),
+                port: 0,
+            },
+        }
+    }
+
     pub(super) const fn id(&self) -> ChannelId {
         match self {
             Self::Connect(id, _) | Self::Associate { id, .. } | Self::Echoes(id, _) => *id,
@@ -152,6 +184,15 @@ impl Answer {
                 local_port,
             },
             Self::Echoes(status) => FromServer::AssociatedEchoes(id, status),
+        }
+    }
+
+    /// What it says, in a word of the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect { status, .. } => status.as_str(),
+            Self::Associate { status, .. } | Self::Echoes(status) => status.as_str(),
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::io::IoSlice;
 
-use tracing::warn;
-
 use super::channel::{Channel, LocalEnd};
 use super::tunnel::{Inbound, Packet, Stop};
 use super::turn::Turn;
@@ -222,6 +220,9 @@ impl Turn<'_> {
             self.replace(old);
         }
         if self.tunnel.channel_count() >= self.tunnel.channels_max || self.tunnel.is_leaving {
+            let tunnel = self.key;
+            self.events
+                .push_back(MuxEvent::TurnedAway { tunnel, asked });
             return self.say(&Packet::Server(Answer::limit(kind).packet(id)));
         }
         let channel = Channel::new(self.key, &asked, self.now);
@@ -327,7 +328,9 @@ impl Turn<'_> {
                 Ok(())
             }
             PacketError::OtherDialect { dialect, .. } => {
-                warn!(%error, "a tunnel speaks the other dialect, and is closed");
+                let tunnel = self.key;
+                self.events
+                    .push_back(MuxEvent::OtherDialect { tunnel, error });
                 self.say_in(dialect, payload);
                 self.tunnel.is_foreign = true;
                 self.tunnel.ready.clear();

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
+use tracing::warn;
 
 use super::SocksWorld;
 use super::refusal::{Refusal, said_by_relay};
@@ -228,8 +229,14 @@ impl Tunnels {
                     self.numbers.borrow_mut().of(kind).handle_end(id);
                 }
             }
+            MuxEvent::OtherDialect { error, .. } => {
+                warn!(%error, "the relay speaks the other dialect, and its tunnel is closed");
+            }
             // A server's, or of echoes that nobody asks for.
-            MuxEvent::Asked { .. } | MuxEvent::Echo { .. } | MuxEvent::Lost(_) => {}
+            MuxEvent::Asked { .. }
+            | MuxEvent::TurnedAway { .. }
+            | MuxEvent::Echo { .. }
+            | MuxEvent::Lost(_) => {}
         }
     }
 
