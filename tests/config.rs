@@ -18,6 +18,7 @@ fn resolve(path: &Path) -> Result<RelaySettings, ConfigError> {
         state_dir: Some("/var/lib/midspan".into()),
         current_dir: "/".into(),
         given: GivenSockets::default(),
+        served: None,
     };
     let name = path.file_name().expect("a file has a name");
     let text = fs::read_to_string(path).expect("test files are text");

@@ -97,6 +97,13 @@ pub fn report(error: &anyhow::Error, output: &mut dyn Write) -> ExitCode {
     ExitCode::from(if story.usage { USAGE } else { FAILED })
 }
 
+/// What can be done about it, in one line; `None` where the error says it all.
+pub(super) fn next_step(error: &anyhow::Error) -> Option<String> {
+    let mut story = Story::default();
+    story.read(error);
+    (!story.next_steps.is_empty()).then(|| story.next_steps.join("; "))
+}
+
 #[derive(Default)]
 struct Story {
     next_steps: Vec<String>,

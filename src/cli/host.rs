@@ -30,6 +30,7 @@ pub(super) fn facts() -> anyhow::Result<HostFacts> {
         state_dir: default_state_dir(|name| env::var_os(name), geteuid().is_root()),
         current_dir: env::current_dir().context("cannot tell the current directory")?,
         given: GivenSockets::default(),
+        served: None,
     })
 }
 

@@ -29,6 +29,7 @@ mod state_dir;
 mod status;
 mod tls;
 mod tunnel_key;
+mod user_changes;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -14,7 +14,7 @@ use super::notify::Notifier;
 use super::relay::RelayArgs;
 use super::state_dir::StateDir;
 use super::tls::Stamps;
-use super::{host, tls};
+use super::{failure, host, tls, user_changes};
 use crate::config::settings::{HostFacts, RelaySettings};
 use crate::config::{GivenSockets, keys, web};
 use crate::shard::reload::{Reloader, Wake};
@@ -75,14 +75,15 @@ impl Running {
                         self.read_again(&reloader)
                     }
                 };
-                let refusal = outcome.err().map(|error| format!("{error:#}"));
-                match &refusal {
+                let refusal = outcome.as_ref().err().map(|error| format!("{error:#}"));
+                match &outcome {
                     // What changed since is found by the next look.
-                    None if wake == Wake::Idle => taken = before,
-                    None => taken = mem::take(&mut self.stamps),
-                    Some(error) => {
+                    Ok(()) if wake == Wake::Idle => taken = before,
+                    Ok(()) => taken = mem::take(&mut self.stamps),
+                    Err(error) => {
                         error!(
-                            error,
+                            error = refusal,
+                            next = failure::next_step(error),
                             "the configuration is not taken, the one before stays"
                         );
                     }
@@ -103,6 +104,7 @@ impl Running {
     fn read_again(&mut self, reloader: &Reloader) -> anyhow::Result<()> {
         let facts = HostFacts {
             given: self.given.clone(),
+            served: Some(self.settings.jproxy.users.clone()),
             ..host::facts()?
         };
         let mut fresh = self.args.settings(&facts)?;
@@ -182,8 +184,16 @@ impl Running {
         reloader.apply(&settings, &loaded.config, &loaded.quic)?;
         self.tls = loaded.config;
         self.quic = loaded.quic;
-        self.pages.replaced = mem::replace(&mut self.settings, settings).web;
-        info!("the configuration is taken");
+        let before = mem::replace(&mut self.settings, settings);
+        let (websocks, jproxy) = (&self.settings.users, &self.settings.jproxy);
+        info!(
+            websocks_users = websocks.path.is_some().then(|| websocks.users.all().len()),
+            jproxy_users = jproxy.path.is_some().then(|| jproxy.users.all().len()),
+            jproxy_files_wrong = (!jproxy.wrong.is_empty()).then_some(jproxy.wrong.len()),
+            "the configuration is taken"
+        );
+        user_changes::log(&before, &self.settings);
+        self.pages.replaced = before.web;
         Ok(())
     }
 }

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
 use rustls::pki_types::CertificateDer;
@@ -98,13 +97,30 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
 }
 
 /// What changes when one of the files does.
-pub(super) type Stamps = Vec<Option<(SystemTime, u64)>>;
+pub(super) type Stamps = Vec<Option<Stamp>>;
+
+/// What changes when a file does, when who may read it does, or when another takes its place. The
+/// time is that of the inode (`ctime`), which nobody can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Seconds and nanoseconds.
+    changed_at: (i64, i64),
+    /// Of the file's system, and of the file.
+    place: (u64, u64),
+    bytes: u64,
+    mode: u32,
+}
 
 /// The stamps now, links followed, of the files of certificates, issuers' keys and users.
 pub(super) fn stamps(settings: &RelaySettings) -> Stamps {
     let stamp = |path: &PathBuf| {
         let metadata = fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
+        Some(Stamp {
+            changed_at: (metadata.ctime(), metadata.ctime_nsec()),
+            place: (metadata.dev(), metadata.ino()),
+            bytes: metadata.len(),
+            mode: metadata.mode(),
+        })
     };
     let certificates = settings.tls.certificates.iter();
     let issuers = settings.keyring.issuers().iter();

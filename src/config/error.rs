@@ -158,7 +158,7 @@ pub enum Place {
     LimitFlag(&'static str),
     /// In a `.socket` unit.
     Systemd,
-    /// Nowhere: a default that does not suit this host.
+    /// Nowhere: a default that does not suit this host, or what names its own place.
     Default,
 }
 

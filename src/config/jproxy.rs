@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::ConfigFile;
-use super::tunnel_users;
+use super::tunnel_users::{self, Listing, WrongFile};
 use super::user_rules::{self, Known, WrittenAllowance, show_allowances};
 use super::{ConfigError, Place, Problem};
 use crate::access::Allowances;
@@ -69,6 +69,10 @@ pub struct JproxySettings {
     pub path: Option<PathBuf>,
     /// Those whose files are there.
     pub users: TunnelUsers,
+    /// Files that are none of them, of a relay that runs: none may be wrong where one starts.
+    pub wrong: Vec<WrongFile>,
+    /// Whether anybody may add files to the directory.
+    pub is_open: bool,
     /// What some of them may, by the configuration.
     pub allowances: Allowances,
     /// How packets are written where neither a user's rules nor a listener say so.
@@ -86,6 +90,8 @@ impl Default for JproxySettings {
         Self {
             path: None,
             users: TunnelUsers::default(),
+            wrong: Vec::new(),
+            is_open: false,
             allowances: Allowances::default(),
             dialect: Dialect::default(),
             icmp: false,
@@ -96,23 +102,50 @@ impl Default for JproxySettings {
 }
 
 impl JproxySettings {
-    /// The same, with users read again. Whoever is gone from the directory may not stay because
-    /// rules are left, so that these are not looked at.
+    /// The same, with users read again. Those whose files are wrong stay as they are. Whoever is
+    /// gone from the directory may not stay because rules are left, so that these are not looked
+    /// at.
     ///
     /// # Errors
     ///
-    /// As when they were read first.
+    /// The directory cannot be read.
     pub fn read_again(&self) -> Result<Self, ConfigError> {
         let Some(path) = &self.path else {
             return Ok(self.clone());
         };
-        let users = tunnel_users::read(path).map_err(|error| {
-            ConfigError::new(Place::WholeFile(path.clone()), Problem::TunnelUsers(error))
-        })?;
+        // The error names the directory itself.
+        let wrong = |error| ConfigError::new(Place::Default, Problem::TunnelUsers(error));
+        let Listing {
+            users,
+            wrong,
+            is_open,
+        } = tunnel_users::read(path, &self.users).map_err(wrong)?;
         Ok(Self {
             users,
+            wrong: wrong.iter().map(WrongFile::from).collect(),
+            is_open,
             ..self.clone()
         })
+    }
+
+    /// What is valid, and yet perhaps not what was meant.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let Some(path) = &self.path else {
+            return Vec::new();
+        };
+        let shown = path.display();
+        let is_empty = self.users.is_empty();
+        let empty = is_empty.then(|| {
+            format!(
+                "{shown} has no user's file: nobody is let in by jProxy; midspan key jproxy NAME \
+                 --key-file FILE --user-dir {shown} makes one"
+            )
+        });
+        let open = self
+            .is_open
+            .then(|| format!("anybody on this host may add users to {shown}: chmod o-w {shown}"));
+        empty.into_iter().chain(open).collect()
     }
 
     /// What to look at to find out whether it is to be read again: the directory, and users'
@@ -124,39 +157,53 @@ impl JproxySettings {
     }
 }
 
-/// How the file has jProxy served. Without `users` it is not.
-pub(super) fn jproxy(file: Option<&ConfigFile>) -> Result<JproxySettings, ConfigError> {
+/// How the file has jProxy served. Without `users` it is not. A user's file that is wrong is an
+/// error, unless `served` are those whom a relay that runs has let in until now.
+pub(super) fn jproxy(
+    file: Option<&ConfigFile>,
+    served: Option<&TunnelUsers>,
+) -> Result<JproxySettings, ConfigError> {
     let Some(file) = file else {
         return Ok(JproxySettings::default());
     };
     let written = &file.written().jproxy;
-    let users = match &written.users {
-        None => TunnelUsers::default(),
+    let mut settings = match &written.users {
+        None => JproxySettings::default(),
         Some(users) => {
             let wrong = |problem| ConfigError::new(file.place(users), problem);
             let path = users.get_ref();
             if !path.is_absolute() {
                 return Err(wrong(Problem::RelativePath { path: path.clone() }));
             }
-            tunnel_users::read(path).map_err(|error| wrong(Problem::TunnelUsers(error)))?
+            let misread = |error| wrong(Problem::TunnelUsers(error));
+            let nobody = TunnelUsers::default();
+            let listing = tunnel_users::read(path, served.unwrap_or(&nobody)).map_err(misread)?;
+            let wrong = listing.wrong.iter().map(WrongFile::from).collect();
+            if let (None, Some((first, _))) = (served, listing.wrong.into_iter().next()) {
+                return Err(misread(first));
+            }
+            JproxySettings {
+                path: Some(path.clone()),
+                users: listing.users,
+                wrong,
+                is_open: listing.is_open,
+                ..JproxySettings::default()
+            }
         }
     };
-    let path = written.users.as_ref().map(|users| users.get_ref().clone());
     let known = Known {
-        is_user: &|name| users.named(name).is_some(),
-        path: path.as_deref(),
+        is_user: &|name| settings.users.named(name).is_some(),
+        path: settings.path.as_deref(),
         line: "[jproxy] users = \"/etc/midspan/jproxy\"",
     };
     let tables: Vec<_> = written.rules.iter().map(WrittenRules::allowance).collect();
-    let allowances = user_rules::allowances(file, &tables, &known)?;
+    settings.allowances = user_rules::allowances(file, &tables, &known)?;
     Ok(JproxySettings {
-        path,
-        users,
-        allowances,
         dialect: written.dialect,
         icmp: written.icmp,
         stuck: stuck(file, written.stuck_s.as_ref())?,
         insecure: written.insecure,
+        ..settings
     })
 }
 
@@ -216,7 +263,10 @@ mod tests {
 
     fn parse(folder: &Path, more: &str) -> Result<JproxySettings, ConfigError> {
         let text = format!("[jproxy]\nusers = {folder:?}\n{more}");
-        jproxy(Some(&ConfigFile::parse(Path::new("midspan.toml"), text)?))
+        jproxy(
+            Some(&ConfigFile::parse(Path::new("midspan.toml"), text)?),
+            None,
+        )
     }
 
     fn names(settings: &JproxySettings) -> Vec<&str> {
@@ -254,7 +304,7 @@ mod tests {
         // It is shown as it could be written.
         let shown = Shown(&settings).to_string();
         let again = ConfigFile::parse(Path::new("again.toml"), shown).unwrap();
-        assert_eq!(jproxy(Some(&again)).unwrap(), settings);
+        assert_eq!(jproxy(Some(&again), None).unwrap(), settings);
 
         // Whoever is gone from the directory alone is gone, whatever rules are left.
         let before = settings.files();
@@ -267,10 +317,91 @@ mod tests {
         assert_ne!(fresh.files(), before);
 
         let nothing = ConfigFile::parse(Path::new("midspan.toml"), String::new()).unwrap();
-        let nothing = jproxy(Some(&nothing)).unwrap();
+        let nothing = jproxy(Some(&nothing), None).unwrap();
         assert_eq!(nothing, JproxySettings::default());
         assert_eq!(nothing.files(), Vec::<PathBuf>::new());
         assert_eq!(Shown(&nothing).to_string(), "");
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_costs_no_other_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let of_alice = add(folder, "alice");
+        add(folder, "bob");
+        let settings = parse(folder, "").unwrap();
+        let alices = *settings.users.named("alice").unwrap().hash();
+        let check = |expected: &[&str], errors: &[(&str, Option<&str>)]| {
+            let fresh = settings.read_again().unwrap();
+            assert_eq!(names(&fresh), expected);
+            assert_eq!(fresh.wrong.len(), errors.len(), "{:?}", fresh.wrong);
+            for (file, (error, keeps)) in fresh.wrong.iter().zip(errors) {
+                assert!(file.error.contains(error), "{}", file.error);
+                assert_eq!(file.error.matches(folder.to_str().unwrap()).count(), 1);
+                assert_eq!(file.keeps.as_deref(), *keeps, "{}", file.error);
+                assert!(file.next_step.is_some());
+            }
+            // A relay that is told to read its file again does the same; one that starts has no
+            // such file.
+            let text = format!("[jproxy]\nusers = {folder:?}\n");
+            let file = ConfigFile::parse(Path::new("midspan.toml"), text).unwrap();
+            assert_eq!(jproxy(Some(&file), Some(&settings.users)).unwrap(), fresh);
+            assert_eq!(jproxy(Some(&file), None).is_err(), !errors.is_empty());
+            fresh
+        };
+
+        // Half written, or open to all, it is whose it was.
+        let whole = fs::read(&of_alice).unwrap();
+        fs::write(&of_alice, &whole[..100]).unwrap();
+        let of_carol = add(folder, "carol");
+        check(&["alice", "bob", "carol"], &[("it ends", Some("alice"))]);
+        fs::write(&of_alice, &whole).unwrap();
+        for (mode, error) in [(0o644, "read by anybody"), (0o602, "changed by anybody")] {
+            fs::set_permissions(&of_alice, Permissions::from_mode(mode)).unwrap();
+            check(&["alice", "bob", "carol"], &[(error, Some("alice"))]);
+        }
+        fs::set_permissions(&of_alice, Permissions::from_mode(0o600)).unwrap();
+
+        // Whoever was never let in is not.
+        let name = format!("{}.dat", "0".repeat(64));
+        fs::rename(&of_carol, folder.join(&name)).unwrap();
+        check(&["alice", "bob"], &[("its content", None)]);
+        fs::remove_file(folder.join(&name)).unwrap();
+
+        // Of two keys it is the older one, until that is gone.
+        let second = add(folder, "alice");
+        let fresh = check(&["alice", "bob"], &[("listed twice", Some("alice"))]);
+        assert_eq!(fresh.users.named("alice").unwrap().hash(), &alices);
+        fs::write(&of_alice, "").unwrap();
+        let fresh = check(&["alice", "bob"], &[("it ends", None)]);
+        assert_ne!(fresh.users.named("alice").unwrap().hash(), &alices);
+        fs::remove_file(second).unwrap();
+
+        // Whose file is gone is gone.
+        check(&["alice", "bob"], &[("it ends", Some("alice"))]);
+        fs::remove_file(&of_alice).unwrap();
+        check(&["bob"], &[]);
+    }
+
+    #[test]
+    fn a_directory_that_is_empty_or_open_is_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let check = |expected: &[&str]| {
+            let notes = parse(folder, "").unwrap().notes();
+            assert_eq!(notes.len(), expected.len(), "{notes:?}");
+            for (note, part) in notes.iter().zip(expected) {
+                assert!(note.contains(part), "{note}");
+            }
+        };
+        check(&["has no user's file"]);
+        fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+        check(&["has no user's file", "chmod o-w"]);
+        add(folder, "alice");
+        check(&["chmod o-w"]);
+        fs::set_permissions(folder, Permissions::from_mode(0o750)).unwrap();
+        check(&[]);
+        assert_eq!(JproxySettings::default().notes(), Vec::<String>::new());
     }
 
     #[track_caller]
@@ -357,7 +488,7 @@ mod tests {
         );
         let text = "[[jproxy.rules]]\nusers = [\"alice\"]\n".to_owned();
         let file = ConfigFile::parse(Path::new("midspan.toml"), text).unwrap();
-        let step = jproxy(Some(&file)).unwrap_err().next_step().unwrap();
+        let step = jproxy(Some(&file), None).unwrap_err().next_step().unwrap();
         assert!(step.contains("[jproxy] users = "), "{step}");
     }
 }

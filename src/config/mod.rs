@@ -41,7 +41,7 @@ pub use error::{ConfigError, Place, Problem};
 pub use listener::Listener;
 pub use listening::GivenSockets;
 pub use pinned::Pinned;
-pub use tunnel_users::{TunnelUsersError, tunnel_user_of};
+pub use tunnel_users::{TunnelUsersError, WrongFile, tunnel_user_of};
 pub use urls::URLS_MAX;
 pub use value::{Instance, ListenAddress, Period, ValueError};
 pub use web_root::TreeError;

@@ -49,7 +49,7 @@ impl RelaySettings {
             return Err(ConfigError::new(place.clone(), problem));
         }
 
-        let jproxy = jproxy(file)?;
+        let jproxy = jproxy(file, host.served.as_ref())?;
         for (listener, place) in &listen {
             check_tunnels(*listener, &jproxy)
                 .map_err(|problem| ConfigError::new(place.clone(), problem))?;

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::access::egress::Egress;
 use crate::access::forwarding::Forwarding;
+use crate::access::jproxy::TunnelUsers;
 use crate::access::{Awaiting, Keyring};
 use crate::protocol::jet::{PublicUrl, Transport};
 use crate::protocol::ptth_name::Name;
@@ -171,6 +172,9 @@ pub struct HostFacts {
     pub current_dir: PathBuf,
     /// Sockets that are bound already.
     pub given: GivenSockets,
+    /// Whom a relay that runs serves by jProxy: of these none is lost because a file is wrong.
+    /// `None` where one starts, or would.
+    pub served: Option<TunnelUsers>,
 }
 
 #[cfg(test)]
@@ -185,6 +189,7 @@ impl HostFacts {
             state_dir: Some("/var/lib/midspan".into()),
             current_dir: "/home/operator".into(),
             given: GivenSockets::default(),
+            served: None,
         }
     }
 }
@@ -255,6 +260,7 @@ impl RelaySettings {
                 ));
             }
         }
+        notes.extend(self.jproxy.notes());
         let Awaiting { addresses, anybody } = &self.awaiting;
         if addresses.is_empty() && *anybody {
             notes.push(

@@ -1,13 +1,21 @@
 //! The directory of jProxy's users: a file each, called by its hash. `access::jproxy` has what is
 //! in them.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::websocks::OTHERS_READ;
-use crate::access::jproxy::{NameListed, TunnelUser, TunnelUsers, USER_FILE_SUFFIX, UserFileError};
+use crate::access::jproxy::{
+    NameListed, TunnelUser, TunnelUsers, USER_FILE_SUFFIX, UserFileError, UserHash,
+};
+
+/// Bits of a mode that let others write. The hash is of the key alone: whoever writes a user's
+/// file may give it another user's name, and whoever writes the directory may add users.
+const OTHERS_WRITE: u32 = 0o002;
 
 /// More than any user's file has.
 const FILE_BYTES_MAX: u64 = 4096;
@@ -18,8 +26,12 @@ pub enum TunnelUsersError {
     /// The directory, or a file in it, cannot be read.
     #[error("cannot read {}: {error}", .path.display())]
     Unreadable { path: PathBuf, error: io::Error },
-    /// Anybody can read a file.
-    #[error("{} can be read by anybody (mode {mode:04o})", .path.display())]
+    /// Anybody can read or change a file.
+    #[error(
+        "{} can be {} by anybody (mode {mode:04o})",
+        .path.display(),
+        if .mode & OTHERS_READ != 0 { "read" } else { "changed" }
+    )]
     Open { path: PathBuf, mode: u32 },
     /// A file that is called like one of a user, and is none.
     #[error("{} is no user's file: {error}", .path.display())]
@@ -27,6 +39,16 @@ pub enum TunnelUsersError {
     /// Two files for one name.
     #[error("{error}, of {}", .path.display())]
     Twice { path: PathBuf, error: NameListed },
+}
+
+impl From<&(TunnelUsersError, Option<Arc<TunnelUser>>)> for WrongFile {
+    fn from((error, user): &(TunnelUsersError, Option<Arc<TunnelUser>>)) -> Self {
+        Self {
+            next_step: error.next_step(),
+            error: error.to_string(),
+            keeps: user.as_ref().map(|user| Arc::clone(user.name())),
+        }
+    }
 }
 
 impl TunnelUsersError {
@@ -46,8 +68,13 @@ impl TunnelUsersError {
                 ),
                 _ => "name a directory that holds a file for each user".into(),
             },
-            Self::Open { path, .. } => {
-                format!("if nobody else has read it: chmod 640 {}", path.display())
+            Self::Open { path, mode } => {
+                let done = if mode & OTHERS_READ != 0 {
+                    "read"
+                } else {
+                    "changed"
+                };
+                format!("if nobody else has {done} it: chmod 640 {}", path.display())
             }
             Self::NoUser { error, .. } => match error {
                 UserFileError::OtherHash { .. } => "rename the file, or have it made anew".into(),
@@ -62,18 +89,93 @@ impl TunnelUsersError {
     }
 }
 
-/// Reads every user's file of a directory.
+/// A file that is called like a user's, and is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongFile {
+    /// What is wrong with it, with its name.
+    pub error: String,
+    /// What the operator can do about it.
+    pub next_step: Option<String>,
+    /// The user whose file it was, and who stays.
+    pub keeps: Option<Arc<str>>,
+}
+
+/// What a directory lists.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) users: TunnelUsers,
+    /// What is not taken, and who stays all the same.
+    pub(super) wrong: Vec<(TunnelUsersError, Option<Arc<TunnelUser>>)>,
+    /// Anybody may add users.
+    pub(super) is_open: bool,
+}
+
+/// Reads every user's file of a directory. What is wrong with one concerns its own user alone,
+/// which stays as it was `before` for as long as the file is there: one that is half written cuts
+/// nobody off, and one that is removed does.
 ///
 /// # Errors
 ///
-/// A file that is called like a user's, and is none; and what cannot be read, or by anybody.
-pub(super) fn read(directory: &Path) -> Result<TunnelUsers, TunnelUsersError> {
+/// The directory cannot be read.
+pub(super) fn read(directory: &Path, before: &TunnelUsers) -> Result<Listing, TunnelUsersError> {
+    let metadata = fs::metadata(directory).map_err(|error| unreadable(directory, error))?;
     let paths = files(directory).map_err(|error| unreadable(directory, error))?;
-    let users: Result<Vec<_>, _> = paths.iter().map(|path| read_one(path)).collect();
-    TunnelUsers::new(users?).map_err(|error| TunnelUsersError::Twice {
+    let mut wrong = Vec::new();
+    let mut named: BTreeMap<Arc<str>, Vec<Arc<TunnelUser>>> = BTreeMap::new();
+    for path in paths {
+        match read_one(&path) {
+            Ok(user) => named
+                .entry(Arc::clone(user.name()))
+                .or_default()
+                .push(user.into()),
+            // Somebody has removed it meanwhile.
+            Err(TunnelUsersError::Unreadable { .. }) if fs::symlink_metadata(&path).is_err() => {}
+            Err(error) => {
+                let user = hash_of(&path).and_then(|hash| before.find(&hash));
+                wrong.push((error, user.cloned()));
+            }
+        }
+    }
+    let mut users = Vec::new();
+    for (_, user) in &mut wrong {
+        // A file that can be read goes before one of the same name that cannot; and the name of
+        // one is the same in capitals and in small letters.
+        *user = user.take().filter(|user| {
+            let is_needed = !named.contains_key(user.name()) && !users.contains(user);
+            if is_needed {
+                users.push(Arc::clone(user));
+            }
+            is_needed
+        });
+    }
+    for (name, of_name) in named {
+        let is_alone = of_name.len() == 1;
+        let is_as_before = |user: &&Arc<TunnelUser>| before.find(user.hash()) == Some(user);
+        let taken = of_name.iter().find(|user| is_alone || is_as_before(user));
+        if let [one, other, ..] = &*of_name {
+            let hashes = [*one.hash(), *other.hash()];
+            let error = TunnelUsersError::Twice {
+                path: directory.to_owned(),
+                error: NameListed { name, hashes },
+            };
+            wrong.push((error, taken.cloned()));
+        }
+        users.extend(taken.cloned());
+    }
+    let users = TunnelUsers::new(users).map_err(|error| TunnelUsersError::Twice {
         path: directory.to_owned(),
         error,
+    })?;
+    Ok(Listing {
+        users,
+        wrong,
+        is_open: metadata.mode() & OTHERS_WRITE != 0,
     })
+}
+
+/// Whose file it is called after.
+fn hash_of(path: &Path) -> Option<UserHash> {
+    TunnelUser::hash_of_file(path.file_name()?.to_str()?)
 }
 
 /// The files in it that are called like users', in order. Others, and hidden ones, are somebody
@@ -117,7 +219,7 @@ fn read_one(path: &Path) -> Result<TunnelUser, TunnelUsersError> {
     let file = File::open(path).map_err(|error| unreadable(path, error))?;
     let mode = file.metadata().map_err(|error| unreadable(path, error))?;
     let mode = mode.mode() & 0o7777;
-    if mode & OTHERS_READ != 0 {
+    if mode & (OTHERS_READ | OTHERS_WRITE) != 0 {
         let path = path.to_owned();
         return Err(TunnelUsersError::Open { path, mode });
     }

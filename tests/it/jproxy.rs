@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use midspan::access::jproxy::KeyPair;
 use midspan::protocol::jproxy::{BindStatus, Dialect, EndReason, FromClient, FromServer};
 use midspan::protocol::socks5::{Destination, Host};
 
@@ -557,4 +558,42 @@ fn whoever_is_a_user_no_more_connects_no_more() {
     assert_eq!(known(relay.address), b"jProxy\0\x01");
     drop(tunnel);
     relay.stop().check_clean();
+}
+
+#[test]
+fn a_file_that_is_wrong_costs_no_other_user() {
+    let (folder, mut relay) = relay("");
+    let users = folder.path().join("users");
+    let user = users.join(USER);
+    // Nobody tells the relay to look, and neither time nor size of the file change.
+    fs::set_permissions(&user, fs::Permissions::from_mode(0o644)).expect("chmod");
+    let bob = KeyPair::generate("bob").expect("a key");
+    let of_bob = users.join(&bob.user_file_name);
+    fs::write(users.join(".bob"), &bob.user_file).expect("written");
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(users.join(".bob"), mode.clone()).expect("chmod");
+    fs::rename(users.join(".bob"), &of_bob).expect("renamed");
+    let line = relay.wait_for_line("the users of [jproxy] have changed");
+    assert!(line.contains("users=2 came=\"bob\""), "{line}");
+    let line = relay.wait_for_line("a user's file is not taken");
+    for part in [
+        "can be read by anybody (mode 0644)",
+        "next=\"if nobody else has read it: chmod 640",
+        "keeps=\"alice\"",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let origin = Destination::from(service(echo));
+    let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
+    assert_eq!(tunnel.try_connect(0, &origin), 0);
+
+    fs::set_permissions(&user, mode).expect("chmod");
+    let line = relay.wait_for_line("the configuration is taken");
+    assert!(line.contains("jproxy_users=2"), "{line}");
+    fs::remove_file(&user).expect("removed");
+    let line = relay.wait_for_line("the users of [jproxy] have changed");
+    assert!(line.contains("users=1 went=\"alice\""), "{line}");
+    assert_eq!(tunnel.try_connect(1, &origin), 7);
+    let line = relay.wait_for_line("channel refused");
+    assert!(line.contains("it is no user any more"), "{line}");
 }

@@ -99,11 +99,11 @@ mod tests {
         }
         assert_ne!(alice.encrypt(&key), Ok(encrypted));
 
-        let users = TunnelUsers::new(vec![bob, alice]).expect("two names");
+        let users = TunnelUsers::new(vec![bob.into(), alice.into()]).expect("two names");
         let found = users.find(alices.hash()).map(|user| &**user.name());
         assert_eq!(found, Some("alice"));
         assert_eq!(
-            users.named("alice").map(TunnelUser::hash),
+            users.named("alice").map(|user| user.hash()),
             Some(alices.hash())
         );
         assert_eq!(users.find(&[0; 32]), None);
@@ -144,7 +144,7 @@ mod tests {
 
         let (_, second) = self::pair("alice");
         let hashes = [*alice.hash(), *second.hash()];
-        let twice = TunnelUsers::new(vec![alice, second]);
+        let twice = TunnelUsers::new(vec![alice.into(), second.into()]);
         let name = "alice".into();
         assert_eq!(twice, Err(NameListed { name, hashes }));
     }

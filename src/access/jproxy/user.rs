@@ -31,7 +31,7 @@ pub struct TunnelUsers(Arc<Listed>);
 #[derive(Default, PartialEq, Eq)]
 struct Listed {
     /// INVARIANT: in the order of their names, which differ.
-    users: Vec<TunnelUser>,
+    users: Vec<Arc<TunnelUser>>,
     /// Indices, by hash.
     of: HashMap<UserHash, usize, RandomState>,
 }
@@ -77,18 +77,20 @@ impl TunnelUser {
     ///
     /// When it is no user's, or another's.
     pub fn decode(file_name: &str, bytes: &[u8]) -> Result<Self, UserFileError> {
-        let digits = file_name.strip_suffix(USER_FILE_SUFFIX);
-        let digits = digits.ok_or(UserFileError::FileName)?;
-        let named = HEXLOWER_PERMISSIVE.decode(digits.as_bytes());
-        let named: UserHash = named
-            .ok()
-            .and_then(|hash| hash.try_into().ok())
-            .ok_or(UserFileError::FileName)?;
+        let named = Self::hash_of_file(file_name).ok_or(UserFileError::FileName)?;
         let user = Self::decode_content(bytes)?;
         match user.hash == named {
             true => Ok(user),
             false => Err(UserFileError::OtherHash { content: user.hash }),
         }
+    }
+
+    /// The hash by which a file is called.
+    #[must_use]
+    pub fn hash_of_file(file_name: &str) -> Option<UserHash> {
+        let digits = file_name.strip_suffix(USER_FILE_SUFFIX)?;
+        let hash = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?;
+        hash.try_into().ok()
     }
 
     fn decode_content(bytes: &[u8]) -> Result<Self, UserFileError> {
@@ -193,7 +195,7 @@ impl TunnelUsers {
     /// # Errors
     ///
     /// When two have one name.
-    pub fn new(mut users: Vec<TunnelUser>) -> Result<Self, NameListed> {
+    pub fn new(mut users: Vec<Arc<TunnelUser>>) -> Result<Self, NameListed> {
         users.sort_by(|one, other| one.name.cmp(&other.name));
         for pair in users.windows(2) {
             let [one, other] = pair else { continue };
@@ -217,21 +219,21 @@ impl TunnelUsers {
 
     /// Every user, in the order of their names.
     #[must_use]
-    pub fn all(&self) -> &[TunnelUser] {
+    pub fn all(&self) -> &[Arc<TunnelUser>] {
         &self.0.users
     }
 
     /// Who logs in by this hash.
     #[must_use]
-    pub fn find(&self, hash: &UserHash) -> Option<&TunnelUser> {
+    pub fn find(&self, hash: &UserHash) -> Option<&Arc<TunnelUser>> {
         self.0.of.get(hash).map(|index| &self.0.users[*index])
     }
 
     /// The user with this name.
     #[must_use]
-    pub fn named(&self, name: &str) -> Option<&TunnelUser> {
+    pub fn named(&self, name: &str) -> Option<&Arc<TunnelUser>> {
         let users = &self.0.users;
-        let index = users.binary_search_by(|user| (*user.name).cmp(name));
+        let index = users.binary_search_by(|user| (**user.name()).cmp(name));
         index.ok().map(|index| &users[index])
     }
 }
