@@ -25,7 +25,7 @@ impl World {
             _ => ChannelKind::Tcp,
         };
         let Tunnel {
-            keys: [Some(key), _],
+            keys: [Some(key), at_server],
             busy,
             used,
             is_leaving: false,
@@ -62,7 +62,13 @@ impl World {
             kind,
             id,
             tunnel,
-            states: [State::Asked(channel), State::Unknown],
+            states: [
+                State::Asked(channel),
+                match at_server {
+                    Some(_) => State::Unknown,
+                    None => State::Over,
+                },
+            ],
             programs: [None, None],
             flows: [Flow::new(seed), Flow::new(seed + 1)],
             is_broken: *is_broken,

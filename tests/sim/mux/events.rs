@@ -39,15 +39,17 @@ impl World {
                 channel,
                 tunnel,
                 asked,
-            } => self.handle_asked(channel, tunnel, &asked),
+            } => self.set_asked(tunnel, &asked, State::Asked(channel)),
+            MuxEvent::TurnedAway { tunnel, asked } => {
+                self.set_asked(tunnel, &asked, State::Over);
+            }
             MuxEvent::Answered { channel, answer } => {
                 let at = self.at_key(CLIENT, channel);
                 assert_eq!(self.channels[at].states[CLIENT], State::Asked(channel));
                 if answer.is_granted() {
                     self.channels[at].states[CLIENT] = State::Granted(channel);
                 } else {
-                    // Of one that is one too many its server does not hear.
-                    self.channels[at].states = [State::Over, State::Over];
+                    self.channels[at].states[CLIENT] = State::Over;
                     self.free(at);
                     self.seen.insert("refused");
                 }
@@ -57,7 +59,9 @@ impl World {
                 note_datagram(&mut self.channels[at].numbers[1 - side].1, &data);
                 self.seen.insert("a datagram back");
             }
-            MuxEvent::Echo { .. } => unreachable!("there are none"),
+            MuxEvent::Echo { .. } | MuxEvent::OtherDialect { .. } => {
+                unreachable!("there are none")
+            }
             MuxEvent::Ended(ended) => self.handle_ended(side, ended),
             MuxEvent::Forgotten { tunnel, kind, id } => {
                 let is_it = |it: &&mut Tunnel| it.keys[CLIENT] == Some(tunnel);
@@ -94,7 +98,8 @@ impl World {
         }
     }
 
-    fn handle_asked(&mut self, key: Key, tunnel: Key, asked: &Asked) {
+    /// The server has heard of what was asked for.
+    fn set_asked(&mut self, tunnel: Key, asked: &Asked, state: State) {
         let is_it = |channel: &Channel| {
             let is_of_it = self.tunnels[channel.tunnel].keys[SERVER] == Some(tunnel);
             let id = match asked {
@@ -105,7 +110,7 @@ impl World {
         };
         let at = self.channels.iter().position(is_it);
         let at = at.expect("somebody asks for what nobody asked for");
-        self.channels[at].states[SERVER] = State::Asked(key);
+        self.channels[at].states[SERVER] = state;
     }
 
     fn handle_ended(&mut self, side: usize, ended: ChannelEnded) {

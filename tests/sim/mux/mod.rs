@@ -134,12 +134,7 @@ struct World {
 
 impl Channel {
     fn is_over(&self) -> bool {
-        let is_over = match self.states {
-            [State::Over, State::Over] => true,
-            // Its server had no room for what was given up meanwhile.
-            [State::Over, State::Unknown] => self.is_broken || self.kind == ChannelKind::Udp,
-            _ => false,
-        };
+        let is_over = self.states == [State::Over, State::Over];
         is_over && self.programs.iter().all(Option::is_none)
     }
 
