@@ -49,7 +49,8 @@ pub async fn drive<S: Service>(
             let planes = world.planes.borrow();
             (planes.sleep(), planes.next_deadline())
         };
-        let wants_promptness = world.streams.wants_promptness() || world.muxes.tunnels() > 0;
+        let wants_promptness =
+            world.streams.wants_promptness() || world.muxes.wants_promptness(reactor.now());
         if sleep != Sleep::No && wants_promptness {
             sleep = Sleep::UntilOne;
         }

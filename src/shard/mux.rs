@@ -43,6 +43,9 @@ pub(super) const TAG_CHANNEL: u8 = 7;
 /// How long a channel may hold up its tunnel, unless something else is said.
 const STUCK_DEFAULT: Duration = Duration::from_secs(2);
 
+/// How long a tunnel is waited for without delay after something has come by it, or for it.
+const PROMPT: Duration = Duration::from_millis(10);
+
 /// A world's tunnels; empty where nobody speaks jProxy.
 #[derive(Debug, Default)]
 pub struct Muxes {
@@ -50,6 +53,10 @@ pub struct Muxes {
     /// To be asked for while something comes in, too.
     tunnels: Cell<usize>,
     channels: Cell<usize>,
+    /// Something has come since the last turn.
+    is_active: Cell<bool>,
+    /// When something came last.
+    active_at: Cell<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -270,11 +277,19 @@ impl Muxes {
         deadlines.into_iter().flatten().min()
     }
 
+    /// Whether the next packet is to be seen at once, though bulk data of others could be
+    /// gathered meanwhile: there is one soon.
+    pub(super) fn wants_promptness(&self, now: Timestamp) -> bool {
+        self.tunnels.get() > 0 && now.since(self.active_at.get()) < PROMPT
+    }
+
     pub(super) fn handle_tunnel(&self, token: u32, readiness: Readiness) {
+        self.is_active.set(true);
         self.with(|inner| inner.plane.handle_tunnel(token, readiness));
     }
 
     pub(super) fn handle_channel(&self, token: u32, readiness: Readiness) {
+        self.is_active.set(true);
         self.with(|inner| inner.plane.handle_channel(token, readiness));
     }
 
@@ -446,6 +461,9 @@ pub(super) fn run_muxes<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context
         return;
     }
     let now = clock::now();
+    if world.muxes.is_active.take() {
+        world.muxes.active_at.set(now);
+    }
     world.muxes.with(|inner| {
         inner.end_overdue(now);
         inner.plane.run(now);
