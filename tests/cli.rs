@@ -347,8 +347,9 @@ fn a_key_for_tunnels_is_two_files_that_belong_together() {
     refuse(scoped, &key_file, 2, "--scope is for keys --for rest");
     assert!(!std::path::Path::new(&key_file).exists());
     let without = ["key", "a", "--for", "jproxy", "--key-file", &key_file];
-    check(&without, 2, "", "say --key-file FILE and --user-dir DIR");
-    check(&["key", "jproxy", "a"], 2, "", "--user-dir <DIR>");
+    check(&without, 2, "", "there is no --user-dir, for the relay's");
+    let without = ["key", "jproxy", "a"];
+    check(&without, 2, "", "next: midspan key jproxy NAME --key-file");
     check(&["key"], 2, "", "<NAME>");
     let nowhere = [
         "key",

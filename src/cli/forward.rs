@@ -25,31 +25,40 @@ use crate::runtime::signal::Signals;
 /// The environment variable that holds the ticket when no argument does.
 const TICKET_VARIABLE: &str = "MIDSPAN_TICKET";
 
-/// Open a local port that leads to an exposed service
+/// Open a local port that leads to an exposed service, or to where a relay can connect
+///
+/// By a ticket or a server's name it leads to what `midspan expose` exposes; by a relay of jProxy
+/// to any HOST:PORT that this lets its user reach, and nothing runs there.
 ///
 /// The ticket is a secret, and other users of this machine can see a program's
 /// arguments: there, write it to a file and pass --to @FILE, or set
 /// MIDSPAN_TICKET instead of --to.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
+  By a ticket:
   midspan forward 2222 --to jet+tcp://relay.example:8080/ticket/AAECAwQFBgcICQoLDA0ODw/22
   ssh -p 2222 127.0.0.1
+
+  To a server by its name, by PTTH:
   midspan forward 2222 --to home:22 --relay relay.example --key-file alice.key
-  midspan forward 5432 --to db:5432 --relay jproxy+tls://relay.example --key-file key.dat")]
+
+  To what the relay connects with, by jProxy, with a key of `midspan key jproxy`:
+  midspan forward 5432 --to db:5432 --relay jproxy+tls://relay.example --key-file alice.dat
+  psql -h 127.0.0.1")]
 pub struct ForwardArgs {
     /// Where to listen; a port alone is on 127.0.0.1
     #[arg(value_name = "[ADDR:]PORT")]
     listen: LocalListener,
 
     /// The ticket that `midspan expose` printed, or @FILE that holds it; at a relay of PTTH
-    /// a server's NAME[:PORT]; by one of jProxy HOST:PORT
-    #[arg(long, value_name = "TICKET")]
+    /// a server's NAME[:PORT]; by one of jProxy HOST:PORT, as the relay resolves it
+    #[arg(long, value_name = "TICKET|NAME[:PORT]|HOST:PORT")]
     to: Option<String>,
 
     /// Meet at this address of the relay instead of the ticket's, jet+WAY://HOST:PORT; or the
     /// relay of PTTH: HOST[:PORT], which is ptth+quic://, or ptth+https://HOST[:PORT]; or the
-    /// relay of jProxy, jproxy+tls://HOST[:PORT]
+    /// relay of jProxy: jproxy+tls://HOST[:PORT], or jproxy:// without TLS, with --key-file
     #[arg(long, value_name = "URL")]
     relay: Option<AnyRelay>,
 

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::forward::ForwardReport;
 use super::{Advise, agent, secret_file};
-use crate::access::jproxy::ClientKey;
+use crate::access::jproxy::{ClientKey, TunnelUser};
 use crate::agent::process::BoundSocks;
 use crate::agent::settings::{JproxySettings, TunnelForwardSettings};
 use crate::agent::socks::tunnel::url::JproxyUrl;
@@ -85,6 +85,17 @@ fn read_key(path: &Path) -> anyhow::Result<ClientKey> {
     let bytes = secret_file::read_bytes("key", path)?;
     let reading = || format!("the key file {}", path.display());
     let key = ClientKey::decode(&bytes).with_context(reading).usage();
+    if key.is_err() && TunnelUser::is_file(&bytes) {
+        Err(anyhow!(
+            "this is a user's file, of the relay's side, and wanted is the client's key"
+        ))
+        .with_context(reading)
+        .usage()
+        .advise(
+            "pass what `midspan key jproxy` wrote to its --key-file; a user's file is for the \
+                 directory that the relay has under [jproxy] users, and for nobody else",
+        )?;
+    }
     key.advise("a relay of jProxy has keys of its own kind, which `midspan key jproxy` makes")
 }
 
@@ -144,6 +155,10 @@ mod tests {
 
     const KEY: &[u8] = include_bytes!("../../tests/vectors/jproxy/jproxy_key.dat");
 
+    const USER: &[u8] = include_bytes!(
+        "../../tests/vectors/jproxy/FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat"
+    );
+
     /// What these arguments come to, `KEY` among them being alice's file.
     fn settings(args: &str) -> Result<JproxySettings, String> {
         let folder = tempfile::tempdir().expect("a folder");
@@ -154,6 +169,7 @@ mod tests {
             path.display().to_string()
         };
         let args = args.replace("KEY", &secret("key.dat", KEY));
+        let args = args.replace("USER", &secret("user.dat", USER));
         let args = args.replace("TEXT", &secret("text", b"a password\n"));
         let host = HostFacts {
             cores_allowed: vec![0],
@@ -240,6 +256,10 @@ mod tests {
                 "ends within the key\n  next: a relay of jProxy has keys of its own kind",
             ),
             (
+                format!("socks 1 {tls} --key-file USER"),
+                "this is a user's file, of the relay's side",
+            ),
+            (
                 format!("socks 1 {tls} {websocks} --key-file KEY"),
                 "of WebSocks and of jProxy\n  next: start one `midspan socks` for each",
             ),
@@ -249,11 +269,11 @@ mod tests {
             ),
             (
                 format!("socks 1 {tls} --key-file KEY --pool 4"),
-                "--pool and --framed are for relays of WebSocks",
+                "--pool is for relays of WebSocks\n  next: leave it out",
             ),
             (
                 format!("socks 1 {tls} --key-file KEY --framed"),
-                "--pool and --framed are for relays of WebSocks",
+                "--framed is for relays of WebSocks\n  next: leave it out",
             ),
             (
                 format!("socks 1 {tls} --key-file KEY --password-file TEXT"),

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use aws_lc_rs::rand;
@@ -108,8 +108,8 @@ pub(super) fn run(args: &KeyArgs) -> anyhow::Result<()> {
     }
     let name = args.name.as_deref().context("no NAME is given").usage()?;
     if args.role == Role::Jproxy {
-        let (key_file, user_dir) = tunnel_files(args).usage()?;
-        return tunnel_key::make(name, key_file, user_dir);
+        check_tunnel_options(args).usage()?;
+        return tunnel_key::make(name, args.key_file.as_deref(), args.user_dir.as_deref());
     }
     let (key, credentials) = match args.certificate {
         Some(_) => private_key()?,
@@ -194,15 +194,14 @@ fn lines(name: &str, args: &KeyArgs, credentials: Credentials) -> anyhow::Result
     })
 }
 
-/// Where both files of a jProxy key go.
-fn tunnel_files(args: &KeyArgs) -> anyhow::Result<(&Path, &Path)> {
+/// Whether what is given is for a jProxy key.
+fn check_tunnel_options(args: &KeyArgs) -> anyhow::Result<()> {
     check_options(args)?;
     ensure!(
         args.certificate.is_none(),
         "--certificate is for keys --for ptth-server and --for ptth-client"
     );
-    let files = args.key_file.as_deref().zip(args.user_dir.as_deref());
-    files.context("keys --for jproxy are files: say --key-file FILE and --user-dir DIR")
+    Ok(())
 }
 
 /// Whether what is given is for the role.

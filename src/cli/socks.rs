@@ -59,7 +59,7 @@ pub struct SocksArgs {
     #[arg(
         long,
         required = true,
-        value_name = "websocks+WAY://USER@HOST:PORT|jproxy+tls://…"
+        value_name = "websocks+WAY://USER@HOST:PORT|jproxy+tls://HOST[:PORT]"
     )]
     relay: Vec<SocksRelay>,
 
@@ -67,7 +67,7 @@ pub struct SocksArgs {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 
-    /// Of jProxy: the file that holds the key, key.dat
+    /// Of jProxy: the file with the client's key, which `midspan key jproxy --key-file` made
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
 
@@ -208,11 +208,14 @@ impl SocksArgs {
             self.password_file.is_none(),
             "--password-file is for relays of WebSocks; one of jProxy knows its users by --key-file"
         );
-        ensure!(
-            self.pool.is_none() && !self.framed,
-            "--pool and --framed are for relays of WebSocks; to one of jProxy there is one \
-             connection from each core"
-        );
+        let of_websocks = [("--pool", self.pool.is_some()), ("--framed", self.framed)];
+        for (option, is_given) in of_websocks {
+            if is_given {
+                Err(anyhow!("{option} is for relays of WebSocks")).advise(
+                    "leave it out: to a relay of jProxy there is one tunnel from each core, for all",
+                )?;
+            }
+        }
         Ok(())
     }
 }
@@ -481,7 +484,7 @@ mod tests {
             (
                 "1080",
                 Some("x"),
-                "--relay <websocks+WAY://USER@HOST:PORT|jproxy+tls://…>",
+                "--relay <websocks+WAY://USER@HOST:PORT|jproxy+tls://HOST[:PORT]>",
             ),
             (
                 "1080 --relay wss://relay",

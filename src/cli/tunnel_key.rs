@@ -25,14 +25,14 @@ pub struct TunnelKeyArgs {
     /// Whose key it is
     name: String,
 
-    /// Write the client's key to this new file
+    /// Write the client's key to this new file; needed
     #[arg(long, value_name = "FILE")]
-    key_file: PathBuf,
+    key_file: Option<PathBuf>,
 
     /// Write the user's file into this directory, which [jproxy] users of the relay's
-    /// configuration names
+    /// configuration names; needed
     #[arg(long, value_name = "DIR")]
-    user_dir: PathBuf,
+    user_dir: Option<PathBuf>,
 }
 
 /// Makes a key, and both files.
@@ -42,11 +42,36 @@ pub struct TunnelKeyArgs {
 /// A name that is none or that a user has already, a file that is there already or cannot be
 /// made, or a system without randomness.
 pub(super) fn run(args: &TunnelKeyArgs) -> anyhow::Result<()> {
-    make(&args.name, &args.key_file, &args.user_dir)
+    make(
+        &args.name,
+        args.key_file.as_deref(),
+        args.user_dir.as_deref(),
+    )
 }
 
 /// The same, of these.
-pub(super) fn make(name: &str, key_file: &Path, user_dir: &Path) -> anyhow::Result<()> {
+pub(super) fn make(
+    name: &str,
+    key_file: Option<&Path>,
+    user_dir: Option<&Path>,
+) -> anyhow::Result<()> {
+    let missing = match (key_file, user_dir) {
+        (Some(key_file), Some(user_dir)) => return make_files(name, key_file, user_dir),
+        (None, Some(_)) => "no --key-file, for the client's",
+        (Some(_), None) => "no --user-dir, for the relay's",
+        (None, None) => "no --key-file and no --user-dir, for either's",
+    };
+    Err(anyhow!(
+        "a key of jProxy is two files, and there is {missing}"
+    ))
+    .usage()
+    .advise(
+        "midspan key jproxy NAME --key-file NAME.dat --user-dir DIR, where DIR is what the \
+             relay's configuration has under [jproxy] users, or is brought there",
+    )
+}
+
+fn make_files(name: &str, key_file: &Path, user_dir: &Path) -> anyhow::Result<()> {
     let pair = match KeyPair::generate(name) {
         Err(PairError::Name(error)) => {
             let none = || format!("NAME \"{}\" is none", name.escape_default());

@@ -82,6 +82,10 @@ impl TunnelUsersError {
                     "call it by its hash, or move it elsewhere: what ends in {USER_FILE_SUFFIX} is \
                      a user's"
                 ),
+                UserFileError::ClientKey => "move it to the client, who alone is to have it, and \
+                                             put here what `midspan key jproxy` wrote to its \
+                                             --user-dir"
+                    .into(),
                 _ => "have it made anew: midspan key jproxy NAME".into(),
             },
             Self::Twice { .. } => "remove the file of the older key".into(),

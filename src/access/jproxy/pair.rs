@@ -135,6 +135,13 @@ mod tests {
         let content = *alice.hash();
         let other = format!("{}.dat", "0".repeat(64));
         assert_eq!(decode(&other), Err(UserFileError::OtherHash { content }));
+        // Each of a pair's files is known for what it is where the other one is wanted.
+        for name in [&**name, "alice.dat"] {
+            let of_client = TunnelUser::decode(name, &pair.client_file);
+            assert_eq!(of_client, Err(UserFileError::ClientKey), "{name}");
+        }
+        assert!(TunnelUser::is_file(&pair.user_file));
+        assert!(!TunnelUser::is_file(&pair.client_file));
         let longer = [&*pair.user_file, b"\0"].concat();
         let longer = TunnelUser::decode(name, &longer);
         assert_eq!(longer, Err(UserFileError::Key));

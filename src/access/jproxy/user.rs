@@ -11,7 +11,7 @@ use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
 use data_encoding::{HEXLOWER_PERMISSIVE, HEXUPPER};
 
 use super::user_name::{self, NameError};
-use super::{CryptoFailed, RSA_BITS, SALT_BYTES, UserHash};
+use super::{ClientKey, CryptoFailed, RSA_BITS, SALT_BYTES, UserHash};
 use crate::protocol::jproxy::{ENCRYPTED_KEY_BYTES, SessionKey};
 
 /// How the name of a user's file ends, behind its hash.
@@ -42,6 +42,9 @@ pub enum UserFileError {
     /// It has another name than users' files have.
     #[error("the file's name is not 64 hexadecimal digits and \"{USER_FILE_SUFFIX}\"")]
     FileName,
+    /// What the user itself has.
+    #[error("it is a client's key")]
+    ClientKey,
     /// It is cut off, or something else.
     #[error("it ends within the user's {what}")]
     Short { what: &'static str },
@@ -77,6 +80,10 @@ impl TunnelUser {
     ///
     /// When it is no user's, or another's.
     pub fn decode(file_name: &str, bytes: &[u8]) -> Result<Self, UserFileError> {
+        // Its beginning is none of a user's file, which has a name there.
+        if ClientKey::decode(bytes).is_ok() {
+            return Err(UserFileError::ClientKey);
+        }
         let named = Self::hash_of_file(file_name).ok_or(UserFileError::FileName)?;
         let user = Self::decode_content(bytes)?;
         match user.hash == named {
@@ -115,6 +122,12 @@ impl TunnelUser {
             hash: hash(spki, salt),
             key: Pkcs1PublicEncryptingKey::new(key).map_err(|_| UserFileError::Key)?,
         })
+    }
+
+    /// Whether this is what a user's file holds, of whatever name.
+    #[must_use]
+    pub fn is_file(bytes: &[u8]) -> bool {
+        Self::decode_content(bytes).is_ok()
     }
 
     /// Its name, one word.

@@ -38,6 +38,9 @@ pub enum JproxyUrlError {
     /// Something behind the port.
     #[error("behind the port a jProxy relay's URL has ?pin=… or nothing")]
     Rest,
+    /// A dialect, which is of all relays of a command.
+    #[error("a jProxy relay's URL has no dialect; pass --dialect spec or --dialect original")]
+    Dialect,
     /// A pin that is wrong, or where none belongs.
     #[error(transparent)]
     Pin(#[from] PinError),
@@ -73,6 +76,7 @@ impl FromStr for JproxyUrl {
             None => (rest, None),
             Some((address, parameter)) => match parameter.split_once('=') {
                 Some((PIN, pin)) => (address, Some(parse_pin(pin, is_tls, "jproxy+tls")?)),
+                Some(("dialect", _)) => return Err(JproxyUrlError::Dialect),
                 _ => return Err(JproxyUrlError::Rest),
             },
         };
@@ -139,6 +143,7 @@ mod tests {
         check("jproxy+tls://relay:0", Err("is not a number from 1"));
         check("jproxy+tls://relay:1/path", Err("behind the port"));
         check("jproxy+tls://relay:1?x=y", Err("behind the port"));
+        check("jproxy://relay?dialect=spec", Err("pass --dialect spec or"));
         check("jproxy+tls://relay:1?pin=x", Err("64 hexadecimal"));
         check(&format!("jproxy://relay:1?pin={pin}"), Err("over TLS"));
     }
