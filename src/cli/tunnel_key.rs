@@ -17,6 +17,7 @@ use crate::config::tunnel_user_of;
 /// their owner alone: who has either can play one side to the other. The relay needs to read the
 /// latter; it takes new ones within five seconds.
 #[derive(Clone, Debug, Args)]
+#[command(override_usage = "midspan key jproxy NAME --key-file FILE --user-dir DIR")]
 #[command(after_help = "\
 Example:
   midspan key jproxy alice --key-file alice.dat --user-dir /etc/midspan/jproxy
