@@ -24,6 +24,7 @@ pub mod settings;
 pub mod socks;
 pub mod target;
 pub mod ticket;
+pub mod url_parts;
 pub mod way;
 
 mod proxy;

@@ -4,11 +4,17 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::access::Fingerprint;
-use crate::agent::pin::{PIN, PinError, parse_pin};
-use crate::agent::target::{HostPort, TargetError};
+use crate::agent::target::HostPort;
+use crate::agent::url_parts::{RelayKind, UrlParts, UrlPartsError};
 
 /// The parameter that chooses a core.
 const STEER: &str = "steer";
+
+const KIND: RelayKind = RelayKind {
+    name: "PTTH",
+    parameters: "?pin=…, ?steer=…, or nothing",
+    tls_schemes: "ptth+quic and ptth+https",
+};
 
 /// A PTTH relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,21 +62,15 @@ pub enum PtthUrlError {
          ptth+http://…"
     )]
     Scheme,
-    /// No such relay.
+    /// No such relay, or something behind it.
     #[error(transparent)]
-    Relay(#[from] TargetError),
+    Parts(#[from] UrlPartsError),
     /// Somebody, where a key says who asks.
     #[error("a PTTH relay's URL names nobody: the key in --key-file says who you are")]
     User,
-    /// Something behind the port.
-    #[error("behind the port a PTTH relay's URL has ?pin=…, ?steer=…, or nothing")]
-    Rest,
     /// No core, or where none is chosen.
     #[error("?steer={0}: a number from 0 to 255 belongs there, and only with ptth+quic")]
     Steer(String),
-    /// A pin that is wrong, or where none belongs.
-    #[error(transparent)]
-    Pin(#[from] PinError),
 }
 
 impl PtthUrl {
@@ -101,40 +101,22 @@ impl FromStr for PtthUrl {
                 _ => return Err(PtthUrlError::Scheme),
             },
         };
-        let (address, parameters) = match rest.split_once('?') {
-            Some((address, parameters)) => (address, Some(parameters)),
-            None => (rest, None),
-        };
-        let address = address.strip_suffix('/').unwrap_or(address);
-        if address.contains('/') {
-            return Err(PtthUrlError::Rest);
-        }
-        if address.contains('@') {
+        let parts = UrlParts::new(rest, &KIND);
+        if parts.user.is_some() {
             return Err(PtthUrlError::User);
         }
-        let (mut pin, mut steer) = (None, None);
-        for parameter in parameters.into_iter().flat_map(|all| all.split('&')) {
-            match parameter.split_once('=') {
-                Some((PIN, value)) if pin.is_none() => {
-                    pin = Some(parse_pin(value, way.is_tls(), "ptth+quic and ptth+https")?);
-                }
-                Some((STEER, value)) if steer.is_none() => {
-                    let number = value.parse().ok().filter(|_| way == PtthWay::Quic);
-                    let wrong = || PtthUrlError::Steer(value.to_owned());
-                    steer = Some(number.ok_or_else(wrong)?);
-                }
-                _ => return Err(PtthUrlError::Rest),
+        let mut steer = None;
+        let pin = parts.pin::<PtthUrlError>(way.is_tls(), |name, value| {
+            if name != STEER || steer.is_some() {
+                return Ok(false);
             }
-        }
-        let address = match address.parse() {
-            Err(TargetError::NoPort { written }) => HostPort {
-                host: written.parse()?,
-                port: way.default_port(),
-            },
-            address => address?,
-        };
+            let number = value.parse().ok().filter(|_| way == PtthWay::Quic);
+            let wrong = || PtthUrlError::Steer(value.to_owned());
+            steer = Some(number.ok_or_else(wrong)?);
+            Ok(true)
+        })?;
         Ok(Self {
-            address,
+            address: parts.address(Some(way.default_port()))?,
             way,
             pin,
             steer,

@@ -4,8 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::access::Fingerprint;
-use crate::agent::pin::{PIN, PinError, parse_pin};
-use crate::agent::target::{HostPort, TargetError};
+use crate::agent::target::HostPort;
+use crate::agent::url_parts::{RelayKind, UrlParts, UrlPartsError};
+
+const KIND: RelayKind = RelayKind {
+    name: "WebSocks",
+    parameters: "?pin=… or nothing",
+    tls_schemes: "websocks+wss",
+};
 
 /// A WebSocks relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,15 +38,9 @@ pub enum WebsocksUrlError {
     /// A password, which others would see among a program's arguments.
     #[error("a password has no place in the URL; pass --password-file FILE")]
     Password,
-    /// No such relay.
+    /// No such relay, or something behind it.
     #[error(transparent)]
-    Relay(#[from] TargetError),
-    /// Something behind the port.
-    #[error("behind the port a WebSocks relay's URL has ?pin=… or nothing")]
-    Rest,
-    /// A pin that is wrong, or where none belongs.
-    #[error(transparent)]
-    Pin(#[from] PinError),
+    Parts(#[from] UrlPartsError),
 }
 
 impl FromStr for WebsocksUrl {
@@ -53,28 +53,17 @@ impl FromStr for WebsocksUrl {
             "websocks+wss" => true,
             _ => return Err(WebsocksUrlError::Scheme),
         };
-        let (rest, parameter) = match rest.split_once('?') {
-            Some((rest, parameter)) => (rest, Some(parameter)),
-            None => (rest, None),
-        };
-        let (user, address) = rest.rsplit_once('@').ok_or(WebsocksUrlError::NoUser)?;
+        let parts = UrlParts::new(rest, &KIND);
+        let user = parts.user.ok_or(WebsocksUrlError::NoUser)?;
         if user.is_empty() {
             return Err(WebsocksUrlError::NoUser);
         }
         if user.contains(':') {
             return Err(WebsocksUrlError::Password);
         }
-        let address = address.strip_suffix('/').unwrap_or(address);
-        if address.contains('/') {
-            return Err(WebsocksUrlError::Rest);
-        }
-        let pin = match parameter.map(|parameter| parameter.split_once('=')) {
-            None => None,
-            Some(Some((PIN, pin))) => Some(parse_pin(pin, is_tls, "websocks+wss")?),
-            Some(_) => return Err(WebsocksUrlError::Rest),
-        };
+        let pin = parts.pin::<WebsocksUrlError>(is_tls, |_, _| Ok(false))?;
         Ok(Self {
-            address: address.parse()?,
+            address: parts.address(None)?,
             is_tls,
             user: user.to_owned(),
             pin,

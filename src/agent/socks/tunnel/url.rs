@@ -4,13 +4,19 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::access::Fingerprint;
-use crate::agent::pin::{PIN, PinError, parse_pin};
-use crate::agent::target::{Host, HostPort, TargetError};
+use crate::agent::target::{Host, HostPort};
+use crate::agent::url_parts::{RelayKind, UrlParts, UrlPartsError};
 
 /// Where the programs that exist listen.
 const PLAIN_PORT: u16 = 16384;
 
 const TLS_PORT: u16 = 443;
+
+const KIND: RelayKind = RelayKind {
+    name: "jProxy",
+    parameters: "?pin=… or nothing",
+    tls_schemes: "jproxy+tls",
+};
 
 /// A jProxy relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,18 +38,12 @@ pub enum JproxyUrlError {
     /// Somebody, where a key says who asks.
     #[error("a jProxy relay's URL names nobody: the key in --key-file says who you are")]
     User,
-    /// No such relay.
+    /// No such relay, or something behind it.
     #[error(transparent)]
-    Relay(#[from] TargetError),
-    /// Something behind the port.
-    #[error("behind the port a jProxy relay's URL has ?pin=… or nothing")]
-    Rest,
+    Parts(#[from] UrlPartsError),
     /// A dialect, which is of all relays of a command.
     #[error("a jProxy relay's URL has no dialect; pass --dialect spec or --dialect original")]
     Dialect,
-    /// A pin that is wrong, or where none belongs.
-    #[error(transparent)]
-    Pin(#[from] PinError),
 }
 
 impl JproxyUrl {
@@ -72,30 +72,17 @@ impl FromStr for JproxyUrl {
             "jproxy+tls" => true,
             _ => return Err(JproxyUrlError::Scheme),
         };
-        let (address, pin) = match rest.split_once('?') {
-            None => (rest, None),
-            Some((address, parameter)) => match parameter.split_once('=') {
-                Some((PIN, pin)) => (address, Some(parse_pin(pin, is_tls, "jproxy+tls")?)),
-                Some(("dialect", _)) => return Err(JproxyUrlError::Dialect),
-                _ => return Err(JproxyUrlError::Rest),
-            },
-        };
-        let address = address.strip_suffix('/').unwrap_or(address);
-        if address.contains('/') {
-            return Err(JproxyUrlError::Rest);
-        }
-        if address.contains('@') {
+        let parts = UrlParts::new(rest, &KIND);
+        let pin = parts.pin::<JproxyUrlError>(is_tls, |name, _| match name {
+            "dialect" => Err(JproxyUrlError::Dialect),
+            _ => Ok(false),
+        })?;
+        if parts.user.is_some() {
             return Err(JproxyUrlError::User);
         }
-        let address = match address.parse() {
-            Err(TargetError::NoPort { written }) => HostPort {
-                host: written.parse()?,
-                port: if is_tls { TLS_PORT } else { PLAIN_PORT },
-            },
-            address => address?,
-        };
+        let default_port = if is_tls { TLS_PORT } else { PLAIN_PORT };
         Ok(Self {
-            address,
+            address: parts.address(Some(default_port))?,
             is_tls,
             pin,
         })
