@@ -112,12 +112,18 @@ fn there_are_so_many_channels_and_no_more() {
         connect[1] = id;
         assert_eq!(spoken.say(&connect).len(), 1);
     }
-    assert!(spoken.say(CONNECT_7).is_empty());
-    assert!(
-        spoken
-            .say(b"\x02\x07\0\0\0\x35\0\x01\x04\x7f\0\0\x01")
-            .is_empty()
-    );
+    // Whoever counts them hears of it.
+    let associate = b"\x02\x07\0\0\0\x35\0\x01\x04\x7f\0\0\x01";
+    for (asked, kind) in [
+        (CONNECT_7, ChannelKind::Tcp),
+        (&associate[..], ChannelKind::Udp),
+    ] {
+        let events = spoken.say(asked);
+        let [MuxEvent::TurnedAway { asked, .. }] = &events[..] else {
+            panic!("{events:?}");
+        };
+        assert_eq!(asked.kind(), kind);
+    }
     let (answers, _) = spoken.heard();
     assert_eq!(
         answers,
