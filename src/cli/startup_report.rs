@@ -11,6 +11,7 @@ use crate::config::quic_settings::PathSettings;
 use crate::config::settings::RelaySettings;
 use crate::config::{ListenAddress, Pinned};
 use crate::protocol::jet::Transport;
+use crate::protocol::jproxy::Dialect;
 
 /// What only the running relay knows.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +87,28 @@ impl StartupReport<'_> {
         let user = names.find(|name| is_plain(name)).unwrap_or("USER");
         let (told, pin) = (self.told(address), self.pin(is_tls));
         Some(format!("websocks+{way}://{user}@{told}{pin}"))
+    }
+
+    /// The same for a user of jProxy, at the first listener that is for it, or else that takes it
+    /// over TLS; and the dialect that is set there.
+    fn jproxy_url(&self) -> Option<(String, Dialect)> {
+        let jproxy = &self.settings.jproxy;
+        // Who has to show a certificate as well comes by no agent of ours.
+        if jproxy.path.is_none() || self.settings.tls.client_ca.is_some() {
+            return None;
+        }
+        let listeners = || self.facts.listening.iter().zip(&self.settings.listen);
+        let pinned = listeners().find_map(|(address, listener)| match listener.only? {
+            Pinned::Jproxy { is_tls, dialect } => Some((address, is_tls, dialect)),
+            Pinned::Jet(_) => None,
+        });
+        let any = || listeners().find(|(_, listener)| listener.only.is_none());
+        let (address, is_tls, dialect) =
+            pinned.or_else(|| any().map(|(address, _)| (address, true, None)))?;
+        let (told, pin) = (self.told(address), self.pin(is_tls));
+        let way = if is_tls { "jproxy+tls" } else { "jproxy" };
+        let url = format!("{way}://{told}{pin}");
+        Some((url, dialect.unwrap_or(jproxy.dialect)))
     }
 
     /// The same for the proxies of PTTH: by QUIC where that is spoken, else at the first
@@ -168,6 +191,24 @@ Try next as a user of WebSocks, with the password in a file that nobody else may
                 quoted(&relay)
             )?;
         }
+        if let (Some((relay, dialect)), Some(users)) =
+            (self.jproxy_url(), &self.settings.jproxy.path)
+        {
+            let dialect = match dialect {
+                Dialect::Spec => String::new(),
+                Dialect::Original => format!(" --dialect {dialect}"),
+            };
+            write!(
+                f,
+                "
+Try next as a user of jProxy, whose file the relay has to be let read:
+  midspan key jproxy alice --key-file FILE --user-dir {}
+  midspan socks 1080 --relay {}{dialect} --key-file FILE
+",
+                users.display(),
+                quoted(&relay)
+            )?;
+        }
         Ok(())
     }
 }
@@ -198,7 +239,8 @@ impl fmt::Display for StartupReport<'_> {
         for (address, listener) in self.facts.listening.iter().zip(&settings.listen) {
             let reach = match ListenAddress(*address).is_loopback() {
                 true => "this host only",
-                false => "open to anybody who can reach it",
+                false if listener.is_for_anybody() => "open to anybody who can reach it",
+                false => "who has a key",
             };
             match listener.only {
                 Some(only) => {
@@ -468,6 +510,44 @@ and where it is wanted, with the ticket that this prints:
         );
         let other = "--listen jet+tls://127.0.0.1:0";
         let other = report_of_users(&users, "", other, "127.0.0.1:4");
+        assert!(!other.contains("midspan socks"), "{other}");
+    }
+
+    #[test]
+    fn a_relay_of_jproxy_tells_what_its_users_run() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, users) = (folder.path().join("relay.toml"), folder.path());
+        let report = |lines: &str, args: &str, listening: &str| {
+            let config = format!("[jproxy]\nusers = {users:?}\n{lines}");
+            std::fs::write(&file, config).expect("written");
+            let args = format!("--config {} {args}", file.display());
+            report(&args, &[listening]).replace(&users.display().to_string(), "USERS")
+        };
+        let key = "  midspan key jproxy alice --key-file FILE --user-dir USERS\n";
+        let socks = |relay: &str| format!("{key}  midspan socks 1080 --relay {relay} --key-file");
+        // It needs no --open, and is not said to be open.
+        let far = "--listen jproxy+tls://0.0.0.0:443 --jet-instance relay.example";
+        let far = report("", far, "0.0.0.0:443");
+        for part in [
+            "  listening    0.0.0.0:443 (jproxy+tls alone; who has a key)\n",
+            "  jproxy       users of USERS: 0; dialect spec; dials what is public (rules: 0)\n",
+            &socks("'jproxy+tls://relay.example:443?pin=00ff'"),
+        ] {
+            assert!(far.contains(part), "{far}");
+        }
+        assert!(!far.contains("expose"), "{far}");
+        let near = "--listen jproxy://127.0.0.1:0?dialect=original";
+        let near = report("", near, "127.0.0.1:4");
+        let original = socks("jproxy://127.0.0.1:4 --dialect original");
+        assert!(near.contains(&original), "{near}");
+        let any = report(
+            "dialect = \"original\"\n",
+            "--listen 127.0.0.1:0",
+            "127.0.0.1:4",
+        );
+        let original = socks("'jproxy+tls://127.0.0.1:4?pin=00ff' --dialect original");
+        assert!(any.contains(&original), "{any}");
+        let other = report("", "--listen jet+tls://127.0.0.1:0", "127.0.0.1:4");
         assert!(!other.contains("midspan socks"), "{other}");
     }
 

@@ -43,6 +43,13 @@ impl Listener {
     pub fn is_loopback(self) -> bool {
         self.address.is_loopback()
     }
+
+    /// Whether other hosts reach it who show nothing. Of tunnels each needs a user's key.
+    #[must_use]
+    pub fn is_for_anybody(self) -> bool {
+        let needs_key = matches!(self.only, Some(Pinned::Jproxy { .. }));
+        !self.is_loopback() && !needs_key
+    }
 }
 
 impl FromStr for Listener {

@@ -39,7 +39,9 @@ impl RelaySettings {
         let listen = listeners(flags, file, host)?;
         let loopback_only = listen.iter().all(|(listener, _)| listener.is_loopback());
         let open = flags.open.or(written.and_then(|w| w.open)).unwrap_or(false);
-        let reachable = listen.iter().find(|(listener, _)| !listener.is_loopback());
+        let reachable = listen
+            .iter()
+            .find(|(listener, _)| listener.is_for_anybody());
         if let Some((listener, place)) = reachable
             && !open
         {
@@ -386,10 +388,10 @@ mod tests {
     #[test]
     fn tunnels_without_tls_from_other_hosts_are_asked_for_and_noted() {
         let folder = tempfile::tempdir().unwrap();
-        let check = |listener: &str, insecure: bool, expected: Result<bool, &str>| {
+        let check = |listener: &str, open: bool, insecure: bool, expected: Result<bool, &str>| {
             let users = folder.path();
             let file = file(&format!(
-                "open = true\nlisten = [{listener:?}]\n[jproxy]\nusers = {users:?}\n\
+                "open = {open}\nlisten = [{listener:?}]\n[jproxy]\nusers = {users:?}\n\
                  insecure = {insecure}\n"
             ));
             let flags = Flags::default();
@@ -406,14 +408,23 @@ mod tests {
                 (got, _) => panic!("{listener}: {got:?}"),
             }
         };
+        let anybody =
+            "0.0.0.0:1 can be reached from other hosts, and the relay would serve anybody";
         for insecure in [false, true] {
-            check("jproxy://127.0.0.1:1", insecure, Ok(false));
-            check("jproxy+tls://0.0.0.0:1", insecure, Ok(false));
-            check("0.0.0.0:1", insecure, Ok(false));
+            check("jproxy://127.0.0.1:1", false, insecure, Ok(false));
+            // Who has no key is not served there.
+            check("jproxy+tls://0.0.0.0:1", false, insecure, Ok(false));
+            check("0.0.0.0:1", true, insecure, Ok(false));
+            check("0.0.0.0:1", false, insecure, Err(anybody));
         }
-        check("jproxy://0.0.0.0:1", true, Ok(true));
+        check("jproxy://0.0.0.0:1", false, true, Ok(true));
         let expected = "0.0.0.0:1 can be reached from other hosts, and jProxy without TLS";
-        check("jproxy://0.0.0.0:1?dialect=spec", false, Err(expected));
+        check(
+            "jproxy://0.0.0.0:1?dialect=spec",
+            true,
+            false,
+            Err(expected),
+        );
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub struct RelaySettings {
     /// Where operators look: on loopback.
     pub admin: Option<ListenAddress>,
     /// Whether anybody may use the relay, without credentials. Always true
-    /// where a listener can be reached from other hosts.
+    /// where other hosts reach a listener that is not for jProxy alone.
     pub open: bool,
     /// Who passes on others' connections, and begins each with a PROXY protocol header
     /// that says whose it is.
