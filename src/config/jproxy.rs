@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::file::ConfigFile;
 use super::tunnel_users::{self, Listing, WrongFile};
-use super::user_rules::{self, Known, WrittenAllowance, show_allowances};
+use super::user_rules::{self, Known, show_allowances, written_rules};
 use super::{ConfigError, Place, Problem};
 use crate::access::Allowances;
 use crate::access::jproxy::TunnelUsers;
@@ -37,29 +37,9 @@ pub(super) struct WrittenJproxy {
     rules: Vec<WrittenRules>,
 }
 
-/// `[[jproxy.rules]]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenRules {
-    users: Spanned<Vec<Spanned<String>>>,
-    #[serde(default)]
-    egress: Vec<Spanned<String>>,
-    sessions_max: Option<Spanned<u64>>,
-    dials_per_minute_max: Option<Spanned<u64>>,
-    dialect: Option<Dialect>,
-}
-
-impl WrittenRules {
-    fn allowance(&self) -> WrittenAllowance<'_> {
-        WrittenAllowance {
-            users: &self.users,
-            egress: &self.egress,
-            sessions_max: self.sessions_max.as_ref(),
-            dials_per_minute_max: self.dials_per_minute_max.as_ref(),
-            binds_max: None,
-            dialect: self.dialect,
-        }
-    }
+written_rules! {
+    /// `[[jproxy.rules]]`
+    dialect: Dialect
 }
 
 /// How jProxy is served.
@@ -132,7 +112,9 @@ impl JproxySettings {
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let Some(path) = &self.path else {
-            return Vec::new();
+            let note = "[jproxy] says how jProxy is served, and jproxy.users is not set: it is not";
+            let is_silent = *self == Self::default();
+            return (!is_silent).then(|| note.to_owned()).into_iter().collect();
         };
         let shown = path.display();
         let is_empty = self.users.is_empty();
@@ -402,6 +384,10 @@ mod tests {
         fs::set_permissions(folder, Permissions::from_mode(0o750)).unwrap();
         check(&[]);
         assert_eq!(JproxySettings::default().notes(), Vec::<String>::new());
+        let text = "[jproxy]\ndialect = \"original\"\n".to_owned();
+        let file = ConfigFile::parse(Path::new("midspan.toml"), text).unwrap();
+        let notes = jproxy(Some(&file), None).unwrap().notes();
+        assert!(notes[0].contains("jproxy.users is not set"), "{notes:?}");
     }
 
     #[track_caller]

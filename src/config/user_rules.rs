@@ -22,8 +22,44 @@ pub(super) struct WrittenAllowance<'a> {
     pub(super) sessions_max: Option<&'a Spanned<u64>>,
     pub(super) dials_per_minute_max: Option<&'a Spanned<u64>>,
     pub(super) binds_max: Option<&'a Spanned<u64>>,
-    pub(super) dialect: Option<Dialect>,
+    pub(super) dialect: Option<&'a Dialect>,
 }
+
+/// Has `WrittenRules` be one table of a system: what both systems have, and one key of its own,
+/// which is that of a [`WrittenAllowance`]. One type for both would take either's key from the
+/// other.
+macro_rules! written_rules {
+    ($(#[$doc:meta])* $own:ident: $type:ty) => {
+        $(#[$doc])*
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct WrittenRules {
+            users: toml::Spanned<Vec<toml::Spanned<String>>>,
+            #[serde(default)]
+            egress: Vec<toml::Spanned<String>>,
+            sessions_max: Option<toml::Spanned<u64>>,
+            dials_per_minute_max: Option<toml::Spanned<u64>>,
+            $own: Option<$type>,
+        }
+
+        impl WrittenRules {
+            fn allowance(&self) -> $crate::config::user_rules::WrittenAllowance<'_> {
+                $crate::config::user_rules::WrittenAllowance {
+                    $own: self.$own.as_ref(),
+                    ..$crate::config::user_rules::WrittenAllowance {
+                        users: &self.users,
+                        egress: &self.egress,
+                        sessions_max: self.sessions_max.as_ref(),
+                        dials_per_minute_max: self.dials_per_minute_max.as_ref(),
+                        binds_max: None,
+                        dialect: None,
+                    }
+                }
+            }
+        }
+    };
+}
+pub(super) use written_rules;
 
 /// Whom rules can be for.
 pub(super) struct Known<'a> {
@@ -68,7 +104,7 @@ pub(super) fn allowances(
             sessions_max: own(table.sessions_max, "sessions_per_user_max")?,
             dials_per_minute_max: own(table.dials_per_minute_max, "dials_per_minute_max")?,
             binds_max: own(table.binds_max, "binds_per_user_max")?,
-            dialect: table.dialect,
+            dialect: table.dialect.copied(),
         };
         allowances.push((users.collect(), allowance));
     }

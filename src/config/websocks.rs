@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::error::UserReason;
 use super::file::ConfigFile;
-use super::user_rules::{Known, WrittenAllowance, allowances, rules, show_allowances, show_rules};
+use super::user_rules::{Known, allowances, rules, show_allowances, show_rules, written_rules};
 use super::{ConfigError, Place, Problem};
 use crate::access::egress::{Egress, Reach};
 use crate::access::{Allowances, Awaiting, PasswordDigest, User, Users};
@@ -39,29 +39,9 @@ struct WrittenBind {
     anybody: bool,
 }
 
-/// `[[websocks.rules]]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenRules {
-    users: Spanned<Vec<Spanned<String>>>,
-    #[serde(default)]
-    egress: Vec<Spanned<String>>,
-    sessions_max: Option<Spanned<u64>>,
-    dials_per_minute_max: Option<Spanned<u64>>,
-    binds_max: Option<Spanned<u64>>,
-}
-
-impl WrittenRules {
-    fn allowance(&self) -> WrittenAllowance<'_> {
-        WrittenAllowance {
-            users: &self.users,
-            egress: &self.egress,
-            sessions_max: self.sessions_max.as_ref(),
-            dials_per_minute_max: self.dials_per_minute_max.as_ref(),
-            binds_max: self.binds_max.as_ref(),
-            dialect: None,
-        }
-    }
+written_rules! {
+    /// `[[websocks.rules]]`
+    binds_max: Spanned<u64>
 }
 
 /// `[egress]`
