@@ -88,6 +88,8 @@ pub enum Refused {
     NoRelay,
     /// A relay is reached, and does not let us in, or is not whom we trust.
     RelayRefuses,
+    /// Datagrams were to come to a port that is the host's own.
+    PrivilegedPort,
     /// Nobody answers where it wants to go.
     DialFailed,
     /// The relay has no address of the family at which somebody could come.
@@ -215,6 +217,7 @@ crate::labels!(Refused {
     NotResolved = "not_resolved",
     NoRelay = "no_relay",
     RelayRefuses = "relay_refuses",
+    PrivilegedPort = "privileged_port",
     DialFailed = "dial_failed",
     AddressTypeNotSupported = "address_type_not_supported",
     ListenFailed = "listen_failed",

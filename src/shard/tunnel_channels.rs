@@ -31,6 +31,10 @@ use crate::session::refused::Refused;
 use crate::slab::Key;
 use crate::time::Timestamp;
 
+/// From here on up are ports that anybody on a host may have. Those below are its own: whoever
+/// sends from one may be believed by others, and the relay may have the privilege.
+const OWN_PORTS_END: u16 = 1024;
+
 /// What a channel leads to, and what its client is told of that.
 struct Reached {
     end: ChannelEnd,
@@ -215,6 +219,12 @@ impl RelayService {
             status,
             local_port: 0,
         };
+        if (1..OWN_PORTS_END).contains(&local_port) {
+            return Err(NotReached {
+                refused: Refused::PrivilegedPort,
+                answer: refused(BindStatus::Denied),
+            });
+        }
         let open = |address| connected(local_port, address);
         let (socket, address, session) = self.reach_by(guest, with, refused, open).await?;
         let bound = socket.local_address().map_or(0, |address| address.port());
