@@ -73,7 +73,11 @@ pub(super) fn metrics(sum: &Summed) -> String {
             "Clients whose datagrams are passed on.",
             sum.datagram_associations,
         ),
-        ("jproxy_tunnels", "Tunnels of jProxy.", sum.jproxy_tunnels),
+        (
+            "jproxy_tunnels",
+            "Tunnels of jProxy whose user is known.",
+            sum.jproxy_tunnels,
+        ),
         (
             "jproxy_channels",
             "Channels of jProxy's tunnels, those that are being dialled among them.",
@@ -175,13 +179,17 @@ fn tunnel_lines(text: &mut String, forwarded: &Forwarded) {
         tally,
     } = forwarded;
     let name = "midspan_tunnels_total";
-    let help = "Forwarded connections, by what became of them.";
+    let help = "Connections forwarded by PTTH, by what became of them.";
     metric(text, name, "counter", help);
     for (event, value) in tally.named() {
         line(text, name, &format!("{{event=\"{event}\"}}"), value);
     }
     for (name, help, value) in [
-        ("tunnels", "Forwarded connections that are whole.", *tunnels),
+        (
+            "tunnels",
+            "Connections forwarded by PTTH that are whole.",
+            *tunnels,
+        ),
         (
             "listens_waiting",
             "Requests of servers that listen.",
