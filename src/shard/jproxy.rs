@@ -25,7 +25,7 @@ use super::session_log::millis;
 use super::streams::Lifetime;
 use super::tunnel_log::{Applicant, DialectSigns, TunnelLog};
 use super::user_sessions::UserSession;
-use super::users::source;
+use super::users::{counted_as, source};
 use super::websocks::read_more;
 use crate::access::jproxy::UserHash;
 use crate::metrics::ACCESS_LOG;
@@ -63,6 +63,8 @@ pub(super) struct GuestTunnels {
 #[derive(Clone, Debug)]
 pub(super) struct GuestTunnel {
     pub(super) user: Arc<str>,
+    /// As which it is counted.
+    pub(super) counted_as: Arc<str>,
     /// By which it has logged in.
     pub(super) hash: UserHash,
     pub(super) peer: PeerAddress,
@@ -157,6 +159,7 @@ impl RelayService {
         let tunnel = self.world.begin_mux(stream, start);
         debug!(%peer, user = &*user, dialect = spoken.dialect.as_str(), "tunnel begun");
         let guest = GuestTunnel {
+            counted_as: counted_as(&user),
             user,
             hash,
             peer,

@@ -193,7 +193,7 @@ impl RelayService {
         let settings = self.settings();
         let dialling = async {
             let may = self.tunnel_allowance(&settings, guest)?;
-            self.dial_for(&guest.user, &may, destination).await
+            self.dial_for(&guest.counted_as, &may, destination).await
         };
         let (stream, session): (Stream, UserSession) =
             dialling.await.map_err(NotReached::connect)?;
@@ -288,8 +288,10 @@ impl RelayService {
         let until = self.world.reactor.now() + DIAL_TIMEOUT;
         let reached = async {
             let may = self.tunnel_allowance(&settings, guest)?;
-            let session = self.begin_dial(&guest.user, &may, Beginning::Dial).await?;
-            let allowed = self.allowed_addresses(&guest.user, &may, with, until);
+            let session = self
+                .begin_dial(&guest.counted_as, &may, Beginning::Dial)
+                .await?;
+            let allowed = self.allowed_addresses(&guest.counted_as, &may, with, until);
             Ok((session, allowed.await?))
         };
         let (session, allowed) = reached.await.map_err(not)?;

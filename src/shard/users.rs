@@ -32,6 +32,10 @@ use crate::session::refused::Refused;
 // One user may have as many names wait as it is let.
 const _: () = assert!(NAMES_PER_USER_HIGHEST <= RESOLVER_QUEUE_MAX as u64);
 
+/// Before the names of jProxy's users where sessions, dials and names are counted. Names of
+/// WebSocks' have no colon.
+const OF_TUNNELS: &str = "jproxy:";
+
 /// All users of one shard.
 #[derive(Debug, Default)]
 pub struct ShardUsers {
@@ -235,10 +239,19 @@ impl RelayService {
     pub(super) fn forget_users(&self) {
         let settings = self.settings();
         let by_tunnel = |user: &str| settings.tunnels.users.named(user).is_some();
-        let is_known = |user: &str| settings.users.find(user).is_some() || by_tunnel(user);
+        let is_known = |counted: &str| match counted.strip_prefix(OF_TUNNELS) {
+            Some(user) => by_tunnel(user),
+            None => settings.users.find(counted).is_some(),
+        };
         self.users.sessions.borrow_mut().forget(is_known);
         self.guest_tunnels.log.keep(by_tunnel);
     }
+}
+
+/// As which a user of jProxy's is counted: another than the one of WebSocks who may have the same
+/// name.
+pub(super) fn counted_as(user: &str) -> Arc<str> {
+    format!("{OF_TUNNELS}{user}").into()
 }
 
 /// Where somebody knocks from. The socket is asked only where nobody wanted to know before.

@@ -10,7 +10,8 @@ use std::thread;
 
 use midspan::access::jproxy::KeyPair;
 use midspan::protocol::jproxy::{BindStatus, Dialect, EndReason, FromClient, FromServer};
-use midspan::protocol::socks5::{Destination, Host};
+use midspan::protocol::socks5::{Destination, Host, ReplyCode};
+use midspan::protocol::websocks::MAX_FRAME;
 
 use super::agents::{echo, greet_and_count, service};
 use super::jet_client::{End, read_to_end};
@@ -19,6 +20,7 @@ use super::patience::{PATIENCE, now, until};
 use super::peers::jproxy_client::{TunnelClient, greeting, key, raw};
 use super::relay_process::{Counters, Relay};
 use super::transports::tls;
+use super::websocks;
 
 /// alice, as the relay knows her.
 const USER: &str = "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat";
@@ -563,6 +565,30 @@ fn whoever_is_a_user_no_more_connects_no_more() {
     };
     assert_eq!(known(relay.address), b"jProxy\0\x01");
     drop(tunnel);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_name_in_both_systems_is_counted_in_each() {
+    let folder = tempfile::tempdir().expect("a folder");
+    config_in(&folder.path().join("jproxy"), "");
+    let users = folder.path().join("jproxy/users");
+    let lines =
+        format!("cores = 1\n[jproxy]\nusers = {users:?}\n[limits]\nsessions_per_user_max = 1\n");
+    let relay = websocks::relay_in(folder.path(), &lines, &[]);
+    let origin = service(echo);
+    let mut visitor = websocks::visit(relay.address, websocks::KEY);
+    let words = [&MAX_FRAME[..], &websocks::connect(origin)].concat();
+    visitor.write_all(&words).expect("sent");
+    assert_eq!(
+        websocks::read_reply(&mut visitor).code,
+        ReplyCode::Succeeded
+    );
+    let mut tunnel = TunnelClient::over(tls(super::jet_client::dial(relay.address)), Dialect::Spec);
+    let origin = Destination::from(origin);
+    assert_eq!(tunnel.try_connect(7, &origin), 0);
+    assert_eq!(tunnel.try_connect(8, &origin), 6);
+    drop((visitor, tunnel));
     relay.stop().check_clean();
 }
 
