@@ -137,6 +137,7 @@ impl Running {
                 if complaint != self.pages.complaint {
                     error!(
                         error = complaint,
+                        next = failure::next_step(&error),
                         "the pages are not taken, those before stay"
                     );
                 }
