@@ -198,7 +198,7 @@ impl SocksReloader {
         self.asked.recv().is_ok()
     }
 
-    /// Has every shard take rules, password and local user of these settings for all that
+    /// Has every shard take rules, password or key, and local user of these settings for all that
     /// comes from now on. Nothing that runs notices.
     pub fn apply(&self, settings: &SocksSettings) {
         let fresh = Box::new(Renewable::new(settings));
