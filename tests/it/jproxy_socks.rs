@@ -47,8 +47,12 @@ pub(crate) fn url(relay: &Relay) -> String {
 
 /// An agent of alice's and its local address.
 pub(crate) fn agent(folder: &Path, relay: &str, options: &[&str]) -> (Program, SocketAddr) {
-    let key = key(folder);
-    let args = ["socks", "0", "--relay", relay, "--key-file", &key];
+    agent_by(&key(folder), relay, options)
+}
+
+/// An agent with the key in this file.
+fn agent_by(key: &str, relay: &str, options: &[&str]) -> (Program, SocketAddr) {
+    let args = ["socks", "0", "--relay", relay, "--key-file", key];
     let agent = Program::start(&[&args, options].concat());
     let local = agent.reported("SOCKS5 and HTTP proxy at ").parse();
     (agent, local.expect("an address"))
@@ -276,10 +280,7 @@ fn a_key_that_nobody_knows_is_said_once_with_what_to_do() {
     let key = path.to_str().expect("text");
     let (url, echoing) = (url(&relay), service(echo));
     let agent_of_bob = || {
-        let args = ["socks", "0", "--relay", &url, "--key-file", key];
-        let agent = Program::start(&args);
-        let local = agent.reported("SOCKS5 and HTTP proxy at ").parse();
-        let local = local.expect("an address");
+        let (agent, local) = agent_by(key, &url, &[]);
         let said = agent.logged("the relay lets nobody in");
         assert!(said.contains("the relay knows no such key"), "{said}");
         assert!(said.contains("under [jproxy] users"), "{said}");
@@ -346,10 +347,8 @@ fn a_private_key_of_another_pair_is_named_and_replaced_at_once() {
     let path = folder.path().join("mixed.dat");
     write_secret(&path, &mixed);
     let key = path.to_str().expect("text");
-    let args = ["socks", "0", "--relay", &url(&relay), "--key-file", key];
-    let agent = Program::start(&args);
-    let local = agent.reported("SOCKS5 and HTTP proxy at ").parse();
-    let (local, echoing) = (local.expect("an address"), service(echo));
+    let (agent, local) = agent_by(key, &url(&relay), &[]);
+    let echoing = service(echo);
     let code = refused(local, "127.0.0.1", echoing.port());
     assert_eq!(code, ReplyCode::GeneralFailure);
     let said = agent.logged("the relay does not reply");
