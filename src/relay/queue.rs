@@ -4,14 +4,49 @@
 /// (RFC 8446 §5.1), and as much of the next as is read at a time.
 pub const ROOM_BYTES: usize = 20 << 10;
 
+/// The same of a queue that is one of many, most of which are empty: it keeps none.
+const SPARE_ROOM_BYTES: usize = 1 << 10;
+
 /// Bytes that are appended, and taken from the front.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
     bytes: Vec<u8>,
     taken: usize,
+    /// Room grows by so much.
+    step: usize,
+    /// Room that is kept.
+    kept: usize,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            taken: 0,
+            step: ROOM_BYTES,
+            kept: ROOM_BYTES,
+        }
+    }
 }
 
 impl Queue {
+    /// One of many.
+    #[must_use]
+    pub const fn spare() -> Self {
+        Self {
+            bytes: Vec::new(),
+            taken: 0,
+            step: SPARE_ROOM_BYTES,
+            kept: 0,
+        }
+    }
+
+    /// Room that it has.
+    #[must_use]
+    pub const fn room_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// What is in it.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -34,24 +69,33 @@ impl Queue {
 
     /// Where to append so many bytes, in room that is not doubled for them.
     pub fn tail(&mut self, count: usize) -> &mut Vec<u8> {
-        self.give_room_back();
-        self.bytes.drain(..self.taken);
-        self.taken = 0;
+        if self.is_empty() {
+            self.give_room_back();
+        }
+        self.compact();
         let needed = self.bytes.len() + count;
         if needed > self.bytes.capacity() {
-            let room = needed.next_multiple_of(ROOM_BYTES);
+            let room = needed.next_multiple_of(self.step);
             self.bytes.reserve_exact(room - self.bytes.len());
         }
         &mut self.bytes
     }
 
-    /// Keeps little room where nothing is in it.
+    /// Keeps little room where little or nothing is in it: twice as much, and a step.
     pub fn give_room_back(&mut self) {
+        let rest = self.bytes.len() - self.taken;
         if self.is_empty() {
-            self.bytes.clear();
-            self.bytes.shrink_to(ROOM_BYTES);
-            self.taken = 0;
+            self.compact();
+            self.bytes.shrink_to(self.kept);
+        } else if self.bytes.capacity() > 2 * rest + self.step {
+            self.compact();
+            self.bytes.shrink_to(rest.next_multiple_of(self.step));
         }
+    }
+
+    fn compact(&mut self) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
     }
 }
 
@@ -73,6 +117,21 @@ mod tests {
         queue.tail(1 << 20).extend_from_slice(&vec![0; 1 << 20]);
         queue.consume(1 << 20);
         assert!(queue.tail(0).capacity() <= ROOM_BYTES);
+    }
+
+    #[test]
+    fn a_spare_one_keeps_no_room() {
+        let mut queue = Queue::spare();
+        queue.tail(1).push(1);
+        assert_eq!(queue.room_bytes(), SPARE_ROOM_BYTES);
+        queue.consume(1);
+        queue.give_room_back();
+        assert_eq!(queue.room_bytes(), 0);
+        queue.tail(100_000).extend_from_slice(&[7; 100_000]);
+        queue.consume(99_998);
+        queue.give_room_back();
+        assert_eq!(queue.as_bytes(), [7; 2]);
+        assert!(queue.room_bytes() <= SPARE_ROOM_BYTES);
     }
 
     #[test]

@@ -322,7 +322,9 @@ fn run_pairs<S: Service>(service: &Rc<S>, world: &Rc<World<S::Context, S::Messag
 fn is_over<S: Service>(service: &S, world: &World<S::Context, S::Message>) -> bool {
     let streams = &world.streams;
     let has_streams = streams.is_leaving() || streams.have_messages();
-    let has_tunnels = world.muxes.tunnels() > 0 || world.muxes.has_work();
+    let muxes = &world.muxes;
+    // Channels may outlive their tunnels.
+    let has_tunnels = muxes.tunnels() > 0 || muxes.channels() > 0 || muxes.has_work();
     if world.has_pairs() || has_streams || has_tunnels || world.breakable.count() > 0 {
         return false;
     }

@@ -166,19 +166,9 @@ impl Muxes {
         self.with(|inner| inner.plane.send_datagram(channel, data, clock::now()))
     }
 
-    /// Sends an echo request of a task's channel; false where it is dropped.
-    pub fn send_echo(&self, channel: Key, sequence: u16, data: &[u8]) -> bool {
-        self.with(|inner| inner.plane.send_echo(channel, sequence, data, clock::now()))
-    }
-
     /// Ends a tunnel once its channels have ended; there are no new ones.
     pub fn leave(&self, tunnel: Key) {
         self.with(|inner| inner.plane.leave(tunnel));
-    }
-
-    /// Ends a tunnel, and its channels with it.
-    pub fn break_off(&self, tunnel: Key, reason: CloseReason) {
-        self.with(|inner| inner.plane.break_off(tunnel, reason));
     }
 
     /// How many channels a tunnel has; `None` where it is gone.

@@ -99,7 +99,6 @@ impl RelayService {
             }
             MuxEvent::Answered { .. }
             | MuxEvent::Datagram { .. }
-            | MuxEvent::Echo { .. }
             | MuxEvent::Forgotten { .. }
             | MuxEvent::Lost(_) => {}
         }

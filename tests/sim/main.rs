@@ -5,8 +5,14 @@
 //! `MIDSPAN_SIM_SEEDS` sets how many seeds run, and `MIDSPAN_SIM_SEED` replays
 //! one. A failure names both its seed and the command.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "tests of one process take turns, and no shard waits"
+)]
+
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod mux;
 mod pair;
@@ -15,6 +21,9 @@ mod ring_pair;
 mod transform;
 
 const SEEDS: u64 = 256;
+
+/// Held by whoever opens sockets, as one of them counts what is open.
+static SOCKETS: Mutex<()> = Mutex::new(());
 
 /// Runs the simulation called `name` once for each seed.
 fn for_each_seed(name: &str, mut run: impl FnMut(fastrand::Rng)) {
@@ -29,6 +38,11 @@ fn for_each_seed(name: &str, mut run: impl FnMut(fastrand::Rng)) {
             "seed {seed} failed; replay it: MIDSPAN_SIM_SEED={seed} cargo test --test sim {name}"
         );
     }
+}
+
+/// While this is held, nobody else opens sockets.
+fn alone_with_sockets() -> MutexGuard<'static, ()> {
+    SOCKETS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether all seeds of a usual run were run, so that every case must have come

@@ -73,6 +73,10 @@ pub(super) struct Channel {
     pub(super) bytes: Carried,
     /// When a datagram passed last.
     pub(super) used_at: Timestamp,
+    /// What waited for its end when its tunnel was held up last.
+    pub(super) held_bytes: usize,
+    /// Whoever sent that has nothing more to do with it, and its end may take the rest until then.
+    pub(super) rest_until: Option<Timestamp>,
 }
 
 /// What a channel has carried, in bytes.
@@ -93,7 +97,7 @@ impl Channel {
             id: asked.id(),
             end: None,
             is_granted: false,
-            queue: Queue::default(),
+            queue: Queue::spare(),
             is_readable: false,
             is_writable: false,
             has_hung_up: false,
@@ -105,6 +109,8 @@ impl Channel {
             is_shut: false,
             bytes: Carried::default(),
             used_at: now,
+            held_bytes: 0,
+            rest_until: None,
         }
     }
 
@@ -125,11 +131,11 @@ impl Channel {
     /// Has its end take these bytes, as far as it does; the rest waits.
     pub(super) fn deliver(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         let mut taken = 0;
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         if self.queue.is_empty()
             && self.is_writable
             && let Some(LocalEnd::Stream(socket)) = &self.end
         {
-            let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
             match socket.send_gathered(pieces) {
                 Ok(sent) => {
                     self.bytes.delivered += sent as u64;
@@ -140,12 +146,12 @@ impl Channel {
                 Err(error) => return Err(error),
             }
         }
-        for piece in pieces {
-            let skipped = taken.min(piece.len());
-            taken -= skipped;
-            let rest = &piece[skipped..];
-            if !rest.is_empty() {
-                self.queue.tail(rest.len()).extend_from_slice(rest);
+        if taken < bytes {
+            let room = self.queue.tail(bytes - taken);
+            for piece in pieces {
+                let skipped = taken.min(piece.len());
+                taken -= skipped;
+                room.extend_from_slice(&piece[skipped..]);
             }
         }
         Ok(())
@@ -159,6 +165,20 @@ impl Channel {
     /// Whether what its end has to say is still asked for.
     pub(super) const fn may_say_more(&self) -> bool {
         !(self.has_said_end || self.has_heard_end && self.ends_both)
+    }
+
+    /// Reads once what its end says to nobody: unread, it may keep that from taking the rest.
+    pub(super) fn read_away(&mut self, space: &mut Vec<u8>) -> Result<(), Errno> {
+        let Some(LocalEnd::Stream(socket)) = &self.end else {
+            return Ok(());
+        };
+        space.clear();
+        match socket.recv_behind(space) {
+            Ok(0) | Err(Errno::AGAIN) => self.is_readable = false,
+            Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Whether something of it may come to a client: its server has granted it.

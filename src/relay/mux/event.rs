@@ -61,12 +61,6 @@ pub enum MuxEvent {
         channel: Key,
         data: Vec<u8>,
     },
-    /// The reply to an echo request of a task's.
-    Echo {
-        channel: Key,
-        sequence: u16,
-        data: Vec<u8>,
-    },
     Ended(ChannelEnded),
     /// The server has ended a channel that is gone here.
     Forgotten {
@@ -93,7 +87,8 @@ pub struct ChannelEnded {
     pub is_free: bool,
 }
 
-/// A tunnel that is over; its channels have ended before.
+/// A tunnel that is over; its channels have ended before, but for those whose ends still take the
+/// last of what came.
 #[derive(Debug)]
 pub struct TunnelLost {
     pub tunnel: Key,

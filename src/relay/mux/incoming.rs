@@ -5,7 +5,9 @@ use std::io::IoSlice;
 use super::channel::{Channel, LocalEnd};
 use super::tunnel::{Inbound, Packet, Stop};
 use super::turn::Turn;
-use super::{Answer, Asked, MuxEvent, QUEUE_BYTES_MAX, Role, TUNNEL_BYTES_MAX};
+use super::{
+    Answer, Asked, MuxEvent, QUEUE_BYTES_MAX, REST_TIMEOUT, Role, SWEEP, TUNNEL_BYTES_MAX,
+};
 use crate::protocol::jproxy::{
     ChannelId, ChannelKind, Dialect, EndReason, FromClient, FromServer, PacketError,
 };
@@ -127,6 +129,11 @@ impl Turn<'_> {
             if !std::mem::replace(&mut self.tunnel.is_among_held, true) {
                 self.held.push(self.key);
             }
+            for key in self.tunnel.channels() {
+                if let Some(channel) = self.channels.get_mut(key) {
+                    channel.held_bytes = channel.queued_bytes();
+                }
+            }
         }
     }
 
@@ -145,9 +152,7 @@ impl Turn<'_> {
             Said::Answered(kind, id, answer) => self.handle_answered(kind, id, answer),
             Said::End(kind, id, reason) => self.handle_end(kind, id, reason),
             Said::Datagram(id, data) => {
-                self.handle_datagram(ChannelKind::Udp, id, data, |channel, data| {
-                    MuxEvent::Datagram { channel, data }
-                });
+                self.handle_datagram(id, data);
             }
             Said::Echo(id, sequence, data) => {
                 let place = (ChannelKind::Icmp, id);
@@ -158,13 +163,8 @@ impl Turn<'_> {
                     let sent = socket.send(sequence, data);
                     return self.note_datagram(place, data.len(), sent.is_ok());
                 }
-                self.handle_datagram(ChannelKind::Icmp, id, data, |channel, data| {
-                    MuxEvent::Echo {
-                        channel,
-                        sequence,
-                        data,
-                    }
-                });
+                // Nobody here asks for any.
+                self.note_datagram(place, data.len(), false);
             }
         }
     }
@@ -174,14 +174,8 @@ impl Turn<'_> {
         Some((key, self.channels.get(key)?))
     }
 
-    fn handle_datagram(
-        &mut self,
-        kind: ChannelKind,
-        id: ChannelId,
-        data: &[u8],
-        for_task: impl FnOnce(Key, Vec<u8>) -> MuxEvent,
-    ) {
-        let place = (kind, id);
+    fn handle_datagram(&mut self, id: ChannelId, data: &[u8]) {
+        let place = (ChannelKind::Udp, id);
         let is_passed = match self.find(place) {
             Some((_, channel)) => match &channel.end {
                 // An error tells of a datagram before.
@@ -189,8 +183,9 @@ impl Turn<'_> {
                     socket.send(data).or_else(|_| socket.send(data)).is_ok()
                 }
                 Some(LocalEnd::Task) => {
-                    let key = self.tunnel.by_id[&place];
-                    self.events.push_back(for_task(key, data.to_vec()));
+                    let channel = self.tunnel.by_id[&place];
+                    let data = data.to_vec();
+                    self.events.push_back(MuxEvent::Datagram { channel, data });
                     true
                 }
                 Some(LocalEnd::Stream(_) | LocalEnd::Echoes(_)) | None => false,
@@ -242,13 +237,22 @@ impl Turn<'_> {
             return;
         };
         if channel.has_heard_end && channel.end.is_some() {
-            channel.has_said_end |= !channel.ends_both;
+            channel.ends_both = true;
             self.tunnel.outlive(channel);
+            self.limit_rest(key);
             if let Err(error) = self.drain(key) {
                 self.break_local(key, error);
             }
         } else {
             self.remove(key, CloseReason::Reset(self.tunnel.role.tunnel_side()));
+        }
+    }
+
+    /// Whoever has sent what waits for a channel's end has done with it.
+    fn limit_rest(&mut self, key: Key) {
+        if let Some(channel) = self.channels.get_mut(key) {
+            channel.rest_until.get_or_insert(self.now + REST_TIMEOUT);
+            self.next_sweep.get_or_insert(self.now + SWEEP);
         }
     }
 
@@ -296,10 +300,17 @@ impl Turn<'_> {
         let is_original = self.tunnel.dialect == Dialect::Original;
         let is_plain_end = reason == EndReason::Unknown && !is_original;
         channel.ends_both = is_original || is_plain_end;
+        let is_both = channel.ends_both;
         // What came before it waits for an end that is on its way.
         let is_orderly = reason == EndReason::Finished || is_plain_end;
         match kind {
-            ChannelKind::Tcp if is_orderly => self.enqueue(key),
+            ChannelKind::Tcp if is_orderly => {
+                // A client's end is a program of the user's own, which may pause.
+                if is_both && role == Role::Server {
+                    self.limit_rest(key);
+                }
+                self.enqueue(key);
+            }
             ChannelKind::Tcp => {
                 let (reason, answer) = match reason {
                     EndReason::Finished | EndReason::Reset | EndReason::Unknown => {

@@ -68,10 +68,10 @@ impl MuxPlane {
 
     /// A tunnel that could do something has its place.
     fn check_progress(&self, tunnel: &Tunnel, inbound: &Inbound) {
-        let may_send = tunnel.link.may_flush();
+        let may_send = tunnel.link.outlet.may_flush();
         let may_read = tunnel.may_receive(inbound, 0);
         let has_ready = !tunnel.ready.is_empty() && !tunnel.is_foreign;
-        let is_starved_for_nothing = !tunnel.starved.is_empty() && tunnel.link.has_room();
+        let is_starved_for_nothing = !tunnel.starved.is_empty() && tunnel.link.outlet.has_room();
         assert!(
             tunnel.is_queued || !(may_send || may_read || has_ready || is_starved_for_nothing),
             "forgotten: {may_send} {may_read} {has_ready} {is_starved_for_nothing}"

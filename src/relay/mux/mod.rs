@@ -20,7 +20,11 @@ mod echo;
 mod event;
 mod incoming;
 mod invariants;
+mod link;
 mod orphans;
+mod overdue;
+#[cfg(test)]
+mod rest_tests;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]
@@ -45,7 +49,7 @@ use super::close::{CloseReason, How};
 use super::codec::Codec;
 use super::pair::Side;
 use crate::protocol::jproxy::{
-    ChannelId, ChannelKind, DATA_BYTES_MAX, Dialect, EndReason, FromClient, SessionKey,
+    ChannelKind, DATA_BYTES_MAX, Dialect, EndReason, FromClient, SessionKey,
 };
 use crate::runtime::readiness::Readiness;
 use crate::runtime::socket::Socket;
@@ -64,6 +68,9 @@ const DATAGRAMS_IDLE: Duration = Duration::from_secs(60);
 
 /// The same at the client, which is told nothing of it, and must not believe in one that is gone.
 const DATAGRAMS_IDLE_CLIENT: Duration = Duration::from_secs(50);
+
+/// How long an end may take the rest of what was sent by whoever has done with its channel.
+const REST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often that is looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -155,6 +162,10 @@ impl MuxPlane {
             return None;
         }
         let channel = self.channels.insert(Channel::new(tunnel_key, asked, now));
+        if place.0 != ChannelKind::Tcp {
+            // The server may know nothing of this kind.
+            self.next_sweep.get_or_insert(now + SWEEP);
+        }
         tunnel.by_id.insert(place, channel);
         self.say(tunnel_key, &Packet::Client(asked.packet()));
         Some(channel)
@@ -201,24 +212,38 @@ impl MuxPlane {
         }
     }
 
-    /// Gives up a channel that was asked for, or is a task's.
+    /// Gives up a channel.
     pub fn give_up(&mut self, key: Key, reason: CloseReason) {
         self.end_orphan(key, reason);
-        self.with_turn_of(key, |turn| turn.end(key, reason, EndReason::Unknown));
+        let said = match reason {
+            CloseReason::Finished(_) => EndReason::Finished,
+            CloseReason::Expired | CloseReason::TimedOut(_) => EndReason::TimedOut,
+            CloseReason::Severed | CloseReason::Drained => EndReason::Stopping,
+            _ => EndReason::Reset,
+        };
+        self.with_turn_of(key, |turn| turn.end(key, reason, said));
     }
 
     /// Sends a datagram of a task's. False where it is dropped, as there is no room.
     pub fn send_datagram(&mut self, key: Key, data: &[u8], now: Timestamp) -> bool {
-        self.send_of_task(key, now, data.len(), |id| FromClient::Datagram(id, data))
-    }
-
-    /// Sends an echo request of a task's; likewise.
-    pub fn send_echo(&mut self, key: Key, sequence: u16, data: &[u8], now: Timestamp) -> bool {
-        self.send_of_task(key, now, data.len(), |id| FromClient::Echo {
-            id,
-            sequence,
-            data,
-        })
+        let Some(channel) = self.channels.get_mut(key) else {
+            self.counts.datagrams_dropped += 1;
+            return false;
+        };
+        channel.used_at = now;
+        let (tunnel, id) = (channel.tunnel, channel.id);
+        let has_room = self
+            .tunnels
+            .get(tunnel)
+            .is_some_and(|(tunnel, _)| tunnel.link.outlet.has_room());
+        if has_room {
+            channel.bytes.sent += data.len() as u64;
+            self.say(tunnel, &Packet::Client(FromClient::Datagram(id, data)));
+            self.counts.datagrams_relayed += 1;
+        } else {
+            self.counts.datagrams_dropped += 1;
+        }
+        has_room
     }
 
     /// Sends what came of a connection before it became the end of its channel.
@@ -234,42 +259,24 @@ impl MuxPlane {
         }
     }
 
-    fn send_of_task<'a>(
-        &mut self,
-        key: Key,
-        now: Timestamp,
-        bytes: usize,
-        packet: impl FnOnce(ChannelId) -> FromClient<'a>,
-    ) -> bool {
-        let Some(channel) = self.channels.get_mut(key) else {
-            return false;
-        };
-        channel.used_at = now;
-        channel.bytes.sent += bytes as u64;
-        let (tunnel, id) = (channel.tunnel, channel.id);
-        let has_room = self
-            .tunnels
-            .get(tunnel)
-            .is_some_and(|(tunnel, _)| tunnel.link.has_room());
-        if has_room {
-            self.say(tunnel, &Packet::Client(packet(id)));
-            self.counts.datagrams_relayed += 1;
-        } else {
-            self.counts.datagrams_dropped += 1;
-        }
-        has_room
-    }
-
     /// Sends a packet behind those that wait.
     fn say(&mut self, key: Key, packet: &Packet<'_>) {
+        debug_assert!(self.means.wire.is_empty(), "between two turns");
+        if let Some((tunnel, _)) = self.tunnels.get_mut(key) {
+            tunnel.seal(&mut self.means, packet);
+            self.send_wire(key);
+        }
+    }
+
+    /// Sends what was sealed between two turns.
+    fn send_wire(&mut self, key: Key) {
         let Some((tunnel, inbound)) = self.tunnels.get_mut(key) else {
             return;
         };
-        debug_assert!(self.means.wire.is_empty(), "between two turns");
-        tunnel.seal(&mut self.means, packet);
-        if tunnel.link.send_wire(&mut self.means).is_err() {
+        let is_broken = tunnel.link.send_wire(&mut self.means).is_err();
+        if is_broken || tunnel.link.outlet.failed().is_some() {
             self.means.clear();
-            // The next read finds out why.
+            // What came before it is read to the end.
             inbound.is_readable = true;
             self.enqueue(key);
         }
@@ -281,12 +288,6 @@ impl MuxPlane {
             tunnel.is_leaving = true;
             self.enqueue(key);
         }
-    }
-
-    /// Ends a tunnel and its channels at once.
-    pub fn break_off(&mut self, key: Key, reason: CloseReason) {
-        // Nothing of it is kept that would have to be looked at.
-        self.lose(key, Stop::Left(reason), Timestamp::default());
     }
 
     /// Ends all of them.
@@ -355,7 +356,7 @@ impl MuxPlane {
             && let Some((tunnel, inbound)) = self.tunnels.get_mut(key)
         {
             inbound.note(readiness);
-            tunnel.link.note(readiness);
+            tunnel.link.outlet.note(readiness);
             self.enqueue(key);
         }
     }
@@ -396,12 +397,10 @@ impl MuxPlane {
 
     /// Does what there is to do now, each tunnel in its turn.
     pub fn run(&mut self, now: Timestamp) {
-        self.look_for_stuck(now);
-        self.sweep(now);
-        self.run_orphans(now);
+        self.run_orphans();
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else {
-                return;
+                break;
             };
             let Some((mut turn, inbound)) = self.turn_of(key, now) else {
                 continue;
@@ -413,6 +412,9 @@ impl MuxPlane {
                 Err(stop) => self.lose(key, stop, now),
             }
         }
+        // Whoever takes something in this turn is not given up in it.
+        self.look_for_stuck(now);
+        self.sweep(now);
     }
 
     /// Takes what is to be seen to; call until `None`.
@@ -429,9 +431,7 @@ impl MuxPlane {
             return;
         };
         act(&mut turn);
-        if turn.tunnel.link.send_wire(turn.means).is_err() {
-            turn.means.clear();
-        }
+        self.send_wire(key);
         self.enqueue(key);
     }
 
@@ -443,69 +443,13 @@ impl MuxPlane {
             tunnel,
             channels: &mut self.channels,
             held: &mut self.held,
+            next_sweep: &mut self.next_sweep,
             means: &mut self.means,
             events: &mut self.events,
             counts: &mut self.counts,
             now,
         };
         Some((turn, inbound))
-    }
-
-    /// Gives up those channels that have held up their tunnels for as long as they may: of all of
-    /// a tunnel's those whose ends have taken no more meanwhile than that of the one that is to
-    /// blame.
-    fn look_for_stuck(&mut self, now: Timestamp) {
-        let mut stuck = Vec::new();
-        self.held.retain(|key| {
-            let Some((tunnel, _)) = self.tunnels.get_mut(*key) else {
-                return false;
-            };
-            let Some((held_by, since)) = tunnel.held else {
-                tunnel.is_among_held = false;
-                return false;
-            };
-            if since + self.stuck <= now {
-                let is_stuck = |key: &Key| {
-                    let queued = self.channels.get(*key).map(Channel::queued_bytes);
-                    *key == held_by || queued.is_some_and(|it| it >= QUEUE_BYTES_MAX / 2)
-                };
-                stuck.extend(tunnel.channels().filter(is_stuck));
-            }
-            true
-        });
-        for key in stuck {
-            self.counts.stuck += 1;
-            self.with_turn_of(key, |turn| {
-                let side = turn.tunnel.role.tunnel_side().other();
-                turn.end(key, CloseReason::TimedOut(side), EndReason::TimedOut);
-            });
-        }
-    }
-
-    /// Ends channels for datagrams on which none has passed.
-    fn sweep(&mut self, now: Timestamp) {
-        if self.next_sweep.is_none_or(|due| due > now) {
-            return;
-        }
-        let mut are_there = self.sweep_orphans(now);
-        let silent = |key| {
-            let channel = self.channels.get(key)?;
-            let is_meant = channel.kind != ChannelKind::Tcp;
-            are_there |= is_meant;
-            let (tunnel, _) = self.tunnels.get(channel.tunnel)?;
-            let idle = match tunnel.role {
-                Role::Server => DATAGRAMS_IDLE,
-                Role::Client => DATAGRAMS_IDLE_CLIENT,
-            };
-            (is_meant && now.since(channel.used_at) >= idle).then_some(key)
-        };
-        let silent: Vec<Key> = self.channels.keys().filter_map(silent).collect();
-        for key in silent {
-            self.with_turn_of(key, |turn| {
-                turn.end(key, CloseReason::Expired, EndReason::TimedOut);
-            });
-        }
-        self.next_sweep = are_there.then(|| now + SWEEP);
     }
 
     /// A tunnel is over, and its channels with it.
@@ -521,14 +465,15 @@ impl MuxPlane {
             Stop::Ended => CloseReason::Reset(side),
             Stop::Broken | Stop::Failed(_) => reason,
         };
+        let is_left = matches!(stop, Stop::Left(_));
         for channel_key in tunnel.channels() {
             // Whoever has said all before it goes is done, as who closes a connection is.
-            if !matches!(stop, Stop::Left(_)) && self.is_to_outlive(channel_key) {
+            if !is_left && self.is_to_outlive(channel_key) {
                 self.keep_orphan(channel_key, side, now);
                 continue;
             }
             if let Some(channel) = self.channels.remove(channel_key) {
-                let is_done = stop == Stop::Ended && channel.has_said_all();
+                let is_done = !is_left && channel.has_said_all();
                 let reason = match is_done {
                     true => CloseReason::Finished(side),
                     false => of_channels,
@@ -544,12 +489,12 @@ impl MuxPlane {
         };
         if how == How::Parting {
             // What finds no room is lost with it.
-            let _ = tunnel.link.say_farewell(&mut self.means);
+            tunnel.link.say_farewell(&mut self.means);
         }
         self.events.push_back(MuxEvent::Lost(TunnelLost {
             tunnel: key,
             reason,
-            socket: tunnel.link.socket,
+            socket: tunnel.link.outlet.socket,
             how,
         }));
     }

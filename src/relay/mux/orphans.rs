@@ -1,17 +1,13 @@
 //! Channels whose tunnels are gone, while their ends take the last of what came.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::channel::{Channel, LocalEnd};
-use super::{MuxEvent, MuxPlane, SWEEP};
+use super::{MuxEvent, MuxPlane, REST_TIMEOUT, SWEEP};
 use crate::relay::close::CloseReason;
 use crate::relay::pair::Side;
 use crate::slab::Key;
 use crate::time::Timestamp;
-
-/// How long an end may take nothing of that.
-const ORPHAN_IDLE: Duration = Duration::from_secs(30);
 
 /// One shard's.
 #[derive(Debug, Default)]
@@ -40,10 +36,12 @@ impl MuxPlane {
             return;
         };
         channel.orphan_of = Some(side);
-        channel.used_at = now;
+        channel.ends_both = true;
+        channel.rest_until.get_or_insert(now + REST_TIMEOUT);
         channel.is_queued = false;
         self.orphans.all.push(key);
         self.next_sweep.get_or_insert(now + SWEEP);
+        self.enqueue_orphan(key);
     }
 
     pub(super) fn enqueue_orphan(&mut self, key: Key) {
@@ -55,8 +53,11 @@ impl MuxPlane {
     }
 
     /// Has ends take what waits for them.
-    pub(super) fn run_orphans(&mut self, now: Timestamp) {
-        while let Some(key) = self.orphans.ready.pop_front() {
+    pub(super) fn run_orphans(&mut self) {
+        for _ in 0..self.orphans.ready.len() {
+            let Some(key) = self.orphans.ready.pop_front() else {
+                return;
+            };
             let Some(channel) = self.channels.get_mut(key) else {
                 continue;
             };
@@ -68,10 +69,14 @@ impl MuxPlane {
             let drained = channel.drain();
             let taken = channel.bytes.delivered - before;
             self.counts.bytes_relayed += taken;
-            if taken > 0 {
-                channel.used_at = now;
-            }
             let is_all = channel.queue.is_empty();
+            if channel.is_readable && drained.is_ok() && !is_all {
+                // An error of its end shows in what it takes.
+                let _ = channel.read_away(&mut self.means.chunk);
+                if channel.is_readable {
+                    self.enqueue_orphan(key);
+                }
+            }
             match drained {
                 Ok(()) if is_all => self.end_orphan(key, CloseReason::Finished(side)),
                 Ok(()) => {}
@@ -82,20 +87,11 @@ impl MuxPlane {
         }
     }
 
-    /// Gives up those whose ends take nothing. True where there are others.
-    pub(super) fn sweep_orphans(&mut self, now: Timestamp) -> bool {
-        let is_silent = |key: &&Key| {
-            let channel = self.channels.get(**key);
-            channel.is_some_and(|it| now.since(it.used_at) >= ORPHAN_IDLE)
-        };
-        let silent: Vec<Key> = self.orphans.all.iter().filter(is_silent).copied().collect();
-        for key in silent {
-            if let Some(side) = self.channels.get(key).and_then(|it| it.orphan_of) {
-                self.counts.stuck += 1;
-                self.end_orphan(key, CloseReason::TimedOut(side.other()));
-            }
+    /// Gives it up, if it is one.
+    pub(super) fn end_late_orphan(&mut self, key: Key) {
+        if let Some(side) = self.channels.get(key).and_then(|it| it.orphan_of) {
+            self.end_orphan(key, CloseReason::TimedOut(side.other()));
         }
-        !self.orphans.all.is_empty()
     }
 
     /// Ends it, if it is one.

@@ -8,15 +8,15 @@ use super::*;
 use crate::protocol::jproxy::{Opener, Sealer};
 
 /// A server whose client is this test.
-struct Spoken {
-    server: MuxPlane,
+pub(super) struct Spoken {
+    pub(super) server: MuxPlane,
     tunnel: Key,
-    stream: UnixStream,
+    pub(super) stream: UnixStream,
     sealer: Sealer,
 }
 
 impl Spoken {
-    fn new(dialect: Dialect) -> Self {
+    pub(super) fn new(dialect: Dialect) -> Self {
         let (stream, there) = UnixStream::pair().expect("sockets");
         stream.set_nonblocking(true).expect("set");
         let mut server = MuxPlane::new(STUCK);
@@ -32,13 +32,13 @@ impl Spoken {
         }
     }
 
-    fn say(&mut self, payload: &[u8]) -> Vec<MuxEvent> {
+    pub(super) fn say(&mut self, payload: &[u8]) -> Vec<MuxEvent> {
         let mut wire = Vec::new();
         self.sealer.seal(&[payload], &mut wire);
         self.say_raw(&wire)
     }
 
-    fn say_raw(&mut self, wire: &[u8]) -> Vec<MuxEvent> {
+    pub(super) fn say_raw(&mut self, wire: &[u8]) -> Vec<MuxEvent> {
         self.stream.write_all(wire).expect("sent");
         self.server.handle_tunnel(0, Readiness::READABLE);
         self.server.run(Timestamp::default());
@@ -46,7 +46,7 @@ impl Spoken {
     }
 
     /// What it has answered, and whether that was its last.
-    fn heard(&mut self) -> (Vec<Vec<u8>>, bool) {
+    pub(super) fn heard(&mut self) -> (Vec<Vec<u8>>, bool) {
         let mut bytes = Vec::new();
         let is_end = self.stream.read_to_end(&mut bytes).is_ok();
         let mut opener = Opener::new(&KEY);
@@ -57,7 +57,7 @@ impl Spoken {
     }
 }
 
-const CONNECT_7: &[u8] = b"\x01\x07\0\x50\0\x01\x04\x7f\0\0\x01";
+pub(super) const CONNECT_7: &[u8] = b"\x01\x07\0\x50\0\x01\x04\x7f\0\0\x01";
 
 #[test]
 fn what_means_nothing_is_passed_over_and_counted() {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::*;
-use crate::protocol::jproxy::{ConnectStatus, DATA_BYTES_MAX};
+use crate::protocol::jproxy::{ChannelId, ConnectStatus, DATA_BYTES_MAX};
 use crate::protocol::socks5::{Destination, Host};
 
 pub(super) const KEY: SessionKey = SessionKey(*b"0123456789abcdef");

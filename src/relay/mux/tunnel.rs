@@ -8,16 +8,14 @@ use ahash::RandomState;
 use rustix::io::Errno;
 
 use super::channel::Channel;
+use super::link::Link;
 use super::{Role, TunnelStart};
 use crate::protocol::jproxy::{
     ChannelId, ChannelKind, Dialect, FromClient, FromServer, Opener, Sealer,
 };
-use crate::protocol::websocket::CloseCode;
 use crate::relay::close::CloseReason;
-use crate::relay::codec::{Codec, Heard, Workshop};
-use crate::relay::queue::Queue;
+use crate::relay::codec::{Heard, Workshop};
 use crate::runtime::readiness::Readiness;
-use crate::runtime::socket::Socket;
 use crate::slab::Key;
 use crate::time::Timestamp;
 
@@ -74,19 +72,9 @@ pub(super) struct Inbound {
     has_ended: bool,
 }
 
-/// The connection.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) socket: Socket,
-    codec: Option<Box<Codec>>,
-    /// As it goes over the connection.
-    unsent: Queue,
-    is_writable: bool,
-}
-
 /// Where a shard's tunnels have their bytes while they pass.
 pub(super) struct Means {
-    workshop: Workshop,
+    pub(super) workshop: Workshop,
     received: Vec<u8>,
     /// Packets that are to be sent, in order.
     pub(super) wire: Vec<u8>,
@@ -127,12 +115,7 @@ impl Packet<'_> {
 impl Tunnel {
     pub(super) fn new(start: TunnelStart) -> (Self, Inbound) {
         let tunnel = Self {
-            link: Link {
-                socket: start.socket,
-                codec: start.codec,
-                unsent: Queue::default(),
-                is_writable: true,
-            },
+            link: Link::new(start.socket, start.codec),
             role: start.role,
             dialect: start.dialect,
             sealer: Sealer::new(&start.key),
@@ -188,7 +171,7 @@ impl Tunnel {
     /// Whether there may be something that may be read, while so many bytes more are to be sent. A
     /// peer that asks for much and does not read the answers is not answered without bound.
     pub(super) fn may_receive(&self, inbound: &Inbound, wire_bytes: usize) -> bool {
-        let unsent = self.link.unsent_bytes() + wire_bytes;
+        let unsent = self.link.outlet.unsent_bytes() + wire_bytes;
         let is_open = !self.is_foreign && self.held.is_none();
         inbound.is_readable && is_open && unsent < UNSENT_BYTES_MAX
     }
@@ -219,7 +202,7 @@ impl Inbound {
             _ if mem::take(&mut self.is_early) => {}
             None => {
                 received.reserve(STEP_BYTES);
-                match link.socket.recv_behind(received) {
+                match link.outlet.socket.recv_behind(received) {
                     Ok(0) => return Err(Stop::Ended),
                     Ok(count) => self.is_readable = count >= STEP_BYTES || self.has_hung_up,
                     Err(error) => return self.no_more(received, error),
@@ -228,7 +211,7 @@ impl Inbound {
             Some(codec) => {
                 let landing = means.workshop.landing(Some(codec), STEP_BYTES);
                 let room = landing.len();
-                let heard = match link.socket.recv(landing) {
+                let heard = match link.outlet.socket.recv(landing) {
                     Ok(0) => codec.end_of_input().map_err(|_| Stop::Broken)?,
                     Ok(count) => {
                         self.is_readable = count >= room || self.has_hung_up;
@@ -242,8 +225,7 @@ impl Inbound {
                 if codec.has_words() {
                     let taken = means.workshop.take_words(codec, false);
                     taken.map_err(|_| Stop::Broken)?;
-                    let words = means.workshop.wire();
-                    link.unsent.tail(words.len()).extend_from_slice(words);
+                    link.outlet.keep(means.workshop.wire());
                 }
                 self.has_ended = heard != Heard::Open;
                 self.is_readable |= self.has_ended;
@@ -274,95 +256,6 @@ pub(super) enum Stop {
     Failed(Errno),
     /// It was to end.
     Left(CloseReason),
-}
-
-impl Link {
-    pub(super) fn note(&mut self, readiness: Readiness) {
-        self.is_writable |= readiness.is_writable();
-    }
-
-    /// Whether everything has gone out.
-    pub(super) fn has_room(&self) -> bool {
-        self.unsent.is_empty()
-    }
-
-    /// Whether more of it would go out.
-    pub(super) fn may_flush(&self) -> bool {
-        self.is_writable && !self.unsent.is_empty()
-    }
-
-    fn unsent_bytes(&self) -> usize {
-        self.unsent.as_bytes().len()
-    }
-
-    /// Sends what waits, as far as there is room.
-    pub(super) fn flush(&mut self) -> Result<(), Stop> {
-        while self.is_writable && !self.unsent.is_empty() {
-            match self.socket.send(self.unsent.as_bytes()) {
-                Ok(sent) => drop(self.unsent.consume(sent)),
-                Err(Errno::AGAIN) => self.is_writable = false,
-                Err(error) => return Err(Stop::Failed(error)),
-            }
-        }
-        self.unsent.give_room_back();
-        Ok(())
-    }
-
-    /// Sends these packets; what finds no room waits.
-    pub(super) fn send_wire(&mut self, means: &mut Means) -> Result<(), Stop> {
-        let Means { workshop, wire, .. } = means;
-        match &mut self.codec {
-            None => self.send_all(wire)?,
-            Some(codec) => {
-                for piece in wire.chunks(STEP_BYTES) {
-                    let wrapped = workshop.wrap(codec, piece).map_err(|_| Stop::Broken)?;
-                    // The codec is ours while it is lent.
-                    send_or_keep(
-                        &self.socket,
-                        &mut self.is_writable,
-                        &mut self.unsent,
-                        wrapped,
-                    )?;
-                }
-            }
-        }
-        wire.clear();
-        Ok(())
-    }
-
-    fn send_all(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        send_or_keep(&self.socket, &mut self.is_writable, &mut self.unsent, bytes)
-    }
-
-    /// Has the codec say its last.
-    pub(super) fn say_farewell(&mut self, means: &mut Means) -> Result<(), Stop> {
-        if let Some(codec) = &mut self.codec {
-            means.workshop.take_farewell(codec, CloseCode::NORMAL);
-            let words = means.workshop.wire();
-            self.unsent.tail(words.len()).extend_from_slice(words);
-        }
-        self.flush()
-    }
-}
-
-fn send_or_keep(
-    socket: &Socket,
-    is_writable: &mut bool,
-    unsent: &mut Queue,
-    bytes: &[u8],
-) -> Result<(), Stop> {
-    let mut rest = bytes;
-    while unsent.is_empty() && *is_writable && !rest.is_empty() {
-        match socket.send(rest) {
-            Ok(sent) => rest = &rest[sent..],
-            Err(Errno::AGAIN) => *is_writable = false,
-            Err(error) => return Err(Stop::Failed(error)),
-        }
-    }
-    if !rest.is_empty() {
-        unsent.tail(rest.len()).extend_from_slice(rest);
-    }
-    Ok(())
 }
 
 impl Stop {

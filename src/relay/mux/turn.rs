@@ -7,9 +7,10 @@ use rustix::io::Errno;
 
 use super::channel::{Channel, LocalEnd};
 use super::tunnel::{Inbound, Means, Packet, STEP_BYTES, Stop, Tunnel, WIRE_BYTES};
-use super::{ChannelEnded, MuxCounts, MuxEvent, QUEUE_BYTES_MAX, Role, TUNNEL_BYTES_MAX};
+use super::{Answer, ChannelEnded, MuxCounts, MuxEvent, QUEUE_BYTES_MAX, Role, TUNNEL_BYTES_MAX};
 use crate::protocol::jproxy::{
-    ChannelId, ChannelKind, DATA_BYTES_MAX, Dialect, EndReason, FromClient, FromServer,
+    BindStatus, ChannelId, ChannelKind, ConnectStatus, DATA_BYTES_MAX, Dialect, EndReason,
+    FromClient, FromServer,
 };
 use crate::relay::close::{CloseReason, How};
 use crate::relay::pair::Side;
@@ -25,6 +26,7 @@ pub(super) struct Turn<'a> {
     pub(super) channels: &'a mut Slab<Channel>,
     /// The tunnels that are held up.
     pub(super) held: &'a mut Vec<Key>,
+    pub(super) next_sweep: &'a mut Option<Timestamp>,
     pub(super) means: &'a mut Means,
     pub(super) events: &'a mut VecDeque<MuxEvent>,
     pub(super) counts: &'a mut MuxCounts,
@@ -34,14 +36,22 @@ pub(super) struct Turn<'a> {
 impl Turn<'_> {
     /// Does what there is to do; tells whether there is more.
     pub(super) fn run(&mut self, inbound: &mut Inbound) -> Result<bool, Stop> {
-        self.tunnel.link.flush()?;
-        self.receive(inbound)?;
+        let had_failed = self.tunnel.link.outlet.failed().is_some();
+        self.tunnel.link.outlet.flush();
+        self.receive(inbound).map_err(|stop| self.first_of(stop))?;
         // What TLS has to say waits for no event.
-        self.tunnel.link.flush()?;
+        self.tunnel.link.outlet.flush();
         self.send_wire()?;
         self.run_channels()?;
         self.send_wire()?;
-        let has_room = self.tunnel.link.has_room();
+        if let Some(error) = self.tunnel.link.outlet.failed() {
+            // What came before it is read to the end.
+            inbound.is_readable |= !had_failed;
+            if !inbound.is_readable {
+                return Err(Stop::Failed(error));
+            }
+        }
+        let has_room = self.tunnel.link.outlet.has_room();
         if self.tunnel.is_foreign
             || self.tunnel.is_leaving && has_room && self.tunnel.channel_count() == 0
         {
@@ -60,6 +70,14 @@ impl Turn<'_> {
             }
         }
         Ok(self.tunnel.may_receive(inbound, 0) || !self.tunnel.ready.is_empty())
+    }
+
+    /// Of an end that comes of an error of before, that.
+    fn first_of(&self, stop: Stop) -> Stop {
+        match (stop, self.tunnel.link.outlet.failed()) {
+            (Stop::Ended, Some(error)) => Stop::Failed(error),
+            _ => stop,
+        }
     }
 
     fn send_wire(&mut self) -> Result<(), Stop> {
@@ -104,10 +122,13 @@ impl Turn<'_> {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        if !channel.is_readable || !channel.may_say_more() {
+        if !channel.is_readable || channel.has_said_end {
             return;
         }
-        if !self.tunnel.link.has_room() {
+        if !channel.may_say_more() {
+            return self.read_away(key);
+        }
+        if !self.tunnel.link.outlet.has_room() {
             if !std::mem::replace(&mut channel.is_starved, true) {
                 self.tunnel.starved.push(key);
             }
@@ -123,6 +144,17 @@ impl Turn<'_> {
         };
         if let Err(error) = read {
             self.break_local(key, error);
+        }
+    }
+
+    fn read_away(&mut self, key: Key) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return;
+        };
+        match channel.read_away(&mut self.means.chunk) {
+            Err(error) => self.break_local(key, error),
+            Ok(()) if channel.is_readable => self.enqueue(key),
+            Ok(()) => {}
         }
     }
 
@@ -305,6 +337,22 @@ impl Turn<'_> {
         self.say(&packet);
     }
 
+    /// A channel that was to be given up has held up its tunnel.
+    pub(super) fn end_stuck(&mut self, key: Key) {
+        let Some(channel) = self.channels.get(key) else {
+            return;
+        };
+        let reason = CloseReason::TimedOut(self.tunnel.role.tunnel_side().other());
+        if channel.end.is_none() && self.tunnel.role == Role::Server {
+            // It is asked for, and nobody has been told what becomes of it.
+            let answer = Answer::refused(channel.kind, ConnectStatus::TimedOut, BindStatus::Limit);
+            let id = channel.id;
+            self.say(&Packet::Server(answer.packet(id)));
+            return self.remove(key, reason);
+        }
+        self.end(key, reason, EndReason::TimedOut);
+    }
+
     pub(super) fn break_local(&mut self, key: Key, error: Errno) {
         let side = self.tunnel.role.tunnel_side().other();
         let reason = CloseReason::from_error(side, error);
@@ -325,8 +373,9 @@ impl Turn<'_> {
                 && self.tunnel.role == Role::Server
                 && self.tunnel.dialect == Dialect::Original;
         channel.has_said_end = true;
+        let is_anothers = self.tunnel.by_id.get(&(kind, id)) != Some(&key);
         match (kind, self.tunnel.role) {
-            _ if knows => {}
+            _ if knows || is_anothers => {}
             (ChannelKind::Tcp, _) => self.say_end(id, said),
             (ChannelKind::Udp, Role::Client) => {
                 self.say(&Packet::Client(FromClient::EndDatagrams(id)));

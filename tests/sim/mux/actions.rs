@@ -1,5 +1,6 @@
 //! What programs and services do, as the seed has it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
@@ -36,7 +37,24 @@ impl World {
         };
         let mut ids = 0..=ChannelId::MAX;
         let id = ids.find(|id| !busy.contains(&(kind as u8, *id)));
-        let id = id.expect("there are enough");
+        let mut id = id.expect("there are enough");
+        // Some clients wait for nobody, once they have ended a channel that was there.
+        let of_tunnel = self
+            .channels
+            .iter()
+            .filter(|channel| channel.tunnel == tunnel && channel.kind == ChannelKind::Tcp);
+        let newest: BTreeMap<ChannelId, &Channel> =
+            of_tunnel.map(|channel| (channel.id, channel)).collect();
+        let is_forgotten =
+            |channel: &&Channel| channel.states[CLIENT] == State::Over && channel.was_granted;
+        let forgotten = newest.into_values().filter(is_forgotten);
+        let forgotten: Vec<ChannelId> = forgotten.map(|channel| channel.id).collect();
+        if kind == ChannelKind::Tcp
+            && self.rng.u32(0..4) == 0
+            && let Some(forgotten) = self.rng.choice(forgotten)
+        {
+            id = forgotten;
+        }
         let asked = match kind {
             ChannelKind::Tcp => Asked::Connect(id, somewhere()),
             _ => Asked::Associate {
@@ -72,6 +90,9 @@ impl World {
             programs: [None, None],
             flows: [Flow::new(seed), Flow::new(seed + 1)],
             is_broken: *is_broken,
+            was_granted: false,
+            has_finished: [false; 2],
+            has_gone: [false; 2],
             ended_first: None,
             datagrams: None,
             numbers: [(0, None); 2],
@@ -210,10 +231,16 @@ impl World {
         let program = channel.programs[side].as_mut().expect("it is there");
         let flow = &mut channel.flows[1 - side];
         if !flow.read(program, count) {
+            assert!(
+                !channel.has_finished[side],
+                "it ended in order, and is reset"
+            );
             channel.is_broken = true;
+            channel.programs[side] = None;
+            return;
         }
-        let is_done = flow.has_end && channel.flows[side].is_shut;
-        if is_done || channel.is_broken && matches!(channel.states[side], State::Over) {
+        let is_over = channel.states[side] == State::Over;
+        if flow.has_end && (channel.flows[side].is_shut || is_over) {
             channel.programs[side] = None;
         }
     }
@@ -244,6 +271,7 @@ impl World {
         if let Some((at, side)) = self.any_program() {
             let channel = &mut self.channels[at];
             channel.is_broken = true;
+            channel.has_gone[side] = true;
             channel.programs[side] = None;
         }
     }
@@ -302,29 +330,22 @@ impl World {
         }
     }
 
-    fn any_tunnel(&mut self, side: usize) -> Option<(usize, Key)> {
-        let at = self.rng.usize(0..self.tunnels.len());
-        Some((at, self.tunnels[at].keys[side]?))
-    }
-
+    /// A plane ends all of its tunnels, whatever goes by them.
     pub(super) fn break_off(&mut self) {
         let side = self.rng.usize(0..2);
-        if let Some((at, key)) = self.any_tunnel(side) {
-            self.planes[side].break_off(key, CloseReason::Severed);
-            self.break_channels(at);
-            self.seen.insert("broken off");
+        self.planes[side].break_all_off(CloseReason::Severed);
+        for tunnel in &mut self.tunnels {
+            tunnel.is_broken = true;
         }
-    }
-
-    fn break_channels(&mut self, tunnel: usize) {
-        self.tunnels[tunnel].is_broken = true;
         for channel in &mut self.channels {
-            channel.is_broken |= channel.tunnel == tunnel;
+            channel.is_broken = true;
         }
+        self.seen.insert("broken off");
     }
 
     pub(super) fn leave(&mut self) {
-        if let Some((at, key)) = self.any_tunnel(CLIENT) {
+        let at = self.rng.usize(0..self.tunnels.len());
+        if let Some(key) = self.tunnels[at].keys[CLIENT] {
             self.planes[CLIENT].leave(key);
             self.tunnels[at].is_leaving = true;
         }

@@ -48,6 +48,7 @@ impl World {
                 assert_eq!(self.channels[at].states[CLIENT], State::Asked(channel));
                 if answer.is_granted() {
                     self.channels[at].states[CLIENT] = State::Granted(channel);
+                    self.channels[at].was_granted = true;
                 } else {
                     self.channels[at].states[CLIENT] = State::Over;
                     self.free(at);
@@ -59,9 +60,7 @@ impl World {
                 note_datagram(&mut self.channels[at].numbers[1 - side].1, &data);
                 self.seen.insert("a datagram back");
             }
-            MuxEvent::Echo { .. } | MuxEvent::OtherDialect { .. } => {
-                unreachable!("there are none")
-            }
+            MuxEvent::OtherDialect { .. } => unreachable!("both speak the same"),
             MuxEvent::Ended(ended) => self.handle_ended(side, ended),
             MuxEvent::Forgotten { tunnel, kind, id } => {
                 let is_it = |it: &&mut Tunnel| it.keys[CLIENT] == Some(tunnel);
@@ -120,7 +119,7 @@ impl World {
         assert_eq!((channel.kind, channel.id), (ended.kind, ended.id));
         channel.states[side] = State::Over;
         match ended.reason {
-            CloseReason::Finished(_) => {}
+            CloseReason::Finished(_) => channel.has_finished[side] = true,
             CloseReason::TimedOut(Side::Left | Side::Right) => {
                 let waits = |flow: &Flow| flow.written > flow.read;
                 let are_read = !channel.flows.iter().any(waits);

@@ -24,7 +24,7 @@ use midspan::time::Timestamp;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
-use super::{for_each_seed, is_full_run};
+use super::{alone_with_sockets, for_each_seed, is_full_run};
 use flow::Flow;
 use poll::{Poll, Watched};
 
@@ -40,6 +40,7 @@ const SERVER: usize = 1;
 
 #[test]
 fn mux() {
+    let _alone = alone_with_sockets();
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
     for_each_seed("mux", |rng| {
         let mut world = World::new(rng);
@@ -100,6 +101,11 @@ struct Channel {
     flows: [Flow; 2],
     /// Somebody has broken it off.
     is_broken: bool,
+    was_granted: bool,
+    /// It has ended in order at that side.
+    has_finished: [bool; 2],
+    /// The program there has gone in the middle of something.
+    has_gone: [bool; 2],
     /// Whoever ended first, where that ends both directions.
     ended_first: Option<usize>,
     datagrams: Option<UnixDatagram>,
@@ -314,6 +320,18 @@ impl World {
             );
             assert!(channel.is_over(), "it hangs: {told}");
             let was_open = channel.flows.iter().any(|flow| flow.is_shut);
+            for side in [CLIENT, SERVER] {
+                let peers = &channel.flows[1 - side];
+                let is_one_way = self.dialect == Dialect::Spec;
+                // The other dialect has one word for an end and for a reset.
+                let was_first = is_one_way
+                    || channel.ended_first == Some(1 - side) && channel.has_finished[1 - side];
+                let is_told = channel.has_finished[side] && !channel.has_gone[side];
+                assert!(
+                    !(is_told && peers.is_shut && was_first) || peers.read == peers.written,
+                    "it ended in order, and not all has come: {told}"
+                );
+            }
             if channel.kind != ChannelKind::Tcp || channel.is_broken || !was_open {
                 continue;
             }

@@ -34,13 +34,14 @@ use self::flow::Flow;
 use self::peer::{Conduct, End, Peer};
 use self::relay::{BEGINNING, Relay};
 use self::transport::{Transport, connection};
-use super::{for_each_seed, is_full_run};
+use super::{alone_with_sockets, for_each_seed, is_full_run};
 
 /// When a pair that is not where it should be hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn transform() {
+    let _alone = alone_with_sockets();
     pairs();
     bodies::run();
 }

@@ -233,10 +233,7 @@ impl Tunnels {
                 warn!(%error, "the relay speaks the other dialect, and its tunnel is closed");
             }
             // A server's, or of echoes that nobody asks for.
-            MuxEvent::Asked { .. }
-            | MuxEvent::TurnedAway { .. }
-            | MuxEvent::Echo { .. }
-            | MuxEvent::Lost(_) => {}
+            MuxEvent::Asked { .. } | MuxEvent::TurnedAway { .. } | MuxEvent::Lost(_) => {}
         }
     }
 
