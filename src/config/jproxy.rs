@@ -127,7 +127,17 @@ impl JproxySettings {
         let open = self
             .is_open
             .then(|| format!("anybody on this host may add users to {shown}: chmod o-w {shown}"));
-        empty.into_iter().chain(open).collect()
+        let named = self.allowances.all().iter().flat_map(|(users, _)| users);
+        let missing = named.filter(|name| self.users.named(name).is_none());
+        let missing: Vec<_> = missing.map(|name| format!("{name:?}")).collect();
+        let missing = (!missing.is_empty()).then(|| {
+            format!(
+                "[[jproxy.rules]] has rules for users of whom {shown} has no file that is taken: \
+                 {}; a relay does not start with such rules",
+                missing.join(", ")
+            )
+        });
+        [empty, open, missing].into_iter().flatten().collect()
     }
 
     /// What to look at to find out whether it is to be read again: the directory, and users'
@@ -140,7 +150,8 @@ impl JproxySettings {
 }
 
 /// How the file has jProxy served. Without `users` it is not. A user's file that is wrong is an
-/// error, unless `served` are those whom a relay that runs has let in until now.
+/// error, and so are rules for nobody, unless `served` are those whom a relay that runs has let in
+/// until now.
 pub(super) fn jproxy(
     file: Option<&ConfigFile>,
     served: Option<&TunnelUsers>,
@@ -173,8 +184,10 @@ pub(super) fn jproxy(
             }
         }
     };
+    // A file that is wrong may be that of whom rules name, and they hold as soon as it is right.
+    let may_lack_files = served.is_some() && settings.path.is_some();
     let known = Known {
-        is_user: &|name| settings.users.named(name).is_some(),
+        is_user: &|name| may_lack_files || settings.users.named(name).is_some(),
         path: settings.path.as_deref(),
         line: "[jproxy] users = \"/etc/midspan/jproxy\"",
     };
@@ -363,6 +376,38 @@ mod tests {
         check(&["alice", "bob"], &[("it ends", Some("alice"))]);
         fs::remove_file(&of_alice).unwrap();
         check(&["bob"], &[]);
+    }
+
+    /// Whoever was never let in is not known by name, and its rules hold from when it is.
+    #[test]
+    fn rules_for_whom_no_file_is_taken_cost_no_other_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        add(folder, "bob");
+        let served = parse(folder, "").unwrap().users;
+        let of_alice = add(folder, "alice");
+        fs::set_permissions(&of_alice, Permissions::from_mode(0o644)).unwrap();
+        let rules = "[[jproxy.rules]]\nusers = [\"bob\", \"alice\"]\nsessions_max = 4\n";
+        let running = |text: String| {
+            let file = ConfigFile::parse(Path::new("midspan.toml"), text).unwrap();
+            jproxy(Some(&file), Some(&served))
+        };
+        let settings = running(format!("[jproxy]\nusers = {folder:?}\n{rules}")).unwrap();
+        assert_eq!(names(&settings), ["bob"]);
+        let notes = settings.notes();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].contains("taken: \"alice\"; "), "{notes:?}");
+
+        fs::set_permissions(&of_alice, Permissions::from_mode(0o600)).unwrap();
+        let settings = settings.read_again().unwrap();
+        assert_eq!(names(&settings), ["alice", "bob"]);
+        let alices = settings.allowances.of("alice").unwrap();
+        assert_eq!(alices.sessions_max, Some(4));
+        assert_eq!(settings.notes(), Vec::<String>::new());
+
+        // Where nobody is listed, nobody's file can be wrong.
+        let error = running(rules.to_owned()).unwrap_err().to_string();
+        assert!(error.contains("there is no user \"bob\""), "{error}");
     }
 
     #[test]

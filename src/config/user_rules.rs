@@ -63,7 +63,7 @@ pub(super) use written_rules;
 
 /// Whom rules can be for.
 pub(super) struct Known<'a> {
-    /// Whether there is a user of this name.
+    /// Whether there is a user of this name, or may be one later.
     pub(super) is_user: &'a dyn Fn(&str) -> bool,
     /// Where users are listed, if anywhere.
     pub(super) path: Option<&'a Path>,

@@ -629,3 +629,18 @@ fn a_file_that_is_wrong_costs_no_other_user() {
     let line = relay.wait_for_line("channel refused");
     assert!(line.contains("it is no user any more"), "{line}");
 }
+
+#[test]
+fn a_new_users_file_that_is_wrong_refuses_no_reload() {
+    let (folder, mut relay) = relay("");
+    let bob = KeyPair::generate("bob").expect("a key");
+    let of_bob = folder.path().join("users").join(&bob.user_file_name);
+    fs::write(&of_bob, &bob.user_file).expect("written");
+    fs::set_permissions(&of_bob, fs::Permissions::from_mode(0o644)).expect("chmod");
+    let rules = "[jproxy]\n[[jproxy.rules]]\nusers = [\"bob\"]\nsessions_max = 4\n";
+    config_in(folder.path(), rules);
+    relay.signal(rustix::process::Signal::HUP);
+    let line = relay.wait_for_line("[[jproxy.rules]] has rules for users");
+    assert!(line.contains("bob"), "{line}");
+    relay.stop().check_clean();
+}
