@@ -37,7 +37,8 @@ const DESTINATIONS_MAX: usize = 256;
 /// Datagrams that wait for one association.
 const WAITING_MAX: usize = 16;
 
-/// Bytes of datagrams that came for one client, and that it has not taken.
+/// Bytes of datagrams that came for one client, and that it has not taken, with what each takes by
+/// itself: those that are empty as well.
 const BAG_BYTES_MAX: usize = 64 << 10;
 
 /// How long what goes to a destination is dropped after the relay has refused it.
@@ -94,16 +95,24 @@ pub(super) enum Came {
     Ended(Key),
 }
 
+impl Came {
+    fn bytes(&self) -> usize {
+        let data = match self {
+            Self::Datagram(_, data) => data.len(),
+            Self::Granted(_) | Self::Refused(_) | Self::Ended(_) => 0,
+        };
+        size_of::<Self>() + data
+    }
+}
+
 impl Mailbag {
     /// Puts something in; a datagram for which there is no room is dropped.
     pub(super) fn push(&self, came: Came) {
-        if let Came::Datagram(_, data) = &came {
-            let bytes = self.bytes.get() + data.len();
-            if bytes > BAG_BYTES_MAX {
-                return self.dropped.set(self.dropped.get() + 1);
-            }
-            self.bytes.set(bytes);
+        let bytes = self.bytes.get() + came.bytes();
+        if bytes > BAG_BYTES_MAX && matches!(came, Came::Datagram(..)) {
+            return self.dropped.set(self.dropped.get() + 1);
         }
+        self.bytes.set(bytes);
         self.came.borrow_mut().push_back(came);
         if let Some(waker) = self.waker.take() {
             wake(waker);
@@ -111,11 +120,9 @@ impl Mailbag {
     }
 
     fn take(&self) -> Option<Came> {
-        let came = self.came.borrow_mut().pop_front();
-        if let Some(Came::Datagram(_, data)) = &came {
-            self.bytes.set(self.bytes.get() - data.len());
-        }
-        came
+        let came = self.came.borrow_mut().pop_front()?;
+        self.bytes.set(self.bytes.get() - came.bytes());
+        Some(came)
     }
 
     fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
@@ -290,6 +297,32 @@ impl Drop for Associations {
                 }
                 Association::Refused { .. } => {}
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_that_nobody_takes_find_no_room_at_last_however_short() {
+        let channel = Key {
+            index: 0,
+            generation: 0,
+        };
+        for bytes in [0, 1, DATA_BYTES_MAX] {
+            let bag = Mailbag::default();
+            let fit = BAG_BYTES_MAX / (size_of::<Came>() + bytes);
+            for _ in 0..fit + 3 {
+                bag.push(Came::Datagram(channel, vec![7; bytes]));
+            }
+            assert_eq!(bag.dropped.take(), 3, "of {bytes} bytes");
+            // What is no datagram is never lost.
+            bag.push(Came::Ended(channel));
+            let came = std::iter::from_fn(|| bag.take());
+            assert_eq!(came.count(), fit + 1, "of {bytes} bytes");
+            assert_eq!(bag.bytes.get(), 0);
         }
     }
 }
