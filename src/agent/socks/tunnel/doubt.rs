@@ -3,7 +3,8 @@
 //! Connects begin alike in both, and only their numbers are in another order: a relay of the other
 //! dialect lets us in, and connects with other ports, where nobody listens. So where nothing can be
 //! reached from the beginning, that is worth a look. A name that leads nowhere, and a limit, say
-//! nothing of it.
+//! nothing of it. *Denied* has a number in `spec` alone, which means nothing in `original`: where
+//! it is read, the relay speaks `spec` too.
 
 use crate::protocol::jproxy::ConnectStatus;
 
@@ -13,7 +14,7 @@ const FAILED_BEFORE_SAID: u8 = 3;
 /// What one tunnel gives reason to think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// So many connects have failed, and none has succeeded.
+    /// So many connects have failed, and no answer has shown that the dialect is right.
     Failed(u8),
     /// There is no reason to think so, or it was said.
     Settled,
@@ -30,7 +31,9 @@ impl Doubt {
     /// A connect was answered so; gives the doubt from now on, and whether it is to be said.
     pub(super) const fn after(self, status: ConnectStatus) -> (Self, bool) {
         match (self, status) {
-            (Self::Settled, _) | (_, ConnectStatus::Connected) => (Self::Settled, false),
+            (Self::Settled, _) | (_, ConnectStatus::Connected | ConnectStatus::Denied) => {
+                (Self::Settled, false)
+            }
             (Self::Failed(_), ConnectStatus::UnknownHost | ConnectStatus::Limit) => (self, false),
             (Self::Failed(before), _) if before + 1 < FAILED_BEFORE_SAID => {
                 (Self::Failed(before + 1), false)
@@ -62,9 +65,11 @@ mod tests {
             &[late, unknown, ConnectStatus::Limit, refused, late],
             &[false, false, false, false, true],
         );
-        check(
-            &[refused, refused, connected, refused, refused, refused],
-            &[false; 6],
-        );
+        for right in [connected, ConnectStatus::Denied] {
+            check(
+                &[refused, refused, right, refused, refused, refused],
+                &[false; 6],
+            );
+        }
     }
 }
