@@ -23,7 +23,7 @@ use super::transports::tls;
 use super::websocks;
 
 /// alice, as the relay knows her.
-const USER: &str = "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat";
+pub(crate) const USER: &str = "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat";
 
 pub(crate) const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/jproxy");
 

@@ -35,7 +35,7 @@ pub(crate) fn key(folder: &Path) -> String {
 }
 
 /// A file that nobody else reads.
-fn write_secret(path: &Path, secret: &[u8]) {
+pub(crate) fn write_secret(path: &Path, secret: &[u8]) {
     fs::write(path, secret).expect("written");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("chmod");
 }

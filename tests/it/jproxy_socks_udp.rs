@@ -1,10 +1,19 @@
 //! Datagrams of local programs by a tunnel: an association for each destination.
 
-use midspan::protocol::jproxy::DATA_BYTES_MAX;
-use midspan::protocol::socks5::Destination;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
 
-use super::jproxy::relay_at;
-use super::jproxy_socks::{ANY, agent, url};
+use midspan::access::jproxy::{KeyPair, TunnelUser};
+use midspan::protocol::jproxy::{BindStatus, ChannelId, DATA_BYTES_MAX, FromClient, FromServer};
+use midspan::protocol::socks5::Destination;
+use rustix::process::Signal;
+
+use super::agent_process::Program;
+use super::jproxy::{USER, VECTORS, relay_at};
+use super::jproxy_socks::{ANY, agent, url, write_secret};
+use super::patience::until;
+use super::peers::jproxy_server::TunnelServer;
 use super::relay_process::Counters;
 use super::socks_udp::{Client, bind};
 
@@ -66,4 +75,124 @@ fn what_a_relay_refuses_is_dropped_and_names_are_the_relays_to_resolve() {
     let ended = relay.stop();
     ended.check_clean();
     assert_eq!(ended.counters.count("refused.egress_denied"), 1);
+}
+
+fn alice() -> TunnelUser {
+    let file = fs::read(Path::new(VECTORS).join(USER)).expect("a file");
+    TunnelUser::decode(USER, &file).expect("a user")
+}
+
+/// Who lets agents in as the test says, and its URL.
+fn server() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("jproxy://{}", listener.local_addr().expect("bound"));
+    (listener, url)
+}
+
+/// The association that is asked for.
+#[track_caller]
+fn asked(server: &mut TunnelServer) -> ChannelId {
+    server.heard(|packet| match packet {
+        FromClient::Associate { id, .. } => id,
+        other => panic!("{other:?}"),
+    })
+}
+
+fn grant(server: &mut TunnelServer, id: ChannelId) {
+    server.say(&FromServer::Associated {
+        id,
+        status: BindStatus::Bound,
+        local_port: 9,
+    });
+}
+
+/// Has the agent do nothing until it is told to go on.
+fn halt(agent: &Program) {
+    agent.signal(Signal::STOP);
+    until("all of its threads have stopped", || {
+        let threads = fs::read_dir(agent.proc("task")).expect("it is there");
+        let has_stopped = |thread: &Path| {
+            let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            // Behind the name, which may be anything.
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, it)| it.starts_with('T'))
+        };
+        let mut threads = threads.map(|thread| thread.expect("it is there").path());
+        threads.all(|thread| has_stopped(&thread)).then_some(())
+    });
+}
+
+/// By another key the agent has another tunnel, to a relay that knows it.
+#[test]
+fn an_association_is_its_own_tunnels_whichever_is_there_when_it_is_granted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (listener, first) = server();
+    let (other_listener, second) = server();
+    let (mut agent, local) = agent(folder.path(), &first, &["--cores", "1", "--relay", &second]);
+    let mut tunnel = TunnelServer::accept(&listener, &alice());
+    agent.logged("the tunnel is open");
+    let client = Client::new(local);
+    let (_, address) = bind("127.0.0.1:0");
+    client.send(&address.into(), b"early");
+    let id = asked(&mut tunnel);
+    drop(listener);
+    let bob = KeyPair::generate("bob").expect("a key");
+    write_secret(&folder.path().join("key.dat"), &bob.client_file);
+    agent.signal(Signal::HUP);
+    let user = TunnelUser::decode(&bob.user_file_name, &bob.user_file).expect("a user");
+    let _other = TunnelServer::accept(&other_listener, &user);
+    agent.logged("the tunnel by the key before ends once nothing runs in it");
+    grant(&mut tunnel, id);
+    tunnel.heard(|packet| assert_eq!(packet, FromClient::Datagram(id, b"early")));
+    client.check_gone();
+    let line = agent.logged("command=\"udp_associate\"");
+    let relay = &first["jproxy://".len()..];
+    for part in [format!("right={relay} "), format!("way={first} ")] {
+        assert!(line.contains(&part), "{part}: {line}");
+    }
+    agent.terminate();
+    assert!(agent.wait().success());
+}
+
+/// All of it is there when the agent looks, as while it is stopped.
+#[test]
+fn what_a_lost_tunnel_takes_with_it_is_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (listener, url) = server();
+    let (mut agent, local) = agent(folder.path(), &url, &["--cores", "1"]);
+    // What waited when the association came, and was gone.
+    let mut tunnel = TunnelServer::accept(&listener, &alice());
+    agent.logged("the tunnel is open");
+    let (client, (_, address)) = (Client::new(local), bind("127.0.0.1:0"));
+    client.send(&address.into(), b"waits");
+    let id = asked(&mut tunnel);
+    halt(&agent);
+    client.send(&address.into(), b"waits too");
+    grant(&mut tunnel, id);
+    drop(tunnel);
+    agent.signal(Signal::CONT);
+    agent.logged("the tunnel is lost");
+    // What goes by one that was there.
+    let mut tunnel = TunnelServer::accept(&listener, &alice());
+    agent.logged("the tunnel is open");
+    client.send(&address.into(), b"hello");
+    let id = asked(&mut tunnel);
+    grant(&mut tunnel, id);
+    tunnel.heard(|packet| assert_eq!(packet, FromClient::Datagram(id, b"hello")));
+    halt(&agent);
+    client.send(&address.into(), b"goes nowhere");
+    drop(tunnel);
+    agent.signal(Signal::CONT);
+    agent.logged("the tunnel is lost");
+    // What waits for an answer when its client goes.
+    let mut tunnel = TunnelServer::accept(&listener, &alice());
+    agent.logged("the tunnel is open");
+    client.send(&address.into(), b"waits in vain");
+    asked(&mut tunnel);
+    client.check_gone();
+    agent.terminate();
+    assert!(agent.wait().success());
+    let counters = Counters::of_log(&agent.rest_of_log());
+    let of = ["datagrams_dropped", "datagrams_relayed"].map(|name| counters.count(name));
+    assert_eq!(of, [4, 1]);
 }

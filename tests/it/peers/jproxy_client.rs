@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use midspan::access::jproxy::ClientKey;
 use midspan::protocol::Progress;
 use midspan::protocol::jproxy::{
-    ChannelId, Dialect, FromClient, FromServer, Greeting, LoginAnswer, Opener, Sealer,
+    ChannelId, Dialect, FromClient, FromServer, Greeting, LoginAnswer, Opener, Sealer, SessionKey,
     decode_acceptance,
 };
 use midspan::protocol::socks5::Destination;
@@ -26,8 +26,13 @@ impl<T: Read + Write> ReadWrite for T {}
 
 /// A tunnel.
 pub(crate) struct TunnelClient {
-    stream: Box<dyn ReadWrite>,
+    packets: Packets,
     dialect: Dialect,
+}
+
+/// The packets of a tunnel, of either side.
+pub(crate) struct Packets {
+    stream: Box<dyn ReadWrite>,
     sealer: Sealer,
     opener: Opener,
     received: Vec<u8>,
@@ -71,12 +76,8 @@ impl TunnelClient {
         };
         let session = key.decrypt(encrypted);
         Self {
-            stream: Box::new(stream),
+            packets: Packets::new(stream, &session),
             dialect,
-            sealer: Sealer::new(&session),
-            opener: Opener::new(&session),
-            received: Vec::new(),
-            packets: VecDeque::new(),
         }
     }
 
@@ -87,35 +88,16 @@ impl TunnelClient {
     }
 
     pub(crate) fn say_payload(&mut self, payload: &[u8]) {
-        let mut wire = Vec::new();
-        self.sealer.seal(&[payload], &mut wire);
-        self.say_raw(&wire);
+        self.packets.say(payload);
     }
 
     pub(crate) fn say_raw(&mut self, wire: &[u8]) {
-        self.stream.write_all(wire).expect("sent");
+        self.packets.say_raw(wire);
     }
 
     /// The next packet; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
-        let mut buffer = [0; 16 << 10];
-        while self.packets.is_empty() {
-            match self.stream.read(&mut buffer) {
-                Ok(count @ 1..) => {
-                    self.received.extend_from_slice(&buffer[..count]);
-                    let consumed = self.opener.open(&self.received);
-                    self.received.drain(..consumed);
-                    let packets = self.opener.payloads();
-                    let packets = packets.map(|packet| packet.expect("a packet").to_vec());
-                    self.packets.extend(packets);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    panic!("the server says nothing")
-                }
-                Ok(0) | Err(_) => return None,
-            }
-        }
-        self.packets.pop_front()
+        self.packets.next()
     }
 
     /// The same, decoded.
@@ -158,7 +140,51 @@ impl TunnelClient {
     }
 
     pub(crate) fn into_stream(self) -> Box<dyn ReadWrite> {
-        self.stream
+        self.packets.stream
+    }
+}
+
+impl Packets {
+    pub(crate) fn new(stream: impl ReadWrite + 'static, session: &SessionKey) -> Self {
+        Self {
+            stream: Box::new(stream),
+            sealer: Sealer::new(session),
+            opener: Opener::new(session),
+            received: Vec::new(),
+            packets: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn say(&mut self, payload: &[u8]) {
+        let mut wire = Vec::new();
+        self.sealer.seal(&[payload], &mut wire);
+        self.say_raw(&wire);
+    }
+
+    pub(crate) fn say_raw(&mut self, wire: &[u8]) {
+        self.stream.write_all(wire).expect("sent");
+    }
+
+    /// The next packet; `None` at the end.
+    pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
+        let mut buffer = [0; 16 << 10];
+        while self.packets.is_empty() {
+            match self.stream.read(&mut buffer) {
+                Ok(count @ 1..) => {
+                    self.received.extend_from_slice(&buffer[..count]);
+                    let consumed = self.opener.open(&self.received);
+                    self.received.drain(..consumed);
+                    let packets = self.opener.payloads();
+                    let packets = packets.map(|packet| packet.expect("a packet").to_vec());
+                    self.packets.extend(packets);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    panic!("the peer says nothing")
+                }
+                Ok(0) | Err(_) => return None,
+            }
+        }
+        self.packets.pop_front()
     }
 }
 

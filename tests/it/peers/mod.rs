@@ -4,6 +4,7 @@ pub(crate) mod dribbles;
 pub(crate) mod floods;
 pub(crate) mod half_closes;
 pub(crate) mod jproxy_client;
+pub(crate) mod jproxy_server;
 pub(crate) mod quic_initial;
 pub(crate) mod quic_peer;
 pub(crate) mod resets;

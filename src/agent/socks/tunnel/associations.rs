@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use ahash::RandomState;
 
+use super::keeper::Live;
 use super::{Listener, Tunnels};
 use crate::metrics::counters::Count;
 use crate::protocol::jproxy::{ChannelKind, DATA_BYTES_MAX};
@@ -58,6 +59,8 @@ pub(in crate::agent::socks) struct Associations {
 enum Association {
     Asked {
         channel: Key,
+        /// The tunnel in which, as by another key there may be another one since.
+        live: Live,
         since: Timestamp,
         waiting: Vec<Vec<u8>>,
     },
@@ -82,7 +85,7 @@ pub(in crate::agent::socks) enum Taken {
 pub(super) struct Mailbag {
     came: RefCell<VecDeque<Came>>,
     bytes: Cell<usize>,
-    dropped: Cell<u64>,
+    dropped: Cell<usize>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -154,9 +157,13 @@ impl Associations {
         let now = self.tunnels.world.reactor.now();
         match self.by_destination.get_mut(to) {
             Some(Association::There { channel }) => {
-                // Where it is dropped the plane has counted it.
-                self.tunnels.world.muxes.send_datagram(*channel, data);
-                Taken::Sent
+                let muxes = &self.tunnels.world.muxes;
+                let is_sent = muxes.send_datagram(*channel, data);
+                // The plane counts what finds no room, but not what finds no channel.
+                match is_sent || muxes.carried(*channel).is_some() {
+                    true => Taken::Sent,
+                    false => Taken::Dropped,
+                }
             }
             Some(Association::Asked { waiting, .. }) if waiting.len() < WAITING_MAX => {
                 waiting.push(data.to_vec());
@@ -182,17 +189,17 @@ impl Associations {
             with: to.clone(),
         };
         let listener = Listener::Datagrams(Rc::clone(&self.bag));
-        let live = self.tunnels.live_now();
-        let channel = live.and_then(|live| {
-            let kind = ChannelKind::Udp;
-            self.tunnels.ask(live, kind, asked, listener)
-        });
-        let Some(channel) = channel else {
+        let Some(live) = self.tunnels.live_now() else {
+            return Taken::Dropped;
+        };
+        let kind = ChannelKind::Udp;
+        let Some(channel) = self.tunnels.ask(live, kind, asked, listener) else {
             return Taken::Dropped;
         };
         self.destinations.insert(channel, to.clone());
         let asked = Association::Asked {
             channel,
+            live,
             since: now,
             waiting: vec![data.to_vec()],
         };
@@ -207,8 +214,7 @@ impl Associations {
 
     /// Has what came handled, datagram by datagram with their headers, but not too much of it.
     pub(in crate::agent::socks) fn take_turn(&mut self, mut handle: impl FnMut(&[u8])) -> Left {
-        let dropped = self.bag.dropped.take();
-        self.count_dropped(dropped);
+        self.count_dropped(self.bag.dropped.take());
         let mut datagram = Vec::new();
         for _ in 0..TURN_DATAGRAMS {
             match self.bag.take() {
@@ -241,14 +247,16 @@ impl Associations {
             return;
         };
         let there = Association::There { channel };
-        let Association::Asked { since, waiting, .. } = std::mem::replace(association, there)
+        let Association::Asked {
+            live,
+            since,
+            waiting,
+            ..
+        } = std::mem::replace(association, there)
         else {
             return;
         };
         let world = &self.tunnels.world;
-        let Some(live) = self.tunnels.live_now() else {
-            return;
-        };
         let session = ChannelSession {
             role: Role::Client,
             peers: [self.client, live.peer],
@@ -265,6 +273,9 @@ impl Associations {
             for data in waiting {
                 world.muxes.send_datagram(channel, &data);
             }
+        } else {
+            // Its tunnel is lost since.
+            self.count_dropped(waiting.len());
         }
     }
 
@@ -278,23 +289,28 @@ impl Associations {
             None => self.by_destination.remove(&to),
         };
         if let Some(Association::Asked { waiting, .. }) = before {
-            self.count_dropped(waiting.len() as u64);
+            self.count_dropped(waiting.len());
         }
     }
 
-    fn count_dropped(&self, datagrams: u64) {
+    fn count_dropped(&self, datagrams: usize) {
         let counts = &self.tunnels.world.counters.counts;
-        counts.add(Count::DatagramsDropped, datagrams);
+        counts.add(Count::DatagramsDropped, datagrams as u64);
     }
 }
 
 impl Drop for Associations {
     fn drop(&mut self) {
+        self.count_dropped(self.bag.dropped.take());
         for association in self.by_destination.values() {
             match association {
-                Association::Asked { channel, .. } | Association::There { channel } => {
+                Association::Asked {
+                    channel, waiting, ..
+                } => {
+                    self.count_dropped(waiting.len());
                     self.tunnels.give_up(*channel);
                 }
+                Association::There { channel } => self.tunnels.give_up(*channel),
                 Association::Refused { .. } => {}
             }
         }
