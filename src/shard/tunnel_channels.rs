@@ -109,7 +109,7 @@ impl RelayService {
         let reaching = async {
             // It counts itself.
             if self.connections() > self.settings().connections_max {
-                return Err(NotReached::limit(&asked));
+                return Err(NotReached::limit(&asked, Refused::TooManyConnections));
             }
             match &asked {
                 Asked::Connect(_, destination) => {
@@ -122,7 +122,7 @@ impl RelayService {
             }
         };
         let reached = self.draining.or_raised(reaching).await;
-        let reached = reached.unwrap_or_else(|| Err(NotReached::draining(&asked)));
+        let reached = reached.unwrap_or_else(|| Err(NotReached::limit(&asked, Refused::Draining)));
         let Reached {
             end,
             peer,
@@ -326,18 +326,11 @@ impl NotReached {
         }
     }
 
-    const fn limit(asked: &Asked) -> Self {
+    /// By the one status that says nothing of what was asked for, but of the relay.
+    const fn limit(asked: &Asked, refused: Refused) -> Self {
         Self {
-            refused: Refused::TooManyConnections,
+            refused,
             answer: Answer::limit(asked.kind()),
-        }
-    }
-
-    const fn draining(asked: &Asked) -> Self {
-        let answer = Answer::refused(asked.kind(), ConnectStatus::Failed, BindStatus::Denied);
-        Self {
-            refused: Refused::Draining,
-            answer,
         }
     }
 }

@@ -176,7 +176,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 /// A listener that has all connections that it takes: whoever dials it is not answered.
-fn full_listener() -> (Socket, TcpStream, SocketAddr) {
+pub(crate) fn full_listener() -> (Socket, TcpStream, SocketAddr) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     listener.bind(&anywhere.into()).expect("a free port");
@@ -189,7 +189,7 @@ fn full_listener() -> (Socket, TcpStream, SocketAddr) {
 }
 
 /// Whether somebody dials there and has no answer: its connection is in the state SYN-SENT.
-fn is_dialled(address: SocketAddr) -> bool {
+pub(crate) fn is_dialled(address: SocketAddr) -> bool {
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
     let remote = format!(":{:04X}", address.port());
     table.lines().any(|line| {

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use midspan::access::jproxy::KeyPair;
-use midspan::protocol::jproxy::{BindStatus, Dialect, EndReason, FromClient, FromServer};
+use midspan::protocol::jproxy::{
+    BindStatus, ConnectStatus, Dialect, EndReason, FromClient, FromServer,
+};
 use midspan::protocol::socks5::{Destination, Host, ReplyCode};
 use midspan::protocol::websocks::MAX_FRAME;
 
 use super::agents::{echo, greet_and_count, service};
+use super::drain::{full_listener, is_dialled};
 use super::jet_client::{End, read_to_end};
 use super::network_namespace::NetworkNamespace;
 use super::patience::{PATIENCE, now, until};
@@ -23,7 +26,8 @@ use super::transports::tls;
 use super::websocks;
 
 /// alice, as the relay knows her.
-pub(crate) const USER: &str = "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat";
+pub(crate) const USER: &str =
+    "FE2B4AD50CCB8261A64F9017E487026D7A4FE6F2A1AC7D416BED71679B71715D.dat";
 
 pub(crate) const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/jproxy");
 
@@ -509,8 +513,22 @@ fn a_relay_that_stops_lets_channels_finish_and_begins_none() {
     let mut idle = TunnelClient::connect(relay.address, Dialect::Spec);
     let mut busy = TunnelClient::connect(relay.address, Dialect::Spec);
     busy.channel(7, origin);
+    let (_listener, _only, mute) = full_listener();
+    busy.say(&FromClient::Connect(9, mute.into()));
+    until("the relay to dial", || is_dialled(mute).then_some(()));
     let stopping = thread::spawn(move || relay.stop());
     assert_eq!(idle.next(), None);
+    busy.heard(|packet| {
+        let is_limit = matches!(
+            packet,
+            FromServer::Connected {
+                id: 9,
+                status: ConnectStatus::Limit,
+                ..
+            }
+        );
+        assert!(is_limit, "{packet:?}");
+    });
     assert_eq!(busy.try_connect(8, &Destination::from(origin)), 6);
     busy.say(&FromClient::Data(7, b"still there"));
     assert_eq!(busy.data(7, 11), b"still there");
