@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use midspan::access::jproxy::KeyPair;
+use midspan::access::jproxy::{KeyPair, TunnelUser};
 use midspan::protocol::socks5::{Command, Destination, ReplyCode, Request};
 use rustix::process::Signal;
 
@@ -16,6 +16,7 @@ use super::agents::{assert_reset, check_echo_over, dial, echo, ping, read_banner
 use super::agents_admin::admin;
 use super::jproxy::{VECTORS, config_in, relay_at};
 use super::patience::until;
+use super::peers::jproxy_server::TunnelServer;
 use super::relay_process::{Counters, Relay};
 use super::socks::{ask, ask_for, check_sessions, connect, refused};
 use super::socks_http::{answered, read_head};
@@ -334,6 +335,24 @@ fn by_another_key_there_is_another_tunnel_and_nothing_that_runs_notices() {
     assert!(line.contains("user=alice"), "{line}");
     assert!(agent.stop().success());
     relay.stop().check_clean();
+}
+
+/// The first relay takes connections, and says nothing to whom it takes.
+#[test]
+fn another_key_does_not_wait_for_what_the_one_before_waits_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("jproxy://{}", listener.local_addr().expect("bound"));
+    let (agent, _) = agent(folder.path(), &url, &["--cores", "1"]);
+    let (_mute, _) = listener.accept().expect("it comes");
+    let bob = KeyPair::generate("bob").expect("a key");
+    write_secret(&folder.path().join("key.dat"), &bob.client_file);
+    agent.signal(Signal::HUP);
+    let user = TunnelUser::decode(&bob.user_file_name, &bob.user_file).expect("a user");
+    let _tunnel = TunnelServer::accept(&listener, &user);
+    agent.logged("the tunnel is open");
+    let log = agent.whole_log();
+    assert!(!log.contains("the relay is not reached"), "{log}");
 }
 
 /// The relay knows the hash, and the key behind it is another.

@@ -201,7 +201,10 @@ impl Tunnels {
             let renewed = Rc::new(Flag::default());
             self.renewed.replace(Rc::clone(&renewed));
             let key = Arc::clone(&self.key.borrow());
-            let opened = self.open(&key).await;
+            let Some(opened) = renewed.or_raised(self.open(&key)).await else {
+                // What has not led in by this key does not matter any more.
+                continue;
+            };
             let opened_at = reactor.now();
             match opened {
                 Ok(live) => {
@@ -328,7 +331,8 @@ impl Tunnels {
         }
     }
 
-    /// A tunnel is over, and its channels have ended.
+    /// A tunnel is over. Its channels have ended before, but for those whose ends have not taken
+    /// yet all that came for them.
     pub(in crate::agent::socks) fn handle_lost(&self, tunnel: Key, reason: CloseReason) {
         let Some(live) = self.live_now().filter(|live| live.tunnel == tunnel) else {
             return;
