@@ -1,29 +1,26 @@
-//! Clients of jProxy: let in by their keys, and what they ask for is done.
+//! Channels of jProxy's clients: what they ask for is done.
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::Read;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use midspan::access::jproxy::KeyPair;
 use midspan::protocol::jproxy::{
     BindStatus, ConnectStatus, Dialect, EndReason, FromClient, FromServer,
 };
-use midspan::protocol::socks5::{Destination, Host, ReplyCode};
-use midspan::protocol::websocks::MAX_FRAME;
+use midspan::protocol::socks5::{Destination, Host};
 
 use super::agents::{echo, greet_and_count, service};
 use super::drain::{full_listener, is_dialled};
-use super::jet_client::{End, read_to_end};
+use super::jet_client::read_to_end;
 use super::network_namespace::NetworkNamespace;
 use super::patience::{PATIENCE, now, until};
-use super::peers::jproxy_client::{TunnelClient, greeting, key, raw};
+use super::peers::jproxy_client::{TunnelClient, greeting, raw};
 use super::relay_process::{Counters, Relay};
 use super::transports::tls;
-use super::websocks;
 
 /// alice, as the relay knows her.
 pub(crate) const USER: &str =
@@ -32,7 +29,7 @@ pub(crate) const USER: &str =
 pub(crate) const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/jproxy");
 
 /// A relay that serves alice's tunnels without TLS, with these further lines in its file.
-fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
+pub(crate) fn relay(lines: &str) -> (tempfile::TempDir, Relay) {
     relay_at("jproxy://127.0.0.1:0", lines)
 }
 
@@ -63,7 +60,7 @@ pub(crate) fn config_in(folder: &Path, lines: &str) -> PathBuf {
 }
 
 /// What a relay has counted that stops as it should.
-fn stopped(relay: Relay) -> Counters {
+pub(crate) fn stopped(relay: Relay) -> Counters {
     let ended = relay.stop();
     ended.check_clean();
     ended.counters
@@ -144,102 +141,6 @@ fn half_closes_pass_where_the_document_speaks() {
 }
 
 #[test]
-fn strangers_are_turned_away_and_counted() {
-    let (_folder, mut relay) = relay("[limits]\nhandshake_timeout_s = 1\n");
-    let refused = b"jProxy\x01";
-    for words in [&b"jProxy\x04\0"[..], b"jProxz\x03\0"] {
-        let mut stream = raw(relay.address, words);
-        assert_eq!(read_to_end(&mut stream), (refused.to_vec(), End::Closed));
-    }
-    let mut stream = raw(relay.address, &greeting());
-    stream.write_all(&[7; 32]).expect("sent");
-    let told = read_to_end(&mut stream);
-    assert_eq!(told, (b"jProxy\0\x01".to_vec(), End::Closed));
-    let line = relay.wait_for_line("channels' tunnel refused");
-    for part in ["0707070707070707", "unknown_key", "peer=127.0.0.1:"] {
-        assert!(line.contains(part), "{part}: {line}");
-    }
-    // One that says no hash, and one that says nothing.
-    let mut late = raw(relay.address, &greeting());
-    assert_eq!(read_to_end(&mut late).0, b"jProxy\0");
-    let mut silent = raw(relay.address, b"");
-    assert_eq!(read_to_end(&mut silent).0, b"");
-    let counters = stopped(relay);
-    for (reason, count) in [
-        ("unsupported_version", 1),
-        ("bad_signature", 1),
-        ("unknown_key", 1),
-        ("too_slow", 1),
-        ("silent", 1),
-    ] {
-        assert_eq!(
-            counters.count(&format!("refused.{reason}")),
-            count,
-            "{reason}"
-        );
-    }
-}
-
-#[test]
-fn whoever_guesses_is_not_listened_to() {
-    let (_folder, relay) = relay("cores = 1\n[limits]\nwrong_passwords_per_minute_max = 2\n");
-    for _ in 0..2 {
-        let mut stream = raw(relay.address, &[greeting(), vec![7; 32]].concat());
-        assert_eq!(read_to_end(&mut stream).0, b"jProxy\0\x01");
-    }
-    let right = [greeting(), key().hash().to_vec()].concat();
-    let mut stream = raw(relay.address, &right);
-    assert_eq!(read_to_end(&mut stream).0, b"jProxy\0\x01");
-    let counters = stopped(relay);
-    assert_eq!(counters.count("refused.too_many_wrong"), 1);
-}
-
-#[test]
-fn what_cannot_be_had_is_told_truthfully() {
-    let closed = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
-    let closed = closed.expect("an address");
-    let open = service(echo);
-    let denied = open.port();
-    let lines =
-        format!("[egress]\nreach = \"everything\"\nrules = [\"deny 127.0.0.2:{denied}\"]\n");
-    let (_folder, mut relay) = relay(&lines);
-    let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
-    let named = |host: &str, port| Destination::named(host, port).expect("a destination");
-    for (target, status) in [
-        (Destination::from(closed), 1),
-        (named("there.is.no.such.host.invalid", 80), 5),
-        (named("127.0.0.2", denied), 7),
-        (Destination::from(open), 0),
-    ] {
-        assert_eq!(tunnel.try_connect(7, &target), status, "{target:?}");
-    }
-    for (target, reason, status) in [
-        (closed.to_string(), "dial_failed", "refused"),
-        (
-            "there.is.no.such.host.invalid:80".to_owned(),
-            "not_resolved",
-            "unknown_host",
-        ),
-        (format!("127.0.0.2:{denied}"), "egress_denied", "denied"),
-    ] {
-        let line = relay.wait_for_line(&format!("target={target}"));
-        let line = line.replace('"', "");
-        let expected = format!("command=connect reason={reason} status={status}");
-        for part in ["channel refused", "user=alice", &expected] {
-            assert!(line.contains(part), "{part}: {line}");
-        }
-    }
-    // No address: three bytes of IPv4.
-    tunnel.say_payload(b"\x01\x09\0\x50\0\x01\x03\x7f\0\0");
-    assert_eq!(tunnel.next().expect("an answer"), b"\x01\x09\0\x03\xff\xff");
-    drop(tunnel);
-    let counters = stopped(relay);
-    for reason in ["dial_failed", "not_resolved", "egress_denied"] {
-        assert_eq!(counters.count(&format!("refused.{reason}")), 1, "{reason}");
-    }
-}
-
-#[test]
 fn what_means_nothing_is_passed_over_and_what_cannot_be_read_ends_the_tunnel() {
     let (_folder, mut relay) = relay("");
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
@@ -255,53 +156,6 @@ fn what_means_nothing_is_passed_over_and_what_cannot_be_read_ends_the_tunnel() {
     relay.wait_for_line("left_broke_protocol");
     let counters = stopped(relay);
     assert_eq!(counters.count("packets_ignored"), 3);
-}
-
-#[test]
-fn whoever_speaks_the_other_dialect_is_told_which_one_to_set() {
-    let (_folder, relay) = relay("cores = 1\n");
-    for _ in 0..2 {
-        let mut tunnel = TunnelClient::connect(relay.address, Dialect::Original);
-        tunnel.say(&FromClient::Data(7, b"hello"));
-        tunnel.heard(|packet| assert!(matches!(packet, FromServer::Connected { id: 7, .. })));
-        assert_eq!(tunnel.next(), None);
-    }
-    let ended = relay.stop();
-    ended.check_clean();
-    let lines = ended.log.lines();
-    let mut told = lines.filter(|line| line.contains("speaks the other dialect"));
-    let line = told.next().expect("a warning").replace('\\', "");
-    for part in [
-        "set dialect = \"original\"",
-        "user=alice",
-        "[jproxy] says \"spec\"",
-    ] {
-        assert!(line.contains(part), "{part}: {line}");
-    }
-    // Whoever tries again at once is not told so again.
-    assert_eq!(told.next(), None);
-}
-
-#[test]
-fn a_port_that_comes_the_wrong_way_round_is_doubted_once() {
-    let rules = "[egress]\nreach = \"everything\"\nrules = [\"deny 127.0.0.2\"]\n";
-    let (_folder, mut relay) = relay(rules);
-    let (origin, address) = (Destination::from(service(echo)), relay.address);
-    let mut tunnel = TunnelClient::connect(address, Dialect::Spec);
-    let http = |port| Destination::named("127.0.0.2", port).expect("a destination");
-    let hint = "port 20480 is 80 in the other dialect";
-    let mut refused = |tunnel: &mut TunnelClient, port, is_hinted| {
-        assert_eq!(tunnel.try_connect(7, &http(port)), 7);
-        let line = relay.wait_for_line("channel refused");
-        assert_eq!(line.contains(hint), is_hinted, "{line}");
-    };
-    refused(&mut tunnel, 443, false);
-    refused(&mut tunnel, 20_480, true);
-    refused(&mut tunnel, 20_480, false);
-    // Where something else was read as it was meant, so was this.
-    let mut tunnel = TunnelClient::connect(address, Dialect::Spec);
-    assert_eq!(tunnel.try_connect(7, &origin), 0);
-    refused(&mut tunnel, 20_480, false);
 }
 
 #[test]
@@ -561,104 +415,5 @@ fn a_client_that_vanishes_leaves_nothing_behind() {
     }
     until("nothing is open", || (open(&relay) <= before).then_some(()));
     relay.counters();
-    relay.stop().check_clean();
-}
-
-#[test]
-fn whoever_is_a_user_no_more_connects_no_more() {
-    let (folder, relay) = relay("");
-    let origin = Destination::from(service(echo));
-    let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
-    assert_eq!(tunnel.try_connect(0, &origin), 0);
-    fs::remove_file(folder.path().join("users").join(USER)).expect("removed");
-    relay.signal(rustix::process::Signal::HUP);
-    let status = until("denied", || {
-        let status = tunnel.try_connect(1, &origin);
-        (status != 0).then_some(status)
-    });
-    assert_eq!(status, 7);
-    let known = |address: SocketAddr| {
-        let words = [greeting(), key().hash().to_vec()].concat();
-        read_to_end(&mut raw(address, &words)).0
-    };
-    assert_eq!(known(relay.address), b"jProxy\0\x01");
-    drop(tunnel);
-    relay.stop().check_clean();
-}
-
-#[test]
-fn a_name_in_both_systems_is_counted_in_each() {
-    let folder = tempfile::tempdir().expect("a folder");
-    config_in(&folder.path().join("jproxy"), "");
-    let users = folder.path().join("jproxy/users");
-    let lines =
-        format!("cores = 1\n[jproxy]\nusers = {users:?}\n[limits]\nsessions_per_user_max = 1\n");
-    let relay = websocks::relay_in(folder.path(), &lines, &[]);
-    let origin = service(echo);
-    let mut visitor = websocks::visit(relay.address, websocks::KEY);
-    let words = [&MAX_FRAME[..], &websocks::connect(origin)].concat();
-    visitor.write_all(&words).expect("sent");
-    assert_eq!(
-        websocks::read_reply(&mut visitor).code,
-        ReplyCode::Succeeded
-    );
-    let mut tunnel = TunnelClient::over(tls(super::jet_client::dial(relay.address)), Dialect::Spec);
-    let origin = Destination::from(origin);
-    assert_eq!(tunnel.try_connect(7, &origin), 0);
-    assert_eq!(tunnel.try_connect(8, &origin), 6);
-    drop((visitor, tunnel));
-    relay.stop().check_clean();
-}
-
-#[test]
-fn a_file_that_is_wrong_costs_no_other_user() {
-    let (folder, mut relay) = relay("");
-    let users = folder.path().join("users");
-    let user = users.join(USER);
-    // Nobody tells the relay to look, and neither time nor size of the file change.
-    fs::set_permissions(&user, fs::Permissions::from_mode(0o644)).expect("chmod");
-    let bob = KeyPair::generate("bob").expect("a key");
-    let of_bob = users.join(&bob.user_file_name);
-    fs::write(users.join(".bob"), &bob.user_file).expect("written");
-    let mode = fs::Permissions::from_mode(0o600);
-    fs::set_permissions(users.join(".bob"), mode.clone()).expect("chmod");
-    fs::rename(users.join(".bob"), &of_bob).expect("renamed");
-    let line = relay.wait_for_line("the users of [jproxy] have changed");
-    assert!(line.contains("users=2 came=\"bob\""), "{line}");
-    let line = relay.wait_for_line("a user's file is not taken");
-    for part in [
-        "can be read by anybody (mode 0644)",
-        "next=\"if nobody else has read it: chmod 640",
-        "keeps=\"alice\"",
-    ] {
-        assert!(line.contains(part), "{part}: {line}");
-    }
-    let origin = Destination::from(service(echo));
-    let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
-    assert_eq!(tunnel.try_connect(0, &origin), 0);
-
-    fs::set_permissions(&user, mode).expect("chmod");
-    let line = relay.wait_for_line("the configuration is taken");
-    assert!(line.contains("jproxy_users=2"), "{line}");
-    fs::remove_file(&user).expect("removed");
-    let line = relay.wait_for_line("the users of [jproxy] have changed");
-    assert!(line.contains("users=1 went=\"alice\""), "{line}");
-    assert_eq!(tunnel.try_connect(1, &origin), 7);
-    let line = relay.wait_for_line("channel refused");
-    assert!(line.contains("it is no user any more"), "{line}");
-}
-
-#[test]
-fn a_new_users_file_that_is_wrong_refuses_no_reload() {
-    let (folder, mut relay) = relay("");
-    let bob = KeyPair::generate("bob").expect("a key");
-    let of_bob = folder.path().join("users").join(&bob.user_file_name);
-    fs::write(&of_bob, &bob.user_file).expect("written");
-    fs::set_permissions(&of_bob, fs::Permissions::from_mode(0o644)).expect("chmod");
-    let rules = "[jproxy]\n[[jproxy.rules]]\nusers = [\"bob\"]\nsessions_max = 4\n";
-    config_in(folder.path(), rules);
-    relay.signal(rustix::process::Signal::HUP);
-    let line = relay.wait_for_line("[[jproxy.rules]] has rules for users");
-    assert!(line.contains("bob"), "{line}");
     relay.stop().check_clean();
 }

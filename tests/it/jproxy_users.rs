@@ -1,0 +1,169 @@
+//! Who is a user of jProxy's, by which files, and who is none.
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+
+use midspan::access::jproxy::KeyPair;
+use midspan::protocol::jproxy::Dialect;
+use midspan::protocol::socks5::{Destination, ReplyCode};
+use midspan::protocol::websocks::MAX_FRAME;
+
+use super::agents::{echo, service};
+use super::jet_client::{End, read_to_end};
+use super::jproxy::{USER, config_in, relay, stopped};
+use super::patience::until;
+use super::peers::jproxy_client::{TunnelClient, greeting, key, raw};
+use super::transports::tls;
+use super::websocks;
+
+#[test]
+fn strangers_are_turned_away_and_counted() {
+    let (_folder, mut relay) = relay("[limits]\nhandshake_timeout_s = 1\n");
+    let refused = b"jProxy\x01";
+    for words in [&b"jProxy\x04\0"[..], b"jProxz\x03\0"] {
+        let mut stream = raw(relay.address, words);
+        assert_eq!(read_to_end(&mut stream), (refused.to_vec(), End::Closed));
+    }
+    let mut stream = raw(relay.address, &greeting());
+    stream.write_all(&[7; 32]).expect("sent");
+    let told = read_to_end(&mut stream);
+    assert_eq!(told, (b"jProxy\0\x01".to_vec(), End::Closed));
+    let line = relay.wait_for_line("channels' tunnel refused");
+    for part in ["0707070707070707", "unknown_key", "peer=127.0.0.1:"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    // One that says no hash, and one that says nothing.
+    let mut late = raw(relay.address, &greeting());
+    assert_eq!(read_to_end(&mut late).0, b"jProxy\0");
+    let mut silent = raw(relay.address, b"");
+    assert_eq!(read_to_end(&mut silent).0, b"");
+    let counters = stopped(relay);
+    for (reason, count) in [
+        ("unsupported_version", 1),
+        ("bad_signature", 1),
+        ("unknown_key", 1),
+        ("too_slow", 1),
+        ("silent", 1),
+    ] {
+        assert_eq!(
+            counters.count(&format!("refused.{reason}")),
+            count,
+            "{reason}"
+        );
+    }
+}
+
+#[test]
+fn whoever_guesses_is_not_listened_to() {
+    let (_folder, relay) = relay("cores = 1\n[limits]\nwrong_passwords_per_minute_max = 2\n");
+    for _ in 0..2 {
+        let mut stream = raw(relay.address, &[greeting(), vec![7; 32]].concat());
+        assert_eq!(read_to_end(&mut stream).0, b"jProxy\0\x01");
+    }
+    let right = [greeting(), key().hash().to_vec()].concat();
+    let mut stream = raw(relay.address, &right);
+    assert_eq!(read_to_end(&mut stream).0, b"jProxy\0\x01");
+    let counters = stopped(relay);
+    assert_eq!(counters.count("refused.too_many_wrong"), 1);
+}
+
+#[test]
+fn whoever_is_a_user_no_more_connects_no_more() {
+    let (folder, relay) = relay("");
+    let origin = Destination::from(service(echo));
+    let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
+    assert_eq!(tunnel.try_connect(0, &origin), 0);
+    fs::remove_file(folder.path().join("users").join(USER)).expect("removed");
+    relay.signal(rustix::process::Signal::HUP);
+    let status = until("denied", || {
+        let status = tunnel.try_connect(1, &origin);
+        (status != 0).then_some(status)
+    });
+    assert_eq!(status, 7);
+    let known = |address: SocketAddr| {
+        let words = [greeting(), key().hash().to_vec()].concat();
+        read_to_end(&mut raw(address, &words)).0
+    };
+    assert_eq!(known(relay.address), b"jProxy\0\x01");
+    drop(tunnel);
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_name_in_both_systems_is_counted_in_each() {
+    let folder = tempfile::tempdir().expect("a folder");
+    config_in(&folder.path().join("jproxy"), "");
+    let users = folder.path().join("jproxy/users");
+    let lines =
+        format!("cores = 1\n[jproxy]\nusers = {users:?}\n[limits]\nsessions_per_user_max = 1\n");
+    let relay = websocks::relay_in(folder.path(), &lines, &[]);
+    let origin = service(echo);
+    let mut visitor = websocks::visit(relay.address, websocks::KEY);
+    let words = [&MAX_FRAME[..], &websocks::connect(origin)].concat();
+    visitor.write_all(&words).expect("sent");
+    assert_eq!(
+        websocks::read_reply(&mut visitor).code,
+        ReplyCode::Succeeded
+    );
+    let mut tunnel = TunnelClient::over(tls(super::jet_client::dial(relay.address)), Dialect::Spec);
+    let origin = Destination::from(origin);
+    assert_eq!(tunnel.try_connect(7, &origin), 0);
+    assert_eq!(tunnel.try_connect(8, &origin), 6);
+    drop((visitor, tunnel));
+    relay.stop().check_clean();
+}
+
+#[test]
+fn a_file_that_is_wrong_costs_no_other_user() {
+    let (folder, mut relay) = relay("");
+    let users = folder.path().join("users");
+    let user = users.join(USER);
+    // Nobody tells the relay to look, and neither time nor size of the file change.
+    fs::set_permissions(&user, fs::Permissions::from_mode(0o644)).expect("chmod");
+    let bob = KeyPair::generate("bob").expect("a key");
+    let of_bob = users.join(&bob.user_file_name);
+    fs::write(users.join(".bob"), &bob.user_file).expect("written");
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(users.join(".bob"), mode.clone()).expect("chmod");
+    fs::rename(users.join(".bob"), &of_bob).expect("renamed");
+    let line = relay.wait_for_line("the users of [jproxy] have changed");
+    assert!(line.contains("users=2 came=\"bob\""), "{line}");
+    let line = relay.wait_for_line("a user's file is not taken");
+    for part in [
+        "can be read by anybody (mode 0644)",
+        "next=\"if nobody else has read it: chmod 640",
+        "keeps=\"alice\"",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let origin = Destination::from(service(echo));
+    let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
+    assert_eq!(tunnel.try_connect(0, &origin), 0);
+
+    fs::set_permissions(&user, mode).expect("chmod");
+    let line = relay.wait_for_line("the configuration is taken");
+    assert!(line.contains("jproxy_users=2"), "{line}");
+    fs::remove_file(&user).expect("removed");
+    let line = relay.wait_for_line("the users of [jproxy] have changed");
+    assert!(line.contains("users=1 went=\"alice\""), "{line}");
+    assert_eq!(tunnel.try_connect(1, &origin), 7);
+    let line = relay.wait_for_line("channel refused");
+    assert!(line.contains("it is no user any more"), "{line}");
+}
+
+#[test]
+fn a_new_users_file_that_is_wrong_refuses_no_reload() {
+    let (folder, mut relay) = relay("");
+    let bob = KeyPair::generate("bob").expect("a key");
+    let of_bob = folder.path().join("users").join(&bob.user_file_name);
+    fs::write(&of_bob, &bob.user_file).expect("written");
+    fs::set_permissions(&of_bob, fs::Permissions::from_mode(0o644)).expect("chmod");
+    let rules = "[jproxy]\n[[jproxy.rules]]\nusers = [\"bob\"]\nsessions_max = 4\n";
+    config_in(folder.path(), rules);
+    relay.signal(rustix::process::Signal::HUP);
+    let line = relay.wait_for_line("[[jproxy.rules]] has rules for users");
+    assert!(line.contains("bob"), "{line}");
+    relay.stop().check_clean();
+}
