@@ -44,8 +44,8 @@ use crate::session::wrapped_stream::WrappedStream;
 use crate::slab::Key;
 use crate::time::Timestamp;
 
-/// Bytes that a tunnel may hold: what waits for its channels' ends, in room of at most twice as much
-/// and a KiB for each of 1024, and what waits for the tunnel.
+/// Bytes that a tunnel may hold: what waits for its channels' ends, in room of at most twice as
+/// much and a KiB for each of 1024, and what waits for the tunnel.
 pub(super) const HELD_BYTES_MAX: u64 = 2 * TUNNEL_BYTES_MAX as u64 + (1024 << 10) + (512 << 10);
 
 /// The tunnels of one shard that are users'.

@@ -136,10 +136,16 @@ impl TunnelLog {
         let said = said.entry(Some(Arc::clone(&guest.user))).or_default();
         if said.warnings.take(WARNINGS_PER_MINUTE, now) {
             let Spoken { dialect, set_by } = guest.spoken;
+            let next = format!(
+                "have the client pass --dialect {dialect}, or set dialect = \"{}\" in a \
+                 [[jproxy.rules]] for this user",
+                dialect.other()
+            );
             warn!(
                 peer = %guest.peer,
                 user = %one_word(&guest.user),
                 %error,
+                next,
                 "the client of a tunnel speaks the other dialect, and is closed: {set_by} says \
                  \"{dialect}\""
             );
@@ -183,8 +189,9 @@ impl RefusedChannel<'_> {
         }
         let Spoken { dialect, set_by } = self.guest.spoken;
         Some(format!(
-            "port {} is {meant} in the other dialect: if that was meant, set dialect = \"{}\", where \
-             {set_by} says \"{dialect}\"",
+            "port {} is {meant} in the other dialect: if that was meant, have the client pass \
+             --dialect {dialect}, as {set_by} says, or set dialect = \"{}\" in a [[jproxy.rules]] \
+             for this user",
             destination.port,
             dialect.other()
         ))

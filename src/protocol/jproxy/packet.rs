@@ -101,10 +101,7 @@ pub enum PacketError {
     #[error("no packet begins with {opcode:#04x}")]
     Opcode { opcode: u8 },
     /// Of a packet that the other dialect has.
-    #[error(
-        "{opcode:#04x} is of the dialect \"{}\": set dialect = \"{}\"",
-        .dialect.as_str(), .dialect.as_str()
-    )]
+    #[error("{opcode:#04x} is of the dialect \"{}\"", .dialect.as_str())]
     OtherDialect { dialect: Dialect, opcode: u8 },
     /// It is shorter than it says, or than its kind is.
     #[error("a packet of kind {opcode:#04x} is cut short")]

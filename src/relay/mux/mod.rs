@@ -224,10 +224,10 @@ impl MuxPlane {
         self.with_turn_of(key, |turn| turn.end(key, reason, said));
     }
 
-    /// Sends a datagram of a task's. False where it is dropped, as there is no room.
+    /// Sends a datagram of a task's. False where it is dropped: as there is no room, which is
+    /// counted, or as the channel is gone.
     pub fn send_datagram(&mut self, key: Key, data: &[u8], now: Timestamp) -> bool {
         let Some(channel) = self.channels.get_mut(key) else {
-            self.counts.datagrams_dropped += 1;
             return false;
         };
         channel.used_at = now;

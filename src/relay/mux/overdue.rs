@@ -62,8 +62,8 @@ impl MuxPlane {
         stuck.map(|(_, key)| key).collect()
     }
 
-    /// Ends channels for datagrams on which none has passed, and those whose ends have not taken the
-    /// rest in time.
+    /// Ends channels for datagrams on which none has passed, and those whose ends have not taken
+    /// the rest in time.
     pub(super) fn sweep(&mut self, now: Timestamp) {
         if self.next_sweep.is_none_or(|due| due > now) {
             return;

@@ -230,7 +230,8 @@ impl Tunnels {
                 }
             }
             MuxEvent::OtherDialect { error, .. } => {
-                warn!(%error, "the relay speaks the other dialect, and its tunnel is closed");
+                let next = format!("pass --dialect {}", self.dialect.other());
+                warn!(%error, next, "the relay speaks the other dialect, and its tunnel is closed");
             }
             // A server's, or of echoes that nobody asks for.
             MuxEvent::Asked { .. } | MuxEvent::TurnedAway { .. } | MuxEvent::Lost(_) => {}
