@@ -193,6 +193,9 @@ fn what_a_lost_tunnel_takes_with_it_is_counted() {
     agent.terminate();
     assert!(agent.wait().success());
     let counters = Counters::of_log(&agent.rest_of_log());
-    let of = ["datagrams_dropped", "datagrams_relayed"].map(|name| counters.count(name));
-    assert_eq!(of, [4, 1]);
+    let names = ["datagrams_dropped", "datagrams_relayed"];
+    let [dropped, relayed] = names.map(|name| counters.count(name));
+    // Whether the agent hears first of the end or of a datagram is not ours to say.
+    assert_eq!(dropped + relayed, 5, "{dropped} dropped");
+    assert!(dropped >= 1 && relayed >= 1, "{dropped} dropped");
 }

@@ -506,7 +506,7 @@ mod tests {
         let (dialect, opcode) = (original, 0x21);
         let hint = PacketError::OtherDialect { dialect, opcode };
         check(b"\x21\0\0\0\0", spec, hint);
-        assert!(hint.to_string().contains("dialect = \"original\""));
+        assert!(hint.to_string().contains("dialect \"original\""));
         let (dialect, opcode) = (spec, 21);
         let hint = PacketError::OtherDialect { dialect, opcode };
         check(b"\x15\0\0\0\0", original, hint);

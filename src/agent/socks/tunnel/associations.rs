@@ -24,6 +24,7 @@ use crate::metrics::counters::Count;
 use crate::protocol::jproxy::{ChannelKind, DATA_BYTES_MAX};
 use crate::protocol::socks5::{Destination, udp};
 use crate::relay::mux::{Asked, Role};
+use crate::relay::{CloseReason, Side};
 use crate::runtime::executor::wake;
 use crate::session::datagram_stream::{Left, TURN_DATAGRAMS};
 use crate::shard::errand::{Errand, target};
@@ -301,6 +302,7 @@ impl Associations {
 
 impl Drop for Associations {
     fn drop(&mut self) {
+        let reason = CloseReason::Finished(Side::Left);
         self.count_dropped(self.bag.dropped.take());
         for association in self.by_destination.values() {
             match association {
@@ -308,9 +310,9 @@ impl Drop for Associations {
                     channel, waiting, ..
                 } => {
                     self.count_dropped(waiting.len());
-                    self.tunnels.give_up(*channel);
+                    self.tunnels.give_up(*channel, reason);
                 }
-                Association::There { channel } => self.tunnels.give_up(*channel),
+                Association::There { channel } => self.tunnels.give_up(*channel, reason),
                 Association::Refused { .. } => {}
             }
         }

@@ -11,6 +11,7 @@ use crate::agent::socks::entrance::REPLY_TIMEOUT;
 use crate::agent::socks::refusal::Refusal;
 use crate::protocol::jproxy::{ChannelKind, ConnectStatus};
 use crate::protocol::socks5::{Destination, ReplyCode};
+use crate::relay::CloseReason;
 use crate::relay::mux::{Asked, Role};
 use crate::runtime::stream::Stream;
 use crate::runtime::watch::Watch;
@@ -132,7 +133,7 @@ impl Channel {
 impl Drop for Channel {
     fn drop(&mut self) {
         if !self.is_joined {
-            self.tunnels.give_up(self.key);
+            self.tunnels.give_up(self.key, CloseReason::Severed);
         }
     }
 }

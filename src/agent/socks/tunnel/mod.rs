@@ -200,9 +200,8 @@ impl Tunnels {
     }
 
     /// Nobody waits for a channel any more, or takes what comes.
-    fn give_up(&self, channel: Key) {
+    fn give_up(&self, channel: Key, reason: CloseReason) {
         self.listening.borrow_mut().remove(&channel);
-        let reason = CloseReason::Severed;
         self.world.muxes.give_up(channel, reason);
     }
 
