@@ -315,7 +315,7 @@ fn thousands_of_associations_are_counted_exactly_and_forgotten() {
         memory_after.push(memory());
     }
     let (first, second) = (memory_after[0], memory_after[1]);
-    // Each of 7,500 associations, if it stayed, would take more than 140 bytes.
+    // Of the 5,000 of a round none could stay unseen that takes more than 210 bytes.
     assert!(second < first + 1024, "{first} KiB, then {second} KiB");
     relay.stop().check_clean();
 }
