@@ -151,9 +151,7 @@ impl Turn<'_> {
             Said::Asked(asked) => self.handle_asked(asked),
             Said::Answered(kind, id, answer) => self.handle_answered(kind, id, answer),
             Said::End(kind, id, reason) => self.handle_end(kind, id, reason),
-            Said::Datagram(id, data) => {
-                self.handle_datagram(id, data);
-            }
+            Said::Datagram(id, data) => self.handle_datagram(id, data),
             Said::Echo(id, sequence, data) => {
                 let place = (ChannelKind::Icmp, id);
                 let end = self

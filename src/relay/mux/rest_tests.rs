@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use super::server_tests::{CONNECT_7, Spoken};
-use super::tests::{STUCK, socket};
+use super::tests::STUCK;
 use super::*;
 
 const DATA_BYTES: usize = 1000;
@@ -18,15 +18,8 @@ const GARBAGE: [u8; 17] = [1; 17];
 impl Spoken {
     /// A channel with the number 7; gives it, and whom it leads to.
     fn joined(&mut self) -> (Key, UnixStream) {
-        let asked = self.say(CONNECT_7);
-        let [MuxEvent::Asked { channel, .. }] = asked[..] else {
-            panic!("{asked:?}");
-        };
-        let (origin, end) = UnixStream::pair().expect("sockets");
+        let (channel, origin) = self.join(CONNECT_7);
         origin.set_nonblocking(true).expect("set");
-        let end = LocalEnd::Stream(socket(end));
-        let opened = self.server.open(channel, end, None, Timestamp::default());
-        opened.expect("it is there");
         (channel, origin)
     }
 
@@ -173,10 +166,7 @@ fn of_a_channel_whose_number_is_used_again_nothing_is_said() {
 #[test]
 fn a_connect_that_holds_up_its_tunnel_is_answered() {
     let mut spoken = Spoken::new(Dialect::Spec);
-    let asked = spoken.say(CONNECT_7);
-    let [MuxEvent::Asked { channel, .. }] = asked[..] else {
-        panic!("{asked:?}");
-    };
+    let channel = spoken.asked(CONNECT_7);
     for _ in 0..=QUEUE_BYTES_MAX / DATA_BYTES {
         spoken.say_data();
     }

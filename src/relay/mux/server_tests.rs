@@ -38,6 +38,25 @@ impl Spoken {
         self.say_raw(&wire)
     }
 
+    /// Asks for a channel.
+    pub(super) fn asked(&mut self, connect: &[u8]) -> Key {
+        let asked = self.say(connect);
+        let [MuxEvent::Asked { channel, .. }] = asked[..] else {
+            panic!("{asked:?}");
+        };
+        channel
+    }
+
+    /// Asks for a channel, and is granted it; gives it, and whom it leads to.
+    pub(super) fn join(&mut self, connect: &[u8]) -> (Key, UnixStream) {
+        let channel = self.asked(connect);
+        let (origin, end) = UnixStream::pair().expect("sockets");
+        let end = LocalEnd::Stream(socket(end));
+        let opened = self.server.open(channel, end, None, Timestamp::default());
+        opened.expect("it is there");
+        (channel, origin)
+    }
+
     pub(super) fn say_raw(&mut self, wire: &[u8]) -> Vec<MuxEvent> {
         self.stream.write_all(wire).expect("sent");
         self.server.handle_tunnel(0, Readiness::READABLE);
@@ -82,10 +101,7 @@ fn what_means_nothing_is_passed_over_and_counted() {
 #[test]
 fn a_number_that_is_used_again_means_the_new_channel() {
     let mut spoken = Spoken::new(Dialect::Spec);
-    let first = spoken.say(CONNECT_7);
-    let [MuxEvent::Asked { channel: first, .. }] = first[..] else {
-        panic!("{first:?}");
-    };
+    let first = spoken.asked(CONNECT_7);
     let both = spoken.say(CONNECT_7);
     let [MuxEvent::Ended(ended), MuxEvent::Asked { channel, .. }] = &both[..] else {
         panic!("{both:?}");
@@ -192,14 +208,7 @@ fn who_goes_once_all_is_said_breaks_nothing_off() {
             Dialect::Spec => CONNECT_7,
             Dialect::Original => b"\x01\0\x07\0\x50\x01\x04\x7f\0\0\x01",
         };
-        let asked = spoken.say(connect);
-        let [MuxEvent::Asked { channel, .. }] = asked[..] else {
-            panic!("{asked:?}");
-        };
-        let (mut origin, end) = UnixStream::pair().expect("sockets");
-        let end = LocalEnd::Stream(socket(end));
-        let opened = spoken.server.open(channel, end, None, Timestamp::default());
-        opened.expect("it is there");
+        let (_, mut origin) = spoken.join(connect);
         let mut wire = Vec::new();
         for payload in said {
             spoken.sealer.seal(&[payload], &mut wire);
@@ -227,10 +236,7 @@ fn who_goes_once_all_is_said_breaks_nothing_off() {
 #[test]
 fn a_tunnel_that_is_to_leave_waits_for_its_channels() {
     let mut spoken = Spoken::new(Dialect::Spec);
-    let asked = spoken.say(CONNECT_7);
-    let [MuxEvent::Asked { channel, .. }] = asked[..] else {
-        panic!("{asked:?}");
-    };
+    let channel = spoken.asked(CONNECT_7);
     spoken.server.leave(spoken.tunnel);
     spoken.server.run(Timestamp::default());
     assert!(spoken.server.poll_event().is_none());
@@ -269,10 +275,7 @@ fn what_comes_behind_the_handshake_is_not_waited_for_again() {
 #[test]
 fn what_is_refused_holds_up_nobody() {
     let mut spoken = Spoken::new(Dialect::Spec);
-    let asked = spoken.say(CONNECT_7);
-    let [MuxEvent::Asked { channel, .. }] = asked[..] else {
-        panic!("{asked:?}");
-    };
+    let channel = spoken.asked(CONNECT_7);
     let data = [&b"\x15\x07\0\xe8\x03"[..], &[7; 1000]].concat();
     for _ in 0..QUEUE_BYTES_MAX / 1000 + 1 {
         spoken.say(&data);
@@ -298,14 +301,7 @@ fn what_is_refused_holds_up_nobody() {
 fn a_number_that_is_used_again_behind_its_end_breaks_nothing_off() {
     let mut spoken = Spoken::new(Dialect::Original);
     let connect = b"\x01\0\x07\0\x50\x01\x04\x7f\0\0\x01";
-    let asked = spoken.say(connect);
-    let [MuxEvent::Asked { channel, .. }] = asked[..] else {
-        panic!("{asked:?}");
-    };
-    let (mut origin, end) = UnixStream::pair().expect("sockets");
-    let end = LocalEnd::Stream(socket(end));
-    let opened = spoken.server.open(channel, end, None, Timestamp::default());
-    opened.expect("it is there");
+    let (_, mut origin) = spoken.join(connect);
     let mut wire = Vec::new();
     for payload in [&b"\x21\0\x07\0\x04last"[..], b"\x41\0\x07\x04", connect] {
         spoken.sealer.seal(&[payload], &mut wire);
