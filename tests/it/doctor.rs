@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::relay_process::ORDINARY_USER;
+use super::relay_process::{ORDINARY_USER, copy_of_program};
 use super::require::{require, require_root};
 
 const SYSCTL_D: &str = "etc/sysctl.d/60-midspan.conf";
@@ -96,9 +96,7 @@ impl Host {
     #[track_caller]
     fn doctor_as_ordinary_user(&self, args: &[&str], code: i32) -> String {
         let id = ORDINARY_USER.to_string();
-        // The build's own folder may be closed to others.
-        let program = self.path("midspan");
-        fs::copy(env!("CARGO_BIN_EXE_midspan"), &program).expect("room for a copy");
+        let program = copy_of_program(self.0.path());
         fs::set_permissions(self.0.path(), fs::Permissions::from_mode(0o755)).expect("ours");
         let mut command = Command::new("setpriv");
         command

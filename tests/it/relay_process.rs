@@ -331,12 +331,26 @@ pub(crate) fn start_failure(wrapper: &[&str], options: &[&str]) -> (Option<i32>,
     )
 }
 
-/// A folder with the program and a state directory, which an ordinary user can reach too: the
-/// build's own folder may be closed to others.
+/// A folder for the program and a state directory, which an ordinary user can reach too.
 fn relay_folder() -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("ours");
     folder
+}
+
+/// The program in another folder: the build's own may be closed to ordinary users.
+///
+/// Another process copies it. What this one has open for writing, the children that other tests
+/// start meanwhile have open until they exec, and a file that somebody may write to cannot be run
+/// (`ETXTBSY`).
+pub(crate) fn copy_of_program(folder: &Path) -> PathBuf {
+    let copy = folder.join("midspan");
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_midspan"))
+        .arg(&copy)
+        .status();
+    assert!(copied.expect("cp runs").success(), "room for a copy");
+    copy
 }
 
 fn command(wrapper: &[&str], folder: &Path, options: &[&str]) -> Command {
@@ -345,9 +359,7 @@ fn command(wrapper: &[&str], folder: &Path, options: &[&str]) -> Command {
     fs::create_dir(&state).expect("a new folder");
     if wrapper.first() == Some(&"setpriv") {
         chown(&state, Some(ORDINARY_USER), Some(ORDINARY_USER)).expect("root gives away");
-        let copy = folder.join("midspan");
-        fs::copy(&program, &copy).expect("room for a copy");
-        program = copy;
+        program = copy_of_program(folder);
     }
     let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
     words.push(program.into());
