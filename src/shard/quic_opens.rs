@@ -78,7 +78,7 @@ impl RelayService {
                 return stream.break_off(Refusal::TimedOut.into());
             }
         };
-        let answered = match self.grant_open(&stream, &open) {
+        let answered = match self.grant_open(&stream, &open).await {
             Ok(granted) if granted.port.is_none() => {
                 return self.serve_by_number(stream, granted, &open).await;
             }
@@ -174,7 +174,7 @@ impl RelayService {
     }
 
     /// Whether somebody may have what he asks for, and whether it is there.
-    fn grant_open(&self, stream: &RelayStream, open: &Open) -> Result<Granted, NotReached> {
+    async fn grant_open(&self, stream: &RelayStream, open: &Open) -> Result<Granted, NotReached> {
         let guest = self.quic.guest(stream.key().connection);
         let client = guest
             .filter(|guest| guest.role == Role::ClientSide)
@@ -192,7 +192,7 @@ impl RelayService {
             return Err(NotReached::limited(Refused::OverMemory));
         }
         // One that listens by HTTP does so at a port.
-        if granted.port.is_none() && self.quic_servers.find(&granted.server).is_none() {
+        if granted.port.is_none() && self.find_server(&granted.server, None).await.is_none() {
             return Err(Refusal::NotConnected.into());
         }
         Ok(granted)
@@ -236,9 +236,7 @@ impl RelayService {
         let peer = PeerAddress::from(peer);
         let mut former = None;
         // It may have come back by another connection meanwhile.
-        while let Some(place) = self.quic_servers.find(&granted.server)
-            && former != Some(place)
-        {
+        while let Some(place) = self.find_server(&granted.server, former).await {
             let offer = granted.offer.clone();
             match self.offer(place, offer, peer, since).await {
                 Err(error) if error.refusal() == Refusal::NotConnected => former = Some(place),

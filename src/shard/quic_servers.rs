@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::rendezvous::{Message, RelayService};
+use super::rest::Answered;
 use crate::association::key::ShardId;
 use crate::protocol::ptth_name::Name;
 use crate::protocol::ptth_quic::Role;
@@ -77,6 +78,39 @@ impl QuicServers {
 }
 
 impl RelayService {
+    /// Where a server is but `former`, if it is anywhere by all that shards have said before this
+    /// is asked. Whom another shard has let in it has told this one of first; that may wait in
+    /// the inbox yet, while whoever was waiting for the server asks already.
+    pub(super) async fn find_server(
+        &self,
+        server: &Name,
+        former: Option<ServerPlace>,
+    ) -> Option<ServerPlace> {
+        let find = || {
+            self.quic_servers
+                .find(server)
+                .filter(|&place| Some(place) != former)
+        };
+        if let Some(place) = find() {
+            return Some(place);
+        }
+        self.hear_what_was_said().await;
+        find()
+    }
+
+    /// Waits until all is heard that other shards have said by now.
+    async fn hear_what_was_said(&self) {
+        let question = self.questions.open();
+        let message = Message::Told {
+            question: question.id(),
+            told: Ok(Answered::Done),
+        };
+        // Behind all that is in the inbox.
+        if self.world.send(self.world.shard, message).is_ok() {
+            let _ = question.answer().await;
+        }
+    }
+
     /// A server's proxy has joined by a connection of this shard's.
     pub(super) fn server_joined(self: &Rc<Self>, server: &Name, connection: ConnectionKey) {
         let place = ServerPlace {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::thread;
 
 use midspan::protocol::ptth_quic::Role;
 use quinn_proto::{ConnectionError, StreamId};
@@ -166,4 +167,26 @@ fn an_address_has_so_many_connections() {
         let mut fourth = QuicPeer::dial(&meeting);
         fourth.comes_about().then_some(())
     });
+}
+
+#[test]
+fn a_server_that_was_let_in_is_there_for_whoever_asks_at_another_core() {
+    const ROUNDS: usize = 100;
+    if !require_cores(2) {
+        return;
+    }
+    let meeting = meeting(&["--cores", "2"]);
+    let (mut client, _) = QuicPeer::join_at(0, &meeting, Role::ClientSide, "alice");
+    for round in 0..ROUNDS {
+        let (mut server, _) = QuicPeer::join_at(1, &meeting, Role::ServerSide, "home");
+        let asked = client.open_with(&open("home", "22"));
+        let server = thread::spawn(move || {
+            let offered = server.accept();
+            server.say(offered, &[53, 11, 0, 0]);
+            server.close();
+        });
+        let answer = client.hear_all(asked).bytes;
+        assert_eq!(answer, [53, 10, 0, 0], "in round {round}");
+        server.join().expect("it was asked");
+    }
 }
