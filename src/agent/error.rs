@@ -93,11 +93,11 @@ impl AgentError {
                  with ?pin=…, as the relay tells it at its start"
                     .into()
             }
+            Self::Executor(error) => error.next_step()?.into(),
             Self::Way(_)
             | Self::Cores(_)
             | Self::Affinity(_)
-            | Self::Setup(_)
-            | Self::Executor(_) => return None,
+            | Self::Setup(_) => return None,
         })
     }
 }

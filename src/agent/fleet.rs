@@ -13,7 +13,7 @@ use super::random::seed_randomness;
 use super::settings::AgentSettings;
 use crate::association::key::ShardId;
 use crate::runtime::cores::{Cores, CoresError};
-use crate::runtime::executor::run_shards;
+use crate::runtime::executor::{ExecutorError, Start, run_shards};
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
 use crate::runtime::listener::{HandOut, Listener, bind_group, claim_address};
 use crate::runtime::resolver::Resolver;
@@ -45,10 +45,12 @@ pub(super) struct Seed<M = Infallible> {
     mailboxes: Vec<Mailbox<Envelope<M>>>,
     operator: Option<Operator>,
     legacies: Legacies,
+    /// Once its thread runs.
+    start: Option<Start>,
 }
 
 /// What a shard counted, and why it gave up, if it did.
-pub(super) type Ended = io::Result<(ShardSnapshot, Option<AgentError>)>;
+pub(super) type Ended = Result<(ShardSnapshot, Option<AgentError>), ExecutorError>;
 
 impl<M: Send + 'static> Fleet<M> {
     /// Makes what the shards need. `reload` is told of a `SIGHUP`, which else ends the agent.
@@ -96,6 +98,7 @@ impl<M: Send + 'static> Fleet<M> {
                 mailboxes: mailboxes.clone(),
                 operator: operator.take(),
                 legacies: legacies.clone(),
+                start: None,
             })
             .collect();
         let pulse = Pulse {
@@ -155,8 +158,11 @@ impl<M: Send + 'static> Fleet<M> {
     {
         let seeds = self.seeds.into_iter().zip(own).collect();
         let mut total = ShardSnapshot::zero();
-        for ended in run_shards(&self.cores, seeds, shard)? {
-            let (snapshot, failure) = ended.map_err(AgentError::Setup)?;
+        let shard = move |index, (mut seed, own): (Seed<M>, S), start| {
+            seed.start = Some(start);
+            shard(index, (seed, own))
+        };
+        for (snapshot, failure) in run_shards(&self.cores, seeds, shard)? {
             if let Some(failure) = failure {
                 return Err(failure);
             }
@@ -180,8 +186,18 @@ impl<M: Send + 'static> Seed<M> {
     }
 
     /// Runs the shard until it has ended.
-    pub(super) async fn drive<S: Service<Message = M>>(self, service: &Rc<S>) -> ShardSnapshot {
+    ///
+    /// # Errors
+    ///
+    /// When another shard could not start.
+    pub(super) async fn drive<S: Service<Message = M>>(
+        self,
+        service: &Rc<S>,
+    ) -> Result<ShardSnapshot, ExecutorError> {
+        if let Some(start) = self.start {
+            start.meet_others()?;
+        }
         let service = Rc::clone(service);
-        drive(service, self.inbox, self.operator, &self.legacies).await
+        Ok(drive(service, self.inbox, self.operator, &self.legacies).await)
     }
 }

@@ -320,7 +320,7 @@ async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
         seed.connections_max,
     );
     service.start(seed.shards());
-    let counted = seed.drive(&service).await;
+    let counted = seed.drive(&service).await?;
     Ok((counted, service.take_failure()))
 }
 
@@ -332,7 +332,7 @@ async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
     let announce = own.announce.unwrap_or_else(|| Box::new(|_| ()));
     let service = OnceService::new(world, own.relay, own.exposed, own.direct, announce);
     service.start();
-    let counted = seed.drive(&service).await;
+    let counted = seed.drive(&service).await?;
     Ok((counted, service.take_failure()))
 }
 
@@ -345,7 +345,7 @@ async fn run_socks(
     world.reactor.listen(listener);
     let service = SocksService::new(world, options, seed.connections_max);
     service.start();
-    let counted = seed.drive(&service).await;
+    let counted = seed.drive(&service).await?;
     Ok((counted, None))
 }
 
@@ -359,6 +359,6 @@ async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {
         own.direct,
         seed.connections_max,
     );
-    let counted = seed.drive(&service).await;
+    let counted = seed.drive(&service).await?;
     Ok((counted, None))
 }

@@ -1,20 +1,22 @@
 //! One pinned thread per core, each with an executor for its tasks.
 //!
-//! glommio gives the pool, the tasks and their queue; everything that waits
+//! glommio gives the tasks and their queue; everything that waits
 //! waits in the shard's own ring ([`super::reactor`]). Its timers, sockets and
 //! channels are not used: they would run late, since its reactor gets a turn
 //! only when the shard's loop yields.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::mem;
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
+use std::{io, mem, thread};
 
-use glommio::{CpuSet, GlommioError, LocalExecutorPoolBuilder, PoolPlacement};
+use glommio::{CpuSet, GlommioError, LocalExecutorBuilder, Placement};
 
 use super::allocator;
 use super::cores::Cores;
+use super::kernel::MEMLOCK_ADVICE;
 
 /// glommio registers this much memory per executor for files, which we do not
 /// use; the smallest that it accepts keeps it under a small memlock limit.
@@ -28,16 +30,60 @@ const EXECUTOR_RING_DEPTH: usize = 64;
 pub enum ExecutorError {
     #[error("cannot find core {core} in /sys/devices/system/cpu")]
     CoreMissing { core: usize },
-    #[error("cannot start the executors: {0}")]
-    Start(String),
+    #[error("cannot start an executor")]
+    Start(#[source] io::Error),
+    #[error("cannot set up a shard")]
+    Setup(#[from] io::Error),
+    /// Never what [`run_shards`] returns, which has the other's error.
+    #[error("another shard could not start")]
+    OtherFailed,
+}
+
+impl ExecutorError {
+    /// What the operator can do about it, as an imperative.
+    #[must_use]
+    pub fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Start(error) | Self::Setup(error)
+                if error.kind() == io::ErrorKind::OutOfMemory =>
+            {
+                Some(MEMLOCK_ADVICE)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A shard's part in the start of all: none begins to serve before the last can. One alone
+/// would have its share of everything and be asked for the other shares in vain.
+#[derive(Debug)]
+pub struct Start {
+    ready: mpsc::Sender<()>,
+    go: mpsc::Receiver<()>,
+}
+
+impl Start {
+    /// Says that the calling shard has all that it needs, and waits until the others have too.
+    /// It blocks the thread, on which nothing else runs yet.
+    ///
+    /// # Errors
+    ///
+    /// When another shard could not start.
+    pub fn meet_others(self) -> Result<(), ExecutorError> {
+        // Whoever waits for it has gone where another has failed.
+        let _ = self.ready.send(());
+        self.go.recv().map_err(|_| ExecutorError::OtherFailed)
+    }
 }
 
 /// Runs `shard` once per core, each on its own pinned thread, and returns what
-/// they returned, in shard order. `shard` gets its index, from 0, and its seed.
+/// they returned, in shard order. `shard` gets its index, from 0, its seed, and what it
+/// meets the others by before it serves.
 ///
 /// # Errors
 ///
-/// When the threads or their executors cannot be made.
+/// When the threads or their executors cannot be made, or a shard fails; where one fails before
+/// it has met the others, all end.
 ///
 /// # Panics
 ///
@@ -45,55 +91,71 @@ pub enum ExecutorError {
 pub fn run_shards<T, F, S>(
     cores: &Cores,
     seeds: Vec<S>,
-    shard: fn(u16, S) -> F,
+    shard: impl Fn(u16, S, Start) -> F + Clone + Send + 'static,
 ) -> Result<Vec<T>, ExecutorError>
 where
     T: Send + 'static,
-    F: Future<Output = T> + 'static,
+    F: Future<Output = Result<T, ExecutorError>> + 'static,
     S: Send + 'static,
 {
     assert_eq!(cores.count(), seeds.len(), "one seed per core");
     allocator::keep_what_is_freed();
     let online = CpuSet::online().map_err(start_error)?;
-    let mut sets = Vec::with_capacity(cores.count());
-    for &core in cores.as_slice() {
-        let set = online.clone().filter(|location| location.cpu == core);
-        if set.is_empty() {
-            return Err(ExecutorError::CoreMissing { core });
+    let is_online = |core| online.iter().any(|location| location.cpu == core);
+    if let Some(&core) = cores.as_slice().iter().find(|&&core| !is_online(core)) {
+        return Err(ExecutorError::CoreMissing { core });
+    }
+    let mut waiting = Vec::with_capacity(cores.count());
+    let mut threads = Vec::with_capacity(cores.count());
+    for ((index, seed), &core) in (0_u16..).zip(seeds).zip(cores.as_slice()) {
+        let (ready, is_ready) = mpsc::channel();
+        let (goes, go) = mpsc::channel();
+        let start = Start { ready, go };
+        let shard = shard.clone();
+        let thread = thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || run_on(core, || shard(index, seed, start)))?;
+        waiting.push((is_ready, goes));
+        threads.push(thread);
+    }
+    // Whoever fails drops its end; dropping the other ends tells the others.
+    if waiting.iter().all(|(is_ready, _)| is_ready.recv().is_ok()) {
+        for (_, goes) in waiting {
+            // It waits, as it was ready.
+            let _ = goes.send(());
         }
-        sets.push(set);
+    } else {
+        drop(waiting);
     }
-    let seeds = share((0_u16..).zip(seeds).collect());
-    let threads = LocalExecutorPoolBuilder::new(PoolPlacement::Custom(sets))
-        .name("shard")
-        .io_memory(EXECUTOR_IO_MEMORY_BYTES)
-        .ring_depth(EXECUTOR_RING_DEPTH)
-        .on_all_shards(move || {
-            // The pool does not tell a thread its number, so each draws one.
-            let seed = seeds.lock().ok().and_then(|mut seeds| seeds.pop());
-            async move {
-                let Some((index, seed)) = seed else {
-                    unreachable!("one seed per thread");
-                };
-                allocator::count_in_batches();
-                (index, shard(index, seed).await)
-            }
-        })
-        .map_err(start_error)?;
-    let mut results = Vec::with_capacity(cores.count());
-    for result in threads.join_all() {
-        results.push(result.map_err(start_error)?);
+    let ended = threads.into_iter().map(|thread| match thread.join() {
+        Ok(ended) => ended,
+        Err(panic) => resume_unwind(panic),
+    });
+    let (ended, failed): (Vec<_>, Vec<_>) = ended.partition(Result::is_ok);
+    let errors = failed.into_iter().filter_map(Result::err);
+    // Those that gave up for another one's sake do not say why.
+    match errors.reduce(|first, other| match first {
+        ExecutorError::OtherFailed => other,
+        first => first,
+    }) {
+        Some(error) => Err(error),
+        None => Ok(ended.into_iter().flatten().collect()),
     }
-    results.sort_by_key(|(index, _)| *index);
-    Ok(results.into_iter().map(|(_, value)| value).collect())
 }
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "taken once per shard, before it runs"
-)]
-fn share<S>(seeds: Vec<(u16, S)>) -> Arc<std::sync::Mutex<Vec<(u16, S)>>> {
-    Arc::new(std::sync::Mutex::new(seeds))
+/// Runs a task on the calling thread, pinned to a core, until it ends.
+fn run_on<T, F>(core: usize, task: impl FnOnce() -> F) -> Result<T, ExecutorError>
+where
+    F: Future<Output = Result<T, ExecutorError>> + 'static,
+    T: 'static,
+{
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(core))
+        .io_memory(EXECUTOR_IO_MEMORY_BYTES)
+        .ring_depth(EXECUTOR_RING_DEPTH)
+        .make()
+        .map_err(start_error)?;
+    allocator::count_in_batches();
+    executor.run(task())
 }
 
 thread_local! {
@@ -157,5 +219,5 @@ pub async fn run_woken_tasks() -> bool {
 }
 
 fn start_error<T>(error: GlommioError<T>) -> ExecutorError {
-    ExecutorError::Start(error.to_string())
+    ExecutorError::Start(error.into())
 }

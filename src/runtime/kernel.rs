@@ -14,6 +14,10 @@ pub const KERNEL_FLOOR: (u32, u32) = (6, 1);
 /// Memory that glommio wants to be able to lock, per its own check.
 pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
+/// What helps where too little memory can be locked.
+pub(super) const MEMLOCK_ADVICE: &str = "raise the memlock limit, which all programs of one user \
+                                         share (ulimit -l 8192, or LimitMEMLOCK=8M in systemd)";
+
 /// Descriptors below which a relay is refused rather than started to fail.
 pub const DESCRIPTORS_MIN: u64 = 128;
 
@@ -60,12 +64,12 @@ pub enum Missing {
     NotBuiltIn,
     #[error(
         "a ring cannot be allocated (ENOMEM) with {limit_bytes} bytes of lockable memory; \
-         next step: raise the memlock limit (ulimit -l 8192, or LimitMEMLOCK=8M in systemd)"
+         next step: {MEMLOCK_ADVICE}"
     )]
     RingMemory { limit_bytes: u64 },
     #[error(
         "lockable memory is limited to {limit_bytes} bytes and {MEMLOCK_BYTES_MIN} are needed; \
-         next step: raise the memlock limit (ulimit -l 8192, or LimitMEMLOCK=8M in systemd)"
+         next step: {MEMLOCK_ADVICE}"
     )]
     Memlock { limit_bytes: u64 },
     #[error(

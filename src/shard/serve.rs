@@ -33,7 +33,7 @@ use crate::config::{JetV1, Pinned, URLS_MAX};
 use crate::protocol::jet::{HostName, HostNameError, PublicUrl, PublicUrlError, Transport};
 use crate::quic::keys::SharedKeys;
 use crate::runtime::cores::{Cores, CoresError};
-use crate::runtime::executor::{ExecutorError, run_shards};
+use crate::runtime::executor::{ExecutorError, Start, run_shards};
 use crate::runtime::inbox::{Inbox, Mailbox, inbox};
 use crate::runtime::inherited::InheritedSocket;
 use crate::runtime::listener::{Listener, listen_advice};
@@ -92,6 +92,7 @@ impl ServeError {
                 listen_advice(source).map(str::to_owned)
             }
             Self::ListenUdp { source, .. } => udp_advice(source).map(str::to_owned),
+            Self::Executor(error) => error.next_step().map(str::to_owned),
             Self::Sockets {
                 sockets, shards, ..
             } => Some(format!(
@@ -294,13 +295,13 @@ impl BoundRelay {
         drop(self.quic_kept);
         let mut total = ShardSnapshot::zero();
         for snapshot in snapshots {
-            total.merge(&snapshot.map_err(ServeError::Setup)?);
+            total.merge(&snapshot);
         }
         Ok(total)
     }
 }
 
-async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
+async fn run_shard(index: u16, seed: Seed, start: Start) -> Result<ShardSnapshot, ExecutorError> {
     // The first draw seeds the thread's generator, which takes some 20 ms: now,
     // and not while somebody waits for an id.
     let _ = (seed.random)();
@@ -315,6 +316,7 @@ async fn run_shard(index: u16, seed: Seed) -> io::Result<ShardSnapshot> {
         world.speak_quic(seed.quic_keys, seed.quic, Some(server))?;
     }
     let service = RelayService::new(world, seed.service, rendezvous, seed.random);
+    start.meet_others()?;
     Ok(drive(service, seed.inbox, seed.operator, &seed.legacies).await)
 }
 

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
@@ -325,6 +325,17 @@ pub(crate) fn start_failure(wrapper: &[&str], options: &[&str]) -> (Option<i32>,
         .output()
         .expect("the relay runs");
     assert!(output.stdout.is_empty(), "it reports a start");
+    ended(output)
+}
+
+/// What a relay says that is expected to end by itself as soon as it has reported its start.
+pub(crate) fn failure_after_report(wrapper: &[&str], options: &[&str]) -> (Option<i32>, String) {
+    let folder = relay_folder();
+    let output = command(wrapper, folder.path(), options).output();
+    ended(output.expect("the relay runs"))
+}
+
+fn ended(output: Output) -> (Option<i32>, String) {
     (
         output.status.code(),
         String::from_utf8(output.stderr).expect("text"),

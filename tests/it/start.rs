@@ -3,8 +3,8 @@
 use std::fs;
 
 use super::jet_client::{new_place, pair, ping_pong};
-use super::relay_process::{Relay, start_failure};
-use super::require::{require, require_cores};
+use super::relay_process::{ORDINARY_USER, Relay, failure_after_report, start_failure};
+use super::require::{require, require_cores, require_root};
 
 /// The relay refuses to start and says these things.
 #[track_caller]
@@ -128,4 +128,25 @@ fn what_the_host_does_not_give_is_named_with_the_next_step() {
         "LimitNOFILE",
     ];
     check_refused(&descriptors, &[], 1, &parts);
+}
+
+#[test]
+fn where_one_shard_cannot_start_none_does() {
+    /// Enough for a first shard, and for no second one.
+    const MEMLOCK: &str = "--memlock=524288:524288";
+    if !require_root() || !require_cores(2) {
+        return;
+    }
+    if ["setpriv", "prlimit", "timeout"]
+        .iter()
+        .any(|name| require(name).is_none())
+    {
+        return;
+    }
+    let id = ORDINARY_USER.to_string();
+    let user = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
+    let wrapper = [&user[..], &["timeout", "60", "prlimit", MEMLOCK]].concat();
+    let (code, said) = failure_after_report(&wrapper, &["--cores", "2"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("next: raise the memlock limit"), "{said}");
 }

@@ -194,7 +194,7 @@ async fn run_expose(
     match ways {
         Ways::Http(relay) => {
             let service = by_http(relay, Standing::Alone);
-            let counted = seed.drive(&service).await;
+            let counted = seed.drive(&service).await?;
             Ok((counted, service.take_failure()))
         }
         Ways::Quic(relay) => {
@@ -222,7 +222,7 @@ async fn run_forward(
     };
     match ways {
         Ways::Http(relay) => {
-            let counted = seed.drive(&by_http(relay)).await;
+            let counted = seed.drive(&by_http(relay)).await?;
             Ok((counted, None))
         }
         Ways::Quic(relay) => {
@@ -248,6 +248,6 @@ where
 {
     let link = Rc::clone(&service.link);
     link.start();
-    let counted = seed.drive(&Rc::new(service)).await;
+    let counted = seed.drive(&Rc::new(service)).await?;
     Ok((counted, link.take_failure()))
 }
