@@ -168,11 +168,15 @@ impl RelayService {
             since,
             _counted: Rc::new(counted),
         };
-        let mut tunnels = self.guest_tunnels.tunnels.borrow_mut();
-        tunnels.insert(tunnel, guest);
+        self.guest_tunnels
+            .tunnels
+            .borrow_mut()
+            .insert(tunnel, guest);
         if self.world.is_draining() {
-            self.world.muxes.leave(tunnel);
+            self.world.muxes.leave(tunnel, CloseReason::Drained);
         }
+        // The user may have gone while it was told the key.
+        self.leave_if_gone(tunnel);
     }
 
     /// Reads who a client is, and tells it the key of its tunnel.
@@ -290,8 +294,39 @@ impl RelayService {
     pub(super) fn dismiss_tunnels(&self) {
         let tunnels = self.guest_tunnels.tunnels.borrow();
         for tunnel in tunnels.keys() {
-            self.world.muxes.leave(*tunnel);
+            self.world.muxes.leave(*tunnel, CloseReason::Drained);
         }
+    }
+
+    /// Has the tunnels end in which nothing runs and whose users are gone.
+    pub(super) fn leave_gone_users(&self) {
+        let all: Vec<Key> = self
+            .guest_tunnels
+            .tunnels
+            .borrow()
+            .keys()
+            .copied()
+            .collect();
+        for tunnel in all {
+            self.leave_if_gone(tunnel);
+        }
+    }
+
+    /// Has a tunnel end in which nothing runs if nobody has the key any more by which its client
+    /// has logged in. Whoever comes again hears so. One in which something runs ends behind it, as
+    /// this is asked again then.
+    pub(super) fn leave_if_gone(&self, tunnel: Key) {
+        if self.world.muxes.channels_of(tunnel) == Some(0)
+            && let Some(guest) = self.guest_tunnels.find(tunnel)
+            && !self.is_user(&guest)
+        {
+            self.world.muxes.leave(tunnel, CloseReason::Terminated);
+        }
+    }
+
+    /// Whether a tunnel's user is one still.
+    pub(super) fn is_user(&self, guest: &GuestTunnel) -> bool {
+        self.settings().tunnels.knows(&guest.user, &guest.hash)
     }
 }
 

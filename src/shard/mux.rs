@@ -166,9 +166,9 @@ impl Muxes {
         self.with(|inner| inner.plane.send_datagram(channel, data, clock::now()))
     }
 
-    /// Ends a tunnel once its channels have ended; there are no new ones.
-    pub fn leave(&self, tunnel: Key) {
-        self.with(|inner| inner.plane.leave(tunnel));
+    /// Ends a tunnel for this reason once its channels have ended; there are no new ones.
+    pub fn leave(&self, tunnel: Key, reason: CloseReason) {
+        self.with(|inner| inner.plane.leave(tunnel, reason));
     }
 
     /// How many channels a tunnel has; `None` where it is gone.

@@ -389,6 +389,7 @@ impl Service for RelayService {
                 self.settings.replace(Rc::new(*settings));
                 self.set_up_quic();
                 self.set_up_tunnels();
+                self.leave_gone_users();
                 self.forget_users();
             }
         }

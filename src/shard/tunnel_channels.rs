@@ -71,6 +71,8 @@ impl RelayService {
                     let served = service.serve_channel(channel, guest, asked);
                     given_up.or_raised(served).await;
                     service.guest_tunnels.asking.borrow_mut().remove(&channel);
+                    // One that was refused may have been the last.
+                    service.leave_if_gone(tunnel);
                 });
             }
             MuxEvent::Ended(ended) => {
@@ -80,12 +82,14 @@ impl RelayService {
                 }
                 let session = tunnels.sessions.borrow_mut().remove(&ended.channel);
                 drop(session);
+                self.leave_if_gone(ended.tunnel);
             }
             MuxEvent::TurnedAway { tunnel, asked } => {
                 if let Some(guest) = self.guest_tunnels.find(tunnel) {
-                    let refused = match self.world.is_draining() {
-                        true => Refused::Draining,
-                        false => Refused::TooManyChannels,
+                    let refused = match self.is_user(&guest) {
+                        _ if self.world.is_draining() => Refused::Draining,
+                        true => Refused::TooManyChannels,
+                        false => Refused::EgressDenied,
                     };
                     let answer = Answer::limit(asked.kind());
                     self.count_refused_channel(&guest, &asked, refused, answer);
@@ -171,13 +175,12 @@ impl RelayService {
         answer: Answer,
     ) {
         self.count_refused(guest.peer, refused);
-        let settings = self.settings();
         let channel = RefusedChannel {
             guest,
             asked,
             refused,
             answer,
-            is_user: settings.tunnels.knows(&guest.user, &guest.hash),
+            is_user: self.is_user(guest),
         };
         let log = &self.guest_tunnels.log;
         log.refuse_channel(&channel, clock::now());

@@ -14,7 +14,7 @@ use super::admin::status;
 use super::agent_process::Program;
 use super::agents::{assert_reset, check_echo_over, dial, echo, ping, read_banner, service};
 use super::agents_admin::admin;
-use super::jproxy::{VECTORS, config_in, relay_at};
+use super::jproxy::{USER, VECTORS, config_in, relay_at};
 use super::patience::until;
 use super::peers::jproxy_server::TunnelServer;
 use super::relay_process::{Counters, Relay};
@@ -304,6 +304,19 @@ fn a_key_that_nobody_knows_is_said_once_with_what_to_do() {
     relay.signal(Signal::HUP);
     agent.logged("the tunnel is open");
     check_echo_over(connect(local, echoing), 2, 1000);
+    assert!(agent.stop().success());
+    relay.stop().check_clean();
+}
+
+#[test]
+fn whose_key_is_taken_back_hears_so_though_its_tunnel_is_open() {
+    let (folder, relay) = relay_at(ANY, "");
+    let (agent, _local) = agent(folder.path(), &url(&relay), &[]);
+    agent.logged("the tunnel is open");
+    fs::remove_file(folder.path().join("users").join(USER)).expect("removed");
+    relay.signal(Signal::HUP);
+    let said = agent.logged("the relay lets nobody in");
+    assert!(said.contains("the relay knows no such key"), "{said}");
     assert!(agent.stop().success());
     relay.stop().check_clean();
 }

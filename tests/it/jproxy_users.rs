@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
 use midspan::access::jproxy::KeyPair;
-use midspan::protocol::jproxy::Dialect;
+use midspan::protocol::jproxy::{ConnectStatus, Dialect, EndReason, FromClient, FromServer};
 use midspan::protocol::socks5::{Destination, ReplyCode};
 use midspan::protocol::websocks::MAX_FRAME;
 
 use super::agents::{echo, service};
+use super::drain::{full_listener, is_dialled};
 use super::jet_client::{End, read_to_end};
 use super::jproxy::{USER, config_in, relay, stopped};
 use super::patience::until;
@@ -70,13 +71,15 @@ fn whoever_guesses_is_not_listened_to() {
 }
 
 #[test]
-fn whoever_is_a_user_no_more_connects_no_more() {
-    let (folder, relay) = relay("");
+fn whoever_is_a_user_no_more_connects_no_more_and_is_left_with_what_runs() {
+    let (folder, mut relay) = relay("");
     let origin = Destination::from(service(echo));
+    let mut idle = TunnelClient::connect(relay.address, Dialect::Spec);
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
     assert_eq!(tunnel.try_connect(0, &origin), 0);
     fs::remove_file(folder.path().join("users").join(USER)).expect("removed");
     relay.signal(rustix::process::Signal::HUP);
+    assert_eq!(idle.next(), None);
     let status = until("denied", || {
         let status = tunnel.try_connect(1, &origin);
         (status != 0).then_some(status)
@@ -87,7 +90,39 @@ fn whoever_is_a_user_no_more_connects_no_more() {
         read_to_end(&mut raw(address, &words)).0
     };
     assert_eq!(known(relay.address), b"jProxy\0\x01");
-    drop(tunnel);
+    tunnel.say(&FromClient::Data(0, b"it runs"));
+    assert_eq!(tunnel.data(0, 7), b"it runs");
+    tunnel.say(&FromClient::End(0, EndReason::Finished));
+    tunnel.heard(|packet| assert_eq!(packet, FromServer::End(0, EndReason::Finished)));
+    assert_eq!(tunnel.next(), None);
+    for _ in [idle, tunnel] {
+        let line = relay.wait_for_line("channels' tunnel ended");
+        assert!(line.contains("reason=\"terminated\""), "{line}");
+    }
+    relay.stop().check_clean();
+}
+
+/// What is asked for last is refused, so that no channel ends which was there.
+#[test]
+fn a_tunnel_of_nobody_ends_behind_what_it_was_refused() {
+    let (folder, relay) = relay("cores = 1\n");
+    let (listener, only, full) = full_listener();
+    let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
+    tunnel.say(&FromClient::Connect(7, Destination::from(full)));
+    until("a dial", || is_dialled(full).then_some(()));
+    fs::remove_file(folder.path().join("users").join(USER)).expect("removed");
+    relay.signal(rustix::process::Signal::HUP);
+    until("nobody is let in", || {
+        let words = [greeting(), key().hash().to_vec()].concat();
+        let told = read_to_end(&mut raw(relay.address, &words)).0;
+        (told == b"jProxy\0\x01").then_some(())
+    });
+    drop((listener, only));
+    tunnel.heard(|packet| {
+        let status = ConnectStatus::Refused;
+        assert!(matches!(packet, FromServer::Connected { status: of, .. } if of == status));
+    });
+    assert_eq!(tunnel.next(), None);
     relay.stop().check_clean();
 }
 

@@ -212,7 +212,8 @@ impl Turn<'_> {
         if let Some(old) = self.tunnel.by_id.get(&(kind, id)).copied() {
             self.replace(old);
         }
-        if self.tunnel.channel_count() >= self.tunnel.channels_max || self.tunnel.is_leaving {
+        if self.tunnel.channel_count() >= self.tunnel.channels_max || self.tunnel.leaving.is_some()
+        {
             let tunnel = self.key;
             self.events
                 .push_back(MuxEvent::TurnedAway { tunnel, asked });

@@ -282,10 +282,10 @@ impl MuxPlane {
         }
     }
 
-    /// Ends a tunnel once its channels have ended; there are no new ones.
-    pub fn leave(&mut self, key: Key) {
+    /// Ends a tunnel for this reason once its channels have ended; there are no new ones.
+    pub fn leave(&mut self, key: Key, reason: CloseReason) {
         if let Some((tunnel, _)) = self.tunnels.get_mut(key) {
-            tunnel.is_leaving = true;
+            tunnel.leaving = Some(reason);
             self.enqueue(key);
         }
     }

@@ -237,7 +237,7 @@ fn who_goes_once_all_is_said_breaks_nothing_off() {
 fn a_tunnel_that_is_to_leave_waits_for_its_channels() {
     let mut spoken = Spoken::new(Dialect::Spec);
     let channel = spoken.asked(CONNECT_7);
-    spoken.server.leave(spoken.tunnel);
+    spoken.server.leave(spoken.tunnel, CloseReason::Drained);
     spoken.server.run(Timestamp::default());
     assert!(spoken.server.poll_event().is_none());
     let limit = Answer::limit(ChannelKind::Tcp);

@@ -55,8 +55,8 @@ pub(super) struct Tunnel {
     pub(super) is_queued: bool,
     /// It has said something in another dialect.
     pub(super) is_foreign: bool,
-    /// It is to end as soon as what was said has gone out.
-    pub(super) is_leaving: bool,
+    /// It is to end for this reason as soon as what was said has gone out.
+    pub(super) leaving: Option<CloseReason>,
 }
 
 /// What a tunnel receives.
@@ -129,7 +129,7 @@ impl Tunnel {
             queued_bytes: 0,
             is_queued: false,
             is_foreign: false,
-            is_leaving: false,
+            leaving: None,
         };
         let inbound = Inbound {
             opener: Opener::new(&start.key),

@@ -52,13 +52,14 @@ impl Turn<'_> {
             }
         }
         let has_room = self.tunnel.link.outlet.has_room();
-        if self.tunnel.is_foreign
-            || self.tunnel.is_leaving && has_room && self.tunnel.channel_count() == 0
+        if self.tunnel.is_foreign {
+            let broken = CloseReason::Broken(self.tunnel.role.tunnel_side());
+            return Err(Stop::Left(broken));
+        }
+        if let Some(reason) = self.tunnel.leaving
+            && has_room
+            && self.tunnel.channel_count() == 0
         {
-            let reason = match self.tunnel.is_foreign {
-                true => CloseReason::Broken(self.tunnel.role.tunnel_side()),
-                false => CloseReason::Drained,
-            };
             return Err(Stop::Left(reason));
         }
         if has_room {

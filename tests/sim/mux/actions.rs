@@ -346,7 +346,7 @@ impl World {
     pub(super) fn leave(&mut self) {
         let at = self.rng.usize(0..self.tunnels.len());
         if let Some(key) = self.tunnels[at].keys[CLIENT] {
-            self.planes[CLIENT].leave(key);
+            self.planes[CLIENT].leave(key, CloseReason::Drained);
             self.tunnels[at].is_leaving = true;
         }
     }

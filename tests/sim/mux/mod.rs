@@ -274,7 +274,7 @@ impl World {
         self.check_channels();
         for at in 0..self.tunnels.len() {
             if let Some(key) = self.tunnels[at].keys[CLIENT] {
-                self.planes[CLIENT].leave(key);
+                self.planes[CLIENT].leave(key, CloseReason::Drained);
                 self.tunnels[at].is_leaving = true;
             }
         }

@@ -243,7 +243,7 @@ impl Tunnels {
         if let Some(before) = before {
             let relay = &self.relays[before.relay].gateway;
             info!(%relay, "the tunnel by the key before ends once nothing runs in it");
-            self.world.muxes.leave(before.tunnel);
+            self.world.muxes.leave(before.tunnel, CloseReason::Drained);
         }
     }
 
@@ -360,7 +360,7 @@ impl Tunnels {
         if let Some(live) = self.live_now().filter(|_| self.stop.is_raised())
             && self.world.muxes.channels_of(live.tunnel) == Some(0)
         {
-            self.world.muxes.leave(live.tunnel);
+            self.world.muxes.leave(live.tunnel, CloseReason::Drained);
         }
     }
 

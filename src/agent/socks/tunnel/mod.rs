@@ -357,7 +357,12 @@ const fn said(status: ConnectStatus, code: ReplyCode, dialect: Dialect) -> &'sta
         (ConnectStatus::Failed, Dialect::Spec) => "has failed to connect; its log says why",
         // It has no status of its own for what is denied.
         (ConnectStatus::Failed, Dialect::Original) => {
-            "has failed to connect, or does not allow it; its log says which"
+            "has failed to connect, or does not allow it, as where this key is no user's any more; \
+             its log says which"
+        }
+        (ConnectStatus::Denied, _) => {
+            "does not allow it, by its [egress] or its rules for the user of this proxy, or as \
+             this key is no user's any more"
         }
         _ => said_by_relay(code),
     }
@@ -402,6 +407,11 @@ mod tests {
                 ConnectStatus::Failed,
                 Dialect::Original,
                 "or does not allow it",
+            ),
+            (
+                ConnectStatus::Denied,
+                Dialect::Spec,
+                "is no user's any more",
             ),
             (ConnectStatus::Limit, Dialect::Spec, "is at a limit"),
             (ConnectStatus::Limit, Dialect::Original, "is at a limit"),
