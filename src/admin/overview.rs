@@ -33,6 +33,7 @@ pub(super) struct Summed {
     pub(super) datagram_associations: Option<u64>,
     pub(super) jproxy_tunnels: Option<u64>,
     pub(super) jproxy_channels: Option<u64>,
+    pub(super) jproxy_files_wrong: Option<u64>,
     pub(super) exchanges: Option<u64>,
     pub(super) usage: Usage,
     pub(super) counters: ShardSnapshot,
@@ -72,6 +73,7 @@ impl Summed {
             datagram_associations: None,
             jproxy_tunnels: None,
             jproxy_channels: None,
+            jproxy_files_wrong: None,
             exchanges: None,
             usage: Usage::default(),
             counters: ShardSnapshot::zero(),
@@ -99,6 +101,7 @@ impl Summed {
                     *sum.get_or_insert_default() += count;
                 }
             }
+            sum.jproxy_files_wrong = sum.jproxy_files_wrong.max(status.jproxy_files_wrong);
             sum.usage += status.usage;
             sum.counters.merge(&status.counters);
             sum.latencies.merge(&status.latencies);
@@ -190,6 +193,9 @@ pub struct Overview {
     /// Their channels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jproxy_channels: Option<u64>,
+    /// Of a relay: users' files that it does not take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jproxy_files_wrong: Option<u64>,
     /// Of a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub associations: Option<Associations>,
@@ -362,6 +368,7 @@ impl Overview {
             datagram_associations: sum.datagram_associations,
             jproxy_tunnels: sum.jproxy_tunnels,
             jproxy_channels: sum.jproxy_channels,
+            jproxy_files_wrong: sum.jproxy_files_wrong,
             associations: sum.meetings.map(Associations::of),
             forwarded: sum
                 .forwarded

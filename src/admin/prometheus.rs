@@ -83,6 +83,11 @@ pub(super) fn metrics(sum: &Summed) -> String {
             "Channels of jProxy's tunnels, those that are being dialled among them.",
             sum.jproxy_channels,
         ),
+        (
+            "jproxy_files_wrong",
+            "Files of jProxy's users that are not taken.",
+            sum.jproxy_files_wrong,
+        ),
     ] {
         // What this program never has is left out.
         if let Some(value) = value {

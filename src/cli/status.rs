@@ -107,6 +107,12 @@ impl fmt::Display for Shown<'_> {
                 .collect();
             writeln!(f, "  others       {}", told.join(", "))?;
         }
+        if let Some(wrong @ 1..) = overview.jproxy_files_wrong {
+            writeln!(
+                f,
+                "  wrong        {wrong} users' files of jproxy; the log says which"
+            )?;
+        }
         if let Some(of) = &overview.associations {
             writeln!(
                 f,

@@ -21,6 +21,9 @@ const STUCK_DEFAULT_S: u64 = 2;
 const STUCK_MIN_S: u64 = 1;
 const STUCK_MAX_S: u64 = 10;
 
+/// Names of rules for nobody that are told.
+const MISSING_TOLD_MAX: usize = 8;
+
 /// `[jproxy]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +58,8 @@ pub struct JproxySettings {
     pub is_open: bool,
     /// What some of them may, by the configuration.
     pub allowances: Allowances,
+    /// Whom that names, in order, and where it does.
+    named: Vec<(String, Place)>,
     /// How packets are written where neither a user's rules nor a listener say so.
     pub dialect: Dialect,
     /// Whether users may have hosts asked whether they are there.
@@ -73,6 +78,7 @@ impl Default for JproxySettings {
             wrong: Vec::new(),
             is_open: false,
             allowances: Allowances::default(),
+            named: Vec::new(),
             dialect: Dialect::default(),
             icmp: false,
             stuck: Duration::from_secs(STUCK_DEFAULT_S),
@@ -127,14 +133,19 @@ impl JproxySettings {
         let open = self
             .is_open
             .then(|| format!("anybody on this host may add users to {shown}: chmod o-w {shown}"));
-        let named = self.allowances.all().iter().flat_map(|(users, _)| users);
-        let missing = named.filter(|name| self.users.named(name).is_none());
-        let missing: Vec<_> = missing.map(|name| format!("{name:?}")).collect();
+        let nobody = |(name, _): &&(String, Place)| self.users.named(name).is_none();
+        let missing: Vec<_> = self.named.iter().filter(nobody).collect();
+        let told = missing.iter().take(MISSING_TOLD_MAX);
+        let told: Vec<_> = told.map(|(name, at)| format!("{name:?} at {at}")).collect();
+        let others = match missing.len() - told.len() {
+            0 => String::new(),
+            others => format!(", and {others} more"),
+        };
         let missing = (!missing.is_empty()).then(|| {
             format!(
                 "[[jproxy.rules]] has rules for users of whom {shown} has no file that is taken: \
-                 {}; a relay does not start with such rules",
-                missing.join(", ")
+                 {}{others}; they hold as soon as there is one",
+                told.join(", ")
             )
         });
         [empty, open, missing].into_iter().flatten().collect()
@@ -150,8 +161,9 @@ impl JproxySettings {
 }
 
 /// How the file has jProxy served. Without `users` it is not. A user's file that is wrong is an
-/// error, and so are rules for nobody, unless `served` are those whom a relay that runs has let in
-/// until now.
+/// error, unless `served` are those whom a relay that runs has let in until now. Rules may be for
+/// whom there is no file: to remove a user's takes its key back, and may not keep the relay from
+/// its next start.
 pub(super) fn jproxy(
     file: Option<&ConfigFile>,
     served: Option<&TunnelUsers>,
@@ -184,15 +196,16 @@ pub(super) fn jproxy(
             }
         }
     };
-    // A file that is wrong may be that of whom rules name, and they hold as soon as it is right.
-    let may_lack_files = served.is_some() && settings.path.is_some();
     let known = Known {
-        is_user: &|name| may_lack_files || settings.users.named(name).is_some(),
+        is_user: &|_| settings.path.is_some(),
         path: settings.path.as_deref(),
         line: "[jproxy] users = \"/etc/midspan/jproxy\"",
     };
     let tables: Vec<_> = written.rules.iter().map(WrittenRules::allowance).collect();
     settings.allowances = user_rules::allowances(file, &tables, &known)?;
+    let users = tables.iter().flat_map(|table| table.users.get_ref());
+    let named = users.map(|name| (name.get_ref().clone(), file.place(name)));
+    settings.named = named.collect();
     Ok(JproxySettings {
         dialect: written.dialect,
         icmp: written.icmp,
@@ -299,7 +312,10 @@ mod tests {
         // It is shown as it could be written.
         let shown = Shown(&settings).to_string();
         let again = ConfigFile::parse(Path::new("again.toml"), shown).unwrap();
-        assert_eq!(jproxy(Some(&again), None).unwrap(), settings);
+        let again = jproxy(Some(&again), None).unwrap();
+        assert_ne!(again.named, settings.named);
+        let named = settings.named.clone();
+        assert_eq!(JproxySettings { named, ..again }, settings);
 
         // Whoever is gone from the directory alone is gone, whatever rules are left.
         let before = settings.files();
@@ -380,7 +396,7 @@ mod tests {
 
     /// Whoever was never let in is not known by name, and its rules hold from when it is.
     #[test]
-    fn rules_for_whom_no_file_is_taken_cost_no_other_user() {
+    fn rules_for_whom_no_file_is_taken_wait_for_one() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         add(folder, "bob");
@@ -396,7 +412,8 @@ mod tests {
         assert_eq!(names(&settings), ["bob"]);
         let notes = settings.notes();
         assert_eq!(notes.len(), 1, "{notes:?}");
-        assert!(notes[0].contains("taken: \"alice\"; "), "{notes:?}");
+        let told = "taken: \"alice\" at midspan.toml:4:17; ";
+        assert!(notes[0].contains(told), "{notes:?}");
 
         fs::set_permissions(&of_alice, Permissions::from_mode(0o600)).unwrap();
         let settings = settings.read_again().unwrap();
@@ -405,7 +422,16 @@ mod tests {
         assert_eq!(alices.sessions_max, Some(4));
         assert_eq!(settings.notes(), Vec::<String>::new());
 
-        // Where nobody is listed, nobody's file can be wrong.
+        // So it is where a relay starts when a key was taken back.
+        let carol = "[[jproxy.rules]]\nusers = [\"carol\"]\n";
+        let notes = parse(folder, carol).unwrap().notes();
+        assert!(notes[0].contains("\"carol\" at "), "{notes:?}");
+        let names: Vec<_> = (0..10).map(|number| format!("\"u{number}\"")).collect();
+        let many = format!("[[jproxy.rules]]\nusers = [{}]\n", names.join(", "));
+        let notes = parse(folder, &many).unwrap().notes();
+        assert!(notes[0].contains(", and 2 more; "), "{notes:?}");
+
+        // Where nobody is listed, nobody can be later.
         let error = running(rules.to_owned()).unwrap_err().to_string();
         assert!(error.contains("there is no user \"bob\""), "{error}");
     }
@@ -509,10 +535,6 @@ mod tests {
         );
         check("stuck_s = 11\n", "11 is outside 1 to 10");
         check("dialect = \"java\"\n", "unknown word \"java\"");
-        check(
-            "[[jproxy.rules]]\nusers = [\"bob\"]\n",
-            "there is no user \"bob\"",
-        );
         check(
             "[[jproxy.rules]]\nusers = [\"alice\"]\nbinds_max = 1\n",
             "unknown key \"binds_max\"",

@@ -105,6 +105,8 @@ pub struct TunnelSettings {
     /// Whether there is a place for users, be it empty.
     pub is_served: bool,
     pub users: TunnelUsers,
+    /// Files that are called like users' and are not taken.
+    pub files_wrong: usize,
     /// What some of them may.
     pub allowances: Allowances,
     /// Where neither a user nor a listener has one.
@@ -126,6 +128,7 @@ impl TunnelSettings {
         Self {
             is_served: jproxy.path.is_some(),
             users: jproxy.users.clone(),
+            files_wrong: jproxy.wrong.len(),
             allowances: jproxy.allowances.clone(),
             dialect: jproxy.dialect,
             icmp: jproxy.icmp,

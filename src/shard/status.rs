@@ -57,6 +57,8 @@ pub struct ShardStatus {
     pub jproxy_tunnels: Option<u64>,
     /// Their channels.
     pub jproxy_channels: Option<u64>,
+    /// Users' files of a relay that it does not take: all shards say the same.
+    pub jproxy_files_wrong: Option<u64>,
     /// HTTP requests that an agent passes on.
     pub exchanges: Option<u64>,
     pub usage: Usage,
@@ -282,6 +284,7 @@ fn common<S: Service>(service: &S, detail: Detail) -> ShardStatus {
         datagram_associations: None,
         jproxy_tunnels: None,
         jproxy_channels: None,
+        jproxy_files_wrong: None,
         exchanges: None,
         usage: world.usage(),
         counters: world.snapshot(),
@@ -312,6 +315,7 @@ impl RelayService {
         status.datagram_associations = Some(self.datagram_visits.count() as u64);
         status.jproxy_tunnels = Some(self.world.muxes.tunnels() as u64);
         status.jproxy_channels = Some(self.world.muxes.channels() as u64);
+        status.jproxy_files_wrong = Some(self.settings().tunnels.files_wrong as u64);
         status.meetings = Some(Meetings {
             waiting: self.waiting.borrow().len() as u64,
             census: table.census(self.world.reactor.now()),

@@ -10,6 +10,7 @@ use midspan::protocol::jproxy::{ConnectStatus, Dialect, EndReason, FromClient, F
 use midspan::protocol::socks5::{Destination, ReplyCode};
 use midspan::protocol::websocks::MAX_FRAME;
 
+use super::admin::{metrics, status};
 use super::agents::{echo, service};
 use super::drain::{full_listener, is_dialled};
 use super::jet_client::{End, read_to_end};
@@ -152,7 +153,15 @@ fn a_name_in_both_systems_is_counted_in_each() {
 
 #[test]
 fn a_file_that_is_wrong_costs_no_other_user() {
-    let (folder, mut relay) = relay("");
+    let (folder, mut relay) = relay("admin = \"127.0.0.1:0\"\n");
+    let admin = relay.admin.expect("operators are let in");
+    let told = || {
+        let wrong = &status(admin)["jproxy_files_wrong"];
+        let gauge = metrics(admin)["midspan_jproxy_files_wrong"];
+        assert_eq!(wrong.as_f64(), Some(gauge));
+        gauge
+    };
+    assert_eq!(told(), 0.0);
     let users = folder.path().join("users");
     let user = users.join(USER);
     // Nobody tells the relay to look, and neither time nor size of the file change.
@@ -173,6 +182,7 @@ fn a_file_that_is_wrong_costs_no_other_user() {
     ] {
         assert!(line.contains(part), "{part}: {line}");
     }
+    assert_eq!(told(), 1.0);
     let origin = Destination::from(service(echo));
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
     assert_eq!(tunnel.try_connect(0, &origin), 0);
@@ -180,6 +190,7 @@ fn a_file_that_is_wrong_costs_no_other_user() {
     fs::set_permissions(&user, mode).expect("chmod");
     let line = relay.wait_for_line("the configuration is taken");
     assert!(line.contains("jproxy_users=2"), "{line}");
+    assert_eq!(told(), 0.0);
     fs::remove_file(&user).expect("removed");
     let line = relay.wait_for_line("the users of [jproxy] have changed");
     assert!(line.contains("users=1 went=\"alice\""), "{line}");
@@ -199,6 +210,8 @@ fn a_new_users_file_that_is_wrong_refuses_no_reload() {
     config_in(folder.path(), rules);
     relay.signal(rustix::process::Signal::HUP);
     let line = relay.wait_for_line("[[jproxy.rules]] has rules for users");
-    assert!(line.contains("bob"), "{line}");
+    let file = folder.path().join("relay.toml");
+    let place = format!("bob at {}:7:10; ", file.display());
+    assert!(line.replace(['\\', '"'], "").contains(&place), "{line}");
     relay.stop().check_clean();
 }
