@@ -250,6 +250,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
             state,
             tickets,
             stamps,
+            complaints: Vec::new(),
             tls: loaded.config,
             quic: loaded.quic,
             pages: Pages::default(),

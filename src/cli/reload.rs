@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::notify::Notifier;
 use super::relay::RelayArgs;
 use super::state_dir::StateDir;
-use super::tls::Stamps;
+use super::tls::{Loaded, Stamps};
 use super::{failure, host, tls, user_changes};
 use crate::config::settings::{HostFacts, RelaySettings};
 use crate::config::{GivenSockets, keys, web};
@@ -32,8 +32,10 @@ pub(super) struct Running {
     pub(super) settings: RelaySettings,
     pub(super) state: StateDir,
     pub(super) tickets: Tickets,
-    /// Of these files, before they were read.
+    /// Of its files, before those were read that are in use.
     pub(super) stamps: Stamps,
+    /// What is wrong with files that have changed, so that it is said once.
+    pub(super) complaints: Vec<String>,
     /// What came of the certificates.
     pub(super) tls: Arc<ServerConfig>,
     /// The same for those who come by QUIC.
@@ -58,38 +60,26 @@ impl Running {
     /// Waits for changes on a thread of its own, until the relay ends.
     pub(super) fn watch(mut self, reloader: Reloader) {
         let watch = move || {
-            // Of what is in use; a look that differs is tried again until it is taken.
-            let mut taken = self.stamps.clone();
             loop {
-                let wake = reloader.wait(LOOK_INTERVAL);
-                if wake == Wake::Idle {
-                    self.look_at_pages(&reloader);
-                }
-                let before = tls::stamps(&self.settings);
-                let outcome = match wake {
+                match reloader.wait(LOOK_INTERVAL) {
                     Wake::Over => return,
-                    Wake::Idle if before == taken => continue,
-                    Wake::Idle => self.read_files_again(&reloader),
+                    Wake::Idle => {
+                        self.look_at_pages(&reloader);
+                        self.look_at_files(&reloader);
+                    }
                     Wake::Asked => {
                         self.notifier.reloading();
-                        self.read_again(&reloader)
+                        let outcome = self.read_again(&reloader);
+                        let refusal = outcome.as_ref().err().map(|error| format!("{error:#}"));
+                        if let Err(error) = &outcome {
+                            error!(
+                                error = refusal,
+                                next = failure::next_step(error),
+                                "the configuration is not taken, the one before stays"
+                            );
+                        }
+                        self.notifier.reloaded(refusal.as_deref());
                     }
-                };
-                let refusal = outcome.as_ref().err().map(|error| format!("{error:#}"));
-                match &outcome {
-                    // What changed since is found by the next look.
-                    Ok(()) if wake == Wake::Idle => taken = before,
-                    Ok(()) => taken = mem::take(&mut self.stamps),
-                    Err(error) => {
-                        error!(
-                            error = refusal,
-                            next = failure::next_step(error),
-                            "the configuration is not taken, the one before stays"
-                        );
-                    }
-                }
-                if wake == Wake::Asked {
-                    self.notifier.reloaded(refusal.as_deref());
                 }
             }
         };
@@ -111,7 +101,11 @@ impl Running {
         for name in self.settings.keep_unchangeable(&mut fresh) {
             warn!("{name} has changed, which takes a restart");
         }
-        self.take(reloader, fresh)?;
+        let stamps = tls::stamps(&fresh);
+        let loaded = self.load(&fresh)?;
+        self.take(reloader, fresh, loaded.config, loaded.quic)?;
+        self.stamps = stamps;
+        self.complaints.clear();
         self.pages.stamp = None;
         self.pages.complaint = None;
         Ok(())
@@ -167,24 +161,85 @@ impl Running {
         Ok(())
     }
 
-    fn read_files_again(&mut self, reloader: &Reloader) -> anyhow::Result<()> {
-        let mut fresh = self.settings.clone();
-        fresh.keyring = keys::read_again(&fresh.keyring)?;
-        fresh.users = fresh.users.read_again()?;
-        fresh.jproxy = fresh.jproxy.read_again()?;
-        self.take(reloader, fresh)
+    /// Reads the files again of which one has changed, each for itself: what is wrong with one
+    /// keeps nothing else from being taken. A look that differs from what is in use is followed by
+    /// another, until all is taken.
+    fn look_at_files(&mut self, reloader: &Reloader) {
+        let seen = tls::stamps(&self.settings);
+        if seen == self.stamps {
+            return;
+        }
+        let before = &self.settings;
+        let mut fresh = before.clone();
+        let read = [
+            keys::read_again(&before.keyring).map(|keyring| fresh.keyring = keyring),
+            before.users.read_again().map(|users| fresh.users = users),
+            before
+                .jproxy
+                .read_again()
+                .map(|jproxy| fresh.jproxy = jproxy),
+        ];
+        let read = read.into_iter().filter_map(Result::err);
+        let mut wrong: Vec<anyhow::Error> = read.map(Into::into).collect();
+        let mut has_certificates = false;
+        let (mut tls, mut quic) = (Arc::clone(&self.tls), Arc::clone(&self.quic));
+        match self.load(&fresh) {
+            Ok(loaded) => {
+                (tls, quic) = (loaded.config, loaded.quic);
+                has_certificates = seen.certificates != self.stamps.certificates;
+            }
+            Err(error) => wrong.push(error),
+        }
+        if has_certificates || wrong.is_empty() || fresh != self.settings {
+            match self.take(reloader, fresh, tls, quic) {
+                Ok(()) if has_certificates => {
+                    self.stamps.certificates.clone_from(&seen.certificates);
+                }
+                Ok(()) => {}
+                Err(error) => wrong.push(error),
+            }
+        }
+        if wrong.is_empty() {
+            // What changed since is found by the next look.
+            self.stamps = seen;
+        }
+        self.complain(&wrong);
     }
 
-    fn take(&mut self, reloader: &Reloader, settings: RelaySettings) -> anyhow::Result<()> {
-        self.stamps = tls::stamps(&settings);
+    fn complain(&mut self, wrong: &[anyhow::Error]) {
+        let mut complaints = Vec::new();
+        for error in wrong {
+            let complaint = format!("{error:#}");
+            if !self.complaints.contains(&complaint) {
+                error!(
+                    error = complaint,
+                    next = failure::next_step(error),
+                    "a file that has changed is not taken, what it held before stays"
+                );
+            }
+            complaints.push(complaint);
+        }
+        self.complaints = complaints;
+    }
+
+    /// Reads the certificates of these settings.
+    fn load(&mut self, settings: &RelaySettings) -> anyhow::Result<Loaded> {
         if self.settings.tls.client_ca.is_some() || settings.tls.client_ca.is_some() {
             // A client that resumes is not asked for its certificate again.
             self.tickets = Tickets::new()?;
         }
-        let loaded = tls::load(&settings, &self.state, self.tickets.clone())?;
-        reloader.apply(&settings, &loaded.config, &loaded.quic)?;
-        self.tls = loaded.config;
-        self.quic = loaded.quic;
+        tls::load(settings, &self.state, self.tickets.clone())
+    }
+
+    fn take(
+        &mut self,
+        reloader: &Reloader,
+        settings: RelaySettings,
+        tls: Arc<ServerConfig>,
+        quic: Arc<ServerConfig>,
+    ) -> anyhow::Result<()> {
+        reloader.apply(&settings, &tls, &quic)?;
+        (self.tls, self.quic) = (tls, quic);
         let before = mem::replace(&mut self.settings, settings);
         let (websocks, jproxy) = (&self.settings.users, &self.settings.jproxy);
         info!(

@@ -97,7 +97,12 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
 }
 
 /// What changes when one of the files does.
-pub(super) type Stamps = Vec<Option<Stamp>>;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamps {
+    pub(super) certificates: Vec<Option<Stamp>>,
+    /// Of issuers' keys and users.
+    pub(super) others: Vec<Option<Stamp>>,
+}
 
 /// What changes when a file does, when who may read it does, or when another takes its place. The
 /// time is that of the inode (`ctime`), which nobody can set.
@@ -124,12 +129,16 @@ pub(super) fn stamps(settings: &RelaySettings) -> Stamps {
     };
     let certificates = settings.tls.certificates.iter();
     let issuers = settings.keyring.issuers().iter();
-    certificates
+    let certificates = certificates
         .flat_map(|files| [&files.chain, &files.key])
-        .chain(&settings.tls.client_ca)
-        .chain(issuers.map(|issuer| &issuer.path))
+        .chain(&settings.tls.client_ca);
+    let of_jproxy = settings.jproxy.files();
+    let others = issuers
+        .map(|issuer| &issuer.path)
         .chain(&settings.users.path)
-        .chain(&settings.jproxy.files())
-        .map(stamp)
-        .collect()
+        .chain(&of_jproxy);
+    Stamps {
+        certificates: certificates.map(stamp).collect(),
+        others: others.map(stamp).collect(),
+    }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use midspan::access::jproxy::KeyPair;
 use midspan::protocol::jproxy::{ConnectStatus, Dialect, EndReason, FromClient, FromServer};
@@ -15,9 +16,11 @@ use super::agents::{echo, service};
 use super::drain::{full_listener, is_dialled};
 use super::jet_client::{End, read_to_end};
 use super::jproxy::{USER, config_in, relay, stopped};
+use super::jproxy_socks::write_secret;
 use super::patience::until;
 use super::peers::jproxy_client::{TunnelClient, greeting, key, raw};
-use super::transports::tls;
+use super::reload::write_certificate;
+use super::transports::{certificate, tls};
 use super::websocks;
 
 #[test]
@@ -197,6 +200,63 @@ fn a_file_that_is_wrong_costs_no_other_user() {
     assert_eq!(tunnel.try_connect(1, &origin), 7);
     let line = relay.wait_for_line("channel refused");
     assert!(line.contains("it is no user any more"), "{line}");
+}
+
+#[test]
+fn what_is_wrong_with_one_systems_files_keeps_no_others_changes_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    config_in(&folder.join("jproxy"), "");
+    let users = folder.join("jproxy/users");
+    let pem = folder.join("relay.pem");
+    write_certificate(&pem);
+    let pem = pem.to_str().expect("text");
+    let options = ["--tls-certificate", pem, "--tls-key", pem];
+    let lines = format!("[jproxy]\nusers = {users:?}\n");
+    let mut relay = websocks::relay_in(folder, &lines, &options);
+    let not_taken = "a file that has changed is not taken, what it held before stays";
+
+    let of_websocks = folder.join("users");
+    let good = fs::read(&of_websocks).expect("a file");
+    fs::write(&of_websocks, "no colon").expect("written");
+    let line = relay.wait_for_line(not_taken);
+    assert!(
+        line.contains("no colon between name and password"),
+        "{line}"
+    );
+    let alice = fs::read(users.join(USER)).expect("a file");
+    fs::remove_file(users.join(USER)).expect("removed");
+    let line = relay.wait_for_line("the users of [jproxy] have changed");
+    assert!(line.contains("went=\"alice\""), "{line}");
+    fs::write(&of_websocks, &good).expect("written");
+    relay.wait_for_line("the configuration is taken");
+
+    fs::rename(&users, folder.join("away")).expect("renamed");
+    let line = relay.wait_for_line(not_taken);
+    assert!(line.contains("No such file"), "{line}");
+    let good = String::from_utf8(good)
+        .expect("text")
+        .replace("alice", "carol");
+    fs::write(&of_websocks, good).expect("written");
+    let line = relay.wait_for_line("the users of [websocks] have changed");
+    assert!(line.contains("came=\"carol\" went=\"alice\""), "{line}");
+    fs::rename(folder.join("away"), &users).expect("renamed");
+    relay.wait_for_line("the configuration is taken");
+
+    fs::write(pem, "half").expect("written");
+    relay.wait_for_line(not_taken);
+    write_secret(&users.join(USER), &alice);
+    let line = relay.wait_for_line("the users of [jproxy] have changed");
+    assert!(line.contains("came=\"alice\""), "{line}");
+    let renewed = write_certificate(Path::new(pem));
+    relay.wait_for_line("the configuration is taken");
+    until("the certificate", || {
+        (certificate(relay.address) == renewed).then_some(())
+    });
+    // Each was said once, though it was looked at again.
+    let ended = relay.stop();
+    ended.check_clean();
+    assert_eq!(ended.log.matches(not_taken).count(), 3, "{}", ended.log);
 }
 
 #[test]

@@ -378,7 +378,7 @@ fn an_issuer_may_have_another_key() {
     assert_eq!(create(&issuer), 200);
     let path = issuer.folder.path().join("issuer.pem");
     std::fs::write(&path, "no key").expect("written");
-    relay.wait_for_line("the configuration is not taken, the one before stays");
+    relay.wait_for_line("a file that has changed is not taken, what it held before stays");
     assert_eq!(create(&issuer), 200);
     issuer.key = Issuer::new().key;
     assert_eq!(create(&issuer), 401);
