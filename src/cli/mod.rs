@@ -28,6 +28,7 @@ mod startup_report;
 mod state_dir;
 mod status;
 mod tls;
+mod try_next;
 mod tunnel_key;
 mod user_changes;
 
