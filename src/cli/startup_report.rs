@@ -1,13 +1,18 @@
 //! What a relay says that has started: what it does, and what to try next.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
 use crate::access::Awaiting;
 use crate::access::egress::Reach;
-use crate::config::ListenAddress;
 use crate::config::quic_settings::PathSettings;
 use crate::config::settings::RelaySettings;
+use crate::config::{ListenAddress, Pinned};
+use crate::protocol::jet::Transport;
+
+const JET: &str = "JET";
+const PTTH: &str = "PTTH";
 
 /// What only the running relay knows.
 #[derive(Clone, Debug, Default)]
@@ -46,11 +51,86 @@ pub struct StartupReport<'a> {
     pub facts: &'a StartupFacts,
 }
 
+/// What a relay serves, by all its listeners.
+#[derive(Debug, Default)]
+struct Served {
+    /// Systems but for JET, in order.
+    others: BTreeSet<&'static str>,
+    /// JET's transports, in order.
+    jet: BTreeSet<&'static str>,
+}
+
+impl Served {
+    fn by(report: &StartupReport<'_>) -> Self {
+        let settings = report.settings;
+        let mut served = Self::default();
+        for listener in &settings.listen {
+            let systems = systems_at(listener.only, settings);
+            let others = systems.iter().filter(|system| **system != JET);
+            served.others.extend(others);
+            served.jet.extend(match listener.only {
+                None => &["TCP", "TLS", "WebSocket"][..],
+                Some(Pinned::Jet(Transport::Tcp)) => &["TCP"],
+                Some(Pinned::Jet(Transport::Tls)) => &["TLS"],
+                Some(Pinned::Jet(Transport::Ws | Transport::Wss)) => &["WebSocket"],
+                Some(Pinned::Jproxy { .. }) => &[],
+            });
+        }
+        if !report.facts.quic.is_empty() {
+            served.others.insert(PTTH);
+        }
+        served
+    }
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let jet: Vec<_> = self.jet.iter().copied().collect();
+        let jet = match &*jet {
+            [] => None,
+            [one] => Some(format!("{JET} over {one}")),
+            [others @ .., last] => Some(format!("{JET} over {} and {last}", others.join(", "))),
+        };
+        let others = self.others.iter().map(|system| (*system).to_owned());
+        f.write_str(&jet.into_iter().chain(others).collect::<Vec<_>>().join("; "))
+    }
+}
+
+/// What is served at a listener that is for this alone, if for anything.
+fn systems_at(only: Option<Pinned>, settings: &RelaySettings) -> Vec<&'static str> {
+    let is_http = matches!(
+        only,
+        None | Some(Pinned::Jet(Transport::Ws | Transport::Wss))
+    );
+    let is_jproxy = matches!(only, None | Some(Pinned::Jproxy { .. }));
+    let served = [
+        (JET, only.is_none_or(|only| only.jet().is_some())),
+        (PTTH, is_http && !settings.forwarding.is_empty()),
+        ("WebSocks", is_http && settings.users.path.is_some()),
+        ("jProxy", is_jproxy && settings.jproxy.path.is_some()),
+    ];
+    let served = served.into_iter().filter(|(_, is_served)| *is_served);
+    served.map(|(system, _)| system).collect()
+}
+
 /// Where the relay dials for others.
-const fn reach(settings: &RelaySettings) -> &'static str {
-    match settings.egress.reach() {
+fn reach(settings: &RelaySettings) -> String {
+    let reach = match settings.egress.reach() {
         Reach::Public => "what is public",
         Reach::Everything => "everything",
+    };
+    match settings.egress.rules().len() {
+        0 => reach.to_owned(),
+        rules => format!("{reach}, after [egress] rules: {rules}"),
+    }
+}
+
+impl StartupReport<'_> {
+    /// Whether anybody comes over TLS.
+    fn has_tls(&self) -> bool {
+        let mut listeners = self.settings.listen.iter();
+        !self.facts.quic.is_empty()
+            || listeners.any(|listener| listener.only.is_none_or(Pinned::is_tls))
     }
 }
 
@@ -58,31 +138,31 @@ impl fmt::Display for StartupReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let settings = self.settings;
         let limits = &settings.limits;
-        writeln!(
-            f,
-            "midspan {} relays JET over TCP, TLS and WebSocket",
-            env!("CARGO_PKG_VERSION")
-        )?;
+        let (version, served) = (env!("CARGO_PKG_VERSION"), Served::by(self));
+        writeln!(f, "midspan {version} relays {served}")?;
         for (address, listener) in self.facts.listening.iter().zip(&settings.listen) {
             let reach = match ListenAddress(*address).is_loopback() {
                 true => "this host only",
                 false if listener.is_for_anybody() => "open to anybody who can reach it",
                 false => "who has a key",
             };
-            match listener.only {
+            let systems = systems_at(listener.only, settings);
+            let all = systems.join(", ");
+            let what = match listener.only {
+                None => all,
                 Some(only) => {
                     let way = only.scheme();
                     let dialect = match only.dialect() {
                         Some(dialect) => format!(", dialect {dialect}"),
                         None => String::new(),
                     };
-                    writeln!(
-                        f,
-                        "  listening    {address} ({way} alone{dialect}; {reach})"
-                    )?;
+                    match &*systems {
+                        [_] => format!("{way} alone{dialect}"),
+                        _ => format!("{way} alone: {all}"),
+                    }
                 }
-                None => writeln!(f, "  listening    {address} ({reach})")?,
-            }
+            };
+            writeln!(f, "  listening    {address} ({what}; {reach})")?;
         }
         for address in &self.facts.quic {
             let PathSettings {
@@ -103,6 +183,7 @@ impl fmt::Display for StartupReport<'_> {
             )?;
         }
         match &self.facts.fingerprint {
+            _ if !self.has_tls() => {}
             Some(fingerprint) => writeln!(f, "  certificate  made here, SHA-256 {fingerprint}")?,
             None => {
                 for files in &settings.tls.certificates {
@@ -117,15 +198,19 @@ impl fmt::Display for StartupReport<'_> {
             _ => "",
         };
         writeln!(f, "  congestion   {}{price}", self.facts.congestion_control)?;
-        let created = match settings.create_on_accept {
-            true => "created by whoever accepts",
-            false => "created by the relay only (--create-on-accept lets acceptors create them)",
-        };
-        writeln!(
-            f,
-            "  associations {created}; up to {} for {} s",
-            limits.associations_max, limits.association_ttl_s
-        )?;
+        if !served.jet.is_empty() {
+            let created = match settings.create_on_accept {
+                true => "created by whoever accepts",
+                false => {
+                    "created by the relay only (--create-on-accept lets acceptors create them)"
+                }
+            };
+            writeln!(
+                f,
+                "  associations {created}; up to {} for {} s",
+                limits.associations_max, limits.association_ttl_s
+            )?;
+        }
         let forwarding = &settings.forwarding;
         if !forwarding.is_empty() {
             let (servers, clients) = (forwarding.servers().len(), forwarding.clients().len());
@@ -140,12 +225,8 @@ impl fmt::Display for StartupReport<'_> {
         }
         if let Some(path) = &settings.users.path {
             let count = settings.users.users.all().len();
-            let reach = reach(settings);
-            let (path, rules) = (path.display(), settings.egress.rules().len());
-            write!(
-                f,
-                "  websocks     users of {path}: {count}; dials {reach} (rules: {rules})"
-            )?;
+            let (path, reach) = (path.display(), reach(settings));
+            write!(f, "  websocks     users of {path}: {count}; dials {reach}")?;
             let Awaiting { addresses, anybody } = &settings.awaiting;
             for (index, ip) in addresses.iter().enumerate() {
                 let before = if index == 0 {
@@ -168,11 +249,10 @@ impl fmt::Display for StartupReport<'_> {
             } else {
                 ""
             };
-            let (reach, rules) = (reach(settings), settings.egress.rules().len());
+            let reach = reach(settings);
             writeln!(
                 f,
-                "  jproxy       users of {path}: {count}; dialect {dialect}; dials {reach} (rules: \
-                 {rules}){icmp}"
+                "  jproxy       users of {path}: {count}; dialect {dialect}; dials {reach}{icmp}"
             )?;
         }
         writeln!(
@@ -232,7 +312,7 @@ mod tests {
     fn a_relay_on_loopback_tells_what_to_try() {
         let expected = format!(
             "midspan {} relays JET over TCP, TLS and WebSocket
-  listening    127.0.0.1:40001 (this host only)
+  listening    127.0.0.1:40001 (JET; this host only)
   operators    http://127.0.0.1:9/ (midspan status --admin 127.0.0.1:9)
   certificate  made here, SHA-256 00ff
   cores        0, 1
@@ -264,7 +344,7 @@ and where it is wanted, with the ticket that this prints:
             &["0.0.0.0:80"],
         );
         assert!(
-            report.contains("(open to anybody who can reach it)"),
+            report.contains("(JET; open to anybody who can reach it)"),
             "{report}"
         );
         assert!(
@@ -312,7 +392,7 @@ and where it is wanted, with the ticket that this prints:
         };
         let plain = report_of_users(&users, "", "--listen 127.0.0.1:0", "127.0.0.1:4");
         for part in [
-            "  websocks     users of USERS: 2; dials what is public (rules: 0)\n",
+            "  websocks     users of USERS: 2; dials what is public\n",
             &socks("websocks+ws://alice@127.0.0.1:4"),
         ] {
             assert!(plain.contains(part), "{plain}");
@@ -321,7 +401,8 @@ and where it is wanted, with the ticket that this prints:
         let open = "--listen 0.0.0.0:443 --open --jet-instance relay.example";
         let open = report_of_users("", rules, open, "0.0.0.0:443");
         for part in [
-            "  websocks     users of USERS: 0; dials everything (rules: 1)\n",
+            "  websocks     users of USERS: 0; dials everything, after [egress] rules: 1\n",
+            "  listening    0.0.0.0:443 (JET, WebSocks; open to anybody",
             &socks("'websocks+wss://USER@relay.example:443?pin=00ff'"),
         ] {
             assert!(open.contains(part), "{open}");
@@ -330,8 +411,7 @@ and where it is wanted, with the ticket that this prints:
         let bind = report_of_users(&users, bind, "--listen 127.0.0.1:0", "127.0.0.1:4");
         assert!(
             bind.contains(
-                "is public (rules: 0); opens ports for users at 127.0.0.1 and ::1, to anybody if \
-                 they like\n"
+                "is public; opens ports for users at 127.0.0.1 and ::1, to anybody if they like\n"
             ),
             "{bind}"
         );
@@ -342,11 +422,16 @@ and where it is wanted, with the ticket that this prints:
 
     #[test]
     fn a_relay_of_jproxy_tells_what_its_users_run() {
+        use std::fs;
+        use std::os::unix::fs::PermissionsExt;
+
+        use crate::access::jproxy::KeyPair;
+
         let folder = tempfile::tempdir().expect("a folder");
         let (file, users) = (folder.path().join("relay.toml"), folder.path());
         let report = |lines: &str, args: &str, listening: &str| {
             let config = format!("[jproxy]\nusers = {users:?}\n{lines}");
-            std::fs::write(&file, config).expect("written");
+            fs::write(&file, config).expect("written");
             let args = format!("--config {} {args}", file.display());
             report(&args, &[listening]).replace(&users.display().to_string(), "USERS")
         };
@@ -356,17 +441,22 @@ and where it is wanted, with the ticket that this prints:
         let far = "--listen jproxy+tls://0.0.0.0:443 --jet-instance relay.example";
         let far = report("", far, "0.0.0.0:443");
         for part in [
+            " relays jProxy\n",
             "  listening    0.0.0.0:443 (jproxy+tls alone; who has a key)\n",
-            "  jproxy       users of USERS: 0; dialect spec; dials what is public (rules: 0)\n",
+            "  certificate  made here, SHA-256 00ff\n",
+            "  jproxy       users of USERS: 0; dialect spec; dials what is public\n",
             &socks("'jproxy+tls://relay.example:443?pin=00ff'"),
         ] {
             assert!(far.contains(part), "{far}");
         }
-        assert!(!far.contains("expose"), "{far}");
+        for absent in ["expose", "associations"] {
+            assert!(!far.contains(absent), "{far}");
+        }
         let near = "--listen jproxy://127.0.0.1:0?dialect=original";
         let near = report("", near, "127.0.0.1:4");
         let original = socks("jproxy://127.0.0.1:4 --dialect original");
         assert!(near.contains(&original), "{near}");
+        assert!(!near.contains("certificate"), "{near}");
         let any = report(
             "dialect = \"original\"\n",
             "--listen 127.0.0.1:0",
@@ -374,8 +464,22 @@ and where it is wanted, with the ticket that this prints:
         );
         let original = socks("'jproxy+tls://127.0.0.1:4?pin=00ff' --dialect original");
         assert!(any.contains(&original), "{any}");
+        let head = " relays JET over TCP, TLS and WebSocket; jProxy\n  listening    127.0.0.1:4 (JET, \
+                    jProxy; this host only)\n";
+        assert!(any.contains(head), "{any}");
         let other = report("", "--listen jet+tls://127.0.0.1:0", "127.0.0.1:4");
         assert!(!other.contains("midspan socks"), "{other}");
+
+        // Whoever is there has its key, and the name cannot be had again.
+        let alice = KeyPair::generate("alice").expect("a key");
+        let of_alice = users.join(&alice.user_file_name);
+        fs::write(&of_alice, &alice.user_file).expect("written");
+        fs::set_permissions(&of_alice, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let known = report("", "--listen jproxy://127.0.0.1:0", "127.0.0.1:4");
+        let next = "\nTry next as a user of jProxy, with its key in FILE:\n  midspan socks 1080 \
+                    --relay jproxy://127.0.0.1:4 --key-file FILE\n  curl --socks5-hostname";
+        assert!(known.contains(next), "{known}");
+        assert!(!known.contains("midspan key"), "{known}");
     }
 
     #[test]
@@ -399,6 +503,7 @@ and where it is wanted, with the ticket that this prints:
         let near = report("--listen 127.0.0.1:0", "127.0.0.1:4");
         let relay = "--relay ptth+http://127.0.0.1:4 --key-file FILE\n";
         for part in [
+            "  listening    127.0.0.1:4 (JET, PTTH; this host only)\n",
             "  forwarding   by PTTH over HTTP; servers: 2, clients: 1\n",
             &format!("\n  midspan expose lab --to 80=127.0.0.1:80 {relay}"),
             &format!("\n  midspan forward 8080 --to lab:80 {relay}"),
@@ -417,6 +522,13 @@ and where it is wanted, with the ticket that this prints:
         assert!(by_quic.contains(relay), "{by_quic}");
         let other = report("--listen jet+tls://127.0.0.1:0", "127.0.0.1:4");
         assert!(!other.contains("midspan expose"), "{other}");
+        let by_http = report("--listen jet+ws://127.0.0.1:0", "127.0.0.1:4");
+        for part in [
+            " relays JET over WebSocket; PTTH\n",
+            " (jet+ws alone: JET, PTTH; this host only)\n",
+        ] {
+            assert!(by_http.contains(part), "{by_http}");
+        }
     }
 
     #[test]

@@ -158,14 +158,22 @@ Try next as a user of WebSocks, with the password in a file that nobody else may
                 Dialect::Spec => String::new(),
                 Dialect::Original => format!(" --dialect {dialect}"),
             };
+            match self.settings.jproxy.users.is_empty() {
+                true => write!(
+                    f,
+                    "
+Try next as a user of jProxy, whose file the relay has to be let read:
+  midspan key jproxy alice --key-file FILE --user-dir {}",
+                    users.display()
+                )?,
+                false => write!(f, "\nTry next as a user of jProxy, with its key in FILE:")?,
+            }
             write!(
                 f,
                 "
-Try next as a user of jProxy, whose file the relay has to be let read:
-  midspan key jproxy alice --key-file FILE --user-dir {}
   midspan socks 1080 --relay {}{dialect} --key-file FILE
+  curl --socks5-hostname 127.0.0.1:1080 http://example.com/
 ",
-                users.display(),
                 quoted(&relay)
             )?;
         }
