@@ -23,7 +23,7 @@ use super::rendezvous::RelayService;
 use super::rendezvous_settings::Spoken;
 use super::session_log::millis;
 use super::streams::Lifetime;
-use super::tunnel_log::{Applicant, DialectSigns, TunnelLog};
+use super::tunnel_log::{Applicant, Signs, TunnelLog};
 use super::user_sessions::UserSession;
 use super::users::{counted_as, source};
 use super::websocks::read_more;
@@ -69,7 +69,7 @@ pub(super) struct GuestTunnel {
     pub(super) hash: UserHash,
     pub(super) peer: PeerAddress,
     pub(super) spoken: Spoken,
-    pub(super) signs: Rc<DialectSigns>,
+    pub(super) signs: Rc<Signs>,
     since: Timestamp,
     _counted: Rc<Option<CountedAddress>>,
 }
@@ -259,10 +259,13 @@ impl RelayService {
     /// A tunnel is over.
     pub(super) fn forget_tunnel(&self, tunnel: Key, reason: CloseReason) {
         let ended = self.guest_tunnels.tunnels.borrow_mut().remove(&tunnel);
-        if let Some(GuestTunnel {
-            user, peer, since, ..
-        }) = ended
-        {
+        if let Some(guest) = ended {
+            if matches!(reason, CloseReason::Broken(_)) && !guest.signs.is_read.get() {
+                self.guest_tunnels.log.doubt_key(&guest, clock::now());
+            }
+            let GuestTunnel {
+                user, peer, since, ..
+            } = guest;
             let lasted_ms = millis(clock::now().since(since));
             info!(
                 target: ACCESS_LOG,

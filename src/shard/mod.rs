@@ -60,6 +60,7 @@ mod tunnel_channels;
 mod tunnel_log;
 mod tunnels;
 pub mod udp_listeners;
+mod user_lines;
 pub mod user_sessions;
 pub mod users;
 pub mod waiting;

@@ -165,6 +165,18 @@ pub(super) struct Spoken {
     pub(super) set_by: &'static str,
 }
 
+impl Spoken {
+    /// What can be done where a client speaks the other one.
+    pub(super) fn next_step(self) -> String {
+        format!(
+            "have the client pass --dialect {}, or set dialect = \"{}\" in a [[jproxy.rules]] for \
+             this user",
+            self.dialect,
+            self.dialect.other()
+        )
+    }
+}
+
 /// How those are served who come by QUIC.
 #[derive(Clone, Debug)]
 pub struct QuicSettings {

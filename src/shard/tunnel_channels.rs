@@ -58,10 +58,13 @@ impl RelayService {
                 tunnel,
                 asked,
             } => {
-                let is_there = self.world.muxes.carried(channel).is_some();
-                let Some(guest) = self.guest_tunnels.find(tunnel).filter(|_| is_there) else {
+                let Some(guest) = self.guest_tunnels.find(tunnel) else {
                     return;
                 };
+                guest.signs.is_read.set(true);
+                if self.world.muxes.carried(channel).is_none() {
+                    return;
+                }
                 let given_up = Rc::new(Flag::default());
                 let mut asking = self.guest_tunnels.asking.borrow_mut();
                 asking.insert(channel, Rc::clone(&given_up));
@@ -97,6 +100,7 @@ impl RelayService {
             }
             MuxEvent::OtherDialect { tunnel, error } => {
                 if let Some(guest) = self.guest_tunnels.find(tunnel) {
+                    guest.signs.is_read.set(true);
                     let log = &self.guest_tunnels.log;
                     log.doubt_dialect(&guest, error, clock::now());
                 }

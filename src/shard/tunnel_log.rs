@@ -1,6 +1,4 @@
-//! Lines of the log about what clients of jProxy are refused: who, what, and why. Each user has so
-//! many a minute, and strangers together as many, so that none of them fills the log; the next line
-//! tells how many were left out.
+//! Lines of the log about what clients of jProxy are refused: who, what, and why.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,6 +12,7 @@ use super::errand::{one_word, target};
 use super::jproxy::GuestTunnel;
 use super::peer_address::PeerAddress;
 use super::rendezvous_settings::Spoken;
+use super::user_lines::UserLines;
 use crate::access::Pace;
 use crate::access::jproxy::UserHash;
 use crate::metrics::ACCESS_LOG;
@@ -23,10 +22,7 @@ use crate::relay::mux::{Answer, Asked};
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
-/// Lines about one user in a minute, of one shard. All of them may be at once.
-const LINES_PER_MINUTE: u32 = 60;
-
-/// Warnings that a user's client speaks the other dialect, in a minute: it may try again at once.
+/// Warnings that a user's client cannot be understood, in a minute: it may try again at once.
 const WARNINGS_PER_MINUTE: u32 = 1;
 
 /// Of a hash: enough to find the file that is called by it, and too little to log in.
@@ -39,22 +35,18 @@ const WELL_KNOWN_END: u16 = 1024;
 const OFTEN_ASKED: [u16; 10] = [1080, 3128, 3306, 3389, 5432, 5900, 6379, 8000, 8080, 8443];
 
 /// What was said of each user.
-///
-/// INVARIANT: they are users that there were since the settings were last replaced, and `None` for
-/// all who are none.
 #[derive(Debug, Default)]
-pub(super) struct TunnelLog(RefCell<HashMap<Option<Arc<str>>, Said, RandomState>>);
-
-#[derive(Debug, Default)]
-struct Said {
-    lines: Pace,
-    left_out: u64,
-    warnings: Pace,
+pub(super) struct TunnelLog {
+    lines: UserLines,
+    /// INVARIANT: as of lines.
+    warnings: RefCell<HashMap<Arc<str>, Pace, RandomState>>,
 }
 
-/// What is known of the dialect of a tunnel's client.
+/// What is known of how a tunnel's client speaks.
 #[derive(Debug, Default)]
-pub(super) struct DialectSigns {
+pub(super) struct Signs {
+    /// Something that came was read, so that it has the tunnel's key.
+    pub(super) is_read: Cell<bool>,
     /// A connection was made, so that the port was read as it was meant.
     pub(super) is_right: Cell<bool>,
     was_doubted: Cell<bool>,
@@ -92,7 +84,7 @@ impl TunnelLog {
             Applicant::Stranger(hash) => (None, Some(short(hash))),
             Applicant::User(user) => (Some(user), None),
         };
-        if let Some(left_out) = self.take_line(user, now) {
+        if let Some(left_out) = self.lines.take(user, now) {
             info!(
                 target: ACCESS_LOG,
                 %peer,
@@ -114,7 +106,7 @@ impl TunnelLog {
             answer,
             is_user,
         } = channel;
-        if let Some(left_out) = self.take_line(Some(&guest.user), now) {
+        if let Some(left_out) = self.lines.take(Some(&guest.user), now) {
             info!(
                 target: ACCESS_LOG,
                 peer = %guest.peer,
@@ -132,43 +124,44 @@ impl TunnelLog {
 
     /// Warns of a client that speaks the other dialect.
     pub(super) fn doubt_dialect(&self, guest: &GuestTunnel, error: PacketError, now: Timestamp) {
-        let mut said = self.0.borrow_mut();
-        let said = said.entry(Some(Arc::clone(&guest.user))).or_default();
-        if said.warnings.take(WARNINGS_PER_MINUTE, now) {
+        if self.may_warn(guest, now) {
             let Spoken { dialect, set_by } = guest.spoken;
-            let next = format!(
-                "have the client pass --dialect {dialect}, or set dialect = \"{}\" in a \
-                 [[jproxy.rules]] for this user",
-                dialect.other()
-            );
             warn!(
                 peer = %guest.peer,
                 user = %one_word(&guest.user),
                 %error,
-                next,
+                next = guest.spoken.next_step(),
                 "the client of a tunnel speaks the other dialect, and is closed: {set_by} says \
                  \"{dialect}\""
             );
         }
     }
 
-    /// Forgets users that are gone.
-    pub(super) fn keep(&self, is_known: impl Fn(&str) -> bool) {
-        let mut said = self.0.borrow_mut();
-        said.retain(|user, _| user.as_deref().is_none_or(&is_known));
+    /// Warns of a client whose first packet could not be read. What begins a channel can be in
+    /// either dialect, so that it is none of these.
+    pub(super) fn doubt_key(&self, guest: &GuestTunnel, now: Timestamp) {
+        if self.may_warn(guest, now) {
+            warn!(
+                peer = %guest.peer,
+                user = %one_word(&guest.user),
+                next = "have both files made anew, with `midspan key jproxy`, and bring each to its \
+                        place",
+                "the first packet of a tunnel cannot be read, as where its client has another \
+                 private key than that of the user's file"
+            );
+        }
     }
 
-    /// Whether there may be another line about somebody, and then how many were left out before
-    /// it, if any.
-    fn take_line(&self, user: Option<&Arc<str>>, now: Timestamp) -> Option<Option<u64>> {
-        let mut said = self.0.borrow_mut();
-        let said = said.entry(user.map(Arc::clone)).or_default();
-        if !said.lines.take(LINES_PER_MINUTE, now) {
-            said.left_out += 1;
-            return None;
-        }
-        let left_out = std::mem::take(&mut said.left_out);
-        Some((left_out > 0).then_some(left_out))
+    /// Forgets users that are gone.
+    pub(super) fn keep(&self, is_known: impl Fn(&str) -> bool) {
+        self.warnings.borrow_mut().retain(|user, _| is_known(user));
+        self.lines.keep(is_known);
+    }
+
+    fn may_warn(&self, guest: &GuestTunnel, now: Timestamp) -> bool {
+        let mut warnings = self.warnings.borrow_mut();
+        let pace = warnings.entry(Arc::clone(&guest.user)).or_default();
+        pace.take(WARNINGS_PER_MINUTE, now)
     }
 }
 
@@ -189,11 +182,10 @@ impl RefusedChannel<'_> {
         }
         let Spoken { dialect, set_by } = self.guest.spoken;
         Some(format!(
-            "port {} is {meant} in the other dialect: if that was meant, have the client pass \
-             --dialect {dialect}, as {set_by} says, or set dialect = \"{}\" in a [[jproxy.rules]] \
-             for this user",
+            "port {} is {meant} in the other dialect, and {set_by} says \"{dialect}\"; if that was \
+             meant, {}",
             destination.port,
-            dialect.other()
+            self.guest.spoken.next_step()
         ))
     }
 }
@@ -230,23 +222,5 @@ mod tests {
         ] {
             assert_eq!(meant_port(port), expected, "{port}");
         }
-    }
-
-    #[test]
-    fn nobody_fills_the_log_and_what_is_left_out_is_told() {
-        let at = |s: u64| Timestamp::from_nanos(1_000_000_000 * (1_000 + s));
-        let log = TunnelLog::default();
-        let alice: Arc<str> = "alice".into();
-        for _ in 0..LINES_PER_MINUTE {
-            assert_eq!(log.take_line(Some(&alice), at(0)), Some(None));
-        }
-        for _ in 0..3 {
-            assert_eq!(log.take_line(Some(&alice), at(0)), None);
-        }
-        assert_eq!(log.take_line(None, at(0)), Some(None));
-        assert_eq!(log.take_line(Some(&alice), at(1)), Some(Some(3)));
-        assert_eq!(log.take_line(Some(&alice), at(2)), Some(None));
-        log.keep(|user| user != "alice");
-        assert_eq!(log.0.borrow().len(), 1);
     }
 }

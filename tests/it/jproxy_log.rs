@@ -80,6 +80,40 @@ fn whoever_speaks_the_other_dialect_is_told_which_one_to_set() {
 }
 
 #[test]
+fn who_has_another_key_is_told_apart_from_who_breaks_off() {
+    let ended = |begin: fn(&mut TunnelClient, &Destination)| {
+        let (_folder, relay) = relay("cores = 1\n");
+        let origin = Destination::from(service(echo));
+        for _ in 0..2 {
+            let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
+            begin(&mut tunnel, &origin);
+            // What decrypts to no padding.
+            tunnel.say_raw(&[1; 17]);
+            assert_eq!(tunnel.next(), None);
+        }
+        let ended = relay.stop();
+        ended.check_clean();
+        let tunnels = ended
+            .log
+            .lines()
+            .filter(|line| line.contains("tunnel ended"));
+        let broken = tunnels.filter(|line| line.contains("left_broke_protocol"));
+        assert_eq!(broken.count(), 2);
+        ended.log
+    };
+    let said = "the first packet of a tunnel cannot be read";
+    let log = ended(|_, _| {});
+    let mut told = log.lines().filter(|line| line.contains(said));
+    let line = told.next().expect("a warning");
+    for part in ["another private key", "user=alice", "midspan key jproxy"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert_eq!(told.next(), None);
+    let log = ended(|tunnel, origin| assert_eq!(tunnel.try_connect(7, origin), 0));
+    assert!(!log.contains(said), "{log}");
+}
+
+#[test]
 fn a_port_that_comes_the_wrong_way_round_is_doubted_once() {
     let rules = "[egress]\nreach = \"everything\"\nrules = [\"deny 127.0.0.2\"]\n";
     let (_folder, mut relay) = relay(rules);

@@ -447,6 +447,15 @@ mod tests {
                 // The Java client pads.
                 let padded = [&bytes[..], b"\0"].concat();
                 assert_eq!(FromClient::decode(&padded, dialect), Ok(packet.clone()));
+                // In the other dialect it is read, though perhaps not as it was meant, or known.
+                let other = FromClient::decode(&bytes, dialect.other());
+                let is_known = match packet {
+                    FromClient::Connect(..)
+                    | FromClient::Associate { .. }
+                    | FromClient::AssociateEchoes(..) => other.is_ok(),
+                    _ => matches!(other, Err(PacketError::OtherDialect { .. })),
+                };
+                assert!(is_known, "{other:?}");
             }
         }
     }
