@@ -12,3 +12,7 @@ pub mod latency;
 /// has a name of its own so that a filter can choose it, as in
 /// `MIDSPAN_LOG=warn,access=info`.
 pub const ACCESS_LOG: &str = "access";
+
+/// That of lines why what a relay dials for its users is not reached, by whichever system they
+/// come, as in `MIDSPAN_LOG=info,dial=debug`.
+pub const DIAL_LOG: &str = "dial";

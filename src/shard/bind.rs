@@ -57,7 +57,7 @@ impl RelayService {
         let opened = self.draining.or_raised(opening).await;
         let wait = match opened.unwrap_or(Err(Refused::Draining.into())) {
             Ok(wait) => wait,
-            Err(not) => return self.refuse_guest(guest, not).await,
+            Err(not) => return self.refuse_guest(guest, request, not).await,
         };
         let told = self.tell_guest(&mut guest, wait.listener.address()).await;
         if told.is_err() {
@@ -76,7 +76,7 @@ impl RelayService {
             }
             Err(not) => {
                 drop(session);
-                self.refuse_guest(guest, not).await;
+                self.refuse_guest(guest, request, not).await;
             }
         }
     }

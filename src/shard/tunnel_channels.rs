@@ -18,6 +18,7 @@ use super::rendezvous::RelayService;
 use super::tunnel_log::RefusedChannel;
 use super::user_sessions::{Beginning, UserSession};
 use super::websocks::{DIAL_TIMEOUT, NotConnected};
+use crate::metrics::DIAL_LOG;
 use crate::protocol::jproxy::{BindStatus, ConnectStatus};
 use crate::protocol::socks5::{Destination, Host, ReplyCode};
 use crate::relay::mux::{Answer, Asked, EchoSocket, MuxEvent, NOT_TRIED_MS, Role};
@@ -309,7 +310,13 @@ impl RelayService {
         match open(address) {
             Ok(socket) => Ok((socket, address, session)),
             Err(error) => {
-                debug!(destination = %target(with), %error, "no socket for datagrams");
+                debug!(
+                    target: DIAL_LOG,
+                    user = %one_word(&guest.counted_as),
+                    target = %target(with),
+                    %error,
+                    "no socket for datagrams"
+                );
                 let (refused, status) = match error.kind() {
                     io::ErrorKind::AddrInUse => (Refused::ListenFailed, BindStatus::PortTaken),
                     io::ErrorKind::PermissionDenied => (Refused::ListenFailed, BindStatus::Denied),

@@ -17,6 +17,7 @@ use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::rendezvous_settings::RendezvousSettings;
 use super::rest::Ask;
+use super::user_lines::UserLines;
 use super::user_sessions::{Beginning, Dial, SessionId, UserSession, UserSessions};
 use crate::access::egress::{Candidate, Verdict};
 use crate::access::{Allowance, Guesses};
@@ -44,6 +45,8 @@ pub struct ShardUsers {
     /// The number of the last session that another, or this, was asked to count.
     last_session: Cell<u64>,
     guesses: RefCell<Guesses>,
+    /// Of the log, about what they are refused who come by WebSocks.
+    pub(super) lines: UserLines,
     /// Sessions that run, by their number among those that the relay dialled for.
     dialled: RefCell<HashMap<u32, Dialled, RandomState>>,
 }
@@ -239,10 +242,12 @@ impl RelayService {
     pub(super) fn forget_users(&self) {
         let settings = self.settings();
         let by_tunnel = |user: &str| settings.tunnels.users.named(user).is_some();
+        let by_password = |user: &str| settings.users.find(user).is_some();
         let is_known = |counted: &str| match counted.strip_prefix(OF_TUNNELS) {
             Some(user) => by_tunnel(user),
-            None => settings.users.find(counted).is_some(),
+            None => by_password(counted),
         };
+        self.users.lines.keep(by_password);
         self.users.sessions.borrow_mut().forget(is_known);
         self.guest_tunnels.log.keep(by_tunnel);
     }

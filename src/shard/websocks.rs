@@ -15,9 +15,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, info};
 
-use super::errand::target;
+use super::errand::{one_word, target};
 use super::leg::Leg;
 use super::names::ResolveError;
 use super::peer_address::PeerAddress;
@@ -26,6 +26,8 @@ use super::sessions::Origin;
 use super::user_sessions::{Beginning, UserSession};
 use super::users::May;
 use crate::access::egress::Candidate;
+use crate::metrics::counters::Label;
+use crate::metrics::{ACCESS_LOG, DIAL_LOG};
 use crate::protocol::Progress;
 use crate::protocol::socks5::{
     Asked, Command, Destination, Host, MethodPolicy, Reply, ReplyCode, Request, Server,
@@ -60,7 +62,7 @@ pub(super) struct Guest {
     pub(super) stream: WrappedStream,
     pub(super) user: Arc<str>,
     pub(super) peer: PeerAddress,
-    since: Timestamp,
+    pub(super) since: Timestamp,
     /// It takes what comes in one read with a reply for an error.
     reads_replies_alone: bool,
 }
@@ -129,8 +131,7 @@ impl RelayService {
             Command::Connect => self.serve_connect(guest, &request).await,
             Command::Bind => Box::pin(self.serve_bind(guest, &request)).await,
             Command::UdpAssociate => {
-                let Guest { stream, user, .. } = guest;
-                Box::pin(self.serve_datagrams(stream, &user, peer, since)).await;
+                Box::pin(self.serve_datagrams(guest, &request)).await;
             }
         }
     }
@@ -149,7 +150,7 @@ impl RelayService {
                 self.join_guest(guest, request, bound, (origin, of_user))
                     .await;
             }
-            Err(not) => self.refuse_guest(guest, not).await,
+            Err(not) => self.refuse_guest(guest, request, not).await,
         }
     }
 
@@ -204,8 +205,21 @@ impl RelayService {
     }
 
     /// Tells a visitor why it is not connected, and parts with it.
-    pub(super) async fn refuse_guest(&self, guest: Guest, not: NotConnected) {
+    pub(super) async fn refuse_guest(&self, guest: Guest, request: &Request, not: NotConnected) {
         self.count_refused(guest.peer, not.refused);
+        if let Some(left_out) = self.users.lines.take(Some(&guest.user), clock::now()) {
+            info!(
+                target: ACCESS_LOG,
+                peer = %guest.peer,
+                user = %one_word(&guest.user),
+                target = %target(&request.destination),
+                command = request.command.as_str(),
+                reason = not.refused.as_str(),
+                code = not.reply.code(),
+                left_out,
+                "visitor refused"
+            );
+        }
         let mut reply = Vec::new();
         Reply::failed(not.reply).encode(&mut reply);
         guest.stream.part(&self.world.reactor, &reply).await;
@@ -276,7 +290,13 @@ impl RelayService {
             .await?;
         let connected = self.world.connect(destination.name(), &allowed, until);
         let connected = connected.await.map_err(|error| {
-            debug!(destination = %target(destination), %error, "not dialled");
+            debug!(
+                target: DIAL_LOG,
+                user = %one_word(user),
+                target = %target(destination),
+                %error,
+                "not dialled"
+            );
             NotConnected {
                 reply: ReplyCode::of_dial(error.kind()),
                 refused: Refused::DialFailed,
@@ -307,7 +327,13 @@ impl RelayService {
                         return Err(Refused::TooManyNames.into());
                     }
                     Some(Err(error)) => {
-                        debug!(destination = %target(destination), %error, "name not resolved");
+                        debug!(
+                            target: DIAL_LOG,
+                            user = %one_word(user),
+                            target = %target(destination),
+                            %error,
+                            "name not resolved"
+                        );
                         return Err(Refused::NotResolved.into());
                     }
                     None => {

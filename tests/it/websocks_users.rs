@@ -18,6 +18,7 @@ use super::per_address::dial_from_elsewhere;
 use super::relay_process::Relay;
 use super::require::require_cores;
 use super::rest::read_response;
+use super::socks_relays::closed_port;
 use super::websocks::{KEY, PASSWORD, SOCKS5, check_echo, connect, knock, read_reply, request};
 
 /// A relay of one shard with the users alice, bob and carol.
@@ -403,4 +404,46 @@ fn the_log_tells_for_whom_and_where_to_and_no_secret() {
     for secret in [&proof, &kept, PASSWORD] {
         assert!(!log.contains(secret), "{log}");
     }
+}
+
+#[test]
+fn what_a_visitor_does_not_get_is_told_with_whose_it_is() {
+    let (denied, closed) = (service(echo), closed_port());
+    let rules = format!(
+        "{FOR_ALICE}egress = [\"deny *:{}\"]\nsessions_max = 1\n",
+        denied.port()
+    );
+    let log = ["env", "MIDSPAN_LOG=info,dial=debug"];
+    let (_folder, mut relay) = relay_by(&log, &rules, &[]);
+    let mut refused = |request: &[u8], code, expected: String| {
+        let mut visitor = visit(relay.address, "alice");
+        assert_eq!(ask(&mut visitor, request), code);
+        if code == ReplyCode::ConnectionRefused {
+            let line = relay.wait_for_line("not dialled");
+            for part in [" dial: ", "user=alice", "error=", &closed.to_string()] {
+                assert!(line.contains(part), "{part}: {line}");
+            }
+        }
+        let line = relay.wait_for_line("visitor refused").replace('"', "");
+        for part in [" access: ", "peer=127.0.0.1:", &expected] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        visitor
+    };
+    let connecting = "command=connect reason";
+    let expected = format!("user=alice target={denied} {connecting}=egress_denied code=2");
+    refused(&connect(denied), ReplyCode::NotAllowed, expected);
+    let expected = format!("user=alice target={closed} {connecting}=dial_failed code=5");
+    refused(&connect(closed), ReplyCode::ConnectionRefused, expected);
+    let running = service(echo);
+    let mut only = visit(relay.address, "alice");
+    assert_eq!(ask(&mut only, &connect(running)), ReplyCode::Succeeded);
+    let datagrams = request(Command::UdpAssociate, "0.0.0.0", 0);
+    let mut visitor = visit(relay.address, "alice");
+    assert_eq!(ask(&mut visitor, &datagrams), ReplyCode::GeneralFailure);
+    let line = relay.wait_for_line("visitor refused").replace('"', "");
+    let expected = "target=0.0.0.0:0 command=udp_associate reason=too_many_of_user code=1";
+    assert!(line.contains(expected), "{line}");
+    drop((visitor, only));
+    relay.stop().check_clean();
 }

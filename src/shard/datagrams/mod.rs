@@ -28,17 +28,16 @@ use std::time::Duration;
 use tracing::debug;
 
 use super::errand::one_word;
-use super::peer_address::PeerAddress;
 use super::rendezvous::RelayService;
 use super::session_log::DatagramsEnded;
 use super::tally::Counted;
 use super::user_sessions::{Beginning, UserSession};
-use crate::protocol::socks5::Reply;
+use super::websocks::Guest;
+use crate::protocol::socks5::{Reply, Request};
 use crate::relay::codec::Life;
 use crate::runtime::executor::yield_now;
 use crate::session::datagram_stream::{DatagramStream, Left};
 use crate::session::refused::Refused;
-use crate::session::wrapped_stream::WrappedStream;
 use crate::time::Timestamp;
 use outlet::Outlet;
 
@@ -74,23 +73,20 @@ enum Ended {
 
 impl RelayService {
     /// Passes datagrams on for a user's visitor, until it goes.
-    pub(super) async fn serve_datagrams(
-        self: &Rc<Self>,
-        mut stream: WrappedStream,
-        user: &Arc<str>,
-        peer: PeerAddress,
-        since: Timestamp,
-    ) {
+    pub(super) async fn serve_datagrams(self: &Rc<Self>, guest: Guest, request: &Request) {
         let reactor = &self.world.reactor;
-        let mut reply = Vec::new();
-        let (outlet, _of_user, _counted) = match self.open_outlet(user).await {
+        let (outlet, _of_user, _counted) = match self.open_outlet(&guest.user).await {
             Ok(opened) => opened,
-            Err(refused) => {
-                self.count_refused(peer, refused);
-                Reply::failed(refused.socks_reply()).encode(&mut reply);
-                return stream.part(reactor, &reply).await;
-            }
+            Err(refused) => return self.refuse_guest(guest, request, refused.into()).await,
         };
+        let Guest {
+            mut stream,
+            user,
+            peer,
+            since,
+            ..
+        } = guest;
+        let mut reply = Vec::new();
         let bound = outlet.local_address();
         let bound = bound.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)));
         Reply::succeeded(bound).encode(&mut reply);
@@ -115,7 +111,7 @@ impl RelayService {
             passed_back: outlet.passed_back,
             since,
             reason: ended.as_str(),
-            user: Some(&one_word(user)),
+            user: Some(&one_word(&user)),
             way: None,
         };
         ended.log();
