@@ -25,15 +25,21 @@ use crate::runtime::signal::Signals;
 /// The environment variable that holds the ticket when no argument does.
 const TICKET_VARIABLE: &str = "MIDSPAN_TICKET";
 
+/// What the key file is, which elsewhere is of a PTTH relay alone.
+const KEY_FILE_HELP: &str = "Of a PTTH relay: the file that holds this proxy's key, or, over QUIC, \
+    the private key of its certificate in PEM; without it MIDSPAN_KEY does. Of a jProxy relay: the \
+    client's key, which `midspan key jproxy --key-file` made";
+
 /// Open a local port that leads to an exposed service, or to where a relay can connect
 ///
 /// By a ticket or a server's name it leads to what `midspan expose` exposes; by a relay of jProxy
-/// to any HOST:PORT that this lets its user reach, and nothing runs there.
+/// to any HOST:PORT that this lets its user reach, where nothing of midspan runs.
 ///
 /// The ticket is a secret, and other users of this machine can see a program's
 /// arguments: there, write it to a file and pass --to @FILE, or set
 /// MIDSPAN_TICKET instead of --to.
 #[derive(Clone, Debug, Args)]
+#[command(mut_arg("key_file", |arg| arg.help(KEY_FILE_HELP)))]
 #[command(after_help = "\
 Examples:
   By a ticket:
@@ -211,7 +217,7 @@ pub(super) fn run(args: &ForwardArgs) -> anyhow::Result<()> {
     let report = ForwardReport {
         listening: bound.address(),
         through: format!("through {relay}"),
-        may_be_ssh: settings.ticket.port().is_none_or(|port| port == 22),
+        ssh_server: (settings.ticket.port().is_none_or(|port| port == 22)).then_some("is exposed"),
     };
     let status = format!("forwards {} through {relay}", bound.address());
     let shown = agent::show(&settings.agent, &mut bound.fleet, Some(report), status)?;
@@ -226,8 +232,9 @@ pub struct ForwardReport {
     pub listening: SocketAddr,
     /// The way, as `through RELAY`.
     pub through: String,
-    /// Whether SSH may answer: the port that is asked for is SSH's, or tells nothing.
-    pub may_be_ssh: bool,
+    /// How an SSH server comes to be there, as `is exposed`, where SSH may answer: the port that is
+    /// asked for is SSH's, or tells nothing.
+    pub ssh_server: Option<&'static str>,
 }
 
 impl fmt::Display for ForwardReport {
@@ -235,7 +242,7 @@ impl fmt::Display for ForwardReport {
         let Self {
             listening,
             through,
-            may_be_ssh,
+            ssh_server,
         } = self;
         let ip = listening.ip();
         let reach = match ip.is_loopback() {
@@ -243,9 +250,9 @@ impl fmt::Display for ForwardReport {
             false => "other hosts can reach it",
         };
         writeln!(f, "forwarding {listening} ({reach}) {through}")?;
-        if !may_be_ssh {
+        let Some(is_there) = ssh_server else {
             return Ok(());
-        }
+        };
         let port = listening.port();
         let ip = match ip.is_unspecified() {
             true => IpAddr::from(Ipv4Addr::LOCALHOST),
@@ -253,7 +260,7 @@ impl fmt::Display for ForwardReport {
         };
         writeln!(
             f,
-            "If an SSH server is exposed there:\n  ssh -p {port} {ip}"
+            "If an SSH server {is_there} there:\n  ssh -p {port} {ip}"
         )
     }
 }
@@ -373,16 +380,25 @@ mod tests {
 
     #[test]
     fn ssh_is_named_where_it_may_answer() {
-        let check = |may_be_ssh, expected| {
+        let check = |ssh_server, expected: &str| {
             let report = ForwardReport {
                 listening: ([127, 0, 0, 1], 2222).into(),
                 through: "through jet+tcp://relay:1".into(),
-                may_be_ssh,
+                ssh_server,
             };
-            assert_eq!(report.to_string().contains("ssh -p 2222"), expected);
+            let told = report.to_string();
+            let (_, behind) = told.split_once('\n').expect("a line");
+            assert_eq!(behind, expected);
         };
-        check(true, true);
-        check(false, false);
+        check(
+            Some("is exposed"),
+            "If an SSH server is exposed there:\n  ssh -p 2222 127.0.0.1\n",
+        );
+        check(
+            Some("listens"),
+            "If an SSH server listens there:\n  ssh -p 2222 127.0.0.1\n",
+        );
+        check(None, "");
     }
 
     #[test]

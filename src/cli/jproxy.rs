@@ -132,7 +132,8 @@ pub(super) fn forward(settings: &TunnelForwardSettings, signals: Signals) -> any
     let report = Some(ForwardReport {
         listening,
         through,
-        may_be_ssh: settings.destination.port == 22,
+        // Nothing is exposed by jProxy.
+        ssh_server: (settings.destination.port == 22).then_some("listens"),
     });
     let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
     warn_of_exposed(&settings.relay);

@@ -18,11 +18,11 @@ use crate::tls::identity::Identity;
 /// Most letters of a key's name.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Make a key for a relay's HTTP interface, or for forwarded ports
+/// Make a key for a relay's HTTP interface, for forwarded ports, or for tunnels of jProxy
 ///
 /// Prints the lines for the relay's configuration, which hold only the key's hash, on
 /// standard output, and the key, which nobody can print again, on standard error, or writes
-/// it to --key-file.
+/// it to --key-file. A key for tunnels of jProxy is two files: `midspan key jproxy --help`.
 #[derive(Clone, Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(after_help = "\

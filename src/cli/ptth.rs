@@ -27,7 +27,7 @@ pub(super) const KEY_VARIABLE: &str = "MIDSPAN_KEY";
 #[derive(Clone, Debug, Args)]
 pub(super) struct ProxyKeyArgs {
     /// Of a PTTH relay: the file that holds this proxy's key, or, over QUIC, the private key of
-    /// its certificate in PEM; without it MIDSPAN_KEY does. Of a jProxy relay: its key.dat
+    /// its certificate in PEM; without it MIDSPAN_KEY does
     #[arg(long, value_name = "FILE")]
     pub(super) key_file: Option<PathBuf>,
 }
@@ -181,7 +181,7 @@ pub(super) fn forward(settings: &PtthForwardSettings, signals: Signals) -> anyho
     let report = Some(ForwardReport {
         listening,
         through,
-        may_be_ssh: matches!(to.port.as_str(), "22" | "ssh" | DEFAULT_PORT),
+        ssh_server: matches!(to.port.as_str(), "22" | "ssh" | DEFAULT_PORT).then_some("is exposed"),
     });
     let shown = agent::show(&settings.agent, &mut bound.fleet, report, status)?;
     shown.end(&bound.serve()?);
