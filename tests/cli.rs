@@ -360,7 +360,13 @@ fn a_key_for_tunnels_is_two_files_that_belong_together() {
         "--user-dir",
         "/nonexistent",
     ];
-    check(&nowhere, 1, "", "cannot read the directory /nonexistent");
+    check(
+        &nowhere,
+        1,
+        "",
+        "cannot read the directory /nonexistent: No such file or directory (os error 2)\n  next: \
+         make it: mkdir -m 750 /nonexistent; ",
+    );
     assert!(!std::path::Path::new(&key_file).exists());
 }
 
@@ -405,7 +411,8 @@ fn a_key_goes_to_a_file_that_is_new() {
         &nowhere,
         1,
         "",
-        "cannot write the key file /nonexistent/key: ",
+        "cannot write the key file /nonexistent/key: No such file or directory (os error 2)\n  \
+         next: make the directory that it is to be in, or choose another\n",
     );
     let wrong = folder.path().join("wrong.key");
     let wrong = wrong.to_str().expect("text");
@@ -443,6 +450,96 @@ fn what_is_no_key_has_a_next_step() {
         "home.key: a key is one word of visible ASCII",
     );
     check(&arguments, 2, "", "\n  next: have it hold the key alone, ");
+}
+
+/// What each command says where `FILE` is not there.
+#[test]
+fn a_file_that_is_missing_has_a_next_step() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let missing = folder.path().join("missing").display().to_string();
+    let key = folder.path().join("key.dat").display().to_string();
+    let made = ["key", "jproxy", "a", "--key-file", &key, "--user-dir", "."];
+    let output = Command::new(env!("CARGO_BIN_EXE_midspan"))
+        .args(made)
+        .current_dir(folder.path())
+        .output();
+    assert_eq!(output.expect("the program runs").status.code(), Some(0));
+    let certificate = folder.path().join("certificate.pem");
+    let pem = Identity::make_pem("localhost").expect("made");
+    std::fs::write(&certificate, pem).expect("written");
+    let certificate = certificate.display().to_string();
+    for (arguments, advice) in [
+        (
+            "socks 0 --relay jproxy+tls://h --key-file FILE",
+            "pass the file that `midspan key jproxy` wrote to its --key-file; ",
+        ),
+        (
+            "forward 0 --to a:1 --relay jproxy+tls://h --key-file FILE",
+            "pass the file that `midspan key jproxy` wrote to its --key-file; ",
+        ),
+        (
+            "socks 0 --relay jproxy+tls://h --key-file KEY --relay-ca FILE",
+            "pass a file with certificates of authorities, in PEM, as --relay-ca",
+        ),
+        (
+            "socks 0 --relay jproxy+tls://h --key-file KEY --rules FILE",
+            "pass the file with the rules, ",
+        ),
+        (
+            "socks 0 --relay jproxy+tls://h --key-file KEY --local-user-file FILE",
+            "make it, with a line USER:PASSWORD ",
+        ),
+        (
+            "socks 0 --relay websocks+ws://a@h:1 --password-file FILE",
+            "make it, with the password on its one line, ",
+        ),
+        (
+            "forward 0 --to a --relay h --key-file FILE",
+            "pass the file that `midspan key NAME --for ptth-server`, or `ptth-client`, wrote",
+        ),
+        ("forward 0 --to @FILE", "make it, with the ticket"),
+        (
+            "relay --listen 127.0.0.1:0 --tls-certificate CERTIFICATE --tls-key FILE",
+            "name the file with the certificate's private key, in PEM: --tls-key, ",
+        ),
+        (
+            "relay --listen 127.0.0.1:0 --tls-certificate FILE --tls-key FILE",
+            "name a file with the certificate and those of its authorities, ",
+        ),
+    ] {
+        let words = arguments.split(' ').map(|word| match word {
+            "@FILE" => format!("@{missing}"),
+            "FILE" => missing.clone(),
+            "KEY" => key.clone(),
+            "CERTIFICATE" => certificate.clone(),
+            word => word.to_owned(),
+        });
+        let words: Vec<_> = words.collect();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        check(&words, 1, "", &format!("{missing}: "));
+        check(&words, 1, "", &format!("\n  next: {advice}"));
+    }
+    // One that is there, and of another kind.
+    for (arguments, code, complaint) in [
+        (
+            &["expose", "a", "--to", "b:1", "--relay", "h"][..],
+            2,
+            "key.dat: this is a key for tunnels of jProxy, and a relay of PTTH knows nobody by \
+             it\n  next: for a relay of jProxy write `midspan socks` or `midspan forward` with ",
+        ),
+        (
+            &["forward", "0", "--to", "b", "--relay", "h"],
+            2,
+            "key.dat: this is a key for tunnels of jProxy, ",
+        ),
+    ] {
+        let words = [arguments, &["--key-file", &key]].concat();
+        check(&words, code, "", complaint);
+    }
+    let directory = folder.path().to_str().expect("text");
+    let words = ["forward", "0", "--to", "b", "--relay", "h", "--key-file"];
+    let words = [&words[..], &[directory]].concat();
+    check(&words, 1, "", " is a directory");
 }
 
 #[test]

@@ -94,6 +94,9 @@ impl AgentError {
                     .into()
             }
             Self::Executor(error) => error.next_step()?.into(),
+            Self::Way(WayError::Authorities { .. }) => {
+                "pass a file with certificates of authorities, in PEM, as --relay-ca".into()
+            }
             Self::Way(_)
             | Self::Cores(_)
             | Self::Affinity(_)

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::any_relay::AnyRelay;
 use super::ptth::{self, PathArgs, ProxyKeyArgs};
-use super::{Advise, AgentArgs, StateDir, agent, host, print, quoted};
+use super::{Advise, AgentArgs, StateDir, agent, host, print};
 use crate::agent::expose::SERVICES_MAX;
 use crate::agent::process::BoundExpose;
 use crate::agent::ptth::url::PtthUrl;
@@ -19,6 +19,7 @@ use crate::agent::target::{HostPort, Service};
 use crate::agent::ticket::{OnceTicket, RelayUrl, ReusableTicket, Secret, Ticket};
 use crate::config::ListenAddress;
 use crate::config::settings::HostFacts;
+use crate::config::shell_word::quoted;
 use crate::protocol::ptth_http::Name;
 use crate::runtime::kernel;
 use crate::runtime::signal::Signals;

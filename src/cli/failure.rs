@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use super::state_dir::StateDirError;
@@ -31,6 +31,13 @@ pub trait Advise<T> {
     /// The same error, if it was one.
     fn advise(self, next_step: impl Into<String>) -> anyhow::Result<T>;
 
+    /// Adds `next_step` where a file or directory is not there.
+    ///
+    /// # Errors
+    ///
+    /// The same error, if it was one.
+    fn advise_missing(self, next_step: impl Into<String>) -> anyhow::Result<T>;
+
     /// Makes the error one of usage, for exit code 2.
     ///
     /// # Errors
@@ -52,6 +59,14 @@ impl<T, E: Into<anyhow::Error>> Advise<T> for Result<T, E> {
         })
     }
 
+    fn advise_missing(self, next_step: impl Into<String>) -> anyhow::Result<T> {
+        self.map_err(Into::into)
+            .or_else(|error: anyhow::Error| match is_missing(&error) {
+                true => Err(error).advise(next_step),
+                false => Err(error),
+            })
+    }
+
     fn usage(self) -> anyhow::Result<T> {
         self.map_err(|error| {
             Advised {
@@ -62,6 +77,11 @@ impl<T, E: Into<anyhow::Error>> Advise<T> for Result<T, E> {
             .into()
         })
     }
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    causes.any(|cause: &io::Error| cause.kind() == ErrorKind::NotFound)
 }
 
 /// An error and what is known about it; reads as the error itself.
@@ -184,6 +204,20 @@ mod tests {
              next: make one\n",
             1,
         );
+    }
+
+    #[test]
+    fn what_is_missing_has_a_next_step_and_what_is_not_has_none() {
+        let missing: anyhow::Result<()> = Err(not_found()).context("a file");
+        let missing = missing.advise_missing("make it").expect_err("an error");
+        check(
+            &missing,
+            "midspan: error: a file: no such file\n  next: make it\n",
+            1,
+        );
+        let other: anyhow::Result<()> = Err(io::Error::other("broken")).context("a file");
+        let other = other.advise_missing("make it").expect_err("an error");
+        check(&other, "midspan: error: a file: broken\n", 1);
     }
 
     #[test]

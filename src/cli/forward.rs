@@ -184,7 +184,8 @@ fn read_to(to: &str) -> anyhow::Result<Ticket> {
 }
 
 fn read_ticket(path: &Path) -> anyhow::Result<Ticket> {
-    let ticket = secret_file::read("ticket", path)?;
+    let ticket = secret_file::read("ticket", path)
+        .advise_missing("make it, with the ticket that `midspan expose` printed")?;
     let reading = || format!("the ticket file {}", path.display());
     ticket.trim().parse().with_context(reading)
 }

@@ -82,7 +82,10 @@ fn parse_dialect(written: &str) -> Result<Dialect, String> {
 }
 
 fn read_key(path: &Path) -> anyhow::Result<ClientKey> {
-    let bytes = secret_file::read_bytes("key", path)?;
+    let bytes = secret_file::read_bytes("key", path).advise_missing(
+        "pass the file that `midspan key jproxy` wrote to its --key-file; whoever runs the relay \
+         makes it, and gives it to you",
+    )?;
     let reading = || format!("the key file {}", path.display());
     let key = ClientKey::decode(&bytes).with_context(reading).usage();
     if key.is_err() && TunnelUser::is_file(&bytes) {
@@ -278,7 +281,7 @@ mod tests {
             ),
             (
                 format!("socks 1 {tls} --key-file KEY --password-file TEXT"),
-                "--password-file is for relays of WebSocks",
+                "--password-file is for relays of WebSocks\n  next: pass --key-file FILE instead",
             ),
             (
                 format!("socks 1 {websocks} --key-file KEY"),

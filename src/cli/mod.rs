@@ -114,14 +114,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// A URL as one word of a shell, which would take `?` and `&` for its own.
-fn quoted(url: &str) -> String {
-    match url.contains('?') {
-        true => format!("'{url}'"),
-        false => url.to_owned(),
-    }
-}
-
 /// Prints a start-up report. A closed standard output ends nothing.
 fn print(text: &dyn std::fmt::Display) {
     let mut stdout = io::stdout().lock();

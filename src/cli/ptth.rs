@@ -1,13 +1,14 @@
 //! `midspan expose` and `midspan forward` by PTTH: their settings, and what they say.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 
 use super::forward::ForwardReport;
-use super::{Advise, AgentArgs, agent, quoted, secret_file};
+use super::{Advise, AgentArgs, agent, secret_file};
+use crate::access::jproxy::{ClientKey, TunnelUser};
 use crate::agent::ptth::DEFAULT_PORT;
 use crate::agent::ptth::process::{BoundExpose, BoundForward};
 use crate::agent::ptth::proof::Proof;
@@ -17,11 +18,17 @@ use crate::agent::target::Service;
 use crate::config::Congestion;
 use crate::config::quic_settings::{MTU_MAX, MTU_MIN, PathSettings};
 use crate::config::settings::HostFacts;
+use crate::config::shell_word::quoted;
 use crate::protocol::ptth_http::Name;
 use crate::runtime::signal::Signals;
 
 /// The environment variable that holds the key when no file does.
 pub(super) const KEY_VARIABLE: &str = "MIDSPAN_KEY";
+
+/// What to do about a key that is none.
+const KEY_ADVICE: &str = "have it hold the key alone, which is the last line that `midspan key` \
+    prints; `midspan key … --key-file FILE` writes such a file, and with --certificate FILE one of \
+    a private key";
 
 /// What a relay of PTTH knows a proxy by.
 #[derive(Clone, Debug, Args)]
@@ -75,7 +82,7 @@ impl ProxyKeyArgs {
         variable: Option<&str>,
     ) -> anyhow::Result<Proof> {
         let text = match (&self.key_file, variable) {
-            (Some(path), _) => secret_file::read("key", &host.current_dir.join(path))?,
+            (Some(path), _) => read_key(&host.current_dir.join(path))?,
             (None, Some(key)) => key.to_owned(),
             (None, None) => Err(anyhow!("no key")).usage().advise(format!(
                 "pass --key-file FILE, or set {KEY_VARIABLE}; `midspan key NAME --for \
@@ -87,11 +94,10 @@ impl ProxyKeyArgs {
             Some(path) => format!("the key file {}", path.display()),
             None => KEY_VARIABLE.to_owned(),
         };
-        let proof = Proof::parse(&text).context(from).usage().advise(
-            "have it hold the key alone, which is the last line that `midspan key` prints; \
-             `midspan key … --key-file FILE` writes such a file, and with --certificate FILE one \
-             of a private key",
-        )?;
+        let proof = Proof::parse(&text)
+            .context(from)
+            .usage()
+            .advise(KEY_ADVICE)?;
         if proof.identity().is_some() && relay.way != PtthWay::Quic {
             Err(anyhow!("a certificate is for ptth+quic:// alone"))
                 .usage()
@@ -108,6 +114,28 @@ impl ProxyKeyArgs {
         );
         Ok(())
     }
+}
+
+fn read_key(path: &Path) -> anyhow::Result<String> {
+    let bytes = secret_file::read_bytes("key", path).advise_missing(
+        "pass the file that `midspan key NAME --for ptth-server`, or `ptth-client`, wrote to its \
+         --key-file",
+    )?;
+    let reading = || format!("the key file {}", path.display());
+    if ClientKey::decode(&bytes).is_ok() || TunnelUser::is_file(&bytes) {
+        Err(anyhow!(
+            "this is a key for tunnels of jProxy, and a relay of PTTH knows nobody by it"
+        ))
+        .with_context(reading)
+        .usage()
+        .advise(
+            "for a relay of jProxy write `midspan socks` or `midspan forward` with --relay \
+             jproxy+tls://HOST[:PORT]; for one of PTTH have a key made by `midspan key NAME --for \
+             ptth-server`, or `ptth-client`",
+        )?;
+    }
+    let text = String::from_utf8(bytes).context("it is no text");
+    text.with_context(reading).usage().advise(KEY_ADVICE)
 }
 
 /// What listens for these services: each at its port, and one that is alone at the default as

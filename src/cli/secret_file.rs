@@ -38,7 +38,11 @@ pub(super) fn read_bytes(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let reading = || format!("cannot read the {what} file {shown}");
     let file = File::open(path).with_context(reading)?;
-    let mode = file.metadata().with_context(reading)?.mode() & 0o7777;
+    let metadata = file.metadata().with_context(reading)?;
+    if metadata.is_dir() {
+        return Err(anyhow!("the {what} file {shown} is a directory"));
+    }
+    let mode = metadata.mode() & 0o7777;
     if mode & OTHERS_READ != 0 {
         return Err(anyhow!(
             "the {what} file {shown} can be read by others (mode {mode:04o})"
@@ -79,7 +83,9 @@ pub(super) fn create_bytes(what: &str, path: &Path, secret: &[u8]) -> anyhow::Re
             return Err(anyhow!("the {what} file {shown} is there already"))
                 .advise("choose another name, or remove it if nobody uses what it holds");
         }
-        made => made.with_context(writing)?,
+        made => made
+            .with_context(writing)
+            .advise_missing("make the directory that it is to be in, or choose another")?,
     };
     let written = file.write_all(secret).and_then(|()| file.sync_all());
     written.with_context(writing)

@@ -118,7 +118,9 @@ impl SocksArgs {
         let relays = self.relays(host, password)?;
         let local_user = self.local_user_file.as_ref().map(|path| {
             let path = host.current_dir.join(path);
-            let written = secret_file::read("user", &path)?;
+            let written = secret_file::read("user", &path).advise_missing(
+                "make it, with a line USER:PASSWORD that local programs are to show, and chmod 600 it",
+            )?;
             local_user(&written).with_context(|| format!("the user file {}", path.display()))
         });
         let listen = self.listen.0;
@@ -184,7 +186,8 @@ impl SocksArgs {
                 .advise("pass --password-file FILE for relays of WebSocks")?;
         }
         let password = match (&self.password_file, password) {
-            (Some(path), _) => secret_file::read("password", &host.current_dir.join(path))?,
+            (Some(path), _) => secret_file::read("password", &host.current_dir.join(path))
+                .advise_missing("make it, with the password on its one line, and chmod 600 it")?,
             (None, Some(password)) => password,
             (None, None) => Err(anyhow!("no password")).usage().advise(format!(
                 "pass --password-file FILE, or set {PASSWORD_VARIABLE}"
@@ -204,10 +207,12 @@ impl SocksArgs {
 
     /// Refuses what a tunnel has no use for.
     fn check_no_websocks(&self) -> anyhow::Result<()> {
-        ensure!(
-            self.password_file.is_none(),
-            "--password-file is for relays of WebSocks; one of jProxy knows its users by --key-file"
-        );
+        if self.password_file.is_some() {
+            Err(anyhow!("--password-file is for relays of WebSocks")).advise(
+                "pass --key-file FILE instead, with the key that `midspan key jproxy` made: by \
+                 that a relay of jProxy knows its users",
+            )?;
+        }
         let of_websocks = [("--pool", self.pool.is_some()), ("--framed", self.framed)];
         for (option, is_given) in of_websocks {
             if is_given {
@@ -227,8 +232,9 @@ impl SocksArgs {
 /// A file or list that cannot be read, or holds something else.
 pub(super) fn read_rules(path: &Path) -> anyhow::Result<RoutingRules> {
     let shown = path.display();
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read the rules {shown}"))?;
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read the rules {shown}"))
+        .advise_missing("pass the file with the rules, as docs/routing.md has them")?;
     let rules = RoutingRules::parse(&text, read_list);
     let rules = rules.with_context(|| format!("the rules {shown}"))?;
     Ok(rules.read_from(path.to_owned()))

@@ -1,6 +1,6 @@
 //! Where the relay's certificates come from.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,8 +59,14 @@ pub(super) fn load(
 }
 
 fn read(files: &CertificateFiles) -> anyhow::Result<Identity> {
-    let metadata =
-        fs::metadata(&files.key).with_context(|| format!("cannot read {}", files.key.display()))?;
+    metadata(&files.chain).advise_missing(
+        "name a file with the certificate and those of its authorities, in PEM: --tls-certificate, \
+         or `chain` under [[tls.certificates]]; without any the relay makes one",
+    )?;
+    let metadata = metadata(&files.key).advise_missing(
+        "name the file with the certificate's private key, in PEM: --tls-key, or `key` under \
+         [[tls.certificates]]",
+    )?;
     let mode = metadata.mode() & 0o7777;
     // A group may be meant, such as Debian's ssl-cert.
     if mode & 0o007 != 0 {
@@ -71,6 +77,10 @@ fn read(files: &CertificateFiles) -> anyhow::Result<Identity> {
         .advise(format!("if nobody else has read it: chmod 640 {shown}"));
     }
     Ok(Identity::read(&files.chain, &files.key)?)
+}
+
+fn metadata(path: &Path) -> anyhow::Result<Metadata> {
+    fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn made_here(settings: &RelaySettings, state: &StateDir) -> anyhow::Result<Identity> {
@@ -87,6 +97,9 @@ fn made_here(settings: &RelaySettings, state: &StateDir) -> anyhow::Result<Ident
 
 fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
+    metadata(path).advise_missing(
+        "name a file with certificates of authorities, in PEM, as `client_ca` under [tls]",
+    )?;
     let unreadable = || format!("cannot read {}", path.display());
     for certificate in CertificateDer::pem_file_iter(path).with_context(unreadable)? {
         roots

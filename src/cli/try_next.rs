@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::expose::local_port;
-use super::quoted;
 use super::startup_report::StartupReport;
+use crate::config::shell_word::quoted;
 use crate::config::{ListenAddress, Pinned};
 use crate::protocol::jet::Transport;
 use crate::protocol::jproxy::Dialect;
@@ -164,7 +164,7 @@ Try next as a user of WebSocks, with the password in a file that nobody else may
                     "
 Try next as a user of jProxy, whose file the relay has to be let read:
   midspan key jproxy alice --key-file FILE --user-dir {}",
-                    users.display()
+                    quoted(&users.display().to_string())
                 )?,
                 false => write!(f, "\nTry next as a user of jProxy, with its key in FILE:")?,
             }

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{Advise, secret_file};
 use crate::access::jproxy::{KeyPair, PairError};
+use crate::config::shell_word::quoted;
 use crate::config::tunnel_user_of;
 
 /// Make a key for tunnels of jProxy
@@ -83,7 +84,12 @@ fn make_files(name: &str, key_file: &Path, user_dir: &Path) -> anyhow::Result<()
     let folder = user_dir.display();
     // Two files for one name would keep the relay from taking any.
     let holder = tunnel_user_of(user_dir, name)
-        .with_context(|| format!("cannot read the directory {folder}"))?;
+        .with_context(|| format!("cannot read the directory {folder}"))
+        .advise_missing(format!(
+            "make it: mkdir -m 750 {}; it is the one that the relay's configuration has under \
+             [jproxy] users, or its files are brought there",
+            quoted(&folder.to_string())
+        ))?;
     if let Some(holder) = holder {
         let holder = holder.display();
         return Err(anyhow!("there is a user \"{name}\" already: {holder}")).advise(

@@ -26,6 +26,7 @@ mod pinned;
 pub mod quic_settings;
 mod resolve;
 pub mod settings;
+pub mod shell_word;
 mod tunnel_users;
 mod urls;
 mod user_rules;
