@@ -200,7 +200,8 @@ fn where_udp_stops_passing_both_go_by_https() {
         expose.logged("listening at the relay");
         check_echo(local, 1, 1_000_000);
         meeting.relay.logged("tunnel ended");
-        // What ran has stayed where it was, and nobody has waited until it timed out.
+        // What ran is still at its connection by QUIC, which was not given up meanwhile: its bytes
+        // pass again.
         nft(&["flush", "ruleset"]);
         ping(&running);
     });
