@@ -72,6 +72,8 @@ pub(crate) struct PollTable {
     free: u32,
     /// Slots whose socket is still somebody's.
     watched: usize,
+    /// Those of them that are connections to somewhere else.
+    connections: usize,
     wakers: Vec<Option<Waker>>,
     wakers_free: Vec<u32>,
 }
@@ -82,6 +84,7 @@ impl PollTable {
             chunks: Vec::new(),
             free: NONE,
             watched: 0,
+            connections: 0,
             wakers: Vec::new(),
             wakers_free: Vec::new(),
         }
@@ -92,6 +95,11 @@ impl PollTable {
         self.watched
     }
 
+    /// Those of them that are connections to other programs.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections
+    }
+
     pub(crate) fn insert(&mut self, fd: RawFd, owner: Owner, interest: Interest) -> PollKey {
         let index = if self.free == NONE {
             self.grow()
@@ -100,6 +108,7 @@ impl PollTable {
         };
         self.free = self.slot(index).token;
         self.watched += 1;
+        self.connections += usize::from(interest == Interest::Both);
         let slot = self.slot_mut(index);
         slot.fd = fd;
         slot.token = owner.token;
@@ -145,7 +154,7 @@ impl PollTable {
     pub(crate) fn retire(&mut self, key: PollKey) {
         self.leave(key);
         self.live_mut(key).stage = Stage::Closing;
-        self.watched -= 1;
+        self.count_off(key);
     }
 
     /// Starts the way of a socket to its task.
@@ -160,7 +169,7 @@ impl PollTable {
             Some(Stage::Detaching) => {
                 self.forget_waker(key);
                 self.live_mut(key).stage = Stage::Closing;
-                self.watched -= 1;
+                self.count_off(key);
             }
             Some(Stage::Detached) => self.take_off(key),
             Some(Stage::Free | Stage::Armed | Stage::Closing) | None => {}
@@ -251,8 +260,13 @@ impl PollTable {
 
     /// A socket's task took it: nothing is left of it here.
     fn take_off(&mut self, key: PollKey) {
-        self.watched -= 1;
+        self.count_off(key);
         self.release(key);
+    }
+
+    fn count_off(&mut self, key: PollKey) {
+        self.watched -= 1;
+        self.connections -= usize::from(self.interest(key) == Interest::Both);
     }
 
     fn release(&mut self, key: PollKey) {

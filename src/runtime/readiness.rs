@@ -16,8 +16,10 @@ pub struct Readiness(PollFlags);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Interest {
-    /// Both directions.
+    /// Both directions of a connection.
     Both,
+    /// The same of one that leads no further than this program.
+    Within,
     /// What comes in: of a datagram socket, which would else tell of room each time that a
     /// datagram has left it.
     Input,
@@ -29,7 +31,7 @@ impl Interest {
     /// What a poll asks for; the kernel adds hangup and error by itself.
     pub(crate) const fn flags(self) -> PollFlags {
         match self {
-            Self::Both => Readiness::INTEREST,
+            Self::Both | Self::Within => Readiness::INTEREST,
             Self::Input => PollFlags::IN,
             Self::Output => PollFlags::OUT,
         }

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::poll_table::{Owner, PollKey};
 use super::reactor::{Closing, Reactor};
-use super::readiness::Readiness;
+use super::readiness::{Interest, Readiness};
 use super::socket::Socket;
 
 /// A connected socket that one task reads and writes.
@@ -31,6 +31,7 @@ pub struct Stream {
     poll: Option<PollKey>,
     /// What was reported so far of ends and errors, which are reported once.
     seen: Readiness,
+    interest: Interest,
 }
 
 /// A socket that a task gives up to another owner on its shard.
@@ -52,6 +53,7 @@ impl Stream {
             socket: Some(socket),
             poll: None,
             seen: Readiness::NONE,
+            interest: Interest::Both,
         }
     }
 
@@ -64,7 +66,9 @@ impl Stream {
         let (here, there) = UnixStream::pair()?;
         let stream = |one: UnixStream| {
             let socket = Socket::adopt(one.into())?;
-            Ok::<_, Errno>(Self::new(Rc::clone(reactor), socket))
+            let mut stream = Self::new(Rc::clone(reactor), socket);
+            stream.interest = Interest::Within;
+            Ok::<_, Errno>(stream)
         };
         Ok([stream(here)?, stream(there)?])
     }
@@ -206,6 +210,7 @@ impl Stream {
             socket: Some(socket),
             poll: Some(poll),
             seen,
+            interest: Interest::Both,
         }
     }
 
@@ -235,7 +240,7 @@ impl Stream {
         if let Some(key) = self.poll {
             return key;
         }
-        let key = self.reactor.watch(self.socket(), Owner::TASK);
+        let key = self.reactor.watch_task(self.socket(), self.interest);
         self.poll = Some(key);
         key
     }

@@ -49,7 +49,7 @@ pub struct ShardStatus {
     pub handshakes: u64,
     /// Visitors, or clients of an agent's, that await somebody.
     pub binds: Option<u64>,
-    /// Sockets that are open.
+    /// Connections that are open: of a proxy, to relays, of local programs, and to what it dials.
     pub connections: u64,
     /// Clients whose datagrams are passed on.
     pub datagram_associations: Option<u64>,
@@ -274,13 +274,18 @@ pub(super) fn tell<S: Service>(service: &S, question: &StatusQuestion) {
 /// What every shard has.
 fn common<S: Service>(service: &S, detail: Detail) -> ShardStatus {
     let world = service.world();
+    let quic = world
+        .streams
+        .status(detail, |connection| service.whose_quic(connection));
+    let by_role = quic.iter().flat_map(|quic| quic.census.connections());
+    let in_quic: u64 = by_role.map(|(_, count)| count).sum();
     ShardStatus {
         shard: world.shard.0,
         is_draining: world.is_draining(),
         has_ended: false,
         handshakes: 0,
         binds: None,
-        connections: world.reactor.watched() as u64,
+        connections: world.reactor.connections() as u64 + in_quic,
         datagram_associations: None,
         jproxy_tunnels: None,
         jproxy_channels: None,
@@ -295,9 +300,7 @@ fn common<S: Service>(service: &S, detail: Detail) -> ShardStatus {
         places: Vec::new(),
         sessions: None,
         relays: Vec::new(),
-        quic: world
-            .streams
-            .status(detail, |connection| service.whose_quic(connection)),
+        quic,
     }
 }
 

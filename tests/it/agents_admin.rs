@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
+use midspan::agent::meeting::DOORS;
 use midspan::protocol::socks5::ReplyCode;
 use serde_json::Value;
 
@@ -52,10 +53,12 @@ fn operators_see_both_ends_of_a_ticket() {
     let local = forward.reported("forwarding ").parse();
     let of_forward = admin(&forward);
     check_echo(local.expect("an address"), 1, 1000);
-    for admin in [of_expose, of_forward] {
+    // Who exposes waits at the relay again: at each door, and for the session to which it leads.
+    for (admin, connections) in [(of_expose, 2 * DOORS), (of_forward, 0)] {
         // The end of a session is counted once both its connections are closed.
         until("the session's end", || {
-            (status(admin)["pairs"] == 0).then_some(())
+            let seen = status(admin);
+            (seen["pairs"] == 0 && seen["connections"] == connections).then_some(())
         });
         let seen = metrics(admin);
         assert_eq!(seen["midspan_paired_total"], 1.0);
@@ -154,6 +157,8 @@ fn operators_see_where_local_programs_go_and_by_which_way() {
     let seen = status(admin);
     let sessions = seen["sessions"].as_array().expect("a list");
     assert_eq!(sessions.len(), 4, "{seen}");
+    // Each session's local one, that by which it goes, and the two that are ready.
+    assert_eq!(seen["connections"], 2 * 4 + 2, "{seen}");
     let exchanged = |seen: &Value| seen["left_bytes"].as_u64().expect("a count");
     for (target, kind, by, bytes) in [
         (by_relay.to_string().into(), "pair", &*way, Some([5, 5])),

@@ -173,9 +173,29 @@ fn operators_see_channels_and_how_the_relay_is() {
     let options = ["--admin", "127.0.0.1:0"];
     let (agent, local) = agent(folder.path(), &url(&relay), &options);
     let admin = admin(&agent);
+    // Descriptors that have a shard woken, and sockets for datagrams, are no connections.
+    let connections = |count: u64, what| {
+        until(what, || {
+            (status(admin)["connections"] == count).then_some(())
+        });
+    };
+    connections(1, "the tunnel");
+    let (udp, udp_address) = bind("127.0.0.1:0");
+    let datagrams = Client::new(local);
+    datagrams.check_echo(&udp_address.into(), &udp, b"datagram");
+    connections(2, "and the client's of SOCKS5");
+    datagrams.check_gone();
+    connections(1, "the tunnel alone");
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha";
+    let (mut browsing, server) = answered(local, answer);
+    read_head(&mut browsing);
+    connections(2, "and a client's of HTTP");
+    drop((browsing, server));
+    connections(1, "the tunnel alone");
     let echoing = service(echo);
     let running = connect(local, echoing);
     ping(&running);
+    connections(2, "and a client's");
     let way = format!("jproxy+tls://{}", relay.address);
     let seen = status(admin);
     assert_eq!(seen["sessions_count"], 1, "{seen}");
@@ -195,6 +215,7 @@ fn operators_see_channels_and_how_the_relay_is() {
     until("its end", || {
         (status(admin)["sessions_count"] == 0).then_some(())
     });
+    connections(1, "the tunnel alone");
     assert!(agent.stop().success());
     relay.stop().check_clean();
 }

@@ -107,6 +107,11 @@ fn who_is_connected_and_what_goes_by_it_is_seen_at_all_three() {
         }),
     );
 
+    for (proxy, local) in [(forwarding, 1), (exposing, 1)] {
+        // By QUIC to the relay; and the local program's, or that to the service.
+        assert_eq!(status(proxy)["connections"], 1 + local);
+    }
+
     let (connection, stream) = seen_by_proxy(forwarding);
     check(
         &stream,

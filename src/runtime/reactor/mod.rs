@@ -221,12 +221,17 @@ impl Reactor {
     /// Watches `socket` for `owner`. The caller keeps the socket and must end
     /// it through [`Self::retire`] or [`Self::detach`].
     pub fn watch(&self, socket: &Socket, owner: Owner) -> PollKey {
-        self.watch_fd(socket.as_fd(), owner)
+        self.watch_for(socket.as_fd(), owner, Interest::Both)
+    }
+
+    /// As [`Self::watch`], for a task, with this interest.
+    pub(crate) fn watch_task(&self, socket: &Socket, interest: Interest) -> PollKey {
+        self.watch_for(socket.as_fd(), Owner::TASK, interest)
     }
 
     /// As [`Self::watch`], for a task that is only told of what comes in.
     pub(crate) fn watch_input(&self, socket: &Socket) -> PollKey {
-        self.watch_for(socket.as_fd(), Owner::TASK, Interest::Input)
+        self.watch_task(socket, Interest::Input)
     }
 
     /// As [`Self::watch`], for a datagram socket of the shard's loop: one poll tells of what
@@ -235,10 +240,10 @@ impl Reactor {
         self.watch_for(socket.as_fd(), owner, interest)
     }
 
-    /// Watches any descriptor that is never closed while the reactor lives,
+    /// Watches for what comes in by any descriptor that is never closed while the reactor lives,
     /// such as a signalfd.
     pub fn watch_fd(&self, fd: BorrowedFd<'_>, owner: Owner) -> PollKey {
-        self.watch_for(fd, owner, Interest::Both)
+        self.watch_for(fd, owner, Interest::Input)
     }
 
     fn watch_for(&self, fd: BorrowedFd<'_>, owner: Owner, interest: Interest) -> PollKey {
@@ -303,6 +308,13 @@ impl Reactor {
     #[must_use]
     pub fn watched(&self) -> usize {
         self.inner.borrow().polls.watched()
+    }
+
+    /// Number of those of them that are connections to other programs: neither sockets for
+    /// datagrams, nor what has its shard woken.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.inner.borrow().polls.connections()
     }
 
     /// Latched readiness of a task's socket, taken; or registers the waker.
