@@ -452,6 +452,80 @@ fn what_is_no_key_has_a_next_step() {
     check(&arguments, 2, "", "\n  next: have it hold the key alone, ");
 }
 
+/// What a relay advises about a user's file that is damaged, pasted into a shell.
+#[test]
+fn advice_about_a_damaged_users_file_can_be_pasted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let users = folder.path().join("jProxy's users");
+    std::fs::create_dir(&users).expect("a folder");
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_midspan"));
+    let paths = std::env::var("PATH").expect("a path");
+    let paths = format!("{}:{paths}", program.parent().expect("a folder").display());
+    let shell = |script: &str| {
+        let output = Command::new("sh")
+            .args(["-e", "-c", script])
+            .env("PATH", &paths)
+            .current_dir(folder.path())
+            .output()
+            .expect("a shell");
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        assert!(output.status.success(), "{script}: {stderr}");
+    };
+    shell("midspan key jproxy 'a&lice' --key-file 'a&lice.dat' --user-dir jProxy\\'s\\ users");
+    let files = || {
+        let entries = std::fs::read_dir(&users).expect("a folder");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.collect::<Vec<_>>()
+    };
+    let config = folder.path().join("relay.toml");
+    let lines = format!("state_dir = \"/s\"\n[jproxy]\nusers = {users:?}\n");
+    std::fs::write(&config, lines).expect("written");
+    let config = config.to_str().expect("text");
+    let advice = |before: &str, after: &str| {
+        let output = midspan(&["check", config]);
+        assert_eq!(output.status.code(), Some(1));
+        let told = String::from_utf8(output.stderr).expect("text");
+        let (_, next) = told.split_once("\n  next: ").expect("a next step");
+        let (_, command) = next.split_once(before).expect("a command");
+        let (command, _) = command.split_once(after).expect("an end");
+        command.to_owned()
+    };
+
+    // It was renamed, and then one is damaged behind its name, and within its key.
+    let one = &files()[0];
+    std::fs::rename(one, users.join(format!("{}.dat", "0".repeat(64)))).expect("renamed");
+    shell(&advice("if it was renamed: ", ";"));
+    assert_eq!(files(), [one.clone()]);
+    for is_cut in [true, false] {
+        let one = &files()[0];
+        let mut bytes = std::fs::read(one).expect("read");
+        match is_cut {
+            true => bytes.truncate(100),
+            false => bytes[400] ^= 1,
+        }
+        std::fs::write(one, bytes).expect("written");
+        let command = advice("make another key, and remove the file: ", "; then ");
+        let new_key = folder.path().join("a&lice-new.dat");
+        shell(&command);
+        assert_ne!(files(), [one.clone()]);
+        assert_eq!(files().len(), 1);
+        let key = std::fs::read(&new_key).expect("written");
+        ClientKey::decode(&key).expect("a key");
+        std::fs::remove_file(new_key).expect("removed");
+        assert!(folder.path().join("a&lice.dat").exists());
+    }
+    let printed = midspan(&["check", config]);
+    assert_eq!(printed.status.code(), Some(0));
+
+    // There is a user of this name.
+    let arguments = ["key", "jproxy", "a&lice", "--key-file", "/x", "--user-dir"];
+    let output = midspan(&[&arguments[..], &[users.to_str().expect("text")]].concat());
+    let told = String::from_utf8(output.stderr).expect("text");
+    let (_, command) = told.split_once("good for nothing: ").expect("advice");
+    shell(command.split_once("; or ").expect("an end").0);
+    assert!(files().is_empty());
+}
+
 /// What each command says where `FILE` is not there.
 #[test]
 fn a_file_that_is_missing_has_a_next_step() {

@@ -180,8 +180,8 @@ mod tests {
         assert_eq!(got, ExitCode::from(code));
     }
 
-    fn not_found() -> std::io::Error {
-        std::io::Error::new(std::io::ErrorKind::NotFound, "no such file")
+    fn not_found() -> io::Error {
+        io::Error::new(ErrorKind::NotFound, "no such file")
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
     fn a_proxy_names_a_cause_once() {
         let taken = AgentError::Listen {
             address: ([127, 0, 0, 1], 2222).into(),
-            source: std::io::Error::new(std::io::ErrorKind::AddrInUse, "in use"),
+            source: io::Error::new(ErrorKind::AddrInUse, "in use"),
         };
         check(
             &anyhow::Error::new(taken),

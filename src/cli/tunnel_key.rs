@@ -91,10 +91,11 @@ fn make_files(name: &str, key_file: &Path, user_dir: &Path) -> anyhow::Result<()
             quoted(&folder.to_string())
         ))?;
     if let Some(holder) = holder {
-        let holder = holder.display();
-        return Err(anyhow!("there is a user \"{name}\" already: {holder}")).advise(
-            "remove that file, whose key is then good for nothing, or choose another name",
-        );
+        let holder = holder.display().to_string();
+        return Err(anyhow!("there is a user \"{name}\" already: {holder}")).advise(format!(
+            "remove that file, whose key is then good for nothing: rm {}; or choose another name",
+            quoted(&holder)
+        ));
     }
     // First of all: nobody is to list a key that went nowhere.
     secret_file::create_bytes("key", key_file, &pair.client_file)?;

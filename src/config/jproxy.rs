@@ -507,7 +507,7 @@ mod tests {
             folder,
             "",
             &format!("{name} is no user's file: its content"),
-            "rename",
+            "mv -n ",
         );
         fs::write(folder.join(&name), "").unwrap();
         check(

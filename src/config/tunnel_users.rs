@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::shell_word::quoted;
 use super::websocks::OTHERS_READ;
 use crate::access::jproxy::{
     NameListed, TunnelUser, TunnelUsers, USER_FILE_SUFFIX, UserFileError, UserHash,
@@ -35,7 +36,12 @@ pub enum TunnelUsersError {
     Open { path: PathBuf, mode: u32 },
     /// A file that is called like one of a user, and is none.
     #[error("{} is no user's file: {error}", .path.display())]
-    NoUser { path: PathBuf, error: UserFileError },
+    NoUser {
+        path: PathBuf,
+        error: UserFileError,
+        /// Whose it seems to be.
+        name: Option<String>,
+    },
     /// Two files for one name.
     #[error("{error}, of {}", .path.display())]
     Twice { path: PathBuf, error: NameListed },
@@ -59,7 +65,7 @@ impl TunnelUsersError {
                 ErrorKind::NotFound => format!(
                     "make the directory (mkdir -m 750 {0}), and a user's file in it: midspan key \
                      jproxy NAME --key-file FILE --user-dir {0}",
-                    path.display()
+                    word(path)
                 ),
                 ErrorKind::PermissionDenied => format!(
                     "let whoever the relay runs as read {}: chgrp it, and chmod 640, or 750 where \
@@ -76,8 +82,16 @@ impl TunnelUsersError {
                 };
                 format!("if nobody else has {done} it: chmod 640 {}", path.display())
             }
-            Self::NoUser { error, .. } => match error {
-                UserFileError::OtherHash { .. } => "rename the file, or have it made anew".into(),
+            Self::NoUser { path, error, name } => match error {
+                UserFileError::OtherHash { content } => {
+                    let named = path.with_file_name(TunnelUser::file_name(content));
+                    format!(
+                        "if it was renamed: mv -n {} {}; else it is damaged: {}",
+                        word(path),
+                        word(&named),
+                        make_anew(path, name.as_deref())
+                    )
+                }
                 UserFileError::FileName => format!(
                     "call it by its hash, or move it elsewhere: what ends in {USER_FILE_SUFFIX} is \
                      a user's"
@@ -86,11 +100,32 @@ impl TunnelUsersError {
                                              put here what `midspan key jproxy` wrote to its \
                                              --user-dir"
                     .into(),
-                _ => "have it made anew: midspan key jproxy NAME".into(),
+                _ => make_anew(path, name.as_deref()),
             },
             Self::Twice { .. } => "remove the file of the older key".into(),
         })
     }
+}
+
+/// What to do about a damaged file of this user: nobody can have what was in it, so that another
+/// key is made, under a name beside that of the one before.
+fn make_anew(path: &Path, name: Option<&str>) -> String {
+    let name = name.unwrap_or("NAME");
+    let directory = path.parent().unwrap_or(path);
+    format!(
+        "make another key, and remove the file: midspan key jproxy {} --key-file {} --user-dir {} \
+         && rm {}; then let whoever the relay runs as read the new file, and give the user the new \
+         key",
+        quoted(name),
+        quoted(&format!("{name}-new.dat")),
+        word(directory),
+        word(path),
+    )
+}
+
+/// A path, as a shell reads it.
+fn word(path: &Path) -> String {
+    quoted(&path.display().to_string())
 }
 
 /// A file that is called like a user's, and is not taken.
@@ -209,12 +244,13 @@ pub fn tunnel_user_of(directory: &Path, name: &str) -> io::Result<Option<PathBuf
 }
 
 fn read_one(path: &Path) -> Result<TunnelUser, TunnelUsersError> {
-    let no_user = |error| TunnelUsersError::NoUser {
+    let no_user = |error, name| TunnelUsersError::NoUser {
         path: path.to_owned(),
         error,
+        name,
     };
     let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| no_user(UserFileError::FileName))?;
+    let name = name.ok_or_else(|| no_user(UserFileError::FileName, None))?;
     // Before it is opened: a pipe would have the relay wait.
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
     if !metadata.is_file() {
@@ -231,7 +267,7 @@ fn read_one(path: &Path) -> Result<TunnelUser, TunnelUsersError> {
     file.take(FILE_BYTES_MAX)
         .read_to_end(&mut bytes)
         .map_err(|error| unreadable(path, error))?;
-    TunnelUser::decode(name, &bytes).map_err(no_user)
+    TunnelUser::decode(name, &bytes).map_err(|error| no_user(error, TunnelUser::name_in(&bytes)))
 }
 
 fn unreadable(path: &Path, error: io::Error) -> TunnelUsersError {

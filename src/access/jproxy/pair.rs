@@ -8,7 +8,7 @@ use aws_lc_rs::rand;
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 
 use super::user_name::{self, NameError};
-use super::{CryptoFailed, SALT_BYTES, client_key, user};
+use super::{CryptoFailed, SALT_BYTES, TunnelUser, client_key, user};
 
 /// A new key, as both sides keep it.
 pub struct KeyPair {
@@ -49,7 +49,7 @@ impl KeyPair {
         Ok(Self {
             client_file: client_key::encode(key.as_der()?.as_ref(), &hash),
             user_file: user::encode(name, &salt, spki.as_ref()),
-            user_file_name: user::file_name(&hash),
+            user_file_name: TunnelUser::file_name(&hash),
         })
     }
 }
@@ -161,7 +161,7 @@ mod tests {
         let key = PrivateDecryptingKey::generate(KeySize::Rsa3072).expect("a key");
         let spki = key.public_key().as_der().expect("DER");
         let salt = [7; SALT_BYTES];
-        let name = user::file_name(&user::hash(spki.as_ref(), &salt));
+        let name = TunnelUser::file_name(&user::hash(spki.as_ref(), &salt));
         let file = user::encode("alice", &salt, spki.as_ref());
         let bits = 3072;
         assert_eq!(

@@ -100,13 +100,16 @@ impl TunnelUser {
         hash.try_into().ok()
     }
 
+    /// How the file of who has this hash is called.
+    #[must_use]
+    pub fn file_name(hash: &UserHash) -> String {
+        HEXUPPER.encode(hash) + USER_FILE_SUFFIX
+    }
+
     fn decode_content(bytes: &[u8]) -> Result<Self, UserFileError> {
-        let short = |what| UserFileError::Short { what };
-        let (length, rest) = bytes.split_first_chunk().ok_or(short("name"))?;
-        let length = usize::from(u16::from_be_bytes(*length));
-        let (name, rest) = rest.split_at_checked(length).ok_or(short("name"))?;
-        let name = user_name::decode(name).map_err(UserFileError::Name)?;
-        let (salt, spki) = rest.split_at_checked(SALT_BYTES).ok_or(short("salt"))?;
+        let (name, rest) = split_name(bytes)?;
+        let salted = rest.split_at_checked(SALT_BYTES);
+        let (salt, spki) = salted.ok_or(UserFileError::Short { what: "salt" })?;
         let key = PublicEncryptingKey::from_der(spki).map_err(|_| UserFileError::Key)?;
         // The library passes over what follows a key, and the hash does not.
         let written = key.as_der().map_err(|_| UserFileError::Key)?;
@@ -122,6 +125,12 @@ impl TunnelUser {
             hash: hash(spki, salt),
             key: Pkcs1PublicEncryptingKey::new(key).map_err(|_| UserFileError::Key)?,
         })
+    }
+
+    /// Whose file it seems to be, of one that is cut off or damaged behind the name.
+    #[must_use]
+    pub fn name_in(bytes: &[u8]) -> Option<String> {
+        split_name(bytes).ok().map(|(name, _)| name)
     }
 
     /// Whether this is what a user's file holds, of whatever name.
@@ -164,6 +173,16 @@ impl TunnelUser {
     }
 }
 
+/// The name at the beginning of a user's file, and what follows.
+fn split_name(bytes: &[u8]) -> Result<(String, &[u8]), UserFileError> {
+    let short = UserFileError::Short { what: "name" };
+    let (length, rest) = bytes.split_first_chunk().ok_or_else(|| short.clone())?;
+    let length = usize::from(u16::from_be_bytes(*length));
+    let (name, rest) = rest.split_at_checked(length).ok_or(short)?;
+    let name = user_name::decode(name).map_err(UserFileError::Name)?;
+    Ok((name, rest))
+}
+
 /// By which a user with this key and salt logs in.
 pub(super) fn hash(spki: &[u8], salt: &[u8]) -> UserHash {
     let mut context = Context::new(&SHA256);
@@ -179,11 +198,6 @@ pub(super) fn encode(name: &str, salt: &[u8; SALT_BYTES], spki: &[u8]) -> Vec<u8
     let name = user_name::encode(name);
     let length = u16::try_from(name.len()).expect("a name is short");
     [&length.to_be_bytes(), &*name, salt, spki].concat()
-}
-
-/// The name of a user's file.
-pub(super) fn file_name(hash: &UserHash) -> String {
-    HEXUPPER.encode(hash) + USER_FILE_SUFFIX
 }
 
 impl PartialEq for TunnelUser {
