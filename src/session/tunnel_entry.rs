@@ -19,6 +19,9 @@ use crate::protocol::jproxy::{
 };
 use crate::relay::codec::{Codec, CodecError};
 
+/// Bytes that are shown of what somebody else answers.
+const SHOWN_BYTES_MAX: usize = 40;
+
 /// One connection on its way in.
 pub struct TunnelEntry {
     approach: Approach,
@@ -54,6 +57,9 @@ pub enum TunnelEntryError {
     /// Something else answers.
     #[error("the answer is not jProxy's: {0}")]
     NotJproxy(#[from] HandshakeError),
+    /// The same, from its beginning.
+    #[error("the answer is not jProxy's: it begins with \"{}\"", .begins.escape_ascii())]
+    OtherProtocol { begins: Vec<u8> },
     /// It says so, and no more.
     #[error("the relay speaks another version of jProxy")]
     OtherVersion,
@@ -101,20 +107,22 @@ impl Conversation for TunnelEntry {
         let received = self.approach.receive(bytes)?;
         let behind = match self.state {
             State::LoggingIn { consumed } => consumed,
-            State::Greeted => match decode_acceptance(received)? {
-                Progress::Partial { .. } => return Ok(None),
-                Progress::Complete { value: false, .. } => {
-                    return Err(TunnelEntryError::OtherVersion);
+            State::Greeted => {
+                match decode_acceptance(received).map_err(|error| misread(error, received))? {
+                    Progress::Partial { .. } => return Ok(None),
+                    Progress::Complete { value: false, .. } => {
+                        return Err(TunnelEntryError::OtherVersion);
+                    }
+                    Progress::Complete {
+                        value: true,
+                        consumed,
+                    } => {
+                        self.approach.say(&self.hash)?;
+                        self.state = State::LoggingIn { consumed };
+                        return Ok(None);
+                    }
                 }
-                Progress::Complete {
-                    value: true,
-                    consumed,
-                } => {
-                    self.approach.say(&self.hash)?;
-                    self.state = State::LoggingIn { consumed };
-                    return Ok(None);
-                }
-            },
+            }
         };
         let (encrypted_key, consumed) = match LoginAnswer::decode(&received[behind..])? {
             Progress::Partial { .. } => return Ok(None),
@@ -130,6 +138,20 @@ impl Conversation for TunnelEntry {
             early,
             encrypted_key,
         }))
+    }
+}
+
+/// What else it may be that answers so.
+fn misread(error: HandshakeError, received: &[u8]) -> TunnelEntryError {
+    match error {
+        HandshakeError::Magic => {
+            let is_shown = |byte: &&u8| !matches!(byte, b'\r' | b'\n');
+            let begins = received.iter().take_while(is_shown).take(SHOWN_BYTES_MAX);
+            TunnelEntryError::OtherProtocol {
+                begins: begins.copied().collect(),
+            }
+        }
+        error => error.into(),
     }
 }
 
@@ -216,13 +238,20 @@ mod tests {
             refused(b"jProxy\x01"),
             "the relay speaks another version of jProxy"
         );
-        for other in [
-            &b"HTTP/1.1 400 Bad Request\r\n"[..],
-            b"SSH-2.0-x\r\n",
-            b"jProxy\x02",
+        let long = [b'x'; 100];
+        for (other, told) in [
+            (
+                &b"HTTP/1.1 400 Bad Request\r\nServer"[..],
+                "it begins with \"HTTP/1.1 400 Bad Request\"",
+            ),
+            (b"\xff\"\n", "it begins with \"\\xff\\\"\""),
+            (&long, &format!("it begins with \"{}\"", "x".repeat(40))),
+            (b"jProxy\x02", "status 2 is neither 0 nor 1"),
         ] {
-            let error = refused(other);
-            assert!(error.contains("is not jProxy's: "), "{error}");
+            assert_eq!(
+                refused(other),
+                format!("the answer is not jProxy's: {told}")
+            );
         }
     }
 

@@ -14,6 +14,10 @@ use crate::protocol::jproxy::SessionKey;
 use crate::session::tunnel_entry::{TunnelEntered, TunnelEntry, TunnelEntryError};
 use crate::session::wrapped_stream::WrappedStream;
 
+/// What to do where something else answers, or nothing does.
+const NOT_JPROXY: &str = "see whether the relay serves jProxy at this port ([jproxy] users); if the \
+    port takes TLS alone, write jproxy+tls";
+
 /// One relay.
 #[derive(Clone, Debug)]
 pub(in crate::agent) struct TunnelGateway {
@@ -87,11 +91,19 @@ impl TunnelError {
     /// What whoever started the agent can do about it.
     pub(super) fn next_step(&self) -> Option<&'static str> {
         match self {
-            Self::Leg(LegError::Closed) | Self::Entry(TunnelEntryError::NotJproxy(_)) => Some(
-                "see whether the relay serves jProxy at this port ([jproxy] users); if the port \
-                 takes TLS alone, write jproxy+tls",
-            ),
+            Self::Leg(LegError::Closed) | Self::Entry(TunnelEntryError::NotJproxy(_)) => {
+                Some(NOT_JPROXY)
+            }
             Self::Leg(error) => error.next_step(),
+            Self::Entry(TunnelEntryError::OtherProtocol { begins })
+                if begins.starts_with(b"HTTP/") =>
+            {
+                Some(
+                    "a web server answers there: check the port, and whether the relay serves \
+                     jProxy at it ([jproxy] users); if the port takes TLS alone, write jproxy+tls",
+                )
+            }
+            Self::Entry(TunnelEntryError::OtherProtocol { .. }) => Some(NOT_JPROXY),
             Self::Entry(TunnelEntryError::Approach(error)) => leg::approach_advice(error),
             Self::Entry(TunnelEntryError::UnknownKey) => Some(
                 "put the key's user file, which `midspan key jproxy` makes with it, into the \
