@@ -294,6 +294,26 @@ fn the_first_relay_that_can_be_had_is_taken() {
 }
 
 #[test]
+fn what_is_no_relay_is_named_by_what_it_answers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("jproxy://{}", listener.local_addr().expect("bound"));
+    let (agent, _) = agent(folder.path(), &url, &[]);
+    let (mut client, _) = listener.accept().expect("the agent");
+    // It keeps the connection.
+    let answer = b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n";
+    client.write_all(answer).expect("sent");
+    let said = agent.logged("the relay lets nobody in");
+    for part in [
+        "error=the answer is not jProxy's: it begins with \"HTTP/1.1 400 Bad Request\" next=",
+        "a web server answers there: check the port",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(agent.stop().success());
+}
+
+#[test]
 fn a_key_that_nobody_knows_is_said_once_with_what_to_do() {
     let (folder, relay) = relay_at(ANY, "");
     let bob = KeyPair::generate("bob").expect("a key");
@@ -435,7 +455,11 @@ fn where_nothing_can_be_reached_the_dialect_is_named() {
         if is_doubted {
             let said = agent.logged(doubted);
             assert!(said.contains("dialect=spec"), "{said}");
-            assert!(said.contains("pass --dialect original"), "{said}");
+            let url = url(&relay);
+            let advice = format!("go there with --relay '{url}' --dialect original; or have it");
+            assert!(said.contains(&advice), "{said}");
+            let listen = "listen at jproxy+tls://ADDR:PORT?dialect=spec";
+            assert!(said.contains(listen), "{said}");
         }
         let log = agent.whole_log();
         assert_eq!(

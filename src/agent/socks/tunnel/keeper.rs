@@ -25,6 +25,7 @@ use crate::agent::random::random_number;
 use crate::agent::reconnect::{Backoff, DELAY_MAX};
 use crate::agent::relay_trouble::{Trouble, Troubles};
 use crate::agent::socks::refusal::Refusal;
+use crate::config::shell_word::quoted;
 use crate::protocol::jproxy::Dialect;
 use crate::relay::CloseReason;
 use crate::relay::mux::Role;
@@ -148,16 +149,25 @@ impl RelayRecord {
 
     /// Nothing could be reached by a tunnel to it.
     pub(super) fn doubt_dialect(&self, dialect: Dialect) {
-        let (relay, other) = (&self.gateway, dialect.other());
-        let next = format!(
-            "if the relay has `dialect = \"{other}\"`, in [jproxy] or in its rule for this user, \
-             pass --dialect {other}"
-        );
+        let relay = &self.gateway;
+        let next = self.dialect_advice(dialect);
         warn!(
             %relay, %dialect, next,
             "nothing that was asked for could be reached by this tunnel, as it is where the relay \
              speaks another dialect, and connects with other ports"
         );
+    }
+
+    /// What to do where it may speak another dialect than this one of ours.
+    pub(super) fn dialect_advice(&self, dialect: Dialect) -> String {
+        let (url, other) = (self.gateway.url(), dialect.other());
+        format!(
+            "if the relay has dialect = \"{other}\", in [jproxy], in its rule for this user or as \
+             ?dialect={other} of its listener, go there with --relay {} --dialect {other}; or have \
+             it listen at {}://ADDR:PORT?dialect={dialect}",
+            quoted(&url.with_pin()),
+            url.scheme()
+        )
     }
 
     /// What it said to the key before says nothing of another.

@@ -229,7 +229,9 @@ impl Tunnels {
                 }
             }
             MuxEvent::OtherDialect { error, .. } => {
-                let next = format!("pass --dialect {}", self.dialect.other());
+                let live = self.live_now();
+                let relay = live.map(|live| &self.relays[live.relay]);
+                let next = relay.map(|relay| relay.dialect_advice(self.dialect));
                 warn!(%error, next, "the relay speaks the other dialect, and its tunnel is closed");
             }
             // A server's, or of echoes that nobody asks for.

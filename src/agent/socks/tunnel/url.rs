@@ -50,6 +50,24 @@ impl JproxyUrl {
     /// What all URLs of such relays begin with.
     pub const SCHEMES: &str = "jproxy";
 
+    /// What it begins with, before `://`.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        match self.is_tls {
+            true => "jproxy+tls",
+            false => "jproxy",
+        }
+    }
+
+    /// As it is written where it is to be gone to.
+    #[must_use]
+    pub fn with_pin(&self) -> String {
+        match self.pin {
+            Some(pin) => format!("{self}?pin={pin}"),
+            None => self.to_string(),
+        }
+    }
+
     /// Whether others could read what is said on the way: neither TLS is around it, nor does
     /// it stay on this host for certain.
     #[must_use]
@@ -92,11 +110,7 @@ impl FromStr for JproxyUrl {
 /// Without the pin, which says nothing to a person.
 impl fmt::Display for JproxyUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.is_tls {
-            true => "jproxy+tls",
-            false => "jproxy",
-        };
-        write!(f, "{scheme}://{}", self.address)
+        write!(f, "{}://{}", self.scheme(), self.address)
     }
 }
 
