@@ -59,9 +59,21 @@ fn what_a_relay_refuses_is_dropped_and_names_are_the_relays_to_resolve() {
     let (denied, denied_address) = bind("127.0.0.2:0");
     let lines = "[egress]\nreach = \"everything\"\nrules = [\"deny 127.0.0.2\"]\n";
     let (folder, relay) = relay_at(ANY, lines);
-    let (agent, local) = agent(folder.path(), &url(&relay), &[]);
+    let (mut agent, local) = agent(folder.path(), &url(&relay), &["--log-level", "debug"]);
     let client = Client::new(local);
     client.send(&denied_address.into(), b"denied");
+    let said = agent.logged(": refused peer=");
+    for part in [
+        "reason=\"dial_failed\" code=2 ",
+        &format!("target={denied_address} "),
+        "does not allow it, by its [egress] or its rules",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    // Until it is asked again.
+    for _ in 0..3 {
+        client.send(&denied_address.into(), b"denied");
+    }
     let named = Destination::named("localhost", address.port()).expect("a destination");
     client.send(&named, b"by name");
     let mut buffer = [0; 16];
@@ -71,7 +83,23 @@ fn what_a_relay_refuses_is_dropped_and_names_are_the_relays_to_resolve() {
     assert_eq!(client.receive(), (named, b"answer".to_vec()));
     super::socks_udp::check_nothing(&denied);
     client.check_gone();
-    assert!(agent.stop().success());
+    let ended = agent.logged("datagrams ended");
+    for part in [" sent=1 sent_bytes=7 ", " passed_back=1 "] {
+        assert!(ended.contains(part), "{ended}");
+    }
+    agent.terminate();
+    assert!(agent.wait().success());
+    let log = agent.rest_of_log();
+    assert!(!log.contains(": refused peer="), "{log}");
+    let counters = Counters::of_log(&log);
+    for (name, count) in [
+        ("datagrams_denied", 4),
+        ("datagrams_dropped", 0),
+        ("datagrams_relayed", 2),
+        ("refused.dial_failed", 1),
+    ] {
+        assert_eq!(counters.count(name), count, "{name}: {log}");
+    }
     let ended = relay.stop();
     ended.check_clean();
     assert_eq!(ended.counters.count("refused.egress_denied"), 1);

@@ -291,7 +291,9 @@ impl UdpAssociation {
                 Carrier::Tunnel(associations) => {
                     match associations.send(&destination, data) {
                         Taken::Sent => self.sent.add(data.len()),
+                        Taken::Waits => {}
                         Taken::Dropped => self.count(Count::DatagramsDropped),
+                        Taken::Denied => self.count(Count::DatagramsDenied),
                     }
                     continue;
                 }
@@ -328,7 +330,7 @@ impl UdpAssociation {
         };
         let left = match &mut self.carrier {
             Carrier::Stream(relay) => relay.take_turn(pass_back)?,
-            Carrier::Tunnel(associations) => associations.take_turn(pass_back),
+            Carrier::Tunnel(associations) => associations.take_turn(&mut self.sent, pass_back),
         };
         match left {
             Left::Nothing => Ok(true),

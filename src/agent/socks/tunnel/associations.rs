@@ -4,7 +4,7 @@
 //! ```text
 //!       ask               granted               60 s without any, or the tunnel is lost
 //! ──▶ Asked, some wait ─────────────▶ There ─────────────────────────────────────────▶ gone
-//!             └── refused ──▶ Refused, for some seconds: what goes there is dropped
+//!             └── refused ──▶ Refused, for some seconds: what goes there is dropped, or denied
 //! ```
 //!
 //! What comes back has the address to which the client has sent, as it was written: the relay
@@ -17,12 +17,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ahash::RandomState;
+use tracing::debug;
 
 use super::keeper::Live;
 use super::{Listener, Tunnels};
-use crate::metrics::counters::Count;
-use crate::protocol::jproxy::{ChannelKind, DATA_BYTES_MAX};
-use crate::protocol::socks5::{Destination, udp};
+use crate::agent::socks::refusal::Refusal;
+use crate::metrics::counters::{Count, Label};
+use crate::protocol::jproxy::{BindStatus, ChannelKind, DATA_BYTES_MAX};
+use crate::protocol::socks5::{Destination, ReplyCode, udp};
 use crate::relay::mux::{Asked, Role};
 use crate::relay::{CloseReason, Side};
 use crate::runtime::executor::wake;
@@ -30,6 +32,7 @@ use crate::session::datagram_stream::{Left, TURN_DATAGRAMS};
 use crate::shard::errand::{Errand, target};
 use crate::shard::mux::{ChannelEnd, ChannelSession};
 use crate::shard::peer_address::PeerAddress;
+use crate::shard::session_log::Carried;
 use crate::slab::Key;
 use crate::time::Timestamp;
 
@@ -64,21 +67,28 @@ enum Association {
         live: Live,
         since: Timestamp,
         waiting: Vec<Vec<u8>>,
+        /// What the relay has said when it was asked before.
+        said: Option<BindStatus>,
     },
     There {
         channel: Key,
     },
     Refused {
         until: Timestamp,
+        status: BindStatus,
     },
 }
 
 /// What became of a datagram that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::agent::socks) enum Taken {
-    /// It goes to the relay, or waits for it.
+    /// It goes to the relay.
     Sent,
+    /// It goes there once there is an association, and is counted then.
+    Waits,
     Dropped,
+    /// The relay does not let it go where it should.
+    Denied,
 }
 
 /// What came for one client, until it looks.
@@ -94,7 +104,7 @@ pub(super) struct Mailbag {
 #[derive(Debug)]
 pub(super) enum Came {
     Granted(Key),
-    Refused(Key),
+    Refused(Key, BindStatus),
     Datagram(Key, Vec<u8>),
     Ended(Key),
 }
@@ -103,7 +113,7 @@ impl Came {
     fn bytes(&self) -> usize {
         let data = match self {
             Self::Datagram(_, data) => data.len(),
-            Self::Granted(_) | Self::Refused(_) | Self::Ended(_) => 0,
+            Self::Granted(_) | Self::Refused(..) | Self::Ended(_) => 0,
         };
         size_of::<Self>() + data
     }
@@ -168,18 +178,32 @@ impl Associations {
             }
             Some(Association::Asked { waiting, .. }) if waiting.len() < WAITING_MAX => {
                 waiting.push(data.to_vec());
-                Taken::Sent
+                Taken::Waits
             }
             Some(Association::Asked { .. }) => Taken::Dropped,
-            Some(Association::Refused { until }) if *until > now => Taken::Dropped,
-            Some(Association::Refused { .. }) | None => self.ask(to, data, now),
+            Some(Association::Refused { until, status }) if *until > now => match status {
+                BindStatus::Denied => Taken::Denied,
+                _ => Taken::Dropped,
+            },
+            Some(Association::Refused { status, .. }) => {
+                let said = *status;
+                self.ask(to, data, now, Some(said))
+            }
+            None => self.ask(to, data, now, None),
         }
     }
 
-    fn ask(&mut self, to: &Destination, data: &[u8], now: Timestamp) -> Taken {
+    fn ask(
+        &mut self,
+        to: &Destination,
+        data: &[u8],
+        now: Timestamp,
+        said: Option<BindStatus>,
+    ) -> Taken {
         if self.by_destination.len() >= DESTINATIONS_MAX {
-            self.by_destination
-                .retain(|_, one| !matches!(one, Association::Refused { until } if *until <= now));
+            self.by_destination.retain(
+                |_, one| !matches!(one, Association::Refused { until, .. } if *until <= now),
+            );
         }
         if self.by_destination.len() >= DESTINATIONS_MAX {
             return Taken::Dropped;
@@ -203,9 +227,10 @@ impl Associations {
             live,
             since: now,
             waiting: vec![data.to_vec()],
+            said,
         };
         self.by_destination.insert(to.clone(), asked);
-        Taken::Sent
+        Taken::Waits
     }
 
     /// Whether something came; has the task woken when it does.
@@ -214,18 +239,20 @@ impl Associations {
     }
 
     /// Has what came handled, datagram by datagram with their headers, but not too much of it.
-    pub(in crate::agent::socks) fn take_turn(&mut self, mut handle: impl FnMut(&[u8])) -> Left {
+    /// `sent` counts what has waited, and goes out.
+    pub(in crate::agent::socks) fn take_turn(
+        &mut self,
+        sent: &mut Carried,
+        mut handle: impl FnMut(&[u8]),
+    ) -> Left {
         self.count_dropped(self.bag.dropped.take());
         let mut datagram = Vec::new();
         for _ in 0..TURN_DATAGRAMS {
             match self.bag.take() {
                 None => return Left::Nothing,
-                Some(Came::Granted(channel)) => self.begin(channel),
-                Some(Came::Refused(channel)) => {
-                    let until = self.tunnels.world.reactor.now() + REFUSED_FOR;
-                    self.replace(channel, Some(Association::Refused { until }));
-                }
-                Some(Came::Ended(channel)) => self.replace(channel, None),
+                Some(Came::Granted(channel)) => self.begin(channel, sent),
+                Some(Came::Refused(channel, status)) => self.handle_refused(channel, status),
+                Some(Came::Ended(channel)) => self.handle_ended(channel),
                 Some(Came::Datagram(channel, data)) => {
                     if let Some(from) = self.destinations.get(&channel) {
                         datagram.clear();
@@ -240,7 +267,7 @@ impl Associations {
     }
 
     /// An association is there: what waits for it goes out.
-    fn begin(&mut self, channel: Key) {
+    fn begin(&mut self, channel: Key, sent: &mut Carried) {
         let Some(to) = self.destinations.get(&channel) else {
             return;
         };
@@ -272,6 +299,7 @@ impl Associations {
         };
         if world.join_channel(channel, ChannelEnd::Task, None, session) {
             for data in waiting {
+                sent.add(data.len());
                 world.muxes.send_datagram(channel, &data);
             }
         } else {
@@ -280,16 +308,51 @@ impl Associations {
         }
     }
 
-    /// An association is no more; what waited for it is lost.
-    fn replace(&mut self, channel: Key, with: Option<Association>) {
+    /// There is no association; what waited for it is lost.
+    fn handle_refused(&mut self, channel: Key, status: BindStatus) {
         let Some(to) = self.destinations.remove(&channel) else {
             return;
         };
-        let before = match with {
-            Some(with) => self.by_destination.insert(to, with),
-            None => self.by_destination.remove(&to),
+        let until = self.tunnels.world.reactor.now() + REFUSED_FOR;
+        let refused = Association::Refused { until, status };
+        let Some(Association::Asked {
+            live,
+            waiting,
+            said,
+            ..
+        }) = self.by_destination.insert(to.clone(), refused)
+        else {
+            return;
         };
-        if let Some(Association::Asked { waiting, .. }) = before {
+        let count = match status {
+            BindStatus::Denied => Count::DatagramsDenied,
+            _ => Count::DatagramsDropped,
+        };
+        let world = &self.tunnels.world;
+        world.counters.counts.add(count, waiting.len() as u64);
+        let code = reply_code(status);
+        let relay = self.tunnels.relays[live.relay].authority();
+        let Refusal { refused, why, .. } = Refusal::by_relay(relay, code);
+        world.count_refused(refused);
+        // Whoever goes on sending there has the relay asked again and again.
+        if said != Some(status) {
+            debug!(
+                peer = %self.client,
+                reason = refused.as_str(),
+                code = code.code(),
+                target = %target(&to),
+                %why,
+                "refused"
+            );
+        }
+    }
+
+    /// An association is no more; what waited for it is lost.
+    fn handle_ended(&mut self, channel: Key) {
+        let Some(to) = self.destinations.remove(&channel) else {
+            return;
+        };
+        if let Some(Association::Asked { waiting, .. }) = self.by_destination.remove(&to) {
             self.count_dropped(waiting.len());
         }
     }
@@ -316,6 +379,16 @@ impl Drop for Associations {
                 Association::Refused { .. } => {}
             }
         }
+    }
+}
+
+/// What a client of SOCKS5 would be told, if there were somewhere to say it.
+const fn reply_code(status: BindStatus) -> ReplyCode {
+    match status {
+        BindStatus::Denied => ReplyCode::NotAllowed,
+        BindStatus::UnknownHost => ReplyCode::HostUnreachable,
+        // Any port does: one that is taken is as good as a limit.
+        BindStatus::Limit | BindStatus::PortTaken | BindStatus::Bound => ReplyCode::GeneralFailure,
     }
 }
 

@@ -286,9 +286,12 @@ impl Tunnels {
                 ChannelKind::Tcp
             }
             Listener::Datagrams(bag) => {
-                bag.push(match answer.is_granted() {
-                    true => Came::Granted(channel),
-                    false => Came::Refused(channel),
+                bag.push(match answer {
+                    Answer::Associate { status, .. } if !answer.is_granted() => {
+                        Came::Refused(channel, status)
+                    }
+                    // No other kind answers what is asked for datagrams.
+                    _ => Came::Granted(channel),
                 });
                 ChannelKind::Udp
             }
