@@ -231,7 +231,10 @@ impl Tunnels {
             MuxEvent::OtherDialect { error, .. } => {
                 let live = self.live_now();
                 let relay = live.map(|live| &self.relays[live.relay]);
-                let next = relay.map(|relay| relay.dialect_advice(self.dialect));
+                let next = match relay {
+                    Some(relay) => relay.dialect_advice(self.dialect),
+                    None => format!("pass --dialect {}", self.dialect.other()),
+                };
                 warn!(%error, next, "the relay speaks the other dialect, and its tunnel is closed");
             }
             // A server's, or of echoes that nobody asks for.
