@@ -91,6 +91,31 @@ impl FromStr for CoreChoice {
     }
 }
 
+/// As it is written; `All` is not written at all.
+impl fmt::Display for CoreChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cores = match self {
+            Self::All => return Ok(()),
+            Self::Count(count) => return write!(f, "{count}"),
+            Self::List(cores) => cores,
+        };
+        if let [core] = &**cores {
+            // Alone it would be a count.
+            return write!(f, "{core}-{core}");
+        }
+        let runs = cores.chunk_by(|one, next| one + 1 == *next);
+        for (index, run) in runs.enumerate() {
+            let separator = if index == 0 { "" } else { "," };
+            match run {
+                [first, .., last] => write!(f, "{separator}{first}-{last}")?,
+                [core] => write!(f, "{separator}{core}")?,
+                [] => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<'de> Deserialize<'de> for CoreChoice {
     /// A count as an integer, or a string as on the command line.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -151,6 +176,22 @@ mod tests {
         ] {
             check(wrong, Err(()));
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        for (cores, expected) in [
+            (&[0][..], "0-0"),
+            (&[0, 1], "0-1"),
+            (&[0, 2], "0,2"),
+            (&[0, 2, 3, 4, 7], "0,2-4,7"),
+            (&[5, 4], "5,4"),
+        ] {
+            let list = CoreChoice::List(cores.to_vec());
+            assert_eq!(list.to_string(), expected);
+            assert_eq!(expected.parse(), Ok(list));
+        }
+        assert_eq!(CoreChoice::Count(2).to_string(), "2");
     }
 
     #[test]

@@ -314,11 +314,6 @@ impl fmt::Display for RelaySettings {
     /// As a configuration file that says the same.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let listen: Vec<_> = self.listen.iter().map(|a| format!("\"{a}\"")).collect();
-        let cores: Vec<_> = self
-            .cores
-            .iter()
-            .map(|core| format!("{core}-{core}"))
-            .collect();
         writeln!(f, "listen = [{}]", listen.join(", "))?;
         writeln!(f, "open = {}", self.open)?;
         if let Some(admin) = self.admin {
@@ -334,7 +329,8 @@ impl fmt::Display for RelaySettings {
             }
         }
         writeln!(f, "create_on_accept = {}", self.create_on_accept)?;
-        writeln!(f, "cores = \"{}\"", cores.join(","))?;
+        let cores = CoreChoice::List(self.cores.clone());
+        writeln!(f, "cores = \"{cores}\"")?;
         writeln!(f, "data_plane = \"{}\"", self.data_plane)?;
         writeln!(f, "drain_timeout = \"{}\"", Period(self.drain_timeout))?;
         writeln!(f, "spin_us = {}", self.spin_us)?;
