@@ -260,6 +260,7 @@ fn show_relay(f: &mut fmt::Formatter<'_>, relay: &RelayView) -> fmt::Result {
     }
     match relay.shards_down {
         0 => write!(f, "not down")?,
+        1 => write!(f, "down for 1 core")?,
         down => write!(f, "down for {down} cores")?,
     }
     if let Some(last) = &relay.last_failure {

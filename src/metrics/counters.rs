@@ -329,18 +329,16 @@ impl<E: Label, R: Label> Clone for Snapshot<E, R> {
 
 impl<E: Label, R: Label> fmt::Display for Snapshot<E, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (count, value)) in Count::all().zip(&self.counts).enumerate() {
+        let counts = Count::all().map(|count| ("", count.as_str()));
+        let ended = E::all().map(|how| ("ended.", how.as_str()));
+        let refused = R::all().map(|why| ("refused.", why.as_str()));
+        let counts = counts.zip(&self.counts);
+        let named = counts.chain(ended.zip(&self.ended));
+        let named = named.chain(refused.zip(&self.refused));
+        let counted = named.filter(|(_, value)| **value != 0);
+        for (index, ((kind, name), value)) in counted.enumerate() {
             let separator = if index == 0 { "" } else { " " };
-            write!(f, "{separator}{}={value}", count.as_str())?;
-        }
-        for (how, value) in E::all().zip(&self.ended).filter(|(_, value)| **value != 0) {
-            write!(f, " ended.{}={value}", how.as_str())?;
-        }
-        for (why, value) in R::all()
-            .zip(&self.refused)
-            .filter(|(_, value)| **value != 0)
-        {
-            write!(f, " refused.{}={value}", why.as_str())?;
+            write!(f, "{separator}{kind}{name}={value}")?;
         }
         Ok(())
     }
@@ -397,14 +395,7 @@ mod tests {
     fn displays_one_line() {
         assert_eq!(
             counted().snapshot().to_string(),
-            "accepted=1 accept_errors=0 descriptors_exhausted=0 handed_out=0 handed_in=0 paired=0 \
-             moved_to_ring=0 pipe_shortages=0 spill_shortages=0 bytes_relayed=1000 \
-             bytes_spliced=0 pages_served=0 redirected=0 datagrams_relayed=0 datagrams_dropped=0 \
-             datagrams_denied=0 quic_received=0 quic_sent=0 quic_sends_blocked=0 \
-             quic_socket_errors=0 quic_unroutable=0 quic_retries=0 quic_packets_lost=0 \
-             quic_congestion_events=0 quic_strays=0 quic_strays_dropped=0 packets_ignored=0 \
-             channels_stuck=0 \
-             requests_passed=0 bytes_passed=0 ended.reset=1 refused.slow=2",
+            "accepted=1 bytes_relayed=1000 ended.reset=1 refused.slow=2",
         );
     }
 
