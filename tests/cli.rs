@@ -495,7 +495,7 @@ fn advice_about_a_damaged_users_file_can_be_pasted() {
     let one = &files()[0];
     std::fs::rename(one, users.join(format!("{}.dat", "0".repeat(64)))).expect("renamed");
     shell(&advice("if it was renamed: ", ";"));
-    assert_eq!(files(), [one.clone()]);
+    assert_eq!(files(), std::slice::from_ref(one));
     for is_cut in [true, false] {
         let one = &files()[0];
         let mut bytes = std::fs::read(one).expect("read");
@@ -507,7 +507,7 @@ fn advice_about_a_damaged_users_file_can_be_pasted() {
         let command = advice("make another key, and remove the file: ", "; then ");
         let new_key = folder.path().join("a&lice-new.dat");
         shell(&command);
-        assert_ne!(files(), [one.clone()]);
+        assert_ne!(files(), std::slice::from_ref(one));
         assert_eq!(files().len(), 1);
         let key = std::fs::read(&new_key).expect("written");
         ClientKey::decode(&key).expect("a key");
