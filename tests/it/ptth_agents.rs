@@ -372,7 +372,7 @@ fn operators_see_whether_the_relay_is_there() {
             format!("midspan_relay_failures_total{{relay=\"{relay}\",reason=\"unreachable\"}}");
         assert!(counted[&failures] >= 1.0, "{counted:?}");
         let said = told(at);
-        let line = format!("  relay        {relay}: down for 1 cores; last failure");
+        let line = format!("  relay        {relay}: down for 1 core; last failure");
         assert!(said.contains(&line), "{said}");
     }
     let (_second, _) = relay(meeting.folder.path(), &meeting.address.to_string(), &[]);

@@ -1,16 +1,18 @@
 //! PTTH over QUIC: what was taken arrives, whoever is told to stop meanwhile.
 
 use std::io::{Read, Write};
+use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
+use super::admin::status;
 use super::agent_process::Program;
 use super::agents::pattern;
-use super::patience::PATIENCE;
+use super::patience::{PATIENCE, until};
 use super::ptth_agents::Meeting;
-use super::ptth_quic::{expose, meeting};
+use super::ptth_quic::{expose, meeting_with_admin};
 use super::require::require_cores;
 
 /// Where bytes of a session pass, by the way that they take.
@@ -23,6 +25,8 @@ enum Way {
 /// A session of which one way has ended.
 struct HalfClosed {
     meeting: Meeting,
+    /// Where the relay tells how it is.
+    admin: SocketAddr,
     expose: Program,
     forward: Program,
     source: TcpStream,
@@ -45,7 +49,7 @@ impl HalfClosed {
     fn within(way: Way, cores: usize, limit: &str) -> Self {
         let cores = cores.to_string();
         let options = ["--cores", &cores, "--drain-timeout", "1h", "--limit", limit];
-        let mut meeting = meeting(&options);
+        let (mut meeting, admin) = meeting_with_admin(&options);
         let own = narrow_socket();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         own.bind(&anywhere.into()).expect("a free port");
@@ -71,6 +75,7 @@ impl HalfClosed {
         assert_eq!(source.read(&mut [0]).expect("an end"), 0);
         Self {
             meeting,
+            admin,
             expose,
             forward,
             source,
@@ -154,13 +159,34 @@ fn a_relay_that_stops_waits_for_what_crosses_its_cores() {
     }
 }
 
+/// Waits until the proxies have acknowledged all that the relay has sent, and it sends nothing
+/// more.
+fn wait_until_acknowledged(relay: SocketAddr) {
+    let mut sent = Vec::new();
+    until("all to be acknowledged", || {
+        let connections = status(relay)["quic"]["connections"].take();
+        let connections = connections.as_array().expect("a list");
+        let counts: Vec<_> = connections
+            .iter()
+            .map(|connection| connection["packets_sent"].as_u64())
+            .collect();
+        let is_acknowledged = connections
+            .iter()
+            .all(|connection| connection.get("unanswered_ms").is_none());
+        let before = mem::replace(&mut sent, counts);
+        let is_same = before == sent;
+        (is_acknowledged && is_same).then_some(())
+    });
+}
+
 /// Whether all arrives of what a relay has passed on that is killed, and so closes nothing; not
-/// where it was killed before its last datagram was out.
+/// where it was killed before its last datagram was out, as pacing may hold one back.
 fn is_passed_on(way: Way) -> bool {
     let mut session = HalfClosed::within(way, 1, "quic_idle_timeout_s=6");
     let sent = pattern(8, 3 << 20);
     session.send(&sent);
     session.meeting.relay.logged("stream ended");
+    wait_until_acknowledged(session.admin);
     session.meeting.relay.signal(Signal::KILL);
     let holder = match way {
         Way::Up => &session.expose,
