@@ -332,38 +332,92 @@ fn a_channel_that_is_stuck_holds_up_the_others_for_so_long_and_no_longer() {
     assert_eq!((tunnel.held, tunnel.queued_bytes), (None, 0));
 }
 
+/// Channels with a little each, until all of that together holds up their tunnel.
+struct Crowd {
+    rig: Rig,
+    ends: Vec<[UnixStream; 2]>,
+    /// What went into each, in bytes, and what has come out.
+    poured: Vec<usize>,
+    came: Vec<usize>,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        let mut rig = Rig::new(Dialect::Spec);
+        let mut ends: Vec<_> = (0..40).map(|id| rig.channel(id)).collect();
+        let mut poured = vec![0; ends.len()];
+        for _ in 0..60 {
+            for ([program, _], poured) in ends.iter_mut().zip(&mut poured) {
+                *poured += program.write(&[7; 8192]).unwrap_or(0);
+            }
+            rig.settle();
+        }
+        let crowd = Self {
+            came: vec![0; ends.len()],
+            rig,
+            ends,
+            poured,
+        };
+        assert!(crowd.held().0 && crowd.held().1 >= TUNNEL_BYTES_MAX);
+        crowd
+    }
+
+    /// Whether the tunnel is held up, and how many bytes wait.
+    fn held(&self) -> (bool, usize) {
+        let tunnel = self.rig.server.tunnels.get(self.rig.tunnels[1]);
+        let (tunnel, _) = tunnel.expect("it is there");
+        (tunnel.held.is_some(), tunnel.queued_bytes)
+    }
+
+    /// Reads all that comes out of these.
+    fn read(&mut self, which: impl Iterator<Item = usize>) {
+        for index in which {
+            let (bytes, is_end) = read_all(&mut self.rig, &mut self.ends[index][1]);
+            assert!(!is_end);
+            self.came[index] += bytes.len();
+        }
+    }
+}
+
 /// Nobody is to blame alone: what holds the tunnel up is what waits in all of them.
 #[test]
 fn many_channels_with_a_little_each_are_waited_for_and_none_is_given_up() {
-    let mut rig = Rig::new(Dialect::Spec);
-    let mut ends: Vec<_> = (0..40).map(|id| rig.channel(id)).collect();
-    let mut poured = vec![0; ends.len()];
-    for _ in 0..60 {
-        for ([program, _], poured) in ends.iter_mut().zip(&mut poured) {
-            *poured += program.write(&[7; 8192]).unwrap_or(0);
-        }
-        rig.settle();
-    }
-    let held = |rig: &Rig| {
-        let (tunnel, _) = rig.server.tunnels.get(rig.tunnels[1]).expect("it is there");
-        (tunnel.held.is_some(), tunnel.queued_bytes)
-    };
-    assert!(held(&rig).0 && held(&rig).1 >= TUNNEL_BYTES_MAX);
+    let mut crowd = Crowd::new();
     // Whoever is to blame is read first, and the others still hold the tunnel up.
-    let mut came = vec![0; ends.len()];
     for _ in 0..100 {
-        for ([_, origin], came) in ends.iter_mut().zip(&mut came) {
-            let (bytes, is_end) = read_all(&mut rig, origin);
-            assert!(!is_end);
-            *came += bytes.len();
-        }
-        if came == poured {
+        crowd.read(0..40);
+        if crowd.came == crowd.poured {
             break;
         }
     }
-    assert_eq!(came, poured);
-    assert_eq!(held(&rig), (false, 0));
-    assert_eq!(rig.ended(), [vec![], vec![]]);
+    assert_eq!(crowd.came, crowd.poured);
+    assert_eq!(crowd.held(), (false, 0));
+    assert_eq!(crowd.rig.ended(), [vec![], vec![]]);
+}
+
+/// Of those that nobody reads as many are given up as have to be.
+#[test]
+fn of_many_channels_that_hold_up_their_tunnel_those_are_given_up_that_take_nothing() {
+    let mut crowd = Crowd::new();
+    // An eighth takes something, which is too little to have the tunnel read again.
+    crowd.read(0..5);
+    assert!(crowd.held().0);
+    assert_eq!(crowd.rig.ended(), [vec![], vec![]]);
+    crowd.rig.now = crowd.rig.now + STUCK;
+    crowd.rig.settle();
+    let stuck = crowd.rig.server.counts().stuck as usize;
+    // Half of what the tunnel may hold, and no more than that is left.
+    assert!((10..35).contains(&stuck), "{stuck}");
+    let [_, at_server] = crowd.rig.ended();
+    assert_eq!(at_server.len(), stuck);
+    for (id, reason, _) in at_server {
+        assert!(id >= 5, "{id} was read");
+        assert_eq!(reason, CloseReason::TimedOut(Side::Right));
+    }
+    for _ in 0..100 {
+        crowd.read(0..5);
+    }
+    assert_eq!(crowd.came[..5], crowd.poured[..5]);
 }
 
 #[test]
