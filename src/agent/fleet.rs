@@ -45,8 +45,6 @@ pub(super) struct Seed<M = Infallible> {
     mailboxes: Vec<Mailbox<Envelope<M>>>,
     operator: Option<Operator>,
     legacies: Legacies,
-    /// Once its thread runs.
-    start: Option<Start>,
 }
 
 /// What a shard counted, and why it gave up, if it did.
@@ -98,7 +96,6 @@ impl<M: Send + 'static> Fleet<M> {
                 mailboxes: mailboxes.clone(),
                 operator: operator.take(),
                 legacies: legacies.clone(),
-                start: None,
             })
             .collect();
         let pulse = Pulse {
@@ -150,7 +147,7 @@ impl<M: Send + 'static> Fleet<M> {
     pub(super) fn run<S, F>(
         self,
         own: impl IntoIterator<Item = S>,
-        shard: fn(u16, (Seed<M>, S)) -> F,
+        shard: fn(u16, (Seed<M>, S), Start) -> F,
     ) -> Result<ShardSnapshot, AgentError>
     where
         S: Send + 'static,
@@ -158,10 +155,6 @@ impl<M: Send + 'static> Fleet<M> {
     {
         let seeds = self.seeds.into_iter().zip(own).collect();
         let mut total = ShardSnapshot::zero();
-        let shard = move |index, (mut seed, own): (Seed<M>, S), start| {
-            seed.start = Some(start);
-            shard(index, (seed, own))
-        };
         for (snapshot, failure) in run_shards(&self.cores, seeds, shard)? {
             if let Some(failure) = failure {
                 return Err(failure);
@@ -192,11 +185,10 @@ impl<M: Send + 'static> Seed<M> {
     /// When another shard could not start.
     pub(super) async fn drive<S: Service<Message = M>>(
         self,
+        start: Start,
         service: &Rc<S>,
     ) -> Result<ShardSnapshot, ExecutorError> {
-        if let Some(start) = self.start {
-            start.meet_others()?;
-        }
+        start.meet_others()?;
         let service = Rc::clone(service);
         Ok(drive(service, self.inbox, self.operator, &self.legacies).await)
     }

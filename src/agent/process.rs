@@ -17,6 +17,7 @@ use super::socks::{Renewable, SocksOptions, SocksService};
 use super::target::{HostPort, Service as Exposed};
 use super::ticket::{RelayUrl, Secret, Ticket};
 use super::way::Way;
+use crate::runtime::executor::Start;
 use crate::runtime::inbox::Mailbox;
 use crate::runtime::listener::{HandOut, Listener};
 use crate::runtime::signal::Signals;
@@ -307,7 +308,7 @@ fn way(relay: &RelayUrl, agent: &AgentSettings) -> Result<Way, AgentError> {
     Ok(Way::new(relay.clone(), authorities, agent.via.clone())?)
 }
 
-async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
+async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed), start: Start) -> Ended {
     let world = seed.world(index)?;
     if let Some(listener) = own.listener {
         world.reactor.listen(listener);
@@ -320,11 +321,11 @@ async fn run_expose(index: u16, (seed, own): (Seed, ExposeSeed)) -> Ended {
         seed.connections_max,
     );
     service.start(seed.shards());
-    let counted = seed.drive(&service).await?;
+    let counted = seed.drive(start, &service).await?;
     Ok((counted, service.take_failure()))
 }
 
-async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
+async fn run_once(index: u16, (seed, own): (Seed, OnceSeed), start: Start) -> Ended {
     let world = seed.world(index)?;
     if let Some(listener) = own.listener {
         world.reactor.listen(listener);
@@ -332,24 +333,25 @@ async fn run_once(index: u16, (seed, own): (Seed, OnceSeed)) -> Ended {
     let announce = own.announce.unwrap_or_else(|| Box::new(|_| ()));
     let service = OnceService::new(world, own.relay, own.exposed, own.direct, announce);
     service.start();
-    let counted = seed.drive(&service).await?;
+    let counted = seed.drive(start, &service).await?;
     Ok((counted, service.take_failure()))
 }
 
 async fn run_socks(
     index: u16,
     (seed, own): (Seed<SocksMessage>, (SocksOptions, Listener)),
+    start: Start,
 ) -> Ended {
     let world = seed.world(index)?;
     let (options, listener) = own;
     world.reactor.listen(listener);
     let service = SocksService::new(world, options, seed.connections_max);
     service.start();
-    let counted = seed.drive(&service).await?;
+    let counted = seed.drive(start, &service).await?;
     Ok((counted, None))
 }
 
-async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {
+async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed), start: Start) -> Ended {
     let world = seed.world(index)?;
     world.reactor.listen(own.listener);
     let service = ForwardService::new(
@@ -359,6 +361,6 @@ async fn run_forward(index: u16, (seed, own): (Seed, ForwardSeed)) -> Ended {
         own.direct,
         seed.connections_max,
     );
-    let counted = seed.drive(&service).await?;
+    let counted = seed.drive(start, &service).await?;
     Ok((counted, None))
 }

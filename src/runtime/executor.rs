@@ -107,6 +107,7 @@ where
     }
     let mut waiting = Vec::with_capacity(cores.count());
     let mut threads = Vec::with_capacity(cores.count());
+    let mut unspawned = None;
     for ((index, seed), &core) in (0_u16..).zip(seeds).zip(cores.as_slice()) {
         let (ready, is_ready) = mpsc::channel();
         let (goes, go) = mpsc::channel();
@@ -114,12 +115,18 @@ where
         let shard = shard.clone();
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
-            .spawn(move || run_on(core, || shard(index, seed, start)))?;
+            .spawn(move || run_on(core, || shard(index, seed, start)));
+        match thread {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                unspawned = Some(ExecutorError::Start(error));
+                break;
+            }
+        }
         waiting.push((is_ready, goes));
-        threads.push(thread);
     }
     // Whoever fails drops its end; dropping the other ends tells the others.
-    if waiting.iter().all(|(is_ready, _)| is_ready.recv().is_ok()) {
+    if unspawned.is_none() && waiting.iter().all(|(is_ready, _)| is_ready.recv().is_ok()) {
         for (_, goes) in waiting {
             // It waits, as it was ready.
             let _ = goes.send(());
@@ -132,7 +139,7 @@ where
         Err(panic) => resume_unwind(panic),
     });
     let (ended, failed): (Vec<_>, Vec<_>) = ended.partition(Result::is_ok);
-    let errors = failed.into_iter().filter_map(Result::err);
+    let errors = failed.into_iter().filter_map(Result::err).chain(unspawned);
     // Those that gave up for another one's sake do not say why.
     match errors.reduce(|first, other| match first {
         ExecutorError::OtherFailed => other,

@@ -11,6 +11,9 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output,
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
+use midspan::metrics::counters::{Count, Label as _};
+use midspan::relay::close::CloseReason;
+use midspan::session::refused::Refused;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
@@ -258,9 +261,22 @@ impl Ended {
     }
 }
 
+/// A counter has this name: one that has another is never counted.
+#[track_caller]
+pub(crate) fn check_is_counter(name: &str) {
+    let is_there = match name.split_once('.') {
+        Some(("ended", how)) => CloseReason::all().any(|reason| reason.as_str() == how),
+        Some(("refused", why)) => Refused::all().any(|refused| refused.as_str() == why),
+        _ => Count::all().any(|count| count.as_str() == name),
+    };
+    assert!(is_there, "no counter is called {name:?}");
+}
+
 impl Counters {
-    /// One counter; those that were never counted are 0.
+    /// One counter; those that were never counted are not told, and are 0.
+    #[track_caller]
     pub(crate) fn count(&self, name: &str) -> u64 {
+        check_is_counter(name);
         self.0.get(name).copied().unwrap_or(0)
     }
 
@@ -368,8 +384,9 @@ fn command(wrapper: &[&str], folder: &Path, options: &[&str]) -> Command {
     let mut program = PathBuf::from(env!("CARGO_BIN_EXE_midspan"));
     let state = folder.join("state");
     fs::create_dir(&state).expect("a new folder");
-    if wrapper.first() == Some(&"setpriv") {
-        chown(&state, Some(ORDINARY_USER), Some(ORDINARY_USER)).expect("root gives away");
+    if let ["setpriv", "--reuid", user, ..] = wrapper {
+        let user = Some(user.parse().expect("a number"));
+        chown(&state, user, user).expect("root gives away");
         program = copy_of_program(folder);
     }
     let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use super::agent_process::Program;
 use super::jet_client::read_to_end;
 use super::patience::{PATIENCE, until};
-use super::relay_process::Relay;
+use super::relay_process::{Relay, check_is_counter};
 use super::socks::{agent, ask_for, secret, url};
 use super::transports::certificate;
 use super::websocket_clients::{require_python, script};
@@ -139,7 +139,9 @@ impl Client {
 }
 
 /// What an agent has counted in the end.
+#[track_caller]
 fn count(agent: &Program, name: &str) -> u64 {
+    check_is_counter(name);
     agent.terminate();
     let line = agent.logged("stopped counters=");
     let (_, counters) = line.split_once("counters=").expect("it was asked for");

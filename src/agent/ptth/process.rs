@@ -25,6 +25,7 @@ use crate::agent::way::WayError;
 use crate::config::quic_settings::PathSettings;
 use crate::protocol::ptth_http::Name;
 use crate::protocol::ptth_quic::{Hello, Role, Who, WireId};
+use crate::runtime::executor::Start;
 use crate::runtime::listener::{HandOut, Listener};
 use crate::runtime::signal::Signals;
 use crate::shard::world::ShardSnapshot;
@@ -182,6 +183,7 @@ fn fleet(relay: &PtthUrl, agent: &AgentSettings, signals: Signals) -> Result<Fle
 async fn run_expose(
     index: u16,
     (seed, (ways, server)): (Seed, (Ways, (Name, Vec<PtthService>))),
+    start: Start,
 ) -> Ended {
     let world = seed.world(index)?;
     let [tunnels, streams] = rooms(&seed);
@@ -194,7 +196,7 @@ async fn run_expose(
     match ways {
         Ways::Http(relay) => {
             let service = by_http(relay, Standing::Alone);
-            let counted = seed.drive(&service).await?;
+            let counted = seed.drive(start, &service).await?;
             Ok((counted, service.take_failure()))
         }
         Ways::Quic(relay) => {
@@ -203,7 +205,7 @@ async fn run_expose(
             let (own_link, services) = (Rc::clone(&link), server.1);
             let quic = quic::expose::ExposeService::new(world, own_link, services, streams);
             quic.fall_back_to(Rc::clone(&https));
-            run_either(seed, EitherService { link, quic, https }).await
+            run_either(seed, start, EitherService { link, quic, https }).await
         }
     }
 }
@@ -211,6 +213,7 @@ async fn run_expose(
 async fn run_forward(
     index: u16,
     (seed, own): (Seed, ((Ways, PtthDestination), Listener)),
+    start: Start,
 ) -> Ended {
     let world = seed.world(index)?;
     let [tunnels, streams] = rooms(&seed);
@@ -222,7 +225,7 @@ async fn run_forward(
     };
     match ways {
         Ways::Http(relay) => {
-            let counted = seed.drive(&by_http(relay)).await?;
+            let counted = seed.drive(start, &by_http(relay)).await?;
             Ok((counted, None))
         }
         Ways::Quic(relay) => {
@@ -231,7 +234,7 @@ async fn run_forward(
             let link = Rc::new(quic::link::Link::new(Rc::clone(&world), relay, health)?);
             let (own_link, by_https) = (Rc::clone(&link), Rc::clone(&https));
             let quic = quic::forward::ForwardService::new(world, own_link, by_https, to, streams);
-            run_either(seed, EitherService { link, quic, https }).await
+            run_either(seed, start, EitherService { link, quic, https }).await
         }
     }
 }
@@ -241,13 +244,13 @@ fn rooms(seed: &Seed) -> [Room; 2] {
     [Room::for_tunnels, Room::for_streams].map(|room| room(seed.connections_max))
 }
 
-async fn run_either<Q, H>(seed: Seed, service: EitherService<Q, H>) -> Ended
+async fn run_either<Q, H>(seed: Seed, start: Start, service: EitherService<Q, H>) -> Ended
 where
     Q: Proxy<Session = Way, Message = Infallible>,
     H: Proxy<Session = Way, Message = Infallible>,
 {
     let link = Rc::clone(&service.link);
     link.start();
-    let counted = seed.drive(&Rc::new(service)).await?;
+    let counted = seed.drive(start, &Rc::new(service)).await?;
     Ok((counted, link.take_failure()))
 }
