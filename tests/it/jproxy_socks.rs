@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -17,6 +17,7 @@ use super::agents_admin::admin;
 use super::jproxy::{USER, VECTORS, config_in, relay_at};
 use super::patience::until;
 use super::peers::jproxy_server::TunnelServer;
+use super::peers::resets::reset;
 use super::relay_process::{Counters, Relay};
 use super::socks::{ask, ask_for, check_sessions, connect, refused};
 use super::socks_http::{answered, read_head};
@@ -146,6 +147,51 @@ fn a_request_with_a_url_is_passed_on() {
     }
     assert_ne!(counters.count("bytes_passed"), 0);
     relay.stop().check_clean();
+}
+
+/// How the bytes end of a response that has no length.
+#[test]
+fn a_response_that_breaks_off_by_a_tunnel_does_not_look_whole() {
+    const HALF: &[u8] = b"HTTP/1.1 200 OK\r\n\r\nhalf of";
+    for dialect in ["spec", "original"] {
+        let lines = format!("[jproxy]\ndialect = \"{dialect}\"\n");
+        let (folder, relay) = relay_at(ANY, &lines);
+        let options = ["--dialect", dialect];
+        let (agent, local) = agent(folder.path(), &url(&relay), &options);
+        let half = || {
+            let (mut client, server) = answered(local, HALF);
+            let mut came = Vec::new();
+            while !came.ends_with(b"half of") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).expect("half of it");
+                came.push(byte[0]);
+            }
+            (client, server)
+        };
+        let check = |client: TcpStream| {
+            assert_reset(&client);
+            let line = agent.logged("exchange ended");
+            assert!(line.contains("reason=\"broken\""), "{line}");
+        };
+        let (mut client, server) = half();
+        server.shutdown(Shutdown::Write).expect("connected");
+        assert_eq!(client.read(&mut [0]).expect("an end in order"), 0);
+        agent.logged("reason=\"finished\"");
+
+        // The other dialect has one reason for an end and a reset.
+        if dialect == "spec" {
+            let (client, server) = half();
+            reset(server);
+            check(client);
+            let (client, server) = half();
+            reset(client);
+            assert_reset(&server);
+            agent.logged("reason=\"client_gone\"");
+        }
+        let (client, _server) = half();
+        relay.signal(Signal::KILL);
+        check(client);
+    }
 }
 
 /// That dialect has one status for what fails and for what is denied.

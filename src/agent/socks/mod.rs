@@ -276,10 +276,17 @@ impl SocksService {
         };
         let peer = client.peer_address();
         let (right, stream) = match outward {
-            Outward::Stream(stream) => (stream.peer_address().into(), Ok(stream)),
-            Outward::Channel(channel) => (channel.peer(), channel.into_stream()),
+            Outward::Stream(stream) => {
+                let peer = stream.peer_address().into();
+                (peer, Ok((stream, None)))
+            }
+            Outward::Channel(channel) => {
+                let peer = channel.peer();
+                let stream = channel.into_stream();
+                (peer, stream.map(|(stream, within)| (stream, Some(within))))
+            }
         };
-        let stream = match stream {
+        let (stream, within) = match stream {
             Ok(stream) => stream,
             Err(error) => {
                 self.count_refused(peer, Refused::NoDescriptor);
@@ -291,7 +298,7 @@ impl SocksService {
             target: Some(target),
             ..Task::new(TaskKind::Exchange, peer, way)
         });
-        Box::pin(self.pass(client, (stream, right), passed, running)).await;
+        Box::pin(self.pass(client, (stream, right, within), passed, running)).await;
     }
 
     /// Counts and logs why a client is turned away that has not said where it wants to go.

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::SocksService;
 use super::journal::Running;
+use super::tunnel::Within;
 use crate::metrics::counters::Count;
 use crate::protocol::http_proxy::{Exchange, ExchangeError};
 use crate::relay::Side;
@@ -48,6 +49,8 @@ struct Passing<'a> {
     exchange: Exchange,
     client: BufferedStream,
     server: BufferedStream,
+    /// Where the server is reached by a tunnel.
+    within: Option<Within>,
     /// The client says no more.
     has_client_ended: bool,
     /// The server says no more.
@@ -75,7 +78,7 @@ impl SocksService {
     pub(super) async fn pass(
         &self,
         client: WrappedStream,
-        (server, right): (WrappedStream, PeerAddress),
+        (server, right, within): (WrappedStream, PeerAddress, Option<Within>),
         Passed { head, exchange }: Passed,
         running: Running,
     ) {
@@ -89,6 +92,7 @@ impl SocksService {
             exchange,
             client: BufferedStream::new(client),
             server: BufferedStream::new(server),
+            within,
             has_client_ended: false,
             has_server_ended: false,
         };
@@ -104,6 +108,7 @@ impl SocksService {
         let Passing {
             mut client,
             server,
+            within,
             running,
             ..
         } = passing;
@@ -118,6 +123,9 @@ impl SocksService {
             }
             Over::Broken | Over::Gone | Over::Drained => {
                 client.reset();
+                if let Some(within) = within {
+                    within.cut();
+                }
                 return server.reset();
             }
         }
@@ -223,6 +231,9 @@ impl Passing<'_> {
         handled.map_err(|error| self.failed(error))?;
         self.server.consume(all);
         if came == Came::End {
+            if self.within.as_ref().is_some_and(Within::is_cut) {
+                return Err(self.broken());
+            }
             if !self.exchange.has_answer() {
                 return Err(Over::Failed(ExchangeError::NoResponse));
             }

@@ -1,5 +1,6 @@
 //! One connection by a tunnel: asked for, and then the data plane's.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -114,19 +115,50 @@ impl Channel {
 
     /// The connection as a stream of ours, for one that is looked into, and whose session is
     /// whoever looks into it's to tell of.
-    pub(in crate::agent::socks) fn into_stream(self) -> io::Result<WrappedStream> {
+    pub(in crate::agent::socks) fn into_stream(self) -> io::Result<(WrappedStream, Within)> {
         let [here, there] = Stream::pair(&self.tunnels.world.reactor)?;
-        self.join_stream(there, None);
-        Ok(WrappedStream::plain(here))
+        let within = Within {
+            tunnels: Rc::clone(&self.tunnels),
+            key: self.key,
+            is_cut: Rc::new(Cell::new(false)),
+        };
+        let is_joined = self.join_stream(there, None);
+        within.is_cut.set(!is_joined);
+        if is_joined {
+            let mut looked_into = within.tunnels.looked_into.borrow_mut();
+            looked_into.insert(within.key, Rc::clone(&within.is_cut));
+        }
+        Ok((WrappedStream::plain(here), within))
     }
 
-    fn join_stream(mut self, stream: Stream, session: Option<ChannelSession>) {
+    fn join_stream(mut self, stream: Stream, session: Option<ChannelSession>) -> bool {
         self.is_joined = true;
         let end = ChannelEnd::Stream(stream);
         // Of a tunnel that is lost meanwhile the client hears by a reset.
         self.tunnels
             .world
-            .join_channel(self.key, end, None, session);
+            .join_channel(self.key, end, None, session)
+    }
+}
+
+/// A connection that comes by a stream of ours. Between two sockets of this program no reset is
+/// heard, as each end looks like one in order: what breaks off is told here.
+#[derive(Debug)]
+pub(in crate::agent::socks) struct Within {
+    tunnels: Rc<Tunnels>,
+    key: Key,
+    is_cut: Rc<Cell<bool>>,
+}
+
+impl Within {
+    /// Whether it was broken off; then the end of its stream is none.
+    pub(in crate::agent::socks) fn is_cut(&self) -> bool {
+        self.is_cut.get()
+    }
+
+    /// Breaks it off.
+    pub(in crate::agent::socks) fn cut(&self) {
+        self.tunnels.give_up(self.key, CloseReason::Severed);
     }
 }
 

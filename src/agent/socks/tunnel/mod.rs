@@ -45,8 +45,8 @@ use crate::shard::streams::Lifetime;
 use crate::slab::Key;
 pub(super) use associations::{Associations, Taken};
 use associations::{Came, Mailbag};
-pub(super) use channel::Channel;
 use channel::Heard;
+pub(super) use channel::{Channel, Within};
 use doubt::Doubt;
 pub(in crate::agent) use gateway::TunnelGateway;
 use ids::{IdPool, Known};
@@ -90,6 +90,8 @@ pub(super) struct Tunnels {
     lost: Cell<Option<Lost>>,
     /// Channels for which somebody waits, or who takes what comes.
     listening: RefCell<HashMap<Key, Listening, RandomState>>,
+    /// Of those that are streams of ours, whether they were broken off.
+    looked_into: RefCell<HashMap<Key, Rc<Cell<bool>>, RandomState>>,
     associations: Cell<usize>,
     stop: Rc<Flag>,
 }
@@ -160,6 +162,7 @@ impl Tunnels {
             answers: Cell::default(),
             lost: Cell::default(),
             listening: RefCell::default(),
+            looked_into: RefCell::default(),
             associations: Cell::default(),
             stop: Rc::clone(stop),
         })
@@ -315,6 +318,10 @@ impl Tunnels {
 
     fn handle_ended(&self, ended: &ChannelEnded) {
         self.count_out(ended.kind);
+        let is_cut = self.looked_into.borrow_mut().remove(&ended.channel);
+        if let Some(is_cut) = is_cut {
+            is_cut.set(!matches!(ended.reason, CloseReason::Finished(_)));
+        }
         match self.listening.borrow_mut().remove(&ended.channel) {
             Some(Listening {
                 listener: Listener::Connection(heard),
