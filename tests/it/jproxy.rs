@@ -151,7 +151,7 @@ fn what_means_nothing_is_passed_over_and_what_cannot_be_read_ends_the_tunnel() {
     // Again under its number: the old one is closed, and nothing of it comes any more.
     tunnel.channel(7, service(greet_and_count));
     assert_eq!(tunnel.data(7, 30), b"220 the service speaks first\r\n");
-    tunnel.say_raw(&[1; 17]);
+    tunnel.say_no_packet();
     assert_eq!(tunnel.next(), None);
     relay.wait_for_line("left_broke_protocol");
     let counters = stopped(relay);

@@ -87,8 +87,7 @@ fn who_has_another_key_is_told_apart_from_who_breaks_off() {
         for _ in 0..2 {
             let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
             begin(&mut tunnel, &origin);
-            // What decrypts to no padding.
-            tunnel.say_raw(&[1; 17]);
+            tunnel.say_no_packet();
             assert_eq!(tunnel.next(), None);
         }
         let ended = relay.stop();

@@ -95,6 +95,11 @@ impl TunnelClient {
         self.packets.say_raw(wire);
     }
 
+    /// Says what decrypts, by the tunnel's key, to no padding.
+    pub(crate) fn say_no_packet(&mut self) {
+        self.packets.say_no_packet();
+    }
+
     /// The next packet; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
         self.packets.next()
@@ -163,6 +168,15 @@ impl Packets {
 
     pub(crate) fn say_raw(&mut self, wire: &[u8]) {
         self.stream.write_all(wire).expect("sent");
+    }
+
+    fn say_no_packet(&mut self) {
+        // A block of zeros, which no padding ends with, and one of padding, which is left out: each
+        // is encrypted by itself.
+        let mut wire = Vec::new();
+        self.sealer.seal(&[&[0; 16]], &mut wire);
+        assert_eq!((wire[0], wire.len()), (2, 1 + 2 * 16));
+        self.say_raw(&[&[1], &wire[1..17]].concat());
     }
 
     /// The next packet; `None` at the end.
