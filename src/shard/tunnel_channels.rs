@@ -88,14 +88,17 @@ impl RelayService {
                 drop(session);
                 self.leave_if_gone(ended.tunnel);
             }
-            MuxEvent::TurnedAway { tunnel, asked } => {
+            MuxEvent::TurnedAway {
+                tunnel,
+                asked,
+                answer,
+            } => {
                 if let Some(guest) = self.guest_tunnels.find(tunnel) {
-                    let refused = match self.is_user(&guest) {
-                        _ if self.world.is_draining() => Refused::Draining,
-                        true => Refused::TooManyChannels,
-                        false => Refused::EgressDenied,
+                    let refused = match answer == Answer::denied(asked.kind()) {
+                        true => Refused::EgressDenied,
+                        false if self.world.is_draining() => Refused::Draining,
+                        false => Refused::TooManyChannels,
                     };
-                    let answer = Answer::limit(asked.kind());
                     self.count_refused_channel(&guest, &asked, refused, answer);
                 }
             }

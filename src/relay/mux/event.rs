@@ -41,10 +41,12 @@ pub enum MuxEvent {
         tunnel: Key,
         asked: Asked,
     },
-    /// The client has asked for what there was no room for, and was told so.
+    /// The client has asked for what there was no room for, or of a tunnel that is to end, and was
+    /// told so.
     TurnedAway {
         tunnel: Key,
         asked: Asked,
+        answer: Answer,
     },
     /// The other side speaks the other dialect: the tunnel ends.
     OtherDialect {
@@ -220,6 +222,12 @@ impl Answer {
     #[must_use]
     pub const fn limit(kind: ChannelKind) -> Self {
         Self::refused(kind, ConnectStatus::Limit, BindStatus::Limit)
+    }
+
+    /// That nobody may have it.
+    #[must_use]
+    pub const fn denied(kind: ChannelKind) -> Self {
+        Self::refused(kind, ConnectStatus::Denied, BindStatus::Denied)
     }
 
     /// That it leads nowhere.

@@ -212,12 +212,22 @@ impl Turn<'_> {
         if let Some(old) = self.tunnel.by_id.get(&(kind, id)).copied() {
             self.replace(old);
         }
-        if self.tunnel.channel_count() >= self.tunnel.channels_max || self.tunnel.leaving.is_some()
-        {
-            let tunnel = self.key;
-            self.events
-                .push_back(MuxEvent::TurnedAway { tunnel, asked });
-            return self.say(&Packet::Server(Answer::limit(kind).packet(id)));
+        let turned_away = match self.tunnel.leaving {
+            // Whose it was may have none any more.
+            Some(CloseReason::Terminated) => Some(Answer::denied(kind)),
+            Some(_) => Some(Answer::limit(kind)),
+            None if self.tunnel.channel_count() >= self.tunnel.channels_max => {
+                Some(Answer::limit(kind))
+            }
+            None => None,
+        };
+        if let Some(answer) = turned_away {
+            self.events.push_back(MuxEvent::TurnedAway {
+                tunnel: self.key,
+                asked,
+                answer,
+            });
+            return self.say(&Packet::Server(answer.packet(id)));
         }
         let channel = Channel::new(self.key, &asked, self.now);
         let channel = self.channels.insert(channel);

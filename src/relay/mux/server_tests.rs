@@ -77,6 +77,7 @@ impl Spoken {
 }
 
 pub(super) const CONNECT_7: &[u8] = b"\x01\x07\0\x50\0\x01\x04\x7f\0\0\x01";
+const ASSOCIATE_7: &[u8] = b"\x02\x07\0\0\0\x35\0\x01\x04\x7f\0\0\x01";
 
 #[test]
 fn what_means_nothing_is_passed_over_and_counted() {
@@ -129,22 +130,56 @@ fn there_are_so_many_channels_and_no_more() {
         assert_eq!(spoken.say(&connect).len(), 1);
     }
     // Whoever counts them hears of it.
-    let associate = b"\x02\x07\0\0\0\x35\0\x01\x04\x7f\0\0\x01";
     for (asked, kind) in [
         (CONNECT_7, ChannelKind::Tcp),
-        (&associate[..], ChannelKind::Udp),
+        (ASSOCIATE_7, ChannelKind::Udp),
     ] {
         let events = spoken.say(asked);
-        let [MuxEvent::TurnedAway { asked, .. }] = &events[..] else {
+        let [MuxEvent::TurnedAway { asked, answer, .. }] = &events[..] else {
             panic!("{events:?}");
         };
-        assert_eq!(asked.kind(), kind);
+        assert_eq!((asked.kind(), *answer), (kind, Answer::limit(kind)));
     }
     let (answers, _) = spoken.heard();
     assert_eq!(
         answers,
         [&b"\x01\x07\0\x06\xff\xff"[..], b"\x02\x07\0\x03\0\0"]
     );
+}
+
+/// What was in the socket before the tunnel was to end.
+#[test]
+fn of_a_tunnel_that_is_to_end_nothing_can_be_had_and_why_is_told() {
+    let connect = (CONNECT_7, ChannelKind::Tcp);
+    let associate = (ASSOCIATE_7, ChannelKind::Udp);
+    let echoes = (&b"\x03\x07\0\x01\x04\x7f\0\0\x01"[..], ChannelKind::Icmp);
+    let (ended, drained) = (CloseReason::Terminated, CloseReason::Drained);
+    for (reason, (payload, kind), told) in [
+        (ended, connect, &b"\x01\x07\0\x07\xff\xff"[..]),
+        (ended, associate, b"\x02\x07\0\x02\0\0"),
+        (ended, echoes, b"\x03\x07\0\x02"),
+        (drained, connect, b"\x01\x07\0\x06\xff\xff"),
+        (drained, associate, b"\x02\x07\0\x03\0\0"),
+    ] {
+        let mut spoken = Spoken::new(Dialect::Spec);
+        spoken.server.leave(spoken.tunnel, reason);
+        let events = spoken.say(payload);
+        let [
+            MuxEvent::TurnedAway { asked, answer, .. },
+            MuxEvent::Lost(lost),
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        let expected = match reason {
+            CloseReason::Terminated => Answer::denied(kind),
+            _ => Answer::limit(kind),
+        };
+        assert_eq!((asked.kind(), *answer), (kind, expected), "{reason:?}");
+        assert_eq!(lost.reason, reason);
+        drop(events);
+        assert_eq!(spoken.heard(), (vec![told.to_vec()], true), "{reason:?}");
+    }
 }
 
 #[test]

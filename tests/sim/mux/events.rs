@@ -40,7 +40,7 @@ impl World {
                 tunnel,
                 asked,
             } => self.set_asked(tunnel, &asked, State::Asked(channel)),
-            MuxEvent::TurnedAway { tunnel, asked } => {
+            MuxEvent::TurnedAway { tunnel, asked, .. } => {
                 self.set_asked(tunnel, &asked, State::Over);
             }
             MuxEvent::Answered { channel, answer } => {
