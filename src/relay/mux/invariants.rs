@@ -26,6 +26,10 @@ impl MuxPlane {
                 assert!(tunnel.is_among_held, "nobody looks when it is overdue");
             }
             assert_eq!(tunnel.is_among_held, self.held.contains(&key));
+            if tunnel.leaving.is_some() && tunnel.channel_count() == 0 && !tunnel.is_queued {
+                let is_looked_at = tunnel.rest_until.is_some() && self.next_sweep.is_some();
+                assert!(is_looked_at, "nobody looks whether its peer takes nothing");
+            }
             self.check_channels(key, tunnel);
             self.check_progress(tunnel, inbound);
         }

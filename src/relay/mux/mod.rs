@@ -69,7 +69,8 @@ const DATAGRAMS_IDLE: Duration = Duration::from_secs(60);
 /// The same at the client, which is told nothing of it, and must not believe in one that is gone.
 const DATAGRAMS_IDLE_CLIENT: Duration = Duration::from_secs(50);
 
-/// How long an end may take the rest of what was sent by whoever has done with its channel.
+/// How long an end may take the rest of what was sent by whoever has done with its channel; and
+/// the peer of a tunnel that is to end what was said in it last.
 const REST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often that is looked at.
@@ -461,7 +462,7 @@ impl MuxPlane {
         let side = tunnel.role.tunnel_side();
         let reason = stop.reason(side);
         let of_channels = match stop {
-            Stop::Left(reason) => reason,
+            Stop::Left(reason) | Stop::Untaken(reason) => reason,
             Stop::Ended => CloseReason::Reset(side),
             Stop::Broken | Stop::Failed(_) => reason,
         };
@@ -485,7 +486,7 @@ impl MuxPlane {
         let how = match stop {
             Stop::Ended => How::Clean,
             Stop::Left(_) => How::Parting,
-            Stop::Broken | Stop::Failed(_) => How::Reset,
+            Stop::Broken | Stop::Failed(_) | Stop::Untaken(_) => How::Reset,
         };
         if how == How::Parting {
             // What finds no room is lost with it.

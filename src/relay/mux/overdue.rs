@@ -1,8 +1,9 @@
-//! Who takes too long: ends that hold up their tunnels, datagrams that do not come, and the rest of
-//! what was said by whoever has done with a channel.
+//! Who takes too long: ends that hold up their tunnels, datagrams that do not come, the rest of
+//! what was said by whoever has done with a channel, and that of a tunnel that is to end.
 
 use std::cmp::Reverse;
 
+use super::tunnel::Stop;
 use super::{
     DATAGRAMS_IDLE, DATAGRAMS_IDLE_CLIENT, MuxPlane, QUEUE_BYTES_MAX, Role, SWEEP, TUNNEL_BYTES_MAX,
 };
@@ -63,12 +64,12 @@ impl MuxPlane {
     }
 
     /// Ends channels for datagrams on which none has passed, and those whose ends have not taken
-    /// the rest in time.
+    /// the rest in time; and tunnels likewise.
     pub(super) fn sweep(&mut self, now: Timestamp) {
         if self.next_sweep.is_none_or(|due| due > now) {
             return;
         }
-        let mut are_there = false;
+        let mut are_there = self.sweep_tunnels(now);
         let mut silent = Vec::new();
         let mut late = Vec::new();
         for key in self.channels.keys() {
@@ -104,5 +105,26 @@ impl MuxPlane {
             self.with_turn_of(key, |turn| turn.end_stuck(key));
         }
         self.next_sweep = are_there.then(|| now + SWEEP);
+    }
+
+    /// Ends tunnels that are to end, and whose peers have not taken the rest in time; whether some
+    /// still may.
+    fn sweep_tunnels(&mut self, now: Timestamp) -> bool {
+        let mut are_there = false;
+        let mut late = Vec::new();
+        for key in self.tunnels.keys() {
+            if let Some((tunnel, _)) = self.tunnels.get(key)
+                && let (Some(reason), Some(until)) = (tunnel.leaving, tunnel.rest_until)
+            {
+                match until <= now {
+                    true => late.push((key, reason)),
+                    false => are_there = true,
+                }
+            }
+        }
+        for (key, reason) in late {
+            self.lose(key, Stop::Untaken(reason), now);
+        }
+        are_there
     }
 }

@@ -77,6 +77,8 @@ impl Spoken {
 }
 
 pub(super) const CONNECT_7: &[u8] = b"\x01\x07\0\x50\0\x01\x04\x7f\0\0\x01";
+/// No address: three bytes of IPv4.
+const NOWHERE_7: &[u8] = b"\x01\x07\0\x50\0\x01\x03\x7f\0\0";
 const ASSOCIATE_7: &[u8] = b"\x02\x07\0\0\0\x35\0\x01\x04\x7f\0\0\x01";
 
 #[test]
@@ -145,6 +147,57 @@ fn there_are_so_many_channels_and_no_more() {
         answers,
         [&b"\x01\x07\0\x06\xff\xff"[..], b"\x02\x07\0\x03\0\0"]
     );
+}
+
+/// What a client is told that reads nothing waits for it, but not for ever.
+#[test]
+fn a_tunnel_that_is_to_end_does_so_whether_or_not_its_client_reads() {
+    for reads in [true, false] {
+        let mut spoken = Spoken::new(Dialect::Spec);
+        let has_room = |spoken: &Spoken| {
+            let tunnel = spoken.server.tunnels.get(spoken.tunnel);
+            tunnel.is_some_and(|(tunnel, _)| tunnel.link.outlet.has_room())
+        };
+        let mut answers = 0;
+        while has_room(&spoken) {
+            assert!(answers < 100_000, "all of it finds room");
+            assert!(spoken.say(NOWHERE_7).is_empty());
+            answers += 1;
+        }
+        spoken.server.leave(spoken.tunnel, CloseReason::Terminated);
+        spoken.server.run(Timestamp::default());
+        spoken
+            .server
+            .run(Timestamp::default() + (REST_TIMEOUT - STUCK));
+        assert!(spoken.server.poll_event().is_none());
+        spoken.server.check_invariants();
+        let due = spoken.server.next_deadline();
+        let due = due.expect("it is looked at again");
+        let mut came = 0;
+        if reads {
+            came = spoken.heard().0.len();
+            spoken.server.handle_tunnel(0, Readiness::WRITABLE);
+        }
+        let end = due.max(Timestamp::default() + REST_TIMEOUT);
+        spoken.server.run(end);
+        let left = spoken.server.poll_event();
+        let Some(MuxEvent::Lost(lost)) = &left else {
+            panic!("{left:?}");
+        };
+        let how = match reads {
+            true => How::Parting,
+            false => How::Reset,
+        };
+        assert_eq!((lost.reason, lost.how), (CloseReason::Terminated, how));
+        drop(left);
+        if reads {
+            let (packets, is_end) = spoken.heard();
+            assert_eq!((came + packets.len(), is_end), (answers, true));
+        }
+        assert_eq!(spoken.server.tunnels(), 0);
+        spoken.server.run(end);
+        assert_eq!(spoken.server.next_deadline(), None);
+    }
 }
 
 /// What was in the socket before the tunnel was to end.

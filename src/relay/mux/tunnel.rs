@@ -57,6 +57,8 @@ pub(super) struct Tunnel {
     pub(super) is_foreign: bool,
     /// It is to end for this reason as soon as what was said has gone out.
     pub(super) leaving: Option<CloseReason>,
+    /// By then that has gone out, or does not matter any more: no channel is left.
+    pub(super) rest_until: Option<Timestamp>,
 }
 
 /// What a tunnel receives.
@@ -130,6 +132,7 @@ impl Tunnel {
             is_queued: false,
             is_foreign: false,
             leaving: None,
+            rest_until: None,
         };
         let inbound = Inbound {
             opener: Opener::new(&start.key),
@@ -256,6 +259,8 @@ pub(super) enum Stop {
     Failed(Errno),
     /// It was to end.
     Left(CloseReason),
+    /// It was to end, and its peer has not taken in time what was said last.
+    Untaken(CloseReason),
 }
 
 impl Stop {
@@ -264,7 +269,7 @@ impl Stop {
             Self::Ended => CloseReason::Finished(side),
             Self::Broken => CloseReason::Broken(side),
             Self::Failed(error) => CloseReason::from_error(side, error),
-            Self::Left(reason) => reason,
+            Self::Left(reason) | Self::Untaken(reason) => reason,
         }
     }
 }

@@ -7,7 +7,10 @@ use rustix::io::Errno;
 
 use super::channel::{Channel, LocalEnd};
 use super::tunnel::{Inbound, Means, Packet, STEP_BYTES, Stop, Tunnel, WIRE_BYTES};
-use super::{Answer, ChannelEnded, MuxCounts, MuxEvent, QUEUE_BYTES_MAX, Role, TUNNEL_BYTES_MAX};
+use super::{
+    Answer, ChannelEnded, MuxCounts, MuxEvent, QUEUE_BYTES_MAX, REST_TIMEOUT, Role, SWEEP,
+    TUNNEL_BYTES_MAX,
+};
 use crate::protocol::jproxy::{
     BindStatus, ChannelId, ChannelKind, ConnectStatus, DATA_BYTES_MAX, Dialect, EndReason,
     FromClient, FromServer,
@@ -57,10 +60,15 @@ impl Turn<'_> {
             return Err(Stop::Left(broken));
         }
         if let Some(reason) = self.tunnel.leaving
-            && has_room
             && self.tunnel.channel_count() == 0
         {
-            return Err(Stop::Left(reason));
+            if has_room {
+                return Err(Stop::Left(reason));
+            }
+            self.tunnel
+                .rest_until
+                .get_or_insert(self.now + REST_TIMEOUT);
+            self.next_sweep.get_or_insert(self.now + SWEEP);
         }
         if has_room {
             for key in std::mem::take(&mut self.tunnel.starved) {
