@@ -260,9 +260,6 @@ impl RelayService {
     pub(super) fn forget_tunnel(&self, tunnel: Key, reason: CloseReason) {
         let ended = self.guest_tunnels.tunnels.borrow_mut().remove(&tunnel);
         if let Some(guest) = ended {
-            if matches!(reason, CloseReason::Broken(_)) && !guest.signs.is_read.get() {
-                self.guest_tunnels.log.doubt_key(&guest, clock::now());
-            }
             let GuestTunnel {
                 user, peer, since, ..
             } = guest;

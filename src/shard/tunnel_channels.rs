@@ -62,7 +62,6 @@ impl RelayService {
                 let Some(guest) = self.guest_tunnels.find(tunnel) else {
                     return;
                 };
-                guest.signs.is_read.set(true);
                 if self.world.muxes.carried(channel).is_none() {
                     return;
                 }
@@ -102,9 +101,13 @@ impl RelayService {
                     self.count_refused_channel(&guest, &asked, refused, answer);
                 }
             }
+            MuxEvent::Undecrypted { tunnel } => {
+                if let Some(guest) = self.guest_tunnels.find(tunnel) {
+                    self.guest_tunnels.log.doubt_key(&guest, clock::now());
+                }
+            }
             MuxEvent::OtherDialect { tunnel, error } => {
                 if let Some(guest) = self.guest_tunnels.find(tunnel) {
-                    guest.signs.is_read.set(true);
                     let log = &self.guest_tunnels.log;
                     log.doubt_dialect(&guest, error, clock::now());
                 }

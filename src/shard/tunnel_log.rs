@@ -22,7 +22,8 @@ use crate::relay::mux::{Answer, Asked};
 use crate::session::refused::Refused;
 use crate::time::Timestamp;
 
-/// Warnings that a user's client cannot be understood, in a minute: it may try again at once.
+/// Warnings of each kind that a user's client cannot be understood, in a minute: it may try again
+/// at once.
 const WARNINGS_PER_MINUTE: u32 = 1;
 
 /// Of a hash: enough to find the file that is called by it, and too little to log in.
@@ -39,14 +40,19 @@ const OFTEN_ASKED: [u16; 10] = [1080, 3128, 3306, 3389, 5432, 5900, 6379, 8000, 
 pub(super) struct TunnelLog {
     lines: UserLines,
     /// INVARIANT: as of lines.
-    warnings: RefCell<HashMap<Arc<str>, Pace, RandomState>>,
+    warnings: RefCell<HashMap<(Arc<str>, Doubt), Pace, RandomState>>,
+}
+
+/// Why a user's client may not be understood. One thing that is said hides no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Doubt {
+    Key,
+    Dialect,
 }
 
 /// What is known of how a tunnel's client speaks.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
-    /// Something that came was read, so that it has the tunnel's key.
-    pub(super) is_read: Cell<bool>,
     /// A connection was made, so that the port was read as it was meant.
     pub(super) is_right: Cell<bool>,
     was_doubted: Cell<bool>,
@@ -124,7 +130,7 @@ impl TunnelLog {
 
     /// Warns of a client that speaks the other dialect.
     pub(super) fn doubt_dialect(&self, guest: &GuestTunnel, error: PacketError, now: Timestamp) {
-        if self.may_warn(guest, now) {
+        if self.may_warn(&guest.user, Doubt::Dialect, now) {
             let Spoken { dialect, set_by } = guest.spoken;
             warn!(
                 peer = %guest.peer,
@@ -137,10 +143,9 @@ impl TunnelLog {
         }
     }
 
-    /// Warns of a client whose first packet could not be read. What begins a channel can be in
-    /// either dialect, so that it is none of these.
+    /// Warns of a client whose first packet could not be decrypted.
     pub(super) fn doubt_key(&self, guest: &GuestTunnel, now: Timestamp) {
-        if self.may_warn(guest, now) {
+        if self.may_warn(&guest.user, Doubt::Key, now) {
             warn!(
                 peer = %guest.peer,
                 user = %one_word(&guest.user),
@@ -154,13 +159,14 @@ impl TunnelLog {
 
     /// Forgets users that are gone.
     pub(super) fn keep(&self, is_known: impl Fn(&str) -> bool) {
-        self.warnings.borrow_mut().retain(|user, _| is_known(user));
+        let mut warnings = self.warnings.borrow_mut();
+        warnings.retain(|(user, _), _| is_known(user));
         self.lines.keep(is_known);
     }
 
-    fn may_warn(&self, guest: &GuestTunnel, now: Timestamp) -> bool {
+    fn may_warn(&self, user: &Arc<str>, doubt: Doubt, now: Timestamp) -> bool {
         let mut warnings = self.warnings.borrow_mut();
-        let pace = warnings.entry(Arc::clone(&guest.user)).or_default();
+        let pace = warnings.entry((Arc::clone(user), doubt)).or_default();
         pace.take(WARNINGS_PER_MINUTE, now)
     }
 }
@@ -204,6 +210,27 @@ fn short(hash: &UserHash) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_of_one_kind_hides_none_of_another_and_comes_once_a_minute() {
+        let log = TunnelLog::default();
+        let [alice, bob] = ["alice", "bob"].map(Arc::<str>::from);
+        for (s, user, doubt, expected) in [
+            (0, &alice, Doubt::Key, true),
+            (0, &alice, Doubt::Dialect, true),
+            (0, &bob, Doubt::Dialect, true),
+            (1, &alice, Doubt::Key, false),
+            (1, &alice, Doubt::Dialect, false),
+            (1, &bob, Doubt::Key, true),
+            (61, &alice, Doubt::Key, true),
+            (61, &alice, Doubt::Dialect, true),
+        ] {
+            let now = Timestamp::from_nanos(1_000_000_000 * (1_000 + s));
+            assert_eq!(log.may_warn(user, doubt, now), expected, "{user}, {s}");
+        }
+        log.keep(|user| user == "bob");
+        assert_eq!(log.warnings.borrow().len(), 2);
+    }
 
     #[test]
     fn a_port_that_is_likelier_the_other_way_round_was_meant_so() {

@@ -48,6 +48,11 @@ pub enum MuxEvent {
         asked: Asked,
         answer: Answer,
     },
+    /// The first packet that came cannot be decrypted, as where the other side has another key: the
+    /// tunnel ends.
+    Undecrypted {
+        tunnel: Key,
+    },
     /// The other side speaks the other dialect: the tunnel ends.
     OtherDialect {
         tunnel: Key,

@@ -51,7 +51,11 @@ impl Turn<'_> {
                 count: 0,
             };
             for payload in inbound.opener.payloads() {
-                let payload = payload.map_err(|_| Stop::Broken)?;
+                let Ok(payload) = payload else {
+                    return Err(self.handle_undecrypted());
+                };
+                // One of no blocks is empty by every key.
+                self.tunnel.has_decrypted |= !payload.is_empty();
                 self.handle(payload, &mut run)?;
                 if self.tunnel.is_foreign {
                     break;
@@ -60,6 +64,14 @@ impl Turn<'_> {
             self.deliver(&mut run);
         }
         Ok(())
+    }
+
+    fn handle_undecrypted(&mut self) -> Stop {
+        if !self.tunnel.has_decrypted {
+            let tunnel = self.key;
+            self.events.push_back(MuxEvent::Undecrypted { tunnel });
+        }
+        Stop::Broken
     }
 
     fn handle<'p>(&mut self, payload: &'p [u8], run: &mut Run<'p>) -> Result<(), Stop> {

@@ -279,6 +279,43 @@ fn what_cannot_be_decrypted_ends_the_tunnel_without_a_word() {
     }
 }
 
+/// Whoever has shown that it has the key is not said to have another.
+#[test]
+fn only_of_a_first_packet_that_cannot_be_decrypted_the_key_is_doubted() {
+    let (nothing, short, unknown) = (&b""[..], &b"\x01\x07"[..], &b"\x77\x07\0"[..]);
+    let (foreign, garbage) = (&b"\x21\0\x07\0\x01x"[..], None);
+    for (packets, is_doubted) in [
+        (&[garbage][..], true),
+        (&[Some(nothing), garbage], true),
+        (&[Some(short)], false),
+        (&[Some(foreign)], false),
+        (&[Some(unknown), garbage], false),
+        (&[Some(NOWHERE_7), garbage], false),
+        (&[Some(CONNECT_7), garbage], false),
+        (&[Some(CONNECT_7), Some(short)], false),
+    ] {
+        let mut spoken = Spoken::new(Dialect::Spec);
+        // What is asked for is turned away.
+        if let Some((tunnel, _)) = spoken.server.tunnels.get_mut(spoken.tunnel) {
+            tunnel.channels_max = 0;
+        }
+        let mut events = Vec::new();
+        for packet in packets {
+            events.extend(match *packet {
+                None => spoken.say_raw(&[1; 17]),
+                Some([]) => spoken.say_raw(&[0]),
+                Some(payload) => spoken.say(payload),
+            });
+        }
+        let is_doubt = |event: &MuxEvent| matches!(event, MuxEvent::Undecrypted { .. });
+        assert_eq!(events.iter().any(is_doubt), is_doubted, "{packets:?}");
+        assert!(
+            matches!(events.last(), Some(MuxEvent::Lost(_))),
+            "{packets:?}"
+        );
+    }
+}
+
 #[test]
 fn who_goes_once_all_is_said_breaks_nothing_off() {
     for (dialect, said) in [

@@ -53,6 +53,8 @@ pub(super) struct Tunnel {
     /// What waits in all channels together.
     pub(super) queued_bytes: usize,
     pub(super) is_queued: bool,
+    /// A packet could be decrypted, so that both sides have one key.
+    pub(super) has_decrypted: bool,
     /// It has said something in another dialect.
     pub(super) is_foreign: bool,
     /// It is to end for this reason as soon as what was said has gone out.
@@ -130,6 +132,7 @@ impl Tunnel {
             is_among_held: false,
             queued_bytes: 0,
             is_queued: false,
+            has_decrypted: false,
             is_foreign: false,
             leaving: None,
             rest_until: None,

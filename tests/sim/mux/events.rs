@@ -61,6 +61,7 @@ impl World {
                 self.seen.insert("a datagram back");
             }
             MuxEvent::OtherDialect { .. } => unreachable!("both speak the same"),
+            MuxEvent::Undecrypted { .. } => unreachable!("both have the key"),
             MuxEvent::Ended(ended) => self.handle_ended(side, ended),
             MuxEvent::Forgotten { tunnel, kind, id } => {
                 let is_it = |it: &&mut Tunnel| it.keys[CLIENT] == Some(tunnel);

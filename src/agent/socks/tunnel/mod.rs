@@ -240,8 +240,12 @@ impl Tunnels {
                 };
                 warn!(%error, next, "the relay speaks the other dialect, and its tunnel is closed");
             }
-            // A server's, or of echoes that nobody asks for.
-            MuxEvent::Asked { .. } | MuxEvent::TurnedAway { .. } | MuxEvent::Lost(_) => {}
+            // A server's, or of echoes that nobody asks for. That nothing can be decrypted is seen
+            // by the end that follows.
+            MuxEvent::Asked { .. }
+            | MuxEvent::TurnedAway { .. }
+            | MuxEvent::Undecrypted { .. }
+            | MuxEvent::Lost(_) => {}
         }
     }
 
