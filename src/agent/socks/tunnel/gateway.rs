@@ -14,9 +14,22 @@ use crate::protocol::jproxy::SessionKey;
 use crate::session::tunnel_entry::{TunnelEntered, TunnelEntry, TunnelEntryError};
 use crate::session::wrapped_stream::WrappedStream;
 
-/// What to do where something else answers, or nothing does.
-const NOT_JPROXY: &str = "see whether the relay serves jProxy at this port ([jproxy] users); if the \
-    port takes TLS alone, write jproxy+tls";
+/// What to see to where something else answers, or nothing does.
+macro_rules! serves_jproxy {
+    () => {
+        "whether the relay serves jProxy at this port ([jproxy] users); if the port takes TLS alone, \
+         write jproxy+tls"
+    };
+}
+
+/// What to do then.
+const NOT_JPROXY: &str = concat!("see ", serves_jproxy!());
+
+/// What to do where a web server answers.
+const WEB_SERVER: &str = concat!(
+    "a web server answers there: check the port, and ",
+    serves_jproxy!()
+);
 
 /// One relay.
 #[derive(Clone, Debug)]
@@ -98,10 +111,7 @@ impl TunnelError {
             Self::Entry(TunnelEntryError::OtherProtocol { begins })
                 if begins.starts_with(b"HTTP/") =>
             {
-                Some(
-                    "a web server answers there: check the port, and whether the relay serves \
-                     jProxy at it ([jproxy] users); if the port takes TLS alone, write jproxy+tls",
-                )
+                Some(WEB_SERVER)
             }
             Self::Entry(TunnelEntryError::OtherProtocol { .. }) => Some(NOT_JPROXY),
             Self::Entry(TunnelEntryError::Approach(error)) => leg::approach_advice(error),
