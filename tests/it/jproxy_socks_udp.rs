@@ -8,6 +8,7 @@ use midspan::access::jproxy::{KeyPair, TunnelUser};
 use midspan::protocol::jproxy::{BindStatus, ChannelId, DATA_BYTES_MAX, FromClient, FromServer};
 use midspan::protocol::socks5::Destination;
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use super::agent_process::Program;
 use super::jproxy::{USER, VECTORS, relay_at};
@@ -150,32 +151,88 @@ fn halt(agent: &Program) {
     });
 }
 
+/// An agent with two tunnels.
+struct Renewed {
+    _folder: TempDir,
+    agent: Program,
+    client: Client,
+    /// That by the key before, to the first relay.
+    before: TunnelServer,
+    first: String,
+    /// Of the client's datagram, which waits in that.
+    id: ChannelId,
+    _now: TunnelServer,
+}
+
 /// By another key the agent has another tunnel, to a relay that knows it.
-#[test]
-fn an_association_is_its_own_tunnels_whichever_is_there_when_it_is_granted() {
+fn renewed() -> Renewed {
     let folder = tempfile::tempdir().expect("a folder");
     let (listener, first) = server();
     let (other_listener, second) = server();
-    let (mut agent, local) = agent(folder.path(), &first, &["--cores", "1", "--relay", &second]);
-    let mut tunnel = TunnelServer::accept(&listener, &alice());
+    let (agent, local) = agent(folder.path(), &first, &["--cores", "1", "--relay", &second]);
+    let mut before = TunnelServer::accept(&listener, &alice());
     agent.logged("the tunnel is open");
     let client = Client::new(local);
     let (_, address) = bind("127.0.0.1:0");
     client.send(&address.into(), b"early");
-    let id = asked(&mut tunnel);
+    let id = asked(&mut before);
     drop(listener);
     let bob = KeyPair::generate("bob").expect("a key");
     write_secret(&folder.path().join("key.dat"), &bob.client_file);
     agent.signal(Signal::HUP);
     let user = TunnelUser::decode(&bob.user_file_name, &bob.user_file).expect("a user");
-    let _other = TunnelServer::accept(&other_listener, &user);
+    let now = TunnelServer::accept(&other_listener, &user);
     agent.logged("the tunnel by the key before ends once nothing runs in it");
-    grant(&mut tunnel, id);
-    tunnel.heard(|packet| assert_eq!(packet, FromClient::Datagram(id, b"early")));
+    Renewed {
+        _folder: folder,
+        agent,
+        client,
+        before,
+        first,
+        id,
+        _now: now,
+    }
+}
+
+#[test]
+fn an_association_is_its_own_tunnels_whichever_is_there_when_it_is_granted() {
+    let Renewed {
+        mut agent,
+        client,
+        mut before,
+        first,
+        id,
+        _folder,
+        _now,
+    } = renewed();
+    grant(&mut before, id);
+    before.heard(|packet| assert_eq!(packet, FromClient::Datagram(id, b"early")));
     client.check_gone();
     let line = agent.logged("command=\"udp_associate\"");
     let relay = &first["jproxy://".len()..];
     for part in [format!("right={relay} "), format!("way={first} ")] {
+        assert!(line.contains(&part), "{part}: {line}");
+    }
+    agent.terminate();
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn whose_tunnel_it_is_is_told_of_the_other_dialect_whichever_is_there() {
+    let mut renewed = renewed();
+    let Renewed {
+        agent,
+        before,
+        first,
+        ..
+    } = &mut renewed;
+    // Data of that dialect.
+    before.say_payload(b"\x21\0\x07\0\x01x");
+    let line = agent.logged("the relay speaks the other dialect");
+    for part in [
+        format!("relay={first} "),
+        format!("--relay {first} --dialect original"),
+    ] {
         assert!(line.contains(&part), "{part}: {line}");
     }
     agent.terminate();

@@ -42,7 +42,11 @@ impl TunnelServer {
     pub(crate) fn say(&mut self, packet: &FromServer<'_>) {
         let mut head = Vec::new();
         let data = packet.encode_head(Dialect::Spec, &mut head);
-        self.packets.say(&[&head, data].concat());
+        self.say_payload(&[&head, data].concat());
+    }
+
+    pub(crate) fn say_payload(&mut self, payload: &[u8]) {
+        self.packets.say(payload);
     }
 
     /// The next packet.

@@ -26,7 +26,7 @@ use crate::agent::reconnect::{Backoff, DELAY_MAX};
 use crate::agent::relay_trouble::{Trouble, Troubles};
 use crate::agent::socks::refusal::Refusal;
 use crate::config::shell_word::quoted;
-use crate::protocol::jproxy::Dialect;
+use crate::protocol::jproxy::{Dialect, PacketError};
 use crate::relay::CloseReason;
 use crate::relay::mux::Role;
 use crate::runtime::executor::spawn;
@@ -158,8 +158,15 @@ impl RelayRecord {
         );
     }
 
+    /// It has said something in the other dialect than this one of ours.
+    pub(super) fn refute_dialect(&self, dialect: Dialect, error: PacketError) {
+        let relay = &self.gateway;
+        let next = self.dialect_advice(dialect);
+        warn!(%relay, %error, next, "the relay speaks the other dialect, and its tunnel is closed");
+    }
+
     /// What to do where it may speak another dialect than this one of ours.
-    pub(super) fn dialect_advice(&self, dialect: Dialect) -> String {
+    fn dialect_advice(&self, dialect: Dialect) -> String {
         let (url, other) = (self.gateway.url(), dialect.other());
         format!(
             "if the relay has dialect = \"{other}\", in [jproxy], in its rule for this user or as \
@@ -278,8 +285,10 @@ impl Tunnels {
                         dialect: self.dialect,
                         channels_max: CHANNELS_MAX,
                     };
+                    let tunnel = self.world.begin_mux(stream, start);
+                    self.places.borrow_mut().insert(tunnel, index);
                     return Ok(Live {
-                        tunnel: self.world.begin_mux(stream, start),
+                        tunnel,
                         relay: index,
                         peer,
                     });
@@ -327,6 +336,12 @@ impl Tunnels {
         }
     }
 
+    /// Whose a tunnel is, until that is lost.
+    pub(super) fn relay_of(&self, tunnel: Key) -> Option<&RelayRecord> {
+        let place = self.places.borrow().get(&tunnel).copied();
+        place.map(|place| &self.relays[place])
+    }
+
     pub(super) fn is_live(&self, tunnel: Key) -> bool {
         self.live_now().is_some_and(|live| live.tunnel == tunnel)
     }
@@ -344,6 +359,7 @@ impl Tunnels {
     /// A tunnel is over. Its channels have ended before, but for those whose ends have not taken
     /// yet all that came for them.
     pub(in crate::agent::socks) fn handle_lost(&self, tunnel: Key, reason: CloseReason) {
+        self.places.borrow_mut().remove(&tunnel);
         let Some(live) = self.live_now().filter(|live| live.tunnel == tunnel) else {
             return;
         };

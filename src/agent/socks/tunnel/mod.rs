@@ -28,9 +28,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahash::RandomState;
-use tracing::warn;
-
 use super::SocksWorld;
 use super::refusal::{Refusal, said_by_relay};
 use crate::access::jproxy::ClientKey;
@@ -43,6 +40,7 @@ use crate::runtime::watch::Watch;
 use crate::session::refused::Refused;
 use crate::shard::streams::Lifetime;
 use crate::slab::Key;
+use ahash::RandomState;
 pub(super) use associations::{Associations, Taken};
 use associations::{Came, Mailbag};
 use channel::Heard;
@@ -84,6 +82,9 @@ pub(super) struct Tunnels {
     /// Raised when there is another key; a fresh one for each attempt.
     renewed: RefCell<Rc<Flag>>,
     phase: Watch<Phase>,
+    /// The relay's place in the order of preference, of each tunnel that is there: of those by keys
+    /// before, too.
+    places: RefCell<HashMap<Key, usize, RandomState>>,
     numbers: RefCell<Numbers>,
     answers: Cell<Answers>,
     /// The tunnel before, until that is told.
@@ -158,6 +159,7 @@ impl Tunnels {
             key: RefCell::new(key),
             renewed: RefCell::default(),
             phase: Watch::new(Phase::Opening),
+            places: RefCell::default(),
             numbers: RefCell::new(Numbers::new()),
             answers: Cell::default(),
             lost: Cell::default(),
@@ -231,14 +233,10 @@ impl Tunnels {
                     self.numbers.borrow_mut().of(kind).handle_end(id);
                 }
             }
-            MuxEvent::OtherDialect { error, .. } => {
-                let live = self.live_now();
-                let relay = live.map(|live| &self.relays[live.relay]);
-                let next = match relay {
-                    Some(relay) => relay.dialect_advice(self.dialect),
-                    None => format!("pass --dialect {}", self.dialect.other()),
-                };
-                warn!(%error, next, "the relay speaks the other dialect, and its tunnel is closed");
+            MuxEvent::OtherDialect { tunnel, error } => {
+                if let Some(relay) = self.relay_of(tunnel) {
+                    relay.refute_dialect(self.dialect, error);
+                }
             }
             // A server's, or of echoes that nobody asks for. That nothing can be decrypted is seen
             // by the end that follows.
