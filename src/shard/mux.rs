@@ -161,7 +161,7 @@ impl Muxes {
         self.with(|inner| inner.plane.send_early(channel, data));
     }
 
-    /// Sends a datagram of a task's channel; false where it is dropped.
+    /// Sends a datagram of a task's channel; false where it is dropped, which is not counted.
     pub fn send_datagram(&self, channel: Key, data: &[u8]) -> bool {
         self.with(|inner| inner.plane.send_datagram(channel, data, clock::now()))
     }

@@ -10,7 +10,9 @@ use midspan::protocol::socks5::Destination;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::admin::metrics;
 use super::agent_process::Program;
+use super::agents_admin::admin;
 use super::jproxy::{USER, VECTORS, relay_at};
 use super::jproxy_socks::{ANY, agent, url, write_secret};
 use super::patience::until;
@@ -237,6 +239,41 @@ fn whose_tunnel_it_is_is_told_of_the_other_dialect_whichever_is_there() {
     }
     agent.terminate();
     assert!(agent.wait().success());
+}
+
+/// The relay does not read, so that at last there is no room in the tunnel.
+#[test]
+fn what_finds_no_room_in_the_tunnel_is_not_counted_as_sent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (listener, url) = server();
+    let options = ["--cores", "1", "--admin", "127.0.0.1:0"];
+    let (mut agent, local) = agent(folder.path(), &url, &options);
+    let admin = admin(&agent);
+    let mut tunnel = TunnelServer::accept(&listener, &alice());
+    agent.logged("the tunnel is open");
+    let (client, (_, address)) = (Client::new(local), bind("127.0.0.1:0"));
+    let to = address.into();
+    client.send(&to, b"first");
+    let id = asked(&mut tunnel);
+    grant(&mut tunnel, id);
+    tunnel.heard(|packet| assert_eq!(packet, FromClient::Datagram(id, b"first")));
+    let counted = |name| metrics(admin).get(name).copied().unwrap_or_default();
+    let data = vec![7; DATA_BYTES_MAX];
+    until("no room", || {
+        for _ in 0..64 {
+            client.send(&to, &data);
+        }
+        (counted("midspan_datagrams_dropped_total") > 0.0).then_some(())
+    });
+    client.check_gone();
+    let line = agent.logged("datagrams ended");
+    agent.terminate();
+    drop(tunnel);
+    assert!(agent.wait().success());
+    let counters = Counters::of_log(&agent.rest_of_log());
+    let sent = format!(" sent={} ", counters.count("datagrams_relayed"));
+    assert!(line.contains(&sent), "{sent}: {line}");
+    assert!(counters.count("datagrams_dropped") > 0);
 }
 
 /// All of it is there when the agent looks, as while it is stopped.

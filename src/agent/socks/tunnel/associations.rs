@@ -168,10 +168,7 @@ impl Associations {
         let now = self.tunnels.world.reactor.now();
         match self.by_destination.get_mut(to) {
             Some(Association::There { channel }) => {
-                let muxes = &self.tunnels.world.muxes;
-                let is_sent = muxes.send_datagram(*channel, data);
-                // The plane counts what finds no room, but not what finds no channel.
-                match is_sent || muxes.carried(*channel).is_some() {
+                match self.tunnels.world.muxes.send_datagram(*channel, data) {
                     true => Taken::Sent,
                     false => Taken::Dropped,
                 }
@@ -298,10 +295,14 @@ impl Associations {
             joined_at: world.reactor.now(),
         };
         if world.join_channel(channel, ChannelEnd::Task, None, session) {
+            let mut dropped = 0;
             for data in waiting {
-                sent.add(data.len());
-                world.muxes.send_datagram(channel, &data);
+                match world.muxes.send_datagram(channel, &data) {
+                    true => sent.add(data.len()),
+                    false => dropped += 1,
+                }
             }
+            self.count_dropped(dropped);
         } else {
             // Its tunnel is lost since.
             self.count_dropped(waiting.len());
