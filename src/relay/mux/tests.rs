@@ -405,7 +405,7 @@ fn of_many_channels_that_hold_up_their_tunnel_those_are_given_up_that_take_nothi
     assert_eq!(crowd.rig.ended(), [vec![], vec![]]);
     crowd.rig.now = crowd.rig.now + STUCK;
     crowd.rig.settle();
-    let stuck = crowd.rig.server.counts().stuck as usize;
+    let stuck = usize::try_from(crowd.rig.server.counts().stuck).expect("few");
     // Half of what the tunnel may hold, and no more than that is left.
     assert!((10..35).contains(&stuck), "{stuck}");
     let [_, at_server] = crowd.rig.ended();
