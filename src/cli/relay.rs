@@ -196,13 +196,13 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     // Raises the descriptor limit, from which limits are derived.
     let features = kernel::probe()?;
     let facts = host::facts()?;
-    let settings = args.settings(&HostFacts {
+    let facts = HostFacts {
         given: given.clone(),
         ..facts
-    })?;
+    };
+    let (settings, stamps) = tls::stamped(None, || args.settings(&facts))?;
     let state = StateDir::open(&settings.state_dir)?;
     let tickets = Tickets::new()?;
-    let stamps = tls::stamps(&settings);
     let loaded = tls::load(&settings, &state, tickets.clone())?;
     let owner_secret = state.owner_key()?;
     let quic = QuicIdentity {

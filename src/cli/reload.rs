@@ -32,7 +32,7 @@ pub(super) struct Running {
     pub(super) settings: RelaySettings,
     pub(super) state: StateDir,
     pub(super) tickets: Tickets,
-    /// Of its files, before those were read that are in use.
+    /// Of its files, before those were read that are in use: a look that differs reads again.
     pub(super) stamps: Stamps,
     /// What is wrong with files that have changed, so that it is said once.
     pub(super) complaints: Vec<String>,
@@ -97,11 +97,11 @@ impl Running {
             served: Some(self.settings.jproxy.users.clone()),
             ..host::facts()?
         };
-        let mut fresh = self.args.settings(&facts)?;
+        let read = || self.args.settings(&facts);
+        let (mut fresh, stamps) = tls::stamped(Some(&self.settings), read)?;
         for name in self.settings.keep_unchangeable(&mut fresh) {
             warn!("{name} has changed, which takes a restart");
         }
-        let stamps = tls::stamps(&fresh);
         let loaded = self.load(&fresh)?;
         self.take(reloader, fresh, loaded.config, loaded.quic)?;
         self.stamps = stamps;
@@ -181,16 +181,20 @@ impl Running {
         ];
         let read = read.into_iter().filter_map(Result::err);
         let mut wrong: Vec<anyhow::Error> = read.map(Into::into).collect();
-        let mut has_certificates = false;
         let (mut tls, mut quic) = (Arc::clone(&self.tls), Arc::clone(&self.quic));
-        match self.load(&fresh) {
-            Ok(loaded) => {
-                (tls, quic) = (loaded.config, loaded.quic);
-                has_certificates = seen.certificates != self.stamps.certificates;
+        let mut has_certificates = false;
+        if seen.certificates != self.stamps.certificates {
+            match self.load(&fresh) {
+                Ok(loaded) => {
+                    (tls, quic) = (loaded.config, loaded.quic);
+                    has_certificates = true;
+                }
+                Err(error) => wrong.push(error),
             }
-            Err(error) => wrong.push(error),
         }
-        if has_certificates || wrong.is_empty() || fresh != self.settings {
+        // Whoever was told that something is wrong is told that it is so no more.
+        let is_right_again = wrong.is_empty() && !self.complaints.is_empty();
+        if has_certificates || is_right_again || fresh != self.settings {
             match self.take(reloader, fresh, tls, quic) {
                 Ok(()) if has_certificates => {
                     self.stamps.certificates.clone_from(&seen.certificates);

@@ -129,6 +129,28 @@ pub(super) struct Stamp {
     mode: u32,
 }
 
+/// What `read` gives, and stamps of which a later look that differs has something to take.
+/// Certificates are read afterwards, and their stamps are of now; issuers' keys and users are part
+/// of what `read` gives, so that theirs are of before, by the settings until then. A key that is
+/// taken back meanwhile is found by the next look, as is all that those settings do not name: where
+/// there are none, everything.
+///
+/// # Errors
+///
+/// Those of `read`.
+pub(super) fn stamped<E>(
+    before: Option<&RelaySettings>,
+    read: impl FnOnce() -> Result<RelaySettings, E>,
+) -> Result<(RelaySettings, Stamps), E> {
+    let others = before.map_or_else(Vec::new, |before| stamps(before).others);
+    let settings = read()?;
+    let stamps = Stamps {
+        others,
+        ..stamps(&settings)
+    };
+    Ok((settings, stamps))
+}
+
 /// The stamps now, links followed, of the files of certificates, issuers' keys and users.
 pub(super) fn stamps(settings: &RelaySettings) -> Stamps {
     let stamp = |path: &PathBuf| {
@@ -153,5 +175,52 @@ pub(super) fn stamps(settings: &RelaySettings) -> Stamps {
     Stamps {
         certificates: certificates.map(stamp).collect(),
         others: others.map(stamp).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::access::jproxy::KeyPair;
+    use crate::config::settings::{Flags, HostFacts};
+    use crate::config::{ConfigError, file::ConfigFile};
+
+    /// What a reload lists while a user's file comes or goes is what the next look reads again.
+    #[test]
+    fn what_changes_while_the_settings_are_read_is_looked_at_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pair = KeyPair::generate("alice").expect("a key");
+        let of_alice = folder.path().join(&pair.user_file_name);
+        let text = format!("[jproxy]\nusers = {:?}\n", folder.path());
+        let read = || -> Result<_, ConfigError> {
+            let file = ConfigFile::parse(Path::new("midspan.toml"), text.clone())?;
+            RelaySettings::resolve(&Flags::default(), Some(&file), &HostFacts::example())
+        };
+        let add = || {
+            fs::write(&of_alice, &pair.user_file).expect("written");
+            fs::set_permissions(&of_alice, Permissions::from_mode(0o600)).expect("chmod");
+        };
+        let remove = || fs::remove_file(&of_alice).expect("removed");
+        add();
+        let check = |before: Option<&RelaySettings>, meanwhile: &dyn Fn(), is_seen: bool| {
+            let reading = || {
+                let settings = read();
+                meanwhile();
+                settings
+            };
+            let (settings, taken) = stamped(before, reading).expect("valid");
+            assert_eq!(stamps(&settings) != taken, is_seen);
+            settings
+        };
+        // Whoever starts has seen nothing yet.
+        let settings = check(None, &|| (), true);
+        let settings = check(Some(&settings), &|| (), false);
+        let with_alice = check(Some(&settings), &remove, true);
+        assert!(with_alice.jproxy.users.named("alice").is_some());
+        let without = check(Some(&with_alice), &|| (), false);
+        check(Some(&without), &add, true);
     }
 }
