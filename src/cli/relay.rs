@@ -14,6 +14,7 @@ use super::notify::Notifier;
 use super::reload::{Pages, Running};
 use super::startup_report::{StartupFacts, StartupReport};
 use super::state_dir::StateDir;
+use super::tls::Certificates;
 use super::{host, logging, print, tls};
 use crate::admin::Admin;
 use crate::config::certificates::CertificateFiles;
@@ -203,7 +204,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let (settings, stamps) = tls::stamped(None, || args.settings(&facts))?;
     let state = StateDir::open(&settings.state_dir)?;
     let tickets = Tickets::new()?;
-    let loaded = tls::load(&settings, &state, tickets.clone())?;
+    let loaded = Certificates::read(&settings, &state)?.load(tickets.clone())?;
     let owner_secret = state.owner_key()?;
     let quic = QuicIdentity {
         tls: Arc::clone(&loaded.quic),
@@ -230,7 +231,10 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         cores: relay.cores().as_slice().to_vec(),
         congestion_control: relay.congestion_control().to_owned(),
         admin: admin.as_ref().map(Admin::address),
-        fingerprint: loaded.fingerprint.map(|print| print.to_string()),
+        fingerprint: loaded
+            .certificates
+            .fingerprint
+            .map(|print| print.to_string()),
         notes: [notes(&features, &settings), relay.quic_notes().to_vec()].concat(),
     };
     print(&StartupReport {
@@ -251,8 +255,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
             tickets,
             stamps,
             complaints: Vec::new(),
-            tls: loaded.config,
-            quic: loaded.quic,
+            loaded,
             pages: Pages::default(),
         };
         running.watch(reloader);

@@ -3,17 +3,15 @@
 //! these, when those below `web.root` do.
 
 use std::mem;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tracing::{error, info, warn};
 
 use super::notify::Notifier;
 use super::relay::RelayArgs;
 use super::state_dir::StateDir;
-use super::tls::{Loaded, Stamps};
+use super::tls::{Certificates, Loaded, Stamps};
 use super::{failure, host, tls, user_changes};
 use crate::config::settings::{HostFacts, RelaySettings};
 use crate::config::{GivenSockets, keys, web};
@@ -37,9 +35,7 @@ pub(super) struct Running {
     /// What is wrong with files that have changed, so that it is said once.
     pub(super) complaints: Vec<String>,
     /// What came of the certificates.
-    pub(super) tls: Arc<ServerConfig>,
-    /// The same for those who come by QUIC.
-    pub(super) quic: Arc<ServerConfig>,
+    pub(super) loaded: Loaded,
     pub(super) pages: Pages,
 }
 
@@ -102,8 +98,8 @@ impl Running {
         for name in self.settings.keep_unchangeable(&mut fresh) {
             warn!("{name} has changed, which takes a restart");
         }
-        let loaded = self.load(&fresh)?;
-        self.take(reloader, fresh, loaded.config, loaded.quic)?;
+        let loaded = self.load(Certificates::read(&fresh, &self.state)?)?;
+        self.take(reloader, fresh, loaded)?;
         self.stamps = stamps;
         self.complaints.clear();
         self.pages.stamp = None;
@@ -149,7 +145,7 @@ impl Running {
             web: fresh,
             ..self.settings.clone()
         };
-        reloader.apply(&settings, &self.tls, &self.quic)?;
+        reloader.apply(&settings, &self.loaded.config, &self.loaded.quic)?;
         if let Web::Tree(tree) = &settings.web {
             info!(
                 files = tree.len(),
@@ -161,9 +157,8 @@ impl Running {
         Ok(())
     }
 
-    /// Reads the files again of which one has changed, each for itself: what is wrong with one
-    /// keeps nothing else from being taken. A look that differs from what is in use is followed by
-    /// another, until all is taken.
+    /// Reads the files again when one has changed, each for itself: what is wrong with one keeps
+    /// nothing else from being taken. While something is wrong they are read at each look.
     fn look_at_files(&mut self, reloader: &Reloader) {
         let seen = tls::stamps(&self.settings);
         if seen == self.stamps {
@@ -171,37 +166,32 @@ impl Running {
         }
         let before = &self.settings;
         let mut fresh = before.clone();
-        let read = [
-            keys::read_again(&before.keyring).map(|keyring| fresh.keyring = keyring),
-            before.users.read_again().map(|users| fresh.users = users),
-            before
-                .jproxy
-                .read_again()
-                .map(|jproxy| fresh.jproxy = jproxy),
-        ];
-        let read = read.into_iter().filter_map(Result::err);
-        let mut wrong: Vec<anyhow::Error> = read.map(Into::into).collect();
-        let (mut tls, mut quic) = (Arc::clone(&self.tls), Arc::clone(&self.quic));
-        let mut has_certificates = false;
+        let (keyring, issuers_wrong) = keys::read_again(&before.keyring);
+        fresh.keyring = keyring;
+        let users = before.users.read_again().map(|users| fresh.users = users);
+        let jproxy = before.jproxy.read_again();
+        let jproxy = jproxy.map(|jproxy| fresh.jproxy = jproxy);
+        let users_wrong = [users, jproxy].into_iter().filter_map(Result::err);
+        let wrong = issuers_wrong.into_iter().chain(users_wrong);
+        let mut wrong: Vec<anyhow::Error> = wrong.map(Into::into).collect();
+        let mut loaded = self.loaded.clone();
         if seen.certificates != self.stamps.certificates {
-            match self.load(&fresh) {
-                Ok(loaded) => {
-                    (tls, quic) = (loaded.config, loaded.quic);
-                    has_certificates = true;
+            let (certificates, errors) = loaded.certificates.read_again(before);
+            wrong.extend(errors);
+            if certificates != loaded.certificates {
+                match self.load(certificates) {
+                    Ok(renewed) => loaded = renewed,
+                    Err(error) => wrong.push(error),
                 }
-                Err(error) => wrong.push(error),
             }
         }
         // Whoever was told that something is wrong is told that it is so no more.
         let is_right_again = wrong.is_empty() && !self.complaints.is_empty();
-        if has_certificates || is_right_again || fresh != self.settings {
-            match self.take(reloader, fresh, tls, quic) {
-                Ok(()) if has_certificates => {
-                    self.stamps.certificates.clone_from(&seen.certificates);
-                }
-                Ok(()) => {}
-                Err(error) => wrong.push(error),
-            }
+        let has_certificates = loaded.certificates != self.loaded.certificates;
+        if (has_certificates || is_right_again || fresh != self.settings)
+            && let Err(error) = self.take(reloader, fresh, loaded)
+        {
+            wrong.push(error);
         }
         if wrong.is_empty() {
             // What changed since is found by the next look.
@@ -226,24 +216,23 @@ impl Running {
         self.complaints = complaints;
     }
 
-    /// Reads the certificates of these settings.
-    fn load(&mut self, settings: &RelaySettings) -> anyhow::Result<Loaded> {
-        if self.settings.tls.client_ca.is_some() || settings.tls.client_ca.is_some() {
+    /// Has these certificates be shown.
+    fn load(&mut self, certificates: Certificates) -> anyhow::Result<Loaded> {
+        if self.loaded.certificates.asks_clients() || certificates.asks_clients() {
             // A client that resumes is not asked for its certificate again.
             self.tickets = Tickets::new()?;
         }
-        tls::load(settings, &self.state, self.tickets.clone())
+        certificates.load(self.tickets.clone())
     }
 
     fn take(
         &mut self,
         reloader: &Reloader,
         settings: RelaySettings,
-        tls: Arc<ServerConfig>,
-        quic: Arc<ServerConfig>,
+        loaded: Loaded,
     ) -> anyhow::Result<()> {
-        reloader.apply(&settings, &tls, &quic)?;
-        (self.tls, self.quic) = (tls, quic);
+        reloader.apply(&settings, &loaded.config, &loaded.quic)?;
+        self.loaded = loaded;
         let before = mem::replace(&mut self.settings, settings);
         let (websocks, jproxy) = (&self.settings.users, &self.settings.jproxy);
         info!(

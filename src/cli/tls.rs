@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::Advise;
@@ -19,43 +19,92 @@ use crate::protocol::ptth_quic::ALPN;
 use crate::tls::identity::Identity;
 use crate::tls::server::{ClientCertificates, Tickets, quic_server_config, server_config};
 
-/// What comes of the settings' certificates.
-#[derive(Debug)]
+/// What comes of certificates.
+#[derive(Clone, Debug)]
 pub(super) struct Loaded {
+    pub(super) certificates: Certificates,
     pub(super) config: Arc<ServerConfig>,
     /// For those who come by QUIC.
     pub(super) quic: Arc<ServerConfig>,
+}
+
+/// The certificates of settings, as they were read.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Certificates {
+    /// One for each entry, or the one that is made here.
+    identities: Vec<Identity>,
+    /// Those who vouch for clients, where these are asked for certificates.
+    authorities: Option<Vec<TrustAnchor<'static>>>,
     /// Of a certificate that was made here, and that nobody vouches for.
     pub(super) fingerprint: Option<Fingerprint>,
 }
 
-/// Reads the certificates of the settings, or the one that is made once and kept.
-///
-/// # Errors
-///
-/// Files that cannot be read or do not belong together.
-pub(super) fn load(
-    settings: &RelaySettings,
-    state: &StateDir,
-    tickets: Tickets,
-) -> anyhow::Result<Loaded> {
-    let files = &settings.tls.certificates;
-    let (identities, fingerprint) = if files.is_empty() {
-        let identity = made_here(settings, state)?;
-        let fingerprint = identity.fingerprint();
-        (vec![identity], Some(fingerprint))
-    } else {
-        (files.iter().map(read).collect::<Result<_, _>>()?, None)
-    };
-    let clients = match &settings.tls.client_ca {
-        None => ClientCertificates::NotAsked,
-        Some(path) => ClientCertificates::Required(Arc::new(roots(path)?)),
-    };
-    Ok(Loaded {
-        quic: quic_server_config(identities.clone(), ALPN)?,
-        config: server_config(identities, &clients, tickets)?,
-        fingerprint,
-    })
+impl Certificates {
+    /// Reads the certificates of the settings, or the one that is made once and kept.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be read or do not belong together.
+    pub(super) fn read(settings: &RelaySettings, state: &StateDir) -> anyhow::Result<Self> {
+        let files = &settings.tls.certificates;
+        let (identities, fingerprint) = if files.is_empty() {
+            let identity = made_here(settings, state)?;
+            let fingerprint = identity.fingerprint();
+            (vec![identity], Some(fingerprint))
+        } else {
+            (files.iter().map(read).collect::<Result<_, _>>()?, None)
+        };
+        let authorities = settings.tls.client_ca.as_deref().map(authorities);
+        Ok(Self {
+            identities,
+            authorities: authorities.transpose()?,
+            fingerprint,
+        })
+    }
+
+    /// The same, of the same settings, with files read again. What is wrong with an entry's is
+    /// told, and the entry stays as it is.
+    pub(super) fn read_again(&self, settings: &RelaySettings) -> (Self, Vec<anyhow::Error>) {
+        let (mut fresh, mut wrong) = (self.clone(), Vec::new());
+        // One that is made here has no entry, and no file that changes.
+        for (identity, files) in fresh.identities.iter_mut().zip(&settings.tls.certificates) {
+            match read(files) {
+                Ok(renewed) => *identity = renewed,
+                Err(error) => wrong.push(error),
+            }
+        }
+        match settings.tls.client_ca.as_deref().map(authorities) {
+            None => {}
+            Some(Ok(renewed)) => fresh.authorities = Some(renewed),
+            Some(Err(error)) => wrong.push(error),
+        }
+        (fresh, wrong)
+    }
+
+    /// Whether clients have to show certificates of their own.
+    pub(super) const fn asks_clients(&self) -> bool {
+        self.authorities.is_some()
+    }
+
+    /// Has them be shown.
+    ///
+    /// # Errors
+    ///
+    /// When authorities are none.
+    pub(super) fn load(self, tickets: Tickets) -> anyhow::Result<Loaded> {
+        let clients = match &self.authorities {
+            None => ClientCertificates::NotAsked,
+            Some(authorities) => {
+                let roots = authorities.iter().cloned().collect();
+                ClientCertificates::Required(Arc::new(roots))
+            }
+        };
+        Ok(Loaded {
+            quic: quic_server_config(self.identities.clone(), ALPN)?,
+            config: server_config(self.identities.clone(), &clients, tickets)?,
+            certificates: self,
+        })
+    }
 }
 
 fn read(files: &CertificateFiles) -> anyhow::Result<Identity> {
@@ -95,7 +144,7 @@ fn made_here(settings: &RelaySettings, state: &StateDir) -> anyhow::Result<Ident
     Ok(Identity::parse(&pem, &settings.state_dir.join(FILE))?)
 }
 
-fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
+fn authorities(path: &Path) -> anyhow::Result<Vec<TrustAnchor<'static>>> {
     let mut roots = RootCertStore::empty();
     metadata(path).advise_missing(
         "name a file with certificates of authorities, in PEM, as `client_ca` under [tls]",
@@ -106,7 +155,7 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
             .add(certificate.with_context(unreadable)?)
             .with_context(|| format!("{} holds what is no authority", path.display()))?;
     }
-    Ok(roots)
+    Ok(roots.roots)
 }
 
 /// What changes when one of the files does.
@@ -222,5 +271,57 @@ mod tests {
         assert!(with_alice.jproxy.users.named("alice").is_some());
         let without = check(Some(&with_alice), &|| (), false);
         check(Some(&without), &add, true);
+    }
+
+    /// Writes a certificate with its key.
+    fn write(path: &Path) -> Fingerprint {
+        let pem = Identity::make_pem("localhost").expect("made");
+        fs::write(path, &pem).expect("written");
+        fs::set_permissions(path, Permissions::from_mode(0o600)).expect("chmod");
+        let identity = Identity::parse(pem.as_bytes(), path);
+        identity.expect("a certificate").fingerprint()
+    }
+
+    #[test]
+    fn a_certificate_that_is_half_renewed_keeps_no_other_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [one, other, ca] = ["one", "other", "ca"].map(|name| folder.path().join(name));
+        let files = |path: &PathBuf| CertificateFiles {
+            chain: path.clone(),
+            key: path.clone(),
+        };
+        let mut settings = RelaySettings::resolve(&Flags::default(), None, &HostFacts::example())
+            .expect("defaults are valid");
+        settings.tls.certificates = vec![files(&one), files(&other)];
+        settings.tls.client_ca = Some(ca.clone());
+        let state = StateDir::open(&folder.path().join("state")).expect("made");
+        let of_one = write(&one);
+        write(&other);
+        write(&ca);
+        let before = Certificates::read(&settings, &state).expect("valid");
+        assert_eq!(before.read_again(&settings).0, before);
+
+        fs::write(&one, "half").expect("written");
+        let of_other = write(&other);
+        let (fresh, wrong) = before.read_again(&settings);
+        let prints = fresh.identities.iter().map(Identity::fingerprint);
+        assert_eq!(prints.collect::<Vec<_>>(), [of_one, of_other]);
+        assert_eq!(fresh.authorities, before.authorities);
+        let [error] = &*wrong else {
+            panic!("{wrong:?}")
+        };
+        assert!(error.to_string().contains(&one.display().to_string()));
+        Certificates::read(&settings, &state).expect_err("the first is none");
+
+        // Authorities are one file more.
+        fs::remove_file(&ca).expect("removed");
+        let (same, wrong) = fresh.read_again(&settings);
+        assert_eq!((same, wrong.len()), (fresh.clone(), 2));
+        let of_one = write(&one);
+        write(&ca);
+        let (fresh, wrong) = fresh.read_again(&settings);
+        assert_eq!(fresh.identities[0].fingerprint(), of_one);
+        assert_ne!(fresh.authorities, before.authorities);
+        assert!(wrong.is_empty(), "{wrong:?}");
     }
 }

@@ -35,19 +35,21 @@ impl fmt::Display for Issuer {
     }
 }
 
-/// The same keys, those of issuers read from their files again.
-///
-/// # Errors
-///
-/// A file that is gone, or holds no key.
-pub fn read_again(keyring: &Keyring) -> Result<Keyring, ConfigError> {
+/// The same keys, those of issuers read from their files again. An issuer whose file is gone, or
+/// holds no key, stays as it is, and what is wrong is told.
+#[must_use]
+pub fn read_again(keyring: &Keyring) -> (Keyring, Vec<ConfigError>) {
+    let mut wrong = Vec::new();
     let issuer = |known: &Issuer| {
         let (name, path) = (known.name.clone(), known.path.clone());
-        let wrong = |problem| ConfigError::new(Place::WholeFile(known.path.clone()), problem);
-        issuer(name, path, known.single_use).map_err(wrong)
+        issuer(name, path, known.single_use).unwrap_or_else(|problem| {
+            let place = Place::WholeFile(known.path.clone());
+            wrong.push(ConfigError::new(place, problem));
+            known.clone()
+        })
     };
-    let issuers: Result<_, _> = keyring.issuers().iter().map(issuer).collect();
-    Ok(Keyring::new(keyring.keys().to_vec(), issuers?))
+    let issuers = keyring.issuers().iter().map(issuer).collect();
+    (Keyring::new(keyring.keys().to_vec(), issuers), wrong)
 }
 
 /// The issuer whose key is in this file.
@@ -96,4 +98,44 @@ pub(super) fn keyring(file: Option<&ConfigFile>) -> Result<Keyring, ConfigError>
         issuers.push(issuer(name, path.clone(), single_use).map_err(wrong)?);
     }
     Ok(Keyring::new(keys, issuers))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rcgen::KeyPair;
+
+    use super::*;
+
+    #[test]
+    fn an_issuer_whose_file_is_wrong_keeps_no_other_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |path: &Path| {
+            let key = KeyPair::generate().expect("a key");
+            fs::write(path, key.public_key_pem()).expect("written");
+        };
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        write(&one);
+        write(&other);
+        let read = |path: &PathBuf| issuer(path.display().to_string(), path.clone(), true);
+        let issuers = [&one, &other].map(|path| read(path).expect("a key"));
+        let before = Keyring::new(Vec::new(), issuers.to_vec());
+        assert_eq!(read_again(&before).0, before);
+
+        fs::write(&one, "no key").expect("written");
+        write(&other);
+        let (fresh, wrong) = read_again(&before);
+        let renewed = read(&other).expect("a key");
+        assert_ne!(renewed, issuers[1]);
+        assert_eq!(fresh.issuers(), [issuers[0].clone(), renewed]);
+        let [error] = &*wrong else {
+            panic!("{wrong:?}")
+        };
+        assert!(error.to_string().contains(&one.display().to_string()));
+        write(&one);
+        let (fresh, wrong) = read_again(&fresh);
+        assert_eq!(fresh.issuers()[0], read(&one).expect("a key"));
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
 }
