@@ -273,14 +273,15 @@ impl fmt::Display for StartupReport<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use clap::Parser;
 
     use super::super::{Cli, Command};
     use super::*;
     use crate::config::settings::HostFacts;
 
-    fn report(args: &str, listening: &[&str]) -> String {
+    /// What a relay says with these arguments, and these addresses as bound.
+    pub(in crate::cli) fn report(args: &str, listening: &[&str]) -> String {
         let words = ["midspan", "relay"].into_iter();
         let args = match Cli::try_parse_from(words.chain(args.split_whitespace())) {
             Ok(Cli {
@@ -338,200 +339,6 @@ and where it is wanted, with the ticket that this prints:
     }
 
     #[test]
-    fn a_relay_for_others_names_itself_by_its_host() {
-        let report = report(
-            "--listen 0.0.0.0:80 --open --create-on-accept --jet-instance relay.example:99",
-            &["0.0.0.0:80"],
-        );
-        assert!(
-            report.contains("(JET; open to anybody who can reach it)"),
-            "{report}"
-        );
-        assert!(
-            report.contains("--relay jet+tcp://relay.example:80\n"),
-            "{report}"
-        );
-    }
-
-    #[test]
-    fn a_pinned_listener_is_advised_as_what_it_is_for() {
-        let report = report("--listen jet+wss://127.0.0.1:0", &["127.0.0.1:40001"]);
-        assert!(
-            report.contains("127.0.0.1:40001 (jet+wss alone; this host only)"),
-            "{report}"
-        );
-        assert!(
-            report.contains("--relay 'jet+wss://127.0.0.1:40001?pin=00ff'\n"),
-            "{report}"
-        );
-    }
-
-    /// What a relay says that has these users and this configuration.
-    fn report_of_users(users: &str, config: &str, args: &str, listening: &str) -> String {
-        use std::fs;
-        use std::os::unix::fs::PermissionsExt;
-
-        let folder = tempfile::tempdir().expect("a folder");
-        let (file, list) = (
-            folder.path().join("relay.toml"),
-            folder.path().join("users"),
-        );
-        fs::write(&list, users).expect("written");
-        fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).expect("chmod");
-        let config = format!("{config}\n[websocks]\nusers = {list:?}\n");
-        fs::write(&file, config).expect("written");
-        let args = format!("--config {} {args}", file.display());
-        report(&args, &[listening]).replace(&list.display().to_string(), "USERS")
-    }
-
-    #[test]
-    fn a_relay_that_dials_for_users_tells_what_they_run() {
-        let users = format!("a$b:{}=\nalice:{}=\n", "A".repeat(43), "A".repeat(43));
-        let socks = |relay: &str| {
-            format!("  midspan socks 1080 --relay {relay} --password-file FILE\n  curl --socks5-")
-        };
-        let plain = report_of_users(&users, "", "--listen 127.0.0.1:0", "127.0.0.1:4");
-        for part in [
-            "  websocks     users of USERS: 2; dials what is public\n",
-            &socks("websocks+ws://alice@127.0.0.1:4"),
-        ] {
-            assert!(plain.contains(part), "{plain}");
-        }
-        let rules = "[egress]\nreach = \"everything\"\nrules = [\"deny :25\"]";
-        let open = "--listen 0.0.0.0:443 --open --jet-instance relay.example";
-        let open = report_of_users("", rules, open, "0.0.0.0:443");
-        for part in [
-            "  websocks     users of USERS: 0; dials everything, after [egress] rules: 1\n",
-            "  listening    0.0.0.0:443 (JET, WebSocks; open to anybody",
-            &socks("'websocks+wss://USER@relay.example:443?pin=00ff'"),
-        ] {
-            assert!(open.contains(part), "{open}");
-        }
-        let bind = "[websocks.bind]\naddresses = [\"127.0.0.1\", \"::1\"]\nanybody = true";
-        let bind = report_of_users(&users, bind, "--listen 127.0.0.1:0", "127.0.0.1:4");
-        assert!(
-            bind.contains(
-                "is public; opens ports for users at 127.0.0.1 and ::1, to anybody if they like\n"
-            ),
-            "{bind}"
-        );
-        let other = "--listen jet+tls://127.0.0.1:0";
-        let other = report_of_users(&users, "", other, "127.0.0.1:4");
-        assert!(!other.contains("midspan socks"), "{other}");
-    }
-
-    #[test]
-    fn a_relay_of_jproxy_tells_what_its_users_run() {
-        use std::fs;
-        use std::os::unix::fs::PermissionsExt;
-
-        use crate::access::jproxy::KeyPair;
-
-        let folder = tempfile::tempdir().expect("a folder");
-        let (file, users) = (folder.path().join("relay.toml"), folder.path());
-        let report = |lines: &str, args: &str, listening: &str| {
-            let config = format!("[jproxy]\nusers = {users:?}\n{lines}");
-            fs::write(&file, config).expect("written");
-            let args = format!("--config {} {args}", file.display());
-            report(&args, &[listening]).replace(&users.display().to_string(), "USERS")
-        };
-        let key = "  midspan key jproxy alice --key-file FILE --user-dir USERS\n";
-        let socks = |relay: &str| format!("{key}  midspan socks 1080 --relay {relay} --key-file");
-        // It needs no --open, and is not said to be open.
-        let far = "--listen jproxy+tls://0.0.0.0:443 --jet-instance relay.example";
-        let far = report("", far, "0.0.0.0:443");
-        for part in [
-            " relays jProxy\n",
-            "  listening    0.0.0.0:443 (jproxy+tls alone; who has a key)\n",
-            "  certificate  made here, SHA-256 00ff\n",
-            "  jproxy       users of USERS: 0; dialect spec; dials what is public\n",
-            &socks("'jproxy+tls://relay.example:443?pin=00ff'"),
-        ] {
-            assert!(far.contains(part), "{far}");
-        }
-        for absent in ["expose", "associations"] {
-            assert!(!far.contains(absent), "{far}");
-        }
-        let near = "--listen jproxy://127.0.0.1:0?dialect=original";
-        let near = report("", near, "127.0.0.1:4");
-        let original = socks("jproxy://127.0.0.1:4 --dialect original");
-        assert!(near.contains(&original), "{near}");
-        assert!(!near.contains("certificate"), "{near}");
-        let any = report(
-            "dialect = \"original\"\n",
-            "--listen 127.0.0.1:0",
-            "127.0.0.1:4",
-        );
-        let original = socks("'jproxy+tls://127.0.0.1:4?pin=00ff' --dialect original");
-        assert!(any.contains(&original), "{any}");
-        let head = " relays JET over TCP, TLS and WebSocket; jProxy\n  listening    127.0.0.1:4 (JET, \
-                    jProxy; this host only)\n";
-        assert!(any.contains(head), "{any}");
-        let other = report("", "--listen jet+tls://127.0.0.1:0", "127.0.0.1:4");
-        assert!(!other.contains("midspan socks"), "{other}");
-
-        // Whoever is there has its key, and the name cannot be had again.
-        let alice = KeyPair::generate("alice").expect("a key");
-        let of_alice = users.join(&alice.user_file_name);
-        fs::write(&of_alice, &alice.user_file).expect("written");
-        fs::set_permissions(&of_alice, fs::Permissions::from_mode(0o600)).expect("chmod");
-        let known = report("", "--listen jproxy://127.0.0.1:0", "127.0.0.1:4");
-        let next = "\nTry next as a user of jProxy, with its key in FILE:\n  midspan socks 1080 \
-                    --relay jproxy://127.0.0.1:4 --key-file FILE\n  curl --socks5-hostname";
-        assert!(known.contains(next), "{known}");
-        assert!(!known.contains("midspan key"), "{known}");
-    }
-
-    #[test]
-    fn a_relay_that_forwards_ports_tells_who_may_and_what_to_try() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("relay.toml");
-        let report = |args: &str, listening: &str| {
-            let hash = |last: char| format!("{}{last}", "A".repeat(42));
-            let config = format!(
-                "[[ptth.servers]]\nname = \"home\"\nsha256 = \"{}\"\n\
-                 [[ptth.servers]]\nname = \"lab\"\nsha256 = \"{}\"\n\
-                 [[ptth.clients]]\nname = \"alice\"\nsha256 = \"{}\"\n\
-                 may = [\"moon\", \"lab:80\"]\n",
-                hash('A'),
-                hash('E'),
-                hash('I')
-            );
-            std::fs::write(&file, config).expect("written");
-            report(&format!("--config {} {args}", file.display()), &[listening])
-        };
-        let near = report("--listen 127.0.0.1:0", "127.0.0.1:4");
-        let relay = "--relay ptth+http://127.0.0.1:4 --key-file FILE\n";
-        for part in [
-            "  listening    127.0.0.1:4 (JET, PTTH; this host only)\n",
-            "  forwarding   by PTTH over HTTP; servers: 2, clients: 1\n",
-            &format!("\n  midspan expose lab --to 80=127.0.0.1:80 {relay}"),
-            &format!("\n  midspan forward 8080 --to lab:80 {relay}"),
-        ] {
-            assert!(near.contains(part), "{near}");
-        }
-        let open = "--listen 0.0.0.0:443 --open --jet-instance relay.example";
-        let far = report(open, "0.0.0.0:443");
-        let relay = "--relay 'ptth+https://relay.example:443?pin=00ff' --key-file FILE\n";
-        assert!(far.contains(relay), "{far}");
-        let by_quic = report(
-            "--listen 127.0.0.1:0 --quic-listen 127.0.0.1:443",
-            "127.0.0.1:4",
-        );
-        let relay = "--relay 'ptth+quic://127.0.0.1:443?pin=00ff' --key-file FILE\n";
-        assert!(by_quic.contains(relay), "{by_quic}");
-        let other = report("--listen jet+tls://127.0.0.1:0", "127.0.0.1:4");
-        assert!(!other.contains("midspan expose"), "{other}");
-        let by_http = report("--listen jet+ws://127.0.0.1:0", "127.0.0.1:4");
-        for part in [
-            " relays JET over WebSocket; PTTH\n",
-            " (jet+ws alone: JET, PTTH; this host only)\n",
-        ] {
-            assert!(by_http.contains(part), "{by_http}");
-        }
-    }
-
-    #[test]
     fn a_relay_that_speaks_quic_tells_how() {
         let quic = report(
             "--listen 127.0.0.1:0 --quic-listen 127.0.0.1:443",
@@ -540,15 +347,5 @@ and where it is wanted, with the ticket that this prints:
         let line = "  quic         127.0.0.1:443 over UDP (PTTH; who has a key; cubic, datagrams of \
                     up to 1452 bytes)\n";
         assert!(quic.contains(line), "{quic}");
-    }
-
-    #[test]
-    fn no_command_is_advised_that_would_be_refused() {
-        let report = report("--create-on-accept=false", &["127.0.0.1:8080"]);
-        assert!(!report.contains("midspan expose"), "{report}");
-        assert!(
-            report.contains("--create-on-accept lets acceptors"),
-            "{report}"
-        );
     }
 }
