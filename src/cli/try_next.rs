@@ -31,8 +31,7 @@ impl StartupReport<'_> {
     /// on loopback.
     fn websocks_url(&self) -> Option<String> {
         let users = &self.settings.users;
-        // Who has to show a certificate as well comes by no agent of ours.
-        if users.path.is_none() || self.settings.tls.client_ca.is_some() {
+        if users.path.is_none() || self.asks_for_certificates() {
             return None;
         }
         let mut listeners = self.facts.listening.iter().zip(&self.settings.listen);
@@ -53,8 +52,7 @@ impl StartupReport<'_> {
     /// over TLS; and the dialect that is set there.
     fn jproxy_url(&self) -> Option<(String, Dialect)> {
         let jproxy = &self.settings.jproxy;
-        // Who has to show a certificate as well comes by no agent of ours.
-        if jproxy.path.is_none() || self.settings.tls.client_ca.is_some() {
+        if jproxy.path.is_none() || self.asks_for_certificates() {
             return None;
         }
         let listeners = || self.facts.listening.iter().zip(&self.settings.listen);
@@ -81,8 +79,7 @@ impl StartupReport<'_> {
             let (told, pin) = (self.told(address), self.pin(true));
             return Some(format!("ptth+quic://{told}{pin}"));
         }
-        // Who has to show a certificate as well comes by no agent of ours.
-        if self.settings.tls.client_ca.is_some() {
+        if self.asks_for_certificates() {
             return None;
         }
         let mut listeners = self.facts.listening.iter().zip(&self.settings.listen);
@@ -91,6 +88,11 @@ impl StartupReport<'_> {
         let way = if is_tls { "https" } else { "http" };
         let (told, pin) = (self.told(address), self.pin(is_tls));
         Some(format!("ptth+{way}://{told}{pin}"))
+    }
+
+    /// Whether clients over TLS have to show certificates, which no agent of ours does.
+    const fn asks_for_certificates(&self) -> bool {
+        self.settings.tls.client_ca.is_some()
     }
 
     /// Host and port by which others reach this address.
@@ -107,7 +109,7 @@ impl StartupReport<'_> {
         fingerprint.map_or_else(String::new, |print| format!("?pin={print}"))
     }
 
-    /// What to run next at two ends, and as a user of WebSocks.
+    /// What to run next: at two ends, by JET and by PTTH, and as a user of WebSocks and of jProxy.
     pub(super) fn try_next(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let relay = self.relay_url();
         if let Some(relay) = relay.filter(|_| self.settings.create_on_accept) {
