@@ -471,7 +471,11 @@ fn advice_about_a_damaged_users_file_can_be_pasted() {
         let stderr = String::from_utf8(output.stderr).expect("text");
         assert!(output.status.success(), "{script}: {stderr}");
     };
-    shell("midspan key jproxy 'a&lice' --key-file 'a&lice.dat' --user-dir jProxy\\'s\\ users");
+    // A name that is neither an option's nor a directory's.
+    let name = "-a&/lice";
+    shell(&format!(
+        "midspan key jproxy --key-file alice.dat --user-dir jProxy\\'s\\ users -- '{name}'"
+    ));
     let files = || {
         let entries = std::fs::read_dir(&users).expect("a folder");
         let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -505,21 +509,22 @@ fn advice_about_a_damaged_users_file_can_be_pasted() {
         }
         std::fs::write(one, bytes).expect("written");
         let command = advice("make another key, and remove the file: ", "; then ");
-        let new_key = folder.path().join("a&lice-new.dat");
+        let new_key = folder.path().join("new--a&_lice.dat");
         shell(&command);
         assert_ne!(files(), std::slice::from_ref(one));
         assert_eq!(files().len(), 1);
         let key = std::fs::read(&new_key).expect("written");
         ClientKey::decode(&key).expect("a key");
         std::fs::remove_file(new_key).expect("removed");
-        assert!(folder.path().join("a&lice.dat").exists());
+        assert!(folder.path().join("alice.dat").exists());
     }
     let printed = midspan(&["check", config]);
     assert_eq!(printed.status.code(), Some(0));
 
     // There is a user of this name.
-    let arguments = ["key", "jproxy", "a&lice", "--key-file", "/x", "--user-dir"];
-    let output = midspan(&[&arguments[..], &[users.to_str().expect("text")]].concat());
+    let arguments = ["key", "jproxy", "--key-file", "/x", "--user-dir"];
+    let of_user = [users.to_str().expect("text"), "--", name];
+    let output = midspan(&[&arguments[..], &of_user].concat());
     let told = String::from_utf8(output.stderr).expect("text");
     let (_, command) = told.split_once("good for nothing: ").expect("advice");
     shell(command.split_once("; or ").expect("an end").0);

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 
 use super::Advise;
+use crate::config::shell_word::quoted_path;
 
 /// More than any ticket, password or key is long.
 const FILE_BYTES_MAX: u64 = 4096;
@@ -47,7 +48,10 @@ pub(super) fn read_bytes(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
         return Err(anyhow!(
             "the {what} file {shown} can be read by others (mode {mode:04o})"
         ))
-        .advise(format!("if nobody else has read it: chmod 600 {shown}"));
+        .advise(format!(
+            "if nobody else has read it: chmod 600 {}",
+            quoted_path(path)
+        ));
     }
     let mut secret = Vec::new();
     file.take(FILE_BYTES_MAX)

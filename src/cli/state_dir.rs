@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use aws_lc_rs::rand;
 
+use crate::config::shell_word::quoted_path;
 use crate::quic::keys::{self, SharedKeys};
 
 /// How long every key is.
@@ -64,7 +65,7 @@ impl StateDirError {
             }
             Self::Readable { path, .. } => format!(
                 "if nobody else has read it: chmod 600 {0}; otherwise remove it, and the next start makes a new one",
-                path.display()
+                quoted_path(path)
             ),
             Self::NotAFile { path } | Self::Length { path, .. } => format!(
                 "restore {} from a backup, or remove it, and the next start makes a new one",

@@ -15,6 +15,7 @@ use super::state_dir::StateDir;
 use crate::access::Fingerprint;
 use crate::config::certificates::CertificateFiles;
 use crate::config::settings::RelaySettings;
+use crate::config::shell_word::quoted_path;
 use crate::protocol::ptth_quic::ALPN;
 use crate::tls::identity::Identity;
 use crate::tls::server::{ClientCertificates, Tickets, quic_server_config, server_config};
@@ -123,7 +124,10 @@ fn read(files: &CertificateFiles) -> anyhow::Result<Identity> {
         return Err(anyhow!(
             "the key file {shown} can be read by anybody (mode {mode:04o})"
         ))
-        .advise(format!("if nobody else has read it: chmod 640 {shown}"));
+        .advise(format!(
+            "if nobody else has read it: chmod 640 {}",
+            quoted_path(&files.key)
+        ));
     }
     Ok(Identity::read(&files.chain, &files.key)?)
 }

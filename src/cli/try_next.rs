@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::expose::local_port;
 use super::startup_report::StartupReport;
-use crate::config::shell_word::quoted;
+use crate::config::shell_word::{quoted, quoted_path};
 use crate::config::{ListenAddress, Pinned};
 use crate::protocol::jet::Transport;
 use crate::protocol::jproxy::Dialect;
@@ -166,7 +166,7 @@ Try next as a user of WebSocks, with the password in a file that nobody else may
                     "
 Try next as a user of jProxy, whose file the relay has to be let read:
   midspan key jproxy alice --key-file FILE --user-dir {}",
-                    quoted(&users.display().to_string())
+                    quoted_path(users)
                 )?,
                 false => write!(f, "\nTry next as a user of jProxy, with its key in FILE:")?,
             }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{Advise, secret_file};
 use crate::access::jproxy::{KeyPair, PairError};
-use crate::config::shell_word::quoted;
+use crate::config::shell_word::quoted_path;
 use crate::config::tunnel_user_of;
 
 /// Make a key for tunnels of jProxy
@@ -88,13 +88,13 @@ fn make_files(name: &str, key_file: &Path, user_dir: &Path) -> anyhow::Result<()
         .advise_missing(format!(
             "make it: mkdir -m 750 {}; it is the one that the relay's configuration has under \
              [jproxy] users, or its files are brought there",
-            quoted(&folder.to_string())
+            quoted_path(user_dir)
         ))?;
     if let Some(holder) = holder {
-        let holder = holder.display().to_string();
-        return Err(anyhow!("there is a user \"{name}\" already: {holder}")).advise(format!(
-            "remove that file, whose key is then good for nothing: rm {}; or choose another name",
-            quoted(&holder)
+        let (shown, word) = (holder.display(), quoted_path(&holder));
+        return Err(anyhow!("there is a user \"{name}\" already: {shown}")).advise(format!(
+            "remove that file, whose key is then good for nothing: rm {word}; or choose another \
+             name"
         ));
     }
     // First of all: nobody is to list a key that went nowhere.

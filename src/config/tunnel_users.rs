@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::shell_word::quoted;
+use super::shell_word::{quoted, quoted_path};
 use super::websocks::OTHERS_READ;
 use crate::access::jproxy::{
     NameListed, TunnelUser, TunnelUsers, USER_FILE_SUFFIX, UserFileError, UserHash,
@@ -63,14 +63,15 @@ impl TunnelUsersError {
         Some(match self {
             Self::Unreadable { path, error } => match error.kind() {
                 ErrorKind::NotFound => format!(
-                    "make the directory (mkdir -m 750 {0}), and a user's file in it: midspan key \
-                     jproxy NAME --key-file FILE --user-dir {0}",
-                    word(path)
+                    "make the directory (mkdir -m 750 {0}), and a user's file in it, with the \
+                     user's own name for NAME: midspan key jproxy NAME --key-file FILE --user-dir \
+                     {0}",
+                    quoted_path(path)
                 ),
                 ErrorKind::PermissionDenied => format!(
                     "let whoever the relay runs as read {}: chgrp it, and chmod 640, or 750 where \
                      it is a directory",
-                    path.display()
+                    quoted_path(path)
                 ),
                 _ => "name a directory that holds a file for each user".into(),
             },
@@ -80,15 +81,16 @@ impl TunnelUsersError {
                 } else {
                     "changed"
                 };
-                format!("if nobody else has {done} it: chmod 640 {}", path.display())
+                let shown = quoted_path(path);
+                format!("if nobody else has {done} it: chmod 640 {shown}")
             }
             Self::NoUser { path, error, name } => match error {
                 UserFileError::OtherHash { content } => {
                     let named = path.with_file_name(TunnelUser::file_name(content));
                     format!(
                         "if it was renamed: mv -n {} {}; else it is damaged: {}",
-                        word(path),
-                        word(&named),
+                        quoted_path(path),
+                        quoted_path(&named),
                         make_anew(path, name.as_deref())
                     )
                 }
@@ -108,24 +110,24 @@ impl TunnelUsersError {
 }
 
 /// What to do about a damaged file of this user: nobody can have what was in it, so that another
-/// key is made, under a name beside that of the one before.
+/// key is made, in a file beside that of the one before.
 fn make_anew(path: &Path, name: Option<&str>) -> String {
+    let by_whom = match name {
+        Some(_) => "",
+        None => ", with the user's own name for NAME",
+    };
     let name = name.unwrap_or("NAME");
+    let key_file = format!("new-{}.dat", name.replace('/', "_"));
     let directory = path.parent().unwrap_or(path);
     format!(
-        "make another key, and remove the file: midspan key jproxy {} --key-file {} --user-dir {} \
-         && rm {}; then let whoever the relay runs as read the new file, and give the user the new \
-         key",
+        "make another key, and remove the file{by_whom}: midspan key jproxy --key-file {} \
+         --user-dir {} -- {} && rm {}; then let whoever the relay runs as read the new file, and \
+         give the user the new key",
+        quoted(&key_file),
+        quoted_path(directory),
         quoted(name),
-        quoted(&format!("{name}-new.dat")),
-        word(directory),
-        word(path),
+        quoted_path(path),
     )
-}
-
-/// A path, as a shell reads it.
-fn word(path: &Path) -> String {
-    quoted(&path.display().to_string())
 }
 
 /// A file that is called like a user's, and is not taken.
