@@ -547,6 +547,7 @@ fn a_file_that_is_missing_has_a_next_step() {
     let pem = Identity::make_pem("localhost").expect("made");
     std::fs::write(&certificate, pem).expect("written");
     let certificate = certificate.display().to_string();
+    let state = folder.path().join("state").display().to_string();
     for (arguments, advice) in [
         (
             "socks 0 --relay jproxy+tls://h --key-file FILE",
@@ -578,11 +579,11 @@ fn a_file_that_is_missing_has_a_next_step() {
         ),
         ("forward 0 --to @FILE", "make it, with the ticket"),
         (
-            "relay --listen 127.0.0.1:0 --tls-certificate CERTIFICATE --tls-key FILE",
+            "relay --listen 127.0.0.1:0 --state-dir STATE --tls-certificate CERTIFICATE --tls-key FILE",
             "name the file with the certificate's private key, in PEM: --tls-key, ",
         ),
         (
-            "relay --listen 127.0.0.1:0 --tls-certificate FILE --tls-key FILE",
+            "relay --listen 127.0.0.1:0 --state-dir STATE --tls-certificate FILE --tls-key FILE",
             "name a file with the certificate and those of its authorities, ",
         ),
     ] {
@@ -591,6 +592,7 @@ fn a_file_that_is_missing_has_a_next_step() {
             "FILE" => missing.clone(),
             "KEY" => key.clone(),
             "CERTIFICATE" => certificate.clone(),
+            "STATE" => state.clone(),
             word => word.to_owned(),
         });
         let words: Vec<_> = words.collect();
