@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use aws_lc_rs::rand;
 use clap::{Args, value_parser};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::activation::Activation;
 use super::notify::Notifier;
@@ -225,6 +225,9 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         (None, None) => None,
     };
     let log = logging::init(settings.log)?;
+    if let Some(note) = settings.jproxy.rules_for_nobody() {
+        warn!("{note}");
+    }
     let facts = StartupFacts {
         listening: relay.addresses().to_vec(),
         quic: relay.quic_addresses().to_vec(),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::ConfigFile;
+use super::shell_word::quoted_path;
 use super::tunnel_users::{self, Listing, WrongFile};
 use super::user_rules::{self, Known, show_allowances, written_rules};
 use super::{ConfigError, Place, Problem};
@@ -122,17 +123,25 @@ impl JproxySettings {
             let is_silent = *self == Self::default();
             return (!is_silent).then(|| note.to_owned()).into_iter().collect();
         };
-        let shown = path.display();
+        let (shown, word) = (path.display(), quoted_path(path));
         let is_empty = self.users.is_empty();
         let empty = is_empty.then(|| {
             format!(
-                "{shown} has no user's file: nobody is let in by jProxy; midspan key jproxy NAME \
-                 --key-file FILE --user-dir {shown} makes one"
+                "{shown} has no user's file: nobody is let in by jProxy; to make one, with the \
+                 user's own name for NAME: midspan key jproxy NAME --key-file FILE --user-dir {word}"
             )
         });
         let open = self
             .is_open
-            .then(|| format!("anybody on this host may add users to {shown}: chmod o-w {shown}"));
+            .then(|| format!("anybody on this host may add users to {shown}: chmod o-w {word}"));
+        let notes = [empty, open, self.rules_for_nobody()];
+        notes.into_iter().flatten().collect()
+    }
+
+    /// Whom rules are for that is not there, and where they are; `None` where everybody is there.
+    #[must_use]
+    pub fn rules_for_nobody(&self) -> Option<String> {
+        let shown = self.path.as_ref()?.display();
         let nobody = |(name, _): &&(String, Place)| self.users.named(name).is_none();
         let missing: Vec<_> = self.named.iter().filter(nobody).collect();
         let told = missing.iter().take(MISSING_TOLD_MAX);
@@ -141,14 +150,14 @@ impl JproxySettings {
             0 => String::new(),
             others => format!(", and {others} more"),
         };
-        let missing = (!missing.is_empty()).then(|| {
+        (!missing.is_empty()).then(|| {
             format!(
                 "[[jproxy.rules]] has rules for users of whom {shown} has no file that is taken: \
-                 {}{others}; they hold as soon as there is one",
+                 {}{others}; they hold as soon as there is one, and until then for nobody: if a \
+                 name is misspelt, whoever was meant is not restricted by them",
                 told.join(", ")
             )
-        });
-        [empty, open, missing].into_iter().flatten().collect()
+        })
     }
 
     /// What to look at to find out whether it is to be read again: the directory, and users'
@@ -414,6 +423,7 @@ mod tests {
         assert_eq!(notes.len(), 1, "{notes:?}");
         let told = "taken: \"alice\" at midspan.toml:4:17; ";
         assert!(notes[0].contains(told), "{notes:?}");
+        assert!(notes[0].contains("whoever was meant is not restricted"));
 
         fs::set_permissions(&of_alice, Permissions::from_mode(0o600)).unwrap();
         let settings = settings.read_again().unwrap();

@@ -275,3 +275,17 @@ fn a_new_users_file_that_is_wrong_refuses_no_reload() {
     assert!(line.replace(['\\', '"'], "").contains(&place), "{line}");
     relay.stop().check_clean();
 }
+
+#[test]
+fn a_relay_that_starts_warns_of_rules_for_nobody() {
+    let rules = "[jproxy]\n[[jproxy.rules]]\nusers = [\"alcie\"]\nsessions_max = 4\n";
+    let (_folder, relay) = relay(rules);
+    let ended = relay.stop();
+    ended.check_clean();
+    let mut lines = ended.log.lines();
+    let line = lines.find(|line| line.contains("[[jproxy.rules]] has rules for users"));
+    let line = line.unwrap_or_else(|| panic!("no warning: {}", ended.log));
+    for part in ["WARN", "alcie", "whoever was meant is not restricted"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
