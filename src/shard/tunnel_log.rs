@@ -39,7 +39,7 @@ const OFTEN_ASKED: [u16; 10] = [1080, 3128, 3306, 3389, 5432, 5900, 6379, 8000, 
 #[derive(Debug, Default)]
 pub(super) struct TunnelLog {
     lines: UserLines,
-    /// INVARIANT: as of lines.
+    /// INVARIANT: they are users that there were since the settings were last replaced.
     warnings: RefCell<HashMap<(Arc<str>, Doubt), Pace, RandomState>>,
 }
 
