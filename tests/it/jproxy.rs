@@ -13,6 +13,7 @@ use midspan::protocol::jproxy::{
 };
 use midspan::protocol::socks5::{Destination, Host};
 
+use super::admin::status;
 use super::agents::{echo, greet_and_count, service};
 use super::drain::{full_listener, is_dialled};
 use super::jet_client::read_to_end;
@@ -160,7 +161,8 @@ fn what_means_nothing_is_passed_over_and_what_cannot_be_read_ends_the_tunnel() {
 
 #[test]
 fn datagrams_are_exchanged_with_one_peer() {
-    let (_folder, mut relay) = relay("");
+    let (_folder, mut relay) = relay("admin = \"127.0.0.1:0\"\n");
+    let admin = relay.admin.expect("operators are let in");
     let peer = UdpSocket::bind("127.0.0.1:0").expect("bound");
     peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
@@ -179,6 +181,8 @@ fn datagrams_are_exchanged_with_one_peer() {
         } => local_port,
         other => panic!("{other:?}"),
     });
+    // The tunnel, and what it has dialled.
+    assert_eq!(status(admin)["connections"], 2);
     tunnel.say(&FromClient::Datagram(7, b"hello"));
     let mut buffer = [0; 9000];
     let (count, from) = peer.recv_from(&mut buffer).expect("it comes");
