@@ -19,9 +19,15 @@ const UNIX_PATH_BYTES_MAX: usize = 107;
 /// Why a target is not one. Never holds a whole URL, which may be secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// No port at all.
-    #[error("\"{written}\" has no port; write HOST:PORT")]
+    /// No port at all, or nothing else.
+    #[error(
+        "\"{written}\" has no {}; write HOST:PORT",
+        if .written.parse::<u16>().is_ok() { "host" } else { "port" }
+    )]
     NoPort { written: String },
+    /// A URL, of which this is the scheme.
+    #[error("that is a URL; write HOST:PORT, without {scheme}:// before it or a path behind it")]
+    Url { scheme: String },
     /// A port that is no number from 1 to 65535.
     #[error("port \"{port}\" is not a number from 1 to 65535")]
     Port { port: String },
@@ -114,6 +120,11 @@ impl FromStr for HostPort {
     type Err = TargetError;
 
     fn from_str(written: &str) -> Result<Self, TargetError> {
+        if let Some((scheme, _)) = written.split_once("://") {
+            return Err(TargetError::Url {
+                scheme: scheme.to_owned(),
+            });
+        }
         let Some((host, port)) = written
             .rsplit_once(':')
             .filter(|(_, port)| !port.ends_with(']'))
@@ -277,6 +288,9 @@ mod tests {
         check::<HostPort>("::1:8080", Err("in brackets"));
         check::<HostPort>("[::1]", Err("has no port"));
         check::<HostPort>("relay", Err("has no port"));
+        check::<HostPort>("22", Err("has no host"));
+        check::<HostPort>("http://web:8000", Err("without http://"));
+        check::<HostPort>("http://web/", Err("without http://"));
         check::<HostPort>("relay:", Err("is not a number from 1"));
         check::<HostPort>("relay:0", Err("is not a number from 1"));
         check::<HostPort>("relay:+1", Err("is not a number from 1"));

@@ -263,7 +263,7 @@ impl fmt::Display for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
     use super::*;
@@ -485,7 +485,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let of_alice = add(folder, "alice");
-        let shown = of_alice.display();
+        let (shown, folder_shown) = (of_alice.display(), folder.display());
 
         fs::set_permissions(&of_alice, Permissions::from_mode(0o644)).unwrap();
         let open = format!("jproxy.users: {shown} can be read by anybody (mode 0644)");
@@ -528,7 +528,20 @@ mod tests {
         );
         fs::remove_file(folder.join(&name)).unwrap();
         fs::create_dir(folder.join(&name)).unwrap();
-        check(folder, "", &format!("{name}: it is no file"), "");
+        check(
+            folder,
+            "",
+            &format!("{name}: it is no file"),
+            "move it elsewhere",
+        );
+        fs::remove_dir(folder.join(&name)).unwrap();
+        symlink("/nowhere", folder.join(&name)).unwrap();
+        check(
+            folder,
+            "",
+            "No such file",
+            &format!("rm {folder_shown}/{name}"),
+        );
         check(&of_alice, "", "Not a directory", "name a directory");
         check(&folder.join("x"), "", "No such file", "mkdir -m 750");
     }

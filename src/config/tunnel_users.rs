@@ -2,6 +2,7 @@
 //! in them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -62,6 +63,9 @@ impl TunnelUsersError {
     pub(super) fn next_step(&self) -> Option<String> {
         Some(match self {
             Self::Unreadable { path, error } => match error.kind() {
+                ErrorKind::NotFound if is_entry(path) => {
+                    format!("it leads nowhere: rm {}", quoted_path(path))
+                }
                 ErrorKind::NotFound => format!(
                     "make the directory (mkdir -m 750 {0}), and a user's file in it, with the \
                      user's own name for NAME: midspan key jproxy NAME --key-file FILE --user-dir \
@@ -73,6 +77,9 @@ impl TunnelUsersError {
                      it is a directory",
                     quoted_path(path)
                 ),
+                kind if kind != ErrorKind::NotADirectory && is_entry(path) => {
+                    format!("move it elsewhere: what ends in {USER_FILE_SUFFIX} is a user's file")
+                }
                 _ => "name a directory that holds a file for each user".into(),
             },
             Self::Open { path, mode } => {
@@ -107,6 +114,12 @@ impl TunnelUsersError {
             Self::Twice { .. } => "remove the file of the older key".into(),
         })
     }
+}
+
+/// Whether it is called like a user's file, and not like a directory of them.
+fn is_entry(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str);
+    name.is_some_and(|name| name.ends_with(USER_FILE_SUFFIX))
 }
 
 /// What to do about a damaged file of this user: nobody can have what was in it, so that another

@@ -63,8 +63,8 @@ pub enum TunnelEntryError {
     /// It says so, and no more.
     #[error("the relay speaks another version of jProxy")]
     OtherVersion,
-    /// Nobody has the hash.
-    #[error("the relay knows no such key")]
+    /// Nobody has the hash, or whoever has it may have no further tunnel: there is one word for both.
+    #[error("the relay knows no such key, or lets its user have no further tunnel")]
     UnknownKey,
     /// What came behind the answer is nothing of the kind.
     #[error(transparent)]
@@ -260,7 +260,7 @@ mod tests {
         let mut entry = entry();
         assert!(matches!(entry.receive(&acceptance()), Ok(None)));
         let error = entry.receive(&[1]).expect_err("refused");
-        assert_eq!(error.to_string(), "the relay knows no such key");
+        assert!(matches!(error, TunnelEntryError::UnknownKey), "{error}");
         let shown = format!("{entry:?}");
         assert!(!shown.contains("165") && !shown.contains("a5"), "{shown}");
     }

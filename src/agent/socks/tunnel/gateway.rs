@@ -117,7 +117,8 @@ impl TunnelError {
             Self::Entry(TunnelEntryError::Approach(error)) => leg::approach_advice(error),
             Self::Entry(TunnelEntryError::UnknownKey) => Some(
                 "put the key's user file, which `midspan key jproxy` makes with it, into the \
-                 directory that the relay has under [jproxy] users",
+                 directory that the relay has under [jproxy] users; where it is there, the relay's \
+                 log says which limit its user is at",
             ),
             Self::Entry(TunnelEntryError::OtherVersion) => {
                 Some("see whether the relay speaks version 3 of jProxy")
