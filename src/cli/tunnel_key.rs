@@ -22,7 +22,8 @@ use crate::config::tunnel_user_of;
 #[command(after_help = "\
 Example:
   midspan key jproxy alice --key-file alice.dat --user-dir /etc/midspan/jproxy
-  chown midspan /etc/midspan/jproxy/*.dat")]
+  chgrp midspan /etc/midspan/jproxy/*.dat
+  chmod 640 /etc/midspan/jproxy/*.dat")]
 pub struct TunnelKeyArgs {
     /// Whose key it is
     name: String,
