@@ -63,7 +63,7 @@ pub enum TunnelEntryError {
     /// It says so, and no more.
     #[error("the relay speaks another version of jProxy")]
     OtherVersion,
-    /// Nobody has the hash, or whoever has it may have no further tunnel: there is one word for both.
+    /// Nobody has the hash, or whoever has it may have no further tunnel: one word says both.
     #[error("the relay knows no such key, or lets its user have no further tunnel")]
     UnknownKey,
     /// What came behind the answer is nothing of the kind.

@@ -4,11 +4,11 @@
 use std::rc::Rc;
 
 use super::caller::{Caller, CallerRequest, Kept};
+use super::handoff::InTransit;
 use super::http_connection::Client;
 use super::peer_address::PeerAddress;
 use super::rendezvous::{Message, RelayService};
 use crate::runtime::executor::spawn;
-use crate::runtime::socket::Socket;
 use crate::runtime::stream::Stream;
 use crate::session::link::Link;
 use crate::tls::Session;
@@ -16,7 +16,7 @@ use crate::tls::Session;
 /// A request on its way.
 #[derive(Debug)]
 pub struct CallHandoff {
-    socket: Socket,
+    socket: InTransit,
     tls: Option<Box<Session>>,
     early: Vec<u8>,
     request: CallerRequest,
@@ -61,6 +61,7 @@ impl RelayService {
             request,
             forwarder,
         } = handoff;
+        let socket = socket.arrive();
         let peer = request.peer;
         if !self.takes_over(peer) {
             return;

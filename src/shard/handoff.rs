@@ -17,10 +17,35 @@ use crate::time::Timestamp;
 /// A leg on its way to its association's owner.
 #[derive(Debug)]
 pub struct Handoff {
-    socket: Socket,
+    socket: InTransit,
     arrival: Arrival,
     peer: PeerAddress,
     since: Timestamp,
+}
+
+/// A connection between two shards. One that arrives nowhere, as the other shard has ended in that
+/// moment, is reset: its peer has asked something, and must not take our end for an answer.
+#[derive(Debug)]
+pub(super) struct InTransit(Option<Socket>);
+
+impl InTransit {
+    const fn new(socket: Socket) -> Self {
+        Self(Some(socket))
+    }
+
+    /// It has arrived.
+    pub(super) fn arrive(mut self) -> Socket {
+        self.0.take().expect("INVARIANT: it arrives once")
+    }
+}
+
+impl Drop for InTransit {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.0 {
+            // One that has no peer any more needs none.
+            let _ = socket.set_linger_reset();
+        }
+    }
 }
 
 impl RelayService {
@@ -48,12 +73,16 @@ impl RelayService {
         stream: Stream,
         peer: PeerAddress,
         shard: ShardId,
-        message: impl FnOnce(Socket) -> Message,
+        message: impl FnOnce(InTransit) -> Message,
     ) {
         let socket = stream.detach().await;
         self.world.counters.counts.increment(Count::HandedOut);
-        if self.world.send(shard, message(socket)).is_err() {
-            // That shard has drained already, so the connection is closed with the message.
+        if self
+            .world
+            .send(shard, message(InTransit::new(socket)))
+            .is_err()
+        {
+            // That shard has drained already.
             self.count_refused(peer, Refused::Draining);
         }
     }
@@ -81,6 +110,7 @@ impl RelayService {
             peer,
             since,
         } = handoff;
+        let socket = socket.arrive();
         if !self.takes_over(peer) {
             return;
         }
