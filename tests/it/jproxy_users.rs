@@ -74,6 +74,15 @@ fn whoever_guesses_is_not_listened_to() {
     assert_eq!(counters.count("refused.too_many_wrong"), 1);
 }
 
+/// Until whoever has the key is let in no more; each core hears of it for itself.
+fn until_a_stranger(relay: SocketAddr) {
+    let words = [greeting(), key().hash().to_vec()].concat();
+    until("nobody is let in", || {
+        let told = read_to_end(&mut raw(relay, &words)).0;
+        (told == b"jProxy\0\x01").then_some(())
+    });
+}
+
 #[test]
 fn whoever_is_a_user_no_more_connects_no_more_and_is_left_with_what_runs() {
     let (folder, mut relay) = relay("");
@@ -89,11 +98,7 @@ fn whoever_is_a_user_no_more_connects_no_more_and_is_left_with_what_runs() {
         (status != 0).then_some(status)
     });
     assert_eq!(status, 7);
-    let known = |address: SocketAddr| {
-        let words = [greeting(), key().hash().to_vec()].concat();
-        read_to_end(&mut raw(address, &words)).0
-    };
-    assert_eq!(known(relay.address), b"jProxy\0\x01");
+    until_a_stranger(relay.address);
     tunnel.say(&FromClient::Data(0, b"it runs"));
     assert_eq!(tunnel.data(0, 7), b"it runs");
     tunnel.say(&FromClient::End(0, EndReason::Finished));
@@ -116,11 +121,7 @@ fn a_tunnel_of_nobody_ends_behind_what_it_was_refused() {
     until("a dial", || is_dialled(full).then_some(()));
     fs::remove_file(folder.path().join("users").join(USER)).expect("removed");
     relay.signal(rustix::process::Signal::HUP);
-    until("nobody is let in", || {
-        let words = [greeting(), key().hash().to_vec()].concat();
-        let told = read_to_end(&mut raw(relay.address, &words)).0;
-        (told == b"jProxy\0\x01").then_some(())
-    });
+    until_a_stranger(relay.address);
     drop((listener, only));
     tunnel.heard(|packet| {
         let status = ConnectStatus::Refused;
