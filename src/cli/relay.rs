@@ -1,6 +1,8 @@
 //! `midspan relay`: its arguments, and how it starts.
 
 use std::cell::RefCell;
+use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use crate::config::{
     ConfigError, CoreChoice, DataPlane, Instance, JetV1, ListenAddress, Listener, LogFormat,
     LogLevel, Period,
 };
+use crate::runtime::connected_datagram::{ECHOES_NEED, echoes};
 use crate::runtime::kernel::{self, Features};
 use crate::runtime::signal::Signals;
 use crate::shard::serve::BoundRelay;
@@ -309,6 +312,11 @@ fn notes(features: &Features, settings: &RelaySettings) -> Vec<String> {
              6.10 on",
             features.kernel_release
         ));
+    }
+    let wants_echoes = settings.jproxy.path.is_some() && settings.jproxy.icmp;
+    let is_denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if wants_echoes && echoes(Ipv4Addr::LOCALHOST.into()).is_err_and(is_denied) {
+        notes.push(format!("no echo requests can be sent: {ECHOES_NEED}"));
     }
     notes
 }

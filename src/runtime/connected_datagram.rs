@@ -25,6 +25,10 @@ pub fn connected(local_port: u16, peer: SocketAddr) -> io::Result<Socket> {
     Ok(Socket::from_nonblocking(OwnedFd::from(socket)))
 }
 
+/// What is to be done where [`echoes`] is not permitted.
+pub const ECHOES_NEED: &str = "net.ipv4.ping_group_range has to have the relay's group, or \
+                               [jproxy] icmp to be false";
+
 /// A socket for echo requests to `host`, which takes no privilege where the group of this process
 /// is in `net.ipv4.ping_group_range` (`icmp(7)`).
 ///

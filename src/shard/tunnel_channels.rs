@@ -23,7 +23,7 @@ use crate::protocol::jproxy::{BindStatus, ConnectStatus};
 use crate::protocol::socks5::{Destination, Host, ReplyCode};
 use crate::relay::mux::{Answer, Asked, EchoSocket, MuxEvent, NOT_TRIED_MS, Role};
 use crate::runtime::clock;
-use crate::runtime::connected_datagram::{connected, echoes};
+use crate::runtime::connected_datagram::{ECHOES_NEED, connected, echoes};
 use crate::runtime::executor::run_or_spawn;
 use crate::runtime::flag::Flag;
 use crate::runtime::socket::Socket;
@@ -268,11 +268,7 @@ impl RelayService {
             if let Err(error) = &opened
                 && error.kind() == io::ErrorKind::PermissionDenied
             {
-                warn!(
-                    %error,
-                    "no socket for echo requests: net.ipv4.ping_group_range has to have the \
-                     relay's group, or [jproxy] icmp to be false"
-                );
+                warn!(%error, "no socket for echo requests: {ECHOES_NEED}");
             }
             opened
         };

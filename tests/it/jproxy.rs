@@ -14,6 +14,7 @@ use midspan::protocol::jproxy::{
 use midspan::protocol::socks5::{Destination, Host};
 
 use super::admin::status;
+use super::agent_process::Program;
 use super::agents::{echo, greet_and_count, service};
 use super::drain::{full_listener, is_dialled};
 use super::jet_client::read_to_end;
@@ -238,7 +239,18 @@ fn echo_requests_are_sent_where_that_is_allowed() {
     drop(tunnel);
     relay.stop().check_clean();
     NetworkNamespace::new("").run(|| {
-        fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").expect("written");
+        const RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+        fs::write(RANGE, "1 0").expect("written");
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = config_in(folder.path(), "[jproxy]\nicmp = true\n");
+        let state = folder.path().join("state");
+        let [config, state] = [&config, &state].map(|path| path.to_str().expect("text"));
+        let listen = ["--listen", "127.0.0.1:0"];
+        let files = ["--config", config, "--state-dir", state];
+        let denied = Program::start(&[&["relay"][..], &listen, &files].concat());
+        denied.reported("  note         no echo requests can be sent: net.ipv4.ping_group_range ");
+        assert!(denied.stop().success());
+        fs::write(RANGE, "0 0").expect("written");
         let (_folder, relay) = self::relay("[jproxy]\nicmp = true\n");
         let mut tunnel = TunnelClient::connect(relay.address, Dialect::Spec);
         tunnel.say(&asked);
