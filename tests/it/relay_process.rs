@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
@@ -65,9 +66,11 @@ impl Relay {
         Self::start_by(&[], options)
     }
 
-    /// Starts it as a user without privileges, for which this process must be root.
+    /// Starts it as a user without privileges, for which this process must be root. Each has one of
+    /// its own: what a user may lock, or have in pipes, all relays of that user share.
     pub(crate) fn start_as_ordinary_user(options: &[&str]) -> Self {
-        let id = ORDINARY_USER.to_string();
+        static USERS: AtomicU32 = AtomicU32::new(100_000);
+        let id = USERS.fetch_add(1, Ordering::Relaxed).to_string();
         let wrapper = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
         Self::start_by(&wrapper, options)
     }
