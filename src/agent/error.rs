@@ -61,8 +61,6 @@ pub enum AgentError {
     Cores(#[from] CoresError),
     #[error("cannot ask which cores this process may use")]
     Affinity(#[source] io::Error),
-    #[error("cannot set up a shard")]
-    Setup(#[source] io::Error),
     #[error(transparent)]
     Executor(#[from] ExecutorError),
 }
@@ -99,8 +97,7 @@ impl AgentError {
             }
             Self::Way(_)
             | Self::Cores(_)
-            | Self::Affinity(_)
-            | Self::Setup(_) => return None,
+            | Self::Affinity(_) => return None,
         })
     }
 }

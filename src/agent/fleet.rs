@@ -70,11 +70,11 @@ impl<M: Send + 'static> Fleet<M> {
             drain_timeout: settings.drain_timeout,
             spin: Duration::ZERO,
         };
-        let resolver = Resolver::start().map_err(AgentError::Setup)?;
+        let resolver = Resolver::start().map_err(ExecutorError::Setup)?;
         let mut mailboxes = Vec::new();
         let mut inboxes = Vec::new();
         for _ in 0..shard_count.get() {
-            let (mailbox, inbox) = inbox().map_err(AgentError::Setup)?;
+            let (mailbox, inbox) = inbox().map_err(ExecutorError::Setup)?;
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }

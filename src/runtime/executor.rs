@@ -91,7 +91,7 @@ impl Start {
 pub fn run_shards<T, F, S>(
     cores: &Cores,
     seeds: Vec<S>,
-    shard: impl Fn(u16, S, Start) -> F + Clone + Send + 'static,
+    shard: fn(u16, S, Start) -> F,
 ) -> Result<Vec<T>, ExecutorError>
 where
     T: Send + 'static,
@@ -112,7 +112,6 @@ where
         let (ready, is_ready) = mpsc::channel();
         let (goes, go) = mpsc::channel();
         let start = Start { ready, go };
-        let shard = shard.clone();
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
             .spawn(move || run_on(core, || shard(index, seed, start)));

@@ -3,6 +3,9 @@
 use std::fmt::{self, Write};
 use std::rc::Rc;
 
+use tracing::debug;
+
+use crate::metrics::DIAL_LOG;
 use crate::protocol::socks5::{Destination, Host};
 
 /// Characters of a name that are told; no name of a host is longer than 255.
@@ -49,6 +52,22 @@ pub fn one_word(text: &str) -> String {
         }
     }
     shown
+}
+
+/// Logs what kept a user from where it wanted to go.
+pub(super) fn log_not_reached(
+    what: &str,
+    user: &str,
+    destination: &Destination,
+    error: &dyn fmt::Display,
+) {
+    debug!(
+        target: DIAL_LOG,
+        user = %one_word(user),
+        target = %target(destination),
+        %error,
+        "{what}"
+    );
 }
 
 #[cfg(test)]

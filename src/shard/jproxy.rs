@@ -259,10 +259,10 @@ impl RelayService {
     /// A tunnel is over.
     pub(super) fn forget_tunnel(&self, tunnel: Key, reason: CloseReason) {
         let ended = self.guest_tunnels.tunnels.borrow_mut().remove(&tunnel);
-        if let Some(guest) = ended {
-            let GuestTunnel {
-                user, peer, since, ..
-            } = guest;
+        if let Some(GuestTunnel {
+            user, peer, since, ..
+        }) = ended
+        {
             let lasted_ms = millis(clock::now().since(since));
             info!(
                 target: ACCESS_LOG,
@@ -300,15 +300,8 @@ impl RelayService {
 
     /// Has the tunnels end in which nothing runs and whose users are gone.
     pub(super) fn leave_gone_users(&self) {
-        let all: Vec<Key> = self
-            .guest_tunnels
-            .tunnels
-            .borrow()
-            .keys()
-            .copied()
-            .collect();
-        for tunnel in all {
-            self.leave_if_gone(tunnel);
+        for tunnel in self.guest_tunnels.tunnels.borrow().keys() {
+            self.leave_if_gone(*tunnel);
         }
     }
 

@@ -77,8 +77,6 @@ pub enum ServeError {
     Route(#[from] PublicUrlError),
     #[error("cannot ask which cores this process may use")]
     Affinity(#[source] io::Error),
-    #[error("cannot set up a shard")]
-    Setup(#[source] io::Error),
     #[error(transparent)]
     Executor(#[from] ExecutorError),
 }
@@ -188,12 +186,12 @@ impl BoundRelay {
         let mut mailboxes = Vec::new();
         let mut inboxes = Vec::new();
         for _ in 0..shard_count.get() {
-            let (mailbox, inbox) = inbox().map_err(ServeError::Setup)?;
+            let (mailbox, inbox) = inbox().map_err(ExecutorError::Setup)?;
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
         let service = service_settings(settings, tls, quic_server, &addresses, shard_count)?;
-        let resolver = Resolver::start().map_err(ServeError::Setup)?;
+        let resolver = Resolver::start().map_err(ExecutorError::Setup)?;
         let legacies = Legacies::new(inboxes.len());
         let mut seeds = Vec::new();
         let sockets = listeners.by_shard.into_iter().zip(udp.by_shard);

@@ -8,9 +8,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::errand::{Errand, one_word, target};
+use super::errand::{Errand, log_not_reached, one_word, target};
 use super::jproxy::GuestTunnel;
 use super::mux::{ChannelEnd, ChannelSession};
 use super::peer_address::PeerAddress;
@@ -18,7 +18,6 @@ use super::rendezvous::RelayService;
 use super::tunnel_log::RefusedChannel;
 use super::user_sessions::{Beginning, UserSession};
 use super::websocks::{DIAL_TIMEOUT, NotConnected};
-use crate::metrics::DIAL_LOG;
 use crate::protocol::jproxy::{BindStatus, ConnectStatus};
 use crate::protocol::socks5::{Destination, Host, ReplyCode};
 use crate::relay::mux::{Answer, Asked, EchoSocket, MuxEvent, NOT_TRIED_MS, Role};
@@ -59,12 +58,10 @@ impl RelayService {
                 tunnel,
                 asked,
             } => {
-                let Some(guest) = self.guest_tunnels.find(tunnel) else {
+                let is_there = self.world.muxes.carried(channel).is_some();
+                let Some(guest) = self.guest_tunnels.find(tunnel).filter(|_| is_there) else {
                     return;
                 };
-                if self.world.muxes.carried(channel).is_none() {
-                    return;
-                }
                 let given_up = Rc::new(Flag::default());
                 let mut asking = self.guest_tunnels.asking.borrow_mut();
                 asking.insert(channel, Rc::clone(&given_up));
@@ -312,13 +309,7 @@ impl RelayService {
         match open(address) {
             Ok(socket) => Ok((socket, address, session)),
             Err(error) => {
-                debug!(
-                    target: DIAL_LOG,
-                    user = %one_word(&guest.counted_as),
-                    target = %target(with),
-                    %error,
-                    "no socket for datagrams"
-                );
+                log_not_reached("no socket for datagrams", &guest.counted_as, with, &error);
                 let (refused, status) = match error.kind() {
                     io::ErrorKind::AddrInUse => (Refused::ListenFailed, BindStatus::PortTaken),
                     io::ErrorKind::PermissionDenied => (Refused::ListenFailed, BindStatus::Denied),

@@ -15,9 +15,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info};
+use tracing::info;
 
-use super::errand::{one_word, target};
+use super::errand::{log_not_reached, one_word, target};
 use super::leg::Leg;
 use super::names::ResolveError;
 use super::peer_address::PeerAddress;
@@ -26,8 +26,8 @@ use super::sessions::Origin;
 use super::user_sessions::{Beginning, UserSession};
 use super::users::May;
 use crate::access::egress::Candidate;
+use crate::metrics::ACCESS_LOG;
 use crate::metrics::counters::Label;
-use crate::metrics::{ACCESS_LOG, DIAL_LOG};
 use crate::protocol::Progress;
 use crate::protocol::socks5::{
     Asked, Command, Destination, Host, MethodPolicy, Reply, ReplyCode, Request, Server,
@@ -290,13 +290,7 @@ impl RelayService {
             .await?;
         let connected = self.world.connect(destination.name(), &allowed, until);
         let connected = connected.await.map_err(|error| {
-            debug!(
-                target: DIAL_LOG,
-                user = %one_word(user),
-                target = %target(destination),
-                %error,
-                "not dialled"
-            );
+            log_not_reached("not dialled", user, destination, &error);
             NotConnected {
                 reply: ReplyCode::of_dial(error.kind()),
                 refused: Refused::DialFailed,
@@ -327,13 +321,7 @@ impl RelayService {
                         return Err(Refused::TooManyNames.into());
                     }
                     Some(Err(error)) => {
-                        debug!(
-                            target: DIAL_LOG,
-                            user = %one_word(user),
-                            target = %target(destination),
-                            %error,
-                            "name not resolved"
-                        );
+                        log_not_reached("name not resolved", user, destination, &error);
                         return Err(Refused::NotResolved.into());
                     }
                     None => {

@@ -8,8 +8,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::relay_process::{ORDINARY_USER, copy_of_program};
+use super::relay_process::copy_of_program;
 use super::require::{require, require_root};
+
+/// `nobody`, an ordinary user on every Linux.
+const ORDINARY_USER: u32 = 65534;
 
 const SYSCTL_D: &str = "etc/sysctl.d/60-midspan.conf";
 const LIMITS_D: &str = "etc/security/limits.d/60-midspan.conf";

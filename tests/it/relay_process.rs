@@ -21,9 +21,6 @@ use tempfile::TempDir;
 
 use super::patience::{PATIENCE, until};
 
-/// `nobody`, an ordinary user on every Linux.
-pub(crate) const ORDINARY_USER: u32 = 65534;
-
 /// Starts a relay with sockets, of which it is not told otherwise.
 pub(crate) const PASS_SOCKETS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

@@ -276,14 +276,10 @@ impl SocksService {
         };
         let peer = client.peer_address();
         let (right, stream) = match outward {
-            Outward::Stream(stream) => {
-                let peer = stream.peer_address().into();
-                (peer, Ok((stream, None)))
-            }
+            Outward::Stream(stream) => (stream.peer_address().into(), Ok((stream, None))),
             Outward::Channel(channel) => {
-                let peer = channel.peer();
-                let stream = channel.into_stream();
-                (peer, stream.map(|(stream, within)| (stream, Some(within))))
+                let with = |(stream, within)| (stream, Some(within));
+                (channel.peer(), channel.into_stream().map(with))
             }
         };
         let (stream, within) = match stream {

@@ -28,6 +28,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::RandomState;
+
 use super::SocksWorld;
 use super::refusal::{Refusal, said_by_relay};
 use crate::access::jproxy::ClientKey;
@@ -40,7 +42,6 @@ use crate::runtime::watch::Watch;
 use crate::session::refused::Refused;
 use crate::shard::streams::Lifetime;
 use crate::slab::Key;
-use ahash::RandomState;
 pub(super) use associations::{Associations, Taken};
 use associations::{Came, Mailbag};
 use channel::Heard;
