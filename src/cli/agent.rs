@@ -8,7 +8,7 @@ use clap::Args;
 use tracing::info;
 
 use super::logging::{self, LogQueue};
-use super::notify::Notifier;
+use super::notify::{Notifier, Watching};
 use super::{Advise, print};
 use crate::admin::{Admin, AdminError};
 use crate::agent::fleet::Fleet;
@@ -105,6 +105,7 @@ impl AgentArgs {
 #[derive(Debug)]
 pub(super) struct Shown {
     pub(super) notifier: Notifier,
+    watching: Watching,
     log: LogQueue,
 }
 
@@ -128,16 +129,21 @@ pub(super) fn show<M: Send + 'static>(
     // Whether the relay is there is for the log to tell: a proxy waits for it as long as it
     // takes, and no other unit should wait with it.
     let notifier = Notifier::from_env(status);
-    if let Some(pulse) = fleet.take_pulse() {
-        notifier.clone().watch(pulse);
-    }
-    Ok(Shown { notifier, log })
+    let watching = fleet
+        .take_pulse()
+        .map(|pulse| notifier.clone().watch(pulse));
+    Ok(Shown {
+        notifier,
+        watching: watching.unwrap_or_default(),
+        log,
+    })
 }
 
 impl Shown {
     /// It has served, and counted this.
     pub(super) fn end(self, counted: &ShardSnapshot) {
         info!(counters = %counted, "stopped");
+        self.watching.finish();
         self.log.flush();
     }
 }

@@ -12,11 +12,13 @@
 //!
 //! The variables stay set: midspan starts no program that would inherit them.
 
+use std::convert::Infallible;
 use std::env;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +35,25 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A longer status is cut: systemd reads no message of over 4 KiB.
 const STATUS_CHARS_MAX: usize = 500;
+
+/// How long systemd may keep a process from its end that has to tell it something yet.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What tells systemd how the process is.
+#[derive(Debug, Default)]
+pub(super) struct Watching(Option<Receiver<Infallible>>);
+
+impl Watching {
+    /// Waits until all is told, once the shards have ended: a process that ends at once would take
+    /// its last word with it.
+    pub(super) fn finish(self) {
+        if let Some(told) = self.0
+            && told.recv_timeout(END_TIMEOUT) == Err(RecvTimeoutError::Timeout)
+        {
+            warn!("systemd does not take what it is told");
+        }
+    }
+}
 
 /// The way to systemd, or to nobody.
 #[derive(Clone, Debug)]
@@ -61,17 +82,22 @@ impl Notifier {
     }
 
     /// Tells that the process serves, that it lives and that it stops, on a thread of
-    /// its own until it has ended.
-    pub(super) fn watch<M: Send + 'static>(self, pulse: Pulse<M>) {
+    /// its own until the shards have ended.
+    pub(super) fn watch<M: Send + 'static>(self, pulse: Pulse<M>) -> Watching {
         if self.systemd.is_none() {
-            return;
+            return Watching::default();
         }
+        let (telling, told) = channel();
         let spawned = thread::Builder::new()
             .name("notify".to_owned())
-            .spawn(move || self.run(&pulse));
+            .spawn(move || {
+                self.run(&pulse);
+                drop(telling);
+            });
         if let Err(error) = spawned {
             warn!(%error, "systemd will not be told how this process is");
         }
+        Watching(Some(told))
     }
 
     fn run<M>(&self, pulse: &Pulse<M>) {

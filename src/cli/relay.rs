@@ -266,13 +266,12 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         };
         running.watch(reloader);
     }
-    if let Some(pulse) = relay.take_pulse() {
-        notifier.watch(pulse);
-    }
+    let watching = relay.take_pulse().map(|pulse| notifier.watch(pulse));
     let counted = relay.serve()?;
     // The queue is the process's own and no shard's, so it has no counter there.
     let log_lines_dropped = log.lines_dropped();
     info!(counters = %counted, log_lines_dropped, "stopped");
+    watching.unwrap_or_default().finish();
     log.flush();
     Ok(())
 }
